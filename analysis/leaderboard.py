@@ -1,0 +1,195 @@
+"""From a run's Parquet files to a leaderboard: one row a space, fresh-seed repeats only.
+
+A row's accuracy is the mean over repeats whose split, initialisation and batch order no search
+has seen, with the 95 % Student t interval (bootstrap intervals over so few seeds are too narrow).
+`optimism` tells by how much the search flattered its winner.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from samtune import tables
+
+
+def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
+    """One row a run and space, best test accuracy first; columns of `tables.COLUMNS`.
+
+    A space without completed repeats stays in the table, unranked by accuracy, with null test
+    columns. Raises TableError for a folder whose tables cannot be read.
+    """
+    rows = []
+    for folder in folders:
+        trials = tables.read(folder / "trials.parquet", "trials").to_pandas()
+        repeats = tables.read(folder / "repeats.parquet", "repeats").to_pandas()
+        for space, own in trials.groupby("space", sort=False):
+            rows.append(_row(own, repeats[repeats["space"] == space]))
+    columns = tables.schema("leaderboard").names
+    board = pd.DataFrame(rows, columns=columns)
+    board = board.sort_values(
+        ["test_acc_mean", "best_val_acc"], ascending=False, na_position="last", kind="stable"
+    ).reset_index(drop=True)
+    board["rank"] = range(1, len(board) + 1)
+    return board
+
+
+def _row(trials: pd.DataFrame, repeats: pd.DataFrame) -> dict[str, Any]:
+    first = trials.iloc[0]
+    states = trials["state"].value_counts()
+    completed = trials[trials["state"] == "completed"]
+    confirmed = completed["trial_key"].isin(repeats["source_trial_key"])
+    best_of = completed[confirmed] if confirmed.any() else completed
+    ordered = best_of.sort_values("val_acc", ascending=False, kind="stable")
+    winner = ordered.iloc[0] if len(ordered) else None
+    default = completed.loc[completed["origin"] == "default", "val_acc"]
+    best = None if winner is None else float(winner["val_acc"])
+    knobs = trials[[name for name in map(str, trials) if name.startswith("knob.")]]
+    openings = int(repeats["test_openings"].sum())
+    searched = [
+        str(name).removeprefix("knob.")
+        for name, values in knobs.nunique(dropna=False).items()
+        if values > 1
+    ]
+    # Repeats of the best configuration only: `confirm --top` runs others to measure regret.
+    repeats = repeats[(repeats["rank_in_search"] == 0) & (repeats["state"] != "cancelled")]
+    done = repeats[repeats["state"] == "completed"]
+    lo, hi = t_interval(done["test_acc"])
+    p, n = done["test_acc"].mean(), done["n_test"].mean()
+    return {
+        **{
+            name: first[name]
+            for name in (
+                *("run", "space", "variant", "base_optimizer", "dataset", "label_noise", "model"),
+                *("augment", "budget_kind", "budget_max", "search_alg", "scheduler"),
+            )
+        },
+        "search_see": trials["see"].sum(),
+        "n_knobs": len(searched),
+        "knobs_searched": json.dumps(searched),
+        "config_json": winner["config_json"] if winner is not None else "{}",
+        "config_sha": winner["config_sha"] if winner is not None else "",
+        "studies": 1,
+        "trials": len(trials),
+        **{
+            f"trials_{state}": int(states.get(state, 0))
+            for state in ("completed", "pruned", "diverged", "error", "cancelled")
+        },
+        "search_wall_s": (trials["ended_at"].max() - trials["started_at"].min()).total_seconds(),
+        "best_val_acc": best,
+        "median_val_acc": _number(trials["val_acc"].median()),
+        "default_val_acc": _number(default.mean()),
+        "tuning_gain": None if best is None or default.empty else best - default.iloc[0],
+        "repeats": len(done),
+        "repeats_diverged": int((repeats["state"] == "diverged").sum()),
+        "test_acc_mean": _number(p),
+        "test_acc_sd": _number(done["test_acc"].std()),
+        "test_acc_lo": lo,
+        "test_acc_hi": hi,
+        "test_binom_se": _number(math.sqrt(p * (1 - p) / n)) if len(done) else None,
+        "test_nll_mean": _number(done["test_nll"].mean()),
+        "test_ece_mean": _number(done["test_ece"].mean()),
+        "val_acc_mean": _number(done["val_acc"].mean()),
+        "optimism": None if best is None else _number(best - done["val_acc"].mean()),
+        "test_openings": openings,
+        "see_per_run": _number(done["see"].mean()),
+        "train_s_per_run": _number(done["train_s"].mean()),
+        "peak_mem_mb": _number(trials["peak_rss_mb"].max()),
+    }
+
+
+def t_interval(values: pd.Series[float]) -> tuple[float | None, float | None]:
+    """95 % Student t interval of the mean; (None, None) for fewer than two values."""
+    if len(values) < 2:
+        return None, None
+    if values.nunique() == 1:
+        return float(values.iloc[0]), float(values.iloc[0])
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)
+
+
+def save(board: pd.DataFrame, path: Path) -> None:
+    """Writes the leaderboard as Parquet."""
+    rows = board.astype(object).where(board.notna(), None).to_dict("records")
+    tables.write(path, "leaderboard", [{str(k): v for k, v in row.items()} for row in rows])
+
+
+HEADINGS = (
+    "#",
+    "variant",
+    "test acc %",
+    "95 % interval",
+    "repeats",
+    "val acc %",
+    "optimism pp",
+    "see/run",
+    "s/run",
+    "search see",
+    "trials",
+    "test openings",
+    "winning knobs",
+)
+
+
+def cells(board: pd.DataFrame) -> list[list[str]]:
+    """The rows of the table for people, under HEADINGS."""
+    runs = board["run"].nunique() > 1
+    return [
+        [
+            str(row["rank"]),
+            f"{row['run']}/{row['space']}" if runs else str(row["space"]),
+            _percent(row["test_acc_mean"]) if row["repeats"] else "not confirmed",
+            f"{_percent(row['test_acc_lo'])} to {_percent(row['test_acc_hi'])}",
+            str(row["repeats"])
+            + (f" ({row['repeats_diverged']} diverged)" if row["repeats_diverged"] else ""),
+            _percent(row["val_acc_mean"]),
+            _percent(row["optimism"], signed=True),
+            _short(row["see_per_run"]),
+            _short(row["train_s_per_run"]),
+            f"{row['search_see']:.0f}",
+            f"{row['trials']} ({row['trials_completed']} full)",
+            str(row["test_openings"]),
+            " ".join(
+                f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+                for name, value in json.loads(row["config_json"]).get("knobs", {}).items()
+                if name in json.loads(row["knobs_searched"])
+            ),
+        ]
+        for row in board.to_dict("records")
+    ]
+
+
+def markdown(board: pd.DataFrame) -> str:
+    """The table in Markdown."""
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *cells(board)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def csv(board: pd.DataFrame) -> str:
+    """All columns as CSV."""
+    return board.to_csv(index=False)
+
+
+def records(board: pd.DataFrame) -> list[dict[str, Any]]:
+    """All columns as plain values, null for what is missing."""
+    return list(json.loads(board.to_json(orient="records")))
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _percent(value: Any, *, signed: bool = False) -> str:
+    if pd.isna(value):
+        return "-"
+    return f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
+
+
+def _short(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{value:.3g}"

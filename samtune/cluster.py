@@ -1,0 +1,136 @@
+"""A Ray that belongs to samtune: started or joined, silent, and given trials to run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import secrets
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
+
+from samtune.record import RunError, hostname_hash
+from samtune.space import resolve
+from samtune.space_document import Resources
+from samtune.trial import TrialConfig, running
+
+# Each for a measured reason: warm workers must not be given up on when a trial ends slowly, the
+# record replaces Tune's own files and snapshots, and the terminal belongs to samtune.
+_ENVIRONMENT = {
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray, and how many trials of the wanted size it holds at once."""
+
+    slots: int
+    cpus: float
+    gpus: float
+    scratch: Path
+
+
+@contextmanager
+def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator[Cluster]:
+    """Starts a Ray of our own, or joins the one at `address`.
+
+    A trial gets the largest of the `wanted` resources. Raises RunError (exit code 5) when no
+    trial fits.
+    """
+    cpus = max(resources.cpus for resources in wanted)
+    gpus = max(resources.gpus for resources in wanted)
+    parallel = max((r.parallel for r in wanted if isinstance(r.parallel, int)), default=None)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # A token of our own: Ray would write one into the user's home folder.
+    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray read its settings when it was imported; this makes it read them again.
+    RayConfig.initialize("")
+    # Ray's socket paths must stay under 108 characters.
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 30 else "/tmp"
+    with tempfile.TemporaryDirectory(
+        prefix="samtune-", dir=short, ignore_cleanup_errors=True
+    ) as scratch:
+        # An empty working folder: Ray would put the user's own in front of the workers' path,
+        # and a stray ./trainables there would be trained in place of ours.
+        empty = Path(scratch, "empty")
+        empty.mkdir()
+        local: dict[str, Any] = {
+            "num_cpus": max(os.cpu_count() or 1, math.ceil((parallel or 1) * cpus)),
+            "include_dashboard": False,
+            "object_store_memory": 128 * 2**20,
+            "_temp_dir": scratch,
+        }
+        try:
+            ray.init(
+                address=address or "local",
+                runtime_env={"working_dir": str(empty)},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **(local if address is None else {}),
+            )
+        except (ConnectionError, RuntimeError, OSError) as error:
+            raise RunError(
+                f"Ray did not start ({str(error).splitlines()[0]}); "
+                "is there room in the folder for temporary files, and is --address right?",
+                exit_code=5,
+            ) from error
+        try:
+            have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            fits = int(have.get("CPU", 0) / cpus)
+            if gpus:
+                fits = min(fits, int(have.get("GPU", 0) / gpus + 1e-9))
+            if not fits:
+                raise RunError(
+                    f"no trial fits: one wants {cpus:g} CPUs and {gpus:g} GPUs, and Ray has "
+                    f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}; "
+                    "try --set resources.gpus=0 or --set resources.cpus=1",
+                    exit_code=5,
+                )
+            yield Cluster(min(fits, parallel or fits), cpus, gpus, Path(scratch))
+        finally:
+            ray.shutdown()
+
+
+def run_trial(config: Mapping[str, Any]) -> None:
+    """What a Ray worker runs: resolves the trainable by name and reports for it."""
+    trial = TrialConfig.from_dict(config["trial"])
+
+    def send(report: dict[str, Any]) -> None:
+        report["facts"]["hostname_hash"] = hostname_hash()
+        tune.report({"report": json.dumps(report)})
+
+    sys.path.extend(path for path in config["path"] if path not in sys.path)
+    try:
+        trainable = resolve(trial.trainable)
+        with running(trial, send):
+            trainable(trial)
+    except Exception as error:
+        tune.report(
+            {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        )
+        # A worker whose CUDA context may be broken is not to be used again.
+        if trial.gpus:
+            raise

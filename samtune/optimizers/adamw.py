@@ -1,0 +1,24 @@
+"""AdamW: the adaptive baseline (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.tensors import Gradients
+from samtune.optimizers.variant import Variant
+
+
+@dataclass(eq=False, kw_only=True)
+class AdamW(Variant):
+    """d = g: one pass, then the step of `torch.optim.AdamW`."""
+
+    name = "adamw"
+    bases = ("adamw",)
+    base_type = torch.optim.AdamW
+    passes = (1.0, 1.0)
+
+    def direction(self, oracle: GradientOracle) -> Gradients:
+        return oracle.grad(self.parameters)

@@ -1,0 +1,139 @@
+"""Base optimizers by name: what descends, with the knobs that a search may turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samtune.optimizers.variant import Knob, KnobError, Scale, Value, reject_unknown
+
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class BaseOptimizer:
+    """An optimizer of `torch.optim` as a space names it."""
+
+    name: str
+    knobs: Mapping[str, Knob]
+    make: Callable[..., torch.optim.Optimizer]
+
+    def build(self, parameters: Parameters, **knobs: Value) -> torch.optim.Optimizer:
+        """The optimizer over parameters or param groups, on torch's fastest kernels for them.
+
+        A knob left out has its default. Raises KnobError for an unknown knob or impossible value.
+        """
+        reject_unknown(knobs, self.knobs, self.name)
+        values = {name: k.check(knobs.get(name, k.default)) for name, k in self.knobs.items()}
+        given = [
+            {**p, "params": list(p["params"])} if isinstance(p, dict) else p for p in parameters
+        ]
+        flat = [p for g in given for p in (g["params"] if isinstance(g, dict) else [g])]
+        fused = all(p.is_floating_point() and p.device.type in {"cpu", "cuda"} for p in flat)
+        return self.make(given, **values, **({"fused": True} if fused else {"foreach": True}))
+
+
+def _sgd(
+    parameters: Any,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    **how: bool,
+) -> torch.optim.SGD:
+    if nesterov and momentum == 0:
+        raise KnobError(
+            "nesterov is true and momentum is 0; Nesterov's step needs momentum above 0"
+        )
+    sgd = torch.optim.SGD(
+        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, **how
+    )
+    if how.get("fused") and momentum:
+        sgd.register_step_pre_hook(_late_momentum)
+    return sgd
+
+
+def _late_momentum(sgd: torch.optim.Optimizer, *_: object) -> None:
+    """torch's fused SGD fails on a parameter whose first gradient comes after the first step;
+    a buffer of zeros gives it the same step that the other kernels make."""
+    if not sgd.state:
+        return
+    for group in sgd.param_groups:
+        for p in group["params"]:
+            if p.grad is not None and sgd.state[p].get("momentum_buffer") is None:
+                sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def _adamw(parameters: Any, *, beta1: float, beta2: float, **settings: Any) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, betas=(beta1, beta2), **settings)
+
+
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+
+
+def _number(
+    name: str,
+    default: float,
+    safe: tuple[float, float],
+    scale: Scale,
+    doc: str,
+    source: str,
+    high: float | None = None,
+) -> Knob:
+    return Knob(name, float, default, 0.0, high, safe, scale, None, doc, source)
+
+
+_NESTEROV = Knob(
+    "nesterov",
+    bool,
+    False,
+    None,
+    None,
+    None,
+    "linear",
+    None,
+    "look ahead along the momentum",
+    "google-research/sam: on; most PyTorch versions: off",
+)
+
+_SGD_KNOBS = (
+    _number("lr", 0.1, (1e-3, 1.0), "log", "learning rate", "SAM paper, C.1: 0.05 and 0.1"),
+    _number("momentum", 0.9, (0.0, 0.99), "linear", "heavy-ball momentum", "SAM paper, C.1: 0.9"),
+    _number(
+        "weight_decay",
+        5e-4,
+        (0.0, 1e-2),
+        "log",
+        "L2 penalty, at the unperturbed weights",
+        "SAM paper, C.1: 5e-4 and 1e-3",
+    ),
+    _NESTEROV,
+)
+
+_ADAMW_KNOBS = (
+    _number("lr", 1e-3, (1e-5, 1e-2), "log", "learning rate", "GSAM paper, ViT: 3e-3"),
+    _number("beta1", 0.9, (0.8, 0.99), "linear", "decay of the mean", "torch: 0.9", _BELOW_ONE),
+    _number(
+        "beta2", 0.999, (0.9, 0.9999), "linear", "decay of the square", "torch: 0.999", _BELOW_ONE
+    ),
+    _number("eps", 1e-8, (1e-10, 1e-4), "log", "added to the denominator", "torch: 1e-8"),
+    _number(
+        "weight_decay",
+        1e-2,
+        (0.0, 0.5),
+        "log",
+        "decoupled decay, at the unperturbed weights",
+        "torch: 0.01; LookSAM paper, ViT: 0.3",
+    ),
+)
+
+BASES: dict[str, BaseOptimizer] = {
+    "sgd": BaseOptimizer("sgd", {k.name: k for k in _SGD_KNOBS}, _sgd),
+    "adamw": BaseOptimizer("adamw", {k.name: k for k in _ADAMW_KNOBS}, _adamw),
+}

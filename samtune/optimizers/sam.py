@@ -1,0 +1,40 @@
+"""Sharpness-Aware Minimization (Foret et al., ICLR 2021, arXiv 2010.01412)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.variant import TAU, Variant, knob
+
+
+@dataclass(eq=False, kw_only=True)
+class SAM(Variant):
+    """Descends along the gradient at the worst point, to first order, within `rho` of w:
+
+        g   = grad L_B(w)
+        eps = rho g / ||g||         (eq. 2 with p = 2; one norm over all parameters)
+        h   = grad L_B(w + eps)     (eq. 3; the same batch)
+        w  <- Base(w, h)
+
+    Weight decay and momentum act in the base optimizer, at w.
+    """
+
+    name = "sam"
+    passes = (2.0, 2.0)
+
+    rho: float = knob(
+        0.05,
+        low=0.0,
+        safe=(0.01, 0.5),
+        scale="log",
+        doc="radius of the neighbourhood, L2 norm in weight space; 0 gives the base optimizer",
+        source="SAM paper: chosen 0.02 to 0.2 from a grid of 0.01 to 0.5",
+    )
+
+    def direction(self, oracle: GradientOracle) -> Gradients:
+        g = oracle.grad(self.parameters)
+        eps = scale_(g, self.rho / (global_norm(g) + TAU))
+        with self.perturbed(eps):
+            return oracle.grad(self.parameters)

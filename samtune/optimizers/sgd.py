@@ -1,0 +1,24 @@
+"""Stochastic gradient descent: the baseline, and SAM at rho = 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.tensors import Gradients
+from samtune.optimizers.variant import Variant
+
+
+@dataclass(eq=False, kw_only=True)
+class SGD(Variant):
+    """d = g: one pass, then the step of `torch.optim.SGD`."""
+
+    name = "sgd"
+    bases = ("sgd",)
+    base_type = torch.optim.SGD
+    passes = (1.0, 1.0)
+
+    def direction(self, oracle: GradientOracle) -> Gradients:
+        return oracle.grad(self.parameters)

@@ -1,0 +1,48 @@
+"""Lists of tensors treated as one long vector: a launch or two, however many tensors there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+Gradients = list[Tensor | None]
+"""One entry per parameter, None where the loss does not depend on it."""
+
+
+def alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The tensors in groups of one device and dtype, which is what a foreach kernel takes."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    return list(groups.values())
+
+
+def global_norm(tensors: Sequence[Tensor | None]) -> Tensor:
+    """The L2 norm over all tensors together: 0-dim, at least float32, not synchronised."""
+    groups = alike(t for t in tensors if t is not None)
+    if not groups:
+        return torch.zeros(())
+    # A norm kept in half precision would have three digits and overflow at 65504.
+    norms = [
+        norm
+        for group in groups
+        for norm in torch._foreach_norm(group, 2, dtype=_at_least_float32(group[0].dtype))
+    ]
+    if len(groups) > 1:
+        norms = [n.to(norms[0].device) for n in norms]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
+
+
+def scale_(tensors: Gradients, factor: Tensor) -> Gradients:
+    """Multiplies all tensors by a 0-dim tensor, in place; `.item()` would stall the device."""
+    for group in alike(t for t in tensors if t is not None):
+        dtype = _at_least_float32(group[0].dtype)
+        torch._foreach_mul_(group, factor.to(group[0].device, dtype))
+    return tensors
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

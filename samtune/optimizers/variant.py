@@ -1,0 +1,324 @@
+"""What all variants share: knobs, the template of a step, and the second set of weights."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import numbers
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from samtune.optimizers.oracle import GradientOracle, NonFiniteError
+from samtune.optimizers.tensors import Gradients, global_norm, scale_
+
+Value = float | int | str | bool
+Scale = Literal["log", "linear"]
+
+TAU = 1e-12
+"""Added to norms in denominators: a zero gradient gives a zero perturbation, not NaN."""
+
+
+class KnobError(ValueError):
+    """A knob that does not exist, or a value that it cannot have."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting: what it means, what it may be, and where its sensible values come from.
+
+    `low` and `high` are inclusive and mathematical: outside is an error. `safe` is the range worth
+    searching, by `source`: outside is worth a warning.
+    """
+
+    name: str
+    kind: type
+    default: Value
+    low: float | None
+    high: float | None
+    safe: tuple[float, float] | None
+    scale: Scale
+    choices: tuple[str, ...] | None
+    doc: str
+    source: str
+
+    def check(self, value: object) -> Value:
+        """The value as this knob's type; raises KnobError with a sentence."""
+        if self.kind is bool:
+            if isinstance(value, bool):
+                return value
+            raise KnobError(f"{self.name} is {value!r}; it must be true or false")
+        if self.kind is str:
+            return self._checked_choice(value)
+        return self._checked_number(value)
+
+    def _checked_choice(self, value: object) -> str:
+        if isinstance(value, str) and (self.choices is None or value in self.choices):
+            return value
+        raise KnobError(
+            f"{self.name} is {value!r}; it must be "
+            f"{' or '.join(self.choices or ('text',))}{nearest(value, self.choices or ())}"
+        )
+
+    def _checked_number(self, value: object) -> float | int:
+        accepted = numbers.Integral if self.kind is int else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            what = "a whole number" if self.kind is int else "a number"
+            raise KnobError(f"{self.name} is {value!r}; it must be {what}")
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not math.isfinite(number):
+            raise KnobError(f"{self.name} is {value!r}; it must be finite")
+        if not low <= number <= high:
+            raise KnobError(f"{self.name} is {value!r}; it must be {self._bounds()}")
+        return number if self.kind is int else float(number)
+
+    def _bounds(self) -> str:
+        match self.low, self.high:
+            case low, None:
+                return f"at least {low!r}"
+            case None, high:
+                return f"at most {high!r}"
+            case low, high:
+                return f"from {low!r} to {high!r}"
+
+
+def knob(
+    default: Value,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    safe: tuple[float, float] | None = None,
+    scale: Scale = "linear",
+    choices: tuple[str, ...] | None = None,
+    doc: str,
+    source: str,
+) -> Any:
+    """A dataclass field that is a knob; its type is the field's annotation."""
+    about = {
+        "default": default,
+        "low": low,
+        "high": high,
+        "safe": safe,
+        "scale": scale,
+        "choices": choices,
+        "doc": doc,
+        "source": source,
+    }
+    return field(default=default, metadata={"knob": about})
+
+
+def nearest(word: object, words: Iterable[str]) -> str:
+    """The tail of an error message: the known word that was probably meant, if there is one."""
+    close = get_close_matches(str(word), list(words), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def reject_unknown(given: Iterable[str], knobs: Mapping[str, Knob], owner: str) -> None:
+    """Raises KnobError for a name that is not among the knobs."""
+    for name in given:
+        if name not in knobs:
+            raise KnobError(
+                f"{owner} has no knob {name}{nearest(name, knobs)} "
+                f"(it has: {', '.join(knobs) or 'none'})"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a step saw: `loss` is a 0-dim tensor, the batch's mean at the weights before the step,
+    and `outputs` (b, ...) belong to it; neither is synchronised. Costs are counted in samples.
+    """
+
+    loss: Tensor
+    outputs: Tensor
+    forward_samples: int
+    backward_samples: int
+    skipped: bool
+
+
+@dataclass(eq=False)
+class Variant(ABC):
+    """An optimizer that asks an oracle for gradients, and holds a base optimizer that descends.
+
+    A subclass is a dataclass whose `knob` fields are its settings, and one method, `direction`.
+    Learning-rate schedulers drive `base`; knobs are plain attributes and may change between steps.
+
+    Raises KnobError for an unknown knob or an impossible value, TypeError for a wrong base.
+    """
+
+    name: ClassVar[str]
+    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+    base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
+
+    base: torch.optim.Optimizer
+    _: KW_ONLY
+    clip: float = knob(
+        0.0,
+        low=0.0,
+        safe=(0.0, 10.0),
+        doc="largest global norm of the descent direction; 0 does not clip",
+        source="google-research/sam clips the second pass at 5",
+    )
+    state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    """What outlives a step: numbers, tensors, and lists that go with `parameters`."""
+
+    def __new__(cls, *args: Any, **knobs: Any) -> Variant:
+        reject_unknown(knobs.keys() - {"base"}, cls.knobs(), cls.__name__)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, self.base_type):
+            me, wanted = type(self).__name__, self.base_type.__name__
+            example = "SGD" if wanted == "Optimizer" else wanted
+            raise TypeError(
+                f"the base of {me} must be a torch.optim.{wanted}, "
+                f"not {type(self.base).__name__}: "
+                f"{me}(torch.optim.{example}(model.parameters(), lr=...))"
+            )
+        if not self.parameters:
+            raise ValueError(f"the base optimizer of {type(self).__name__} has no parameters")
+        for name, knob in self.knobs().items():
+            setattr(self, name, knob.check(getattr(self, name)))
+
+    @classmethod
+    def knobs(cls) -> dict[str, Knob]:
+        """The knobs by name, the variant's own first."""
+        fields = sorted(dataclasses.fields(cls), key=lambda f: f.name == "clip")
+        return {
+            f.name: Knob(f.name, _kind(f), **f.metadata["knob"])
+            for f in fields
+            if "knob" in f.metadata
+        }
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters of all groups of the base optimizer, in their order."""
+        return [p for group in self.base.param_groups for p in group["params"]]
+
+    @property
+    @abstractmethod
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes over the batch in a step, by theory."""
+
+    @property
+    def see_per_epoch(self) -> float:
+        """SGD-epoch equivalents of one epoch, by theory: a backward costs two forwards."""
+        forward, backward = self.passes
+        return (forward + 2 * backward) / 3
+
+    @abstractmethod
+    def direction(self, oracle: GradientOracle) -> Gradients:
+        """What the base optimizer descends along in place of a gradient, at the current weights.
+
+        The tensors must be new. Entries of `state` may be assigned at any time, but changed in
+        place only after the last pass, which may end the step.
+        """
+
+    @torch.no_grad()
+    def step(self, oracle: GradientOracle) -> StepResult:
+        """One step on the oracle's batch.
+
+        Without `check_finite` nothing in it waits for the device. On any exception the weights
+        and `state` are as before.
+        """
+        if oracle.forward_samples:
+            raise ValueError("an oracle serves one step; make a new GradientOracle for each batch")
+        state = dict(self.state)
+        skipped = False
+        try:
+            direction = self.direction(oracle)
+        except NonFiniteError:
+            self.state = state
+            oracle.rollback()
+            skipped = True
+        except BaseException:
+            self.state = state
+            raise
+        else:
+            self.update(direction)
+        finally:
+            oracle.finish()
+        assert oracle.loss is not None and oracle.outputs is not None
+        return StepResult(
+            oracle.loss, oracle.outputs, oracle.forward_samples, oracle.backward_samples, skipped
+        )
+
+    def update(self, direction: Gradients) -> None:
+        """The base optimizer's step along the direction, which may be changed in place."""
+        if self.clip:
+            factor = self.clip / (global_norm(direction) + TAU)
+            scale_(direction, factor.clamp(max=1.0))
+        for p, d in zip(self.parameters, direction, strict=True):
+            p.grad = d
+        self.base.step()
+        for p in self.parameters:
+            p.grad = None
+
+    @contextmanager
+    def perturbed(self, eps: Gradients) -> Iterator[None]:
+        """Inside the block the weights are w + eps; afterwards w, bit by bit, whatever happens.
+
+        `eps` is used up: its tensors become the second set of weights, and the parameters point
+        to them meanwhile. The first set stays untouched, so nothing is copied back.
+        """
+        second = [(p, e) for p, e in zip(self.parameters, eps, strict=True) if e is not None]
+        first = [(p, p.data) for p, _ in second]
+        if second:
+            torch._foreach_add_([e for _, e in second], [w for _, w in first])
+        try:
+            for p, w in second:
+                p.data = w
+            yield
+        finally:
+            for p, w in first:
+                p.data = w
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that outlives a step, the base optimizer's state included; no knobs."""
+        return {"variant": self.name, "base": self.base.state_dict(), "state": dict(self.state)}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from a `state_dict()`; the existing param_groups are changed in place.
+
+        Raises ValueError when it was saved by another variant.
+        """
+        if saved.get("variant") != self.name:
+            raise ValueError(
+                f"this state was saved by {saved.get('variant', 'something else')!r}, "
+                f"and this is {self.name!r}; load it into the same variant"
+            )
+        # torch keeps the tensors it is given, and the next step would change them in `saved`.
+        saved = copy.deepcopy(dict(saved))
+        groups = self.base.param_groups
+        self.base.load_state_dict(saved["base"])
+        for group, loaded in zip(groups, self.base.param_groups, strict=True):
+            group.clear()
+            group.update(loaded)
+        # torch puts new dicts in place of the old ones, which others may hold.
+        self.base.param_groups = groups
+        self.state = {
+            name: [
+                s.to(p.device) if isinstance(s, Tensor) else s
+                for s, p in zip(value, self.parameters, strict=True)
+            ]
+            if isinstance(value, list)
+            else value
+            for name, value in saved["state"].items()
+        }
+
+
+_KINDS: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}
+
+
+def _kind(f: dataclasses.Field[Any]) -> type:
+    # Under `from __future__ import annotations` a field's type is its text.
+    return f.type if isinstance(f.type, type) else _KINDS[f.type]

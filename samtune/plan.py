@@ -1,0 +1,128 @@
+"""What a space would run: the dry run's answer, from the same objects that the sweep uses."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from samtune.asha import milestones
+from samtune.live import knob_list, unit
+from samtune.search import Proposals
+from samtune.space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
+
+_SHOWN = 5
+
+
+def plan(space: SearchSpace) -> dict[str, Any]:
+    """Resolved knobs with their origin, trials, rungs, expected budget, sampled configurations."""
+    proposals = Proposals(space)
+    budget = space.budget
+    rungs = milestones(space.asha.grace, space.asha.factor, budget.per_trial)
+    drawn = itertools.islice(iter(proposals.ask, None), _SHOWN)
+    per_epoch = see_per_epoch(space)
+    step = {"compute": per_epoch, "epochs": 1.0}.get(budget.kind)
+    return {
+        "space": space.name,
+        "path": str(space.path),
+        "sha256": space.sha256,
+        "trainable": space.trainable,
+        "variant": space.variant,
+        "base": space.base,
+        "knobs": {
+            name: {
+                "domain": domain_text(domain),
+                "default": space.default().get(name),
+                "origin": space.origin.get(f"knobs.{name}", ""),
+            }
+            for name, domain in space.knobs.items()
+        },
+        "points": [dict(point) for point in space.points],
+        "task": dict(space.task),
+        "budget_kind": budget.kind,
+        "budget_per_trial": budget.per_trial,
+        "see_per_epoch": per_epoch,
+        "epochs_per_trial": budget.per_trial / step if step else None,
+        "trials": proposals.total,
+        "rungs": list(rungs),
+        "budget_at_most": proposals.total * budget.per_trial,
+        "budget_expected": expected(
+            proposals.total, rungs, space.asha.factor, budget.per_trial, step
+        ),
+        "confirm": {
+            "top": space.confirm.top,
+            "seeds": space.confirm.seeds,
+            "budget": space.confirm.top * space.confirm.seeds * budget.per_trial,
+        },
+        "first_configurations": [
+            {"origin": proposal.origin, "knobs": proposal.knobs} for proposal in drawn
+        ],
+    }
+
+
+def see_per_epoch(space: SearchSpace) -> float | None:
+    """SGD-epoch equivalents an epoch of the default configuration costs by theory."""
+    cost = getattr(resolve(space.trainable), "see_per_epoch", None)
+    return None if cost is None else float(cost(space.default(), space.base))
+
+
+def expected(
+    trials: int, rungs: tuple[float, ...], factor: float, per_trial: float, step: float | None
+) -> float:
+    """The budget a search uses if one in `factor` trials passes each rung.
+
+    `step` is what lies between two reports: a trial is stopped by its first report past a rung.
+    """
+    levels = [math.ceil(rung / step - 1e-9) * step if step else rung for rung in rungs]
+    ends = [*(min(level, per_trial) for level in levels), per_trial]
+    starts = [0.0, *ends[:-1]]
+    parts = zip(starts, ends, strict=True)
+    return sum(trials / factor**k * (end - start) for k, (start, end) in enumerate(parts))
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """The plan for people."""
+    kind = unit(plan["budget_kind"])
+    lines = [f"{plan['space']}: {plan['trainable']} on {plan['base']}  ({plan['path']})"]
+    for name, knob in plan["knobs"].items():
+        default = "" if knob["default"] is None else f"default {knob['default']}"
+        lines.append(f"  {name:14}{knob['domain']:32}{default:18}{knob['origin']}".rstrip())
+    if plan["points"]:
+        lines.append(f"  tied points   {len(plan['points'])}")
+    lines.append("  task          " + knob_list(plan["task"]))
+    epochs, see = plan["epochs_per_trial"], plan["see_per_epoch"]
+    long = f" = {epochs:g} epochs" if epochs and plan["budget_kind"] != "epochs" else ""
+    cost = f" ({see:g} see an epoch)" if see else ""
+    lines += [
+        f"  trials        {plan['trials']}, each at most {plan['budget_per_trial']:g} {kind}"
+        f"{long}{cost}",
+        f"  rungs         {', '.join(f'{rung:g}' for rung in plan['rungs']) or 'none'} {kind}",
+        f"  search        about {plan['budget_expected']:.0f} {kind} expected, "
+        f"{plan['budget_at_most']:.0f} at most",
+        f"  confirm       {plan['confirm']['top']} x {plan['confirm']['seeds']} repeats, "
+        f"{plan['confirm']['budget']:g} {kind}",
+        "  first configurations:",
+    ]
+    lines += [
+        f"    {config['origin']:10}{knob_list(config['knobs'])}"
+        for config in plan["first_configurations"]
+    ]
+    return "\n".join(lines)
+
+
+def domain_text(domain: Domain) -> str:
+    """A domain on one line: `log 0.001 .. 0.5`."""
+    match domain:
+        case Fixed(value=value):
+            text = f"= {value}"
+        case Range(low=low, high=high, scale=scale, step=step, type=kind):
+            words = [word for word in (scale, kind) if word in {"log", "int"}]
+            text = " ".join([*words, f"{low:g} .. {high:g}", *([f"by {step:g}"] if step else [])])
+        case Choice(values=values):
+            text = " | ".join(map(str, values))
+        case Grid(values=values):
+            text = "grid " + " | ".join(map(str, values))
+    when = " and ".join(
+        f"{name} is {' or '.join(map(str, values))}" for name, values in domain.when.items()
+    )
+    return f"{text}  when {when}" if when else text

@@ -1,0 +1,277 @@
+"""What to try next: an Optuna study a space, asked and told by a thin Ray Searcher.
+
+The study lives in memory. Each question to a sampler is seeded by (seed, trial number) alone, so
+a study rebuilt from the record goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from samtune.space import Choice, Domain, Fixed, Grid, Range, SearchSpace
+from samtune.trial import Value
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+# The name under which the index of a tied point is drawn; no knob can be called so.
+POINT = "(point)"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One configuration to try; `number` counts from 0 within the space."""
+
+    number: int
+    knobs: dict[str, Value]
+    origin: str
+
+
+class Proposals:
+    """The proposals of one space, in order, and the Optuna study that learns from their ends.
+
+    Grid knobs multiply: every sampled point is tried with every combination of the grids. Under
+    the method `grid` choices, stepped ranges and tied points are grids too, and each distinct
+    combination is tried once.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self._domains = _domains(space)
+        axes = {
+            name: values
+            for name, domain in self._domains.items()
+            if (values := _axis(domain, space.search.method)) is not None
+        }
+        self._grid = [
+            dict(zip(axes, combination, strict=True))
+            for combination in itertools.product(*axes.values())
+        ]
+        self._first: list[tuple[str, dict[str, Value]]] = []
+        samples = 1
+        if space.search.method == "grid":
+            distinct = {json.dumps(self._resolve(point)): point for point in self._grid}
+            self._grid = list(distinct.values())
+        else:
+            samples = space.budget.trials
+            self._first = [
+                ("default", space.default()) if point == "default" else ("enqueued", dict(point))
+                for point in space.search.first
+            ]
+        self.total = len(self._grid) * samples
+        self.asked = 0
+        self._units = _unit_points(space, samples, len(self._domains))
+        self.study = optuna.create_study(
+            direction="maximize" if space.search.mode == "max" else "minimize"
+        )
+        self._open: dict[int, optuna.Trial] = {}
+
+    def ask(self) -> Proposal | None:
+        """The next proposal, or None when all have been made."""
+        if self.asked >= self.total:
+            return None
+        number = self.asked
+        self.asked += 1
+        sample, combination = divmod(number, len(self._grid))
+        fixed: dict[str, Value] = dict(self._grid[combination])
+        origin = "grid" if self.space.search.method == "grid" else "sampled"
+        if sample < len(self._first):
+            origin, point = self._first[sample]
+            fixed = {**self._drawn(point), **fixed}
+        elif self._units is not None:
+            row = zip(self._domains.items(), self._units[sample], strict=True)
+            fixed = {name: _place(domain, u) for (name, domain), u in row} | fixed
+        seed = np.random.SeedSequence([self.space.search.seed, number]).generate_state(1)[0]
+        self.study.sampler = self._sampler(int(seed))
+        self.study.enqueue_trial(fixed)
+        trial = self.study.ask()
+        self._open[number] = trial
+        return Proposal(number, self._resolve({}, trial), origin)
+
+    def tell(self, number: int, state: str, values: Mapping[int, float]) -> None:
+        """Tells the study how a trial ended; `values` are its reports by epoch.
+
+        A pruned trial is told as PRUNED with its last value. A diverged one is told as PRUNED
+        without any, which TPE ranks below every other trial. An error teaches nothing (FAIL).
+        """
+        trial = self._open.pop(number)
+        trial.set_user_attr("state", state)
+        if state in {"completed", "pruned"}:
+            for step, value in sorted(values.items()):
+                trial.report(value, step)
+        match state:
+            case "completed":
+                self.study.tell(trial, values[max(values)])
+            case "pruned" | "diverged":
+                self.study.tell(trial, state=TrialState.PRUNED)
+            case _:
+                self.study.tell(trial, state=TrialState.FAIL)
+
+    def told(self, number: int) -> optuna.trial.FrozenTrial:
+        """Optuna's own row of a proposal."""
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        if self.space.search.method == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed,
+                multivariate=True,
+                group=any(domain.when for domain in self.space.knobs.values()),
+                constant_liar=True,
+            )
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    def _resolve(
+        self, given: Mapping[str, Value], trial: optuna.Trial | None = None
+    ) -> dict[str, Value]:
+        """All active knobs: fixed ones as they are, the others as drawn by `trial` or `given`."""
+        values: dict[str, Value] = {}
+        for name, domain in self._domains.items():
+            if not all(values.get(knob) in allowed for knob, allowed in domain.when.items()):
+                continue
+            if isinstance(domain, Fixed):
+                values[name] = domain.value
+            elif trial is not None:
+                values[name] = _suggest(trial, name, domain)
+            else:
+                values[name] = given[name]
+            if name == POINT:
+                values |= self.space.points[int(values.pop(POINT))]
+        return values
+
+    def _drawn(self, point: Mapping[str, Value]) -> dict[str, Value]:
+        """The part of a full point that is drawn, with tied values as their index."""
+        drawn = {
+            name: value
+            for name, value in point.items()
+            if name in self._domains and not isinstance(self._domains[name], Fixed)
+        }
+        for index, tied in enumerate(self.space.points):
+            if all(point.get(name) == value for name, value in tied.items()):
+                drawn[POINT] = index
+                break
+        return drawn
+
+
+class ProposalSearcher(Searcher):
+    """Puts proposals before Ray Tune, and hands back how each trial ended."""
+
+    def __init__(
+        self,
+        propose: Callable[[str], dict[str, Any] | None],
+        on_end: Callable[[str, dict[str, Any] | None, bool], None],
+    ) -> None:
+        super().__init__()
+        self._propose = propose
+        self._on_end = on_end
+
+    def suggest(self, trial_id: str) -> Any:
+        return self._propose(trial_id) or Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._on_end(trial_id, result, error)
+
+    # Ray saves and restores searchers by pickle; a run is continued from its record instead.
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+def _domains(space: SearchSpace) -> dict[str, Domain]:
+    """All domains, those that a condition asks about before the ones it is asked for."""
+    waiting = dict(space.knobs)
+    tied = set().union(*space.points) if space.points else set()
+    ordered: dict[str, Domain] = {}
+    if space.points:
+        ordered[POINT] = Choice(tuple(range(len(space.points))), default=0)
+    while waiting:
+        name = next(
+            name
+            for name, domain in waiting.items()
+            if all(asked in ordered or asked in tied for asked in domain.when)
+        )
+        ordered[name] = waiting.pop(name)
+    return ordered
+
+
+def _axis(domain: Domain, method: str) -> tuple[Value, ...] | None:
+    match domain:
+        case Grid(values=values):
+            return values
+        case Choice(values=values) if method == "grid":
+            return values
+        case Range(low=low, high=high, step=step, type=kind) if (
+            method == "grid" and step is not None
+        ):
+            count = math.floor((high - low) / step + 1e-9) + 1
+            return tuple(_at_step(low, step, k, kind) for k in range(count))
+    return None
+
+
+def _at_step(low: float, step: float, k: int, kind: str) -> Value:
+    # 0.3 and not 0.30000000000000004, which would lie above a `max` of 0.3.
+    value = float(f"{low + k * step:.12g}")
+    return int(value) if kind == "int" else value
+
+
+def _unit_points(space: SearchSpace, samples: int, width: int) -> NDArray[np.float64] | None:
+    """One point of the unit cube a sample; None where a sampler of Optuna's draws instead."""
+    match space.search.method:
+        case "random":
+            return np.random.default_rng(space.search.seed).random((samples, width))
+        case "sobol":
+            from scipy.stats import qmc
+
+            engine = qmc.Sobol(width, scramble=True, rng=space.search.seed)
+            # A power of two keeps the sequence's balance.
+            points: NDArray[np.float64] = engine.random_base2(math.ceil(math.log2(samples)))
+            return points[:samples]
+    return None
+
+
+def _place(domain: Domain, u: float) -> Value:
+    """The value at `u` of [0, 1) through a domain."""
+    match domain:
+        case Fixed(value=value):
+            return value
+        case Choice(values=values) | Grid(values=values):
+            return values[int(u * len(values))]
+        case Range(low=low, high=high, scale=scale, step=step, type=kind):
+            if step is not None:
+                count = math.floor((high - low) / step + 1e-9) + 1
+                return _at_step(low, step, int(u * count), kind)
+            if kind == "int":
+                high = high + 1
+            if scale == "log":
+                value = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
+            else:
+                value = low + u * (high - low)
+            return min(int(value), int(high) - 1) if kind == "int" else value
+    raise TypeError(f"no such domain: {domain!r}")
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
+    match domain:
+        case Choice(values=values) | Grid(values=values):
+            value: Value = trial.suggest_categorical(name, values)  # type: ignore[assignment]
+            return value
+        case Range(low=low, high=high, scale=scale, step=step, type=kind):
+            log = scale == "log"
+            if kind == "int":
+                return trial.suggest_int(name, int(low), int(high), step=int(step or 1), log=log)
+            return trial.suggest_float(name, low, high, step=step, log=log)
+    raise TypeError(f"no such domain: {domain!r}")

@@ -1,0 +1,477 @@
+"""Space files: from YAML to a SearchSpace, or to every mistake in it at once.
+
+A space says what to train, which knobs to search and with what budget. The words it may use are in
+`space_document`, the knobs in the trainable it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samtune.space_document import (
+    NAME,
+    SECTIONS,
+    Asha,
+    Confirm,
+    Document,
+    RangeShape,
+    Resources,
+    Search,
+    SweepBudget,
+    nearest,
+    not_a_number,
+    read_document,
+    space_schema,
+)
+from samtune.space_knobs import (
+    Choice,
+    Conditions,
+    Domain,
+    Fixed,
+    Grid,
+    KnobReader,
+    Range,
+    Value,
+    active,
+    contains,
+    default_of,
+    written,
+)
+from samtune.space_layers import (
+    SpaceError,
+    find,
+    override,
+    parse,
+    read,
+    shipped,
+    space_error,
+)
+from samtune.space_trainable import Declared, resolve
+from samtune.strict_yaml import Node, Problem, StrictYamlError, quoted
+from samtune.strict_yaml import scalar as yaml_scalar
+from samtune.trial import Budget
+
+__all__ = [
+    "Choice",
+    "Domain",
+    "Fixed",
+    "Grid",
+    "Range",
+    "SearchSpace",
+    "SpaceError",
+    "resolve",
+    "shipped",
+    "space_schema",
+]
+
+MAX_GRID = 100_000
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A space with everything resolved. Treat its dicts as frozen.
+
+    `points` holds tied knobs, a dict of the same names each; they are not in `knobs`. `origin`
+    says of each dotted path where its value is from: `file:line`, `--set`, `default of asam`.
+    `text` is the whole space as one YAML file, and `sha256` that of its UTF-8 bytes.
+    """
+
+    name: str
+    variant: str
+    trainable: str
+    base: str
+    knobs: dict[str, Domain]
+    points: tuple[dict[str, Value], ...]
+    task: dict[str, Value]
+    budget: SweepBudget
+    search: Search
+    asha: Asha
+    resources: Resources
+    confirm: Confirm
+    text: str
+    sha256: str
+    path: Path | None = field(compare=False, default=None)
+    from_shipped: bool = field(compare=False, default=False)
+    warnings: list[str] = field(compare=False, default_factory=list)
+    origin: dict[str, str] = field(compare=False, default_factory=dict)
+
+    @classmethod
+    def load(cls, reference: str | Path, overrides: Sequence[str] = ()) -> SearchSpace:
+        """Reads a space file, or a shipped space by name, with `path=value` overrides on top.
+
+        The trainable is imported and asked for its knobs. Raises SpaceError with every mistake.
+        """
+        found = find(reference)
+        root, problems = override(read(found.path), overrides, _settable)
+        space = _Builder(root, problems, frozen=False).space(found.name)
+        # The dataclass is frozen for its users; here it is not yet handed out.
+        object.__setattr__(space, "path", found.path)
+        object.__setattr__(space, "from_shipped", found.from_shipped)
+        return space
+
+    @classmethod
+    def from_text(cls, text: str, name: str, source_name: str) -> SearchSpace:
+        """The space from its frozen `text`, without importing its trainable.
+
+        Raises SpaceError naming `source_name`.
+        """
+        try:
+            root = parse(text.encode(), source_name)
+        except StrictYamlError as error:
+            raise space_error(error.problems) from None
+        return _Builder(root, [], frozen=True).space(name)
+
+    @property
+    def trial_budget(self) -> Budget:
+        """What one trial may use."""
+        return Budget(self.budget.kind, self.budget.per_trial)
+
+    def default(self) -> dict[str, Value]:
+        """The default of every active knob; of tied knobs the first point."""
+        values = {name: default_of(domain) for name, domain in self.knobs.items()}
+        return self.active({**values, **(self.points[0] if self.points else {})})
+
+    def active(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """`values` without the knobs whose `when` does not hold."""
+        return active(self.knobs, values)
+
+
+class _Builder:
+    """Checks a merged tree against its trainable, and builds the space.
+
+    A frozen space is complete and was checked when it was frozen, so its trainable is left alone.
+    """
+
+    def __init__(self, root: Node, problems: list[Problem], frozen: bool) -> None:
+        self.root = root
+        self.document, found, self.broken = read_document(root)
+        problems = problems + found
+        self.faulty: set[str] = set()
+        self.declared = None if frozen else self._declared(problems)
+        self.reader = KnobReader(self.declared)
+        self.problems = self.reader.problems
+        self.problems += problems
+
+    def at(self, *words: str) -> Node:
+        """The node at a path, or the nearest one above it."""
+        node = self.root
+        for word in words:
+            if isinstance(node.value, dict) and word in node.value:
+                node = node.value[word]
+            else:
+                break
+        return node
+
+    def wrong(self, node: Node, message: str) -> None:
+        self.problems.append((node.mark, message))
+
+    def space(self, name: str) -> SearchSpace:
+        document = self.document
+        points = self._points()
+        knobs = self._knobs(points)
+        task = self._task()
+        self._search(knobs, points)
+        if self.problems:
+            raise space_error(self.problems)
+        declared = self.declared
+        variant = declared.variant if declared else document.variant or ""
+        base = declared.base if declared else document.base or "none"
+        trainable = declared.reference if declared else document.trainable or ""
+        resolved: dict[str, Any] = {
+            "samtune": 1,
+            "trainable": trainable,
+            "variant": variant,
+            "base": base,
+            "knobs": {name: written(domain) for name, domain in knobs.items()},
+            **({"points": [dict(point) for point in points]} if points else {}),
+            "task": task,
+            **{word: getattr(document, word).model_dump() for word in SECTIONS},
+        }
+        text = _yaml(resolved)
+        return SearchSpace(
+            name=name,
+            variant=variant,
+            trainable=trainable,
+            base=base,
+            knobs=knobs,
+            points=points,
+            task=task,
+            budget=document.budget,
+            search=document.search,
+            asha=document.asha,
+            resources=document.resources,
+            confirm=document.confirm,
+            text=text,
+            sha256=hashlib.sha256(text.encode()).hexdigest(),
+            warnings=[f"{mark}: {text}" for mark, text in sorted(set(self.reader.warnings))],
+            origin=self._origin(resolved, ()),
+        )
+
+    def _declared(self, problems: list[Problem]) -> Declared | None:
+        reference, base = self.document.trainable, self.document.base
+        if reference is None:
+            if ("trainable",) not in self.broken:
+                message = f"'trainable' is missing; write one of {', '.join(shipped())}"
+                problems.append((self.root.mark, f"{message}: `trainable: asam`"))
+            return None
+        try:
+            declared = Declared.of(reference, base)
+        except SpaceError as error:
+            problems += [(self.at("trainable").mark, message) for message in error.messages]
+            return None
+        if base is not None and declared.bases and base not in declared.bases:
+            hint = nearest(base, declared.bases, "it has")
+            message = f"{declared.name} has no base {quoted(base)}; {hint}"
+            problems.append((self.at("base").mark, message))
+            # With the base unknown, so are its knobs: no follow-up errors about those.
+            return None
+        given = self.document.variant
+        if given is not None and given != declared.variant:
+            message = f"variant: {declared.reference} is {declared.variant!r}, not {quoted(given)}"
+            problems.append((self.at("variant").mark, f"{message}; remove the line"))
+        return declared
+
+    def _points(self) -> tuple[dict[str, Value], ...]:
+        points: list[dict[str, Value]] = []
+        given = self.document.points
+        if given is None:
+            return ()
+        nodes = self.at("points").value
+        assert isinstance(nodes, list)
+        if not given:
+            self.wrong(self.at("points"), "points: the list is empty; remove it")
+        for index, (point, node) in enumerate(zip(given, nodes, strict=True)):
+            entries = node.value if isinstance(node.value, dict) else {}
+            if not point or point.keys() != given[0].keys():
+                wanted = ", ".join(given[0]) or "at least one knob"
+                message = f"points[{index}]: every point names the same knobs: {wanted}"
+                self.wrong(node, message)
+                continue
+            fits = {
+                name: self.reader.checked(name, value, entries[name])
+                for name, value in point.items()
+                if self._is_knob(name, entries[name])
+            }
+            whole = {name: value for name, value in fits.items() if value is not None}
+            if whole in points:
+                self.wrong(node, f"points[{index}]: this point is listed twice")
+            points.append(whole)
+        return tuple(points)
+
+    def _is_knob(self, name: str, node: Node) -> bool:
+        if not NAME.fullmatch(name):
+            message = f"{quoted(name)} is no name for a knob; use letters, digits and _"
+            self.problems.append((node.key, message))
+            return False
+        declared = self.declared
+        if declared is None or declared.knobs is None or name in declared.knobs:
+            return True
+        self.problems.append((node.key, declared.unknown_knob(name)))
+        return False
+
+    def _knobs(self, points: tuple[dict[str, Value], ...]) -> dict[str, Domain]:
+        tied = set(points[0]) if points else set()
+        domains: dict[str, Domain] = {}
+        nodes = self.at("knobs").value
+        nodes = nodes if isinstance(nodes, dict) else {}
+        for name, shape in self.document.knobs.items():
+            node = nodes[name]
+            if shape is None:
+                if name not in tied:
+                    message = f"{name}: null removes an inherited knob, and there is none"
+                    self.wrong(node, message)
+            elif name in tied:
+                message = f"{name} is tied by `points`; remove it here, or write `{name}: null`"
+                self.problems.append((node.key, message))
+            elif self._is_knob(name, node):
+                domain = self.reader.domain(name, shape, node)
+                if domain is not None:
+                    domains[name] = domain
+        self.faulty = {name for name in nodes if name not in domains and name not in tied}
+        declared = self.declared
+        if declared is not None:
+            for name, knob in (declared.knobs or {}).items():
+                if name not in domains and name not in self.faulty and name not in tied:
+                    domains[name] = Fixed(knob.default)
+            if declared.knobs is None:
+                message = f"{declared.reference} declares no knobs, so these are not checked"
+                self.reader.warnings.append((self.at("trainable").mark, message))
+        if ("points",) not in self.broken:
+            Conditions(self.reader, domains, points, nodes, self.faulty).check()
+        return domains
+
+    def _task(self) -> dict[str, Value]:
+        task: dict[str, Value] = {}
+        known = self.declared.task if self.declared else None
+        for name, value in self.document.task.items():
+            node = self.at("task", name)
+            if known is not None and name in known:
+                fit = self.reader.fitting(known[name], value, node, f"task.{name}")
+                if fit is not None:
+                    task[name] = fit
+            elif name == "split_seed":
+                if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                    why = not_a_number(value) if isinstance(value, str | bool) else f"not {value}"
+                    self.wrong(node, f"task.split_seed: a whole number of at least 0; {why}")
+                task[name] = value
+            elif known is not None:
+                hint = nearest(name, [*known, "split_seed"])
+                self.problems.append((node.key, f"task has no word {quoted(name)}; {hint}"))
+            elif not NAME.fullmatch(name):
+                message = f"{quoted(name)} is no name for a task word; use letters, digits and _"
+                self.problems.append((node.key, message))
+            else:
+                task[name] = value
+        for name, knob in (known or {}).items():
+            task.setdefault(name, knob.default)
+        task.setdefault("split_seed", 1)
+        return task
+
+    def _search(self, knobs: dict[str, Domain], points: Sequence[Mapping[str, Value]]) -> None:
+        document = self.document
+        asha, gpus = document.asha, document.resources.gpus
+        faulty = {("asha", "grace"), ("budget", "per_trial")} & self.broken
+        if asha.grace > document.budget.per_trial and not faulty:
+            message = (
+                f"asha.grace: {asha.grace:g} is more than budget.per_trial "
+                f"({document.budget.per_trial:g}); no trial gets that far"
+            )
+            self.wrong(self.at("asha", "grace"), message)
+        if gpus > 1 and gpus != int(gpus):
+            message = f"resources.gpus: {gpus:g}; above 1 it must be a whole number"
+            self.wrong(self.at("resources", "gpus"), message)
+        if document.search.method == "grid":
+            self._grid(knobs)
+        nodes = self.at("search", "first").value
+        for index, point in enumerate(document.search.first):
+            if point != "default" and isinstance(nodes, list):
+                self._first(point, nodes[index], knobs, points)
+
+    def _grid(self, knobs: dict[str, Domain]) -> None:
+        size = 1.0
+        for name, domain in knobs.items():
+            if isinstance(domain, Choice | Grid):
+                size *= len(domain.values)
+            elif isinstance(domain, Range) and domain.step is not None:
+                size *= math.floor((domain.high - domain.low) / domain.step + 1e-9) + 1
+            elif isinstance(domain, Range):
+                message = f"{name}: a grid search needs a `step` here, or {{grid: [...]}}"
+                self.wrong(self.at("knobs", name), message)
+        if size > MAX_GRID:
+            message = f"search.method: a grid of {size:.3g} points; larger steps make it smaller"
+            self.wrong(self.at("search", "method"), message)
+
+    def _first(
+        self,
+        point: Mapping[str, Value] | str,
+        node: Node,
+        knobs: dict[str, Domain],
+        points: Sequence[Mapping[str, Value]],
+    ) -> None:
+        assert isinstance(point, Mapping) and isinstance(node.value, dict)
+        tied = set(points[0]) if points else set()
+        for name, value in point.items():
+            below = node.value[name]
+            if name in knobs:
+                fit = self.reader.checked(name, value, below, warn=False)
+                if fit is not None and not contains(knobs[name], fit):
+                    message = f"search.first: {name} is never {quoted(fit)} in this space"
+                    self.wrong(below, message)
+            elif name not in {*tied, *self.faulty} and ("points",) not in self.broken:
+                hint = nearest(name, [*knobs, *tied], "knobs")
+                self.problems.append((below.key, f"search.first: no knob {quoted(name)}; {hint}"))
+        asked = {name: value for name, value in point.items() if name in tied}
+        if asked and not any(asked == {n: p.get(n) for n in tied} for p in points):
+            self.wrong(
+                node, f"search.first: {', '.join(sorted(tied))} are tied; name one of `points`"
+            )
+
+    def _origin(self, value: Any, path: tuple[str, ...]) -> dict[str, str]:
+        origin: dict[str, str] = {}
+        if (len(path) == 2 and path[0] == "knobs") or (path and not isinstance(value, dict)):
+            origin[".".join(path)] = self._source(value, path)
+        if isinstance(value, dict):
+            for word, below in value.items():
+                origin |= self._origin(below, (*path, word))
+        return origin
+
+    def _source(self, value: Any, path: tuple[str, ...]) -> str:
+        node = self.root
+        for word in path:
+            if not isinstance(node.value, dict) or word not in node.value:
+                return self._source_of_default(value, path)
+            node = node.value[word]
+        mark = node.mark
+        return f"{mark.source}:{mark.line}" if mark.line else "--set"
+
+    def _source_of_default(self, value: Any, path: tuple[str, ...]) -> str:
+        declared = self.declared
+        if declared is None or path[0] in SECTIONS or path[-1] in {"scale", "type"}:
+            return "default"
+        if path[0] == "knobs" and path[-1] == "default":
+            knob = (declared.knobs or {}).get(path[1])
+            if knob is None or knob.default != value:
+                shape = self.document.knobs[path[1]]
+                return "middle of the range" if isinstance(shape, RangeShape) else "first listed"
+        if path == ("task", "split_seed") and "split_seed" not in (declared.task or {}):
+            return "default"
+        return f"default of {declared.name}"
+
+
+def _settable(root: Node) -> list[str]:
+    """The dotted paths that --set may name in this tree."""
+    plain = root.plain()
+    declared: Declared | None = None
+    # The trainable's own error is told when the space is built.
+    with contextlib.suppress(SpaceError):
+        declared = Declared.of(str(plain.get("trainable")), plain.get("base"))
+    sections = {
+        word: plain[word] for word in ("knobs", "task") if isinstance(plain.get(word), dict)
+    }
+    knobs = {**sections.get("knobs", {}), **((declared and declared.knobs) or {})}
+    task = {**sections.get("task", {}), **((declared and declared.task) or {}), "split_seed": None}
+    words = [*RangeShape.model_fields, "choice", "grid"]
+    return [
+        *(f"knobs.{name}" for name in knobs),
+        *(f"knobs.{name}.{word}" for name in knobs for word in words),
+        *(f"knobs.{name}.when.{other}" for name in knobs for other in knobs if other != name),
+        *(f"task.{word}" for word in task),
+        *(f"{word}.{below}" for word, model in SECTIONS.items() for below in model.model_fields),
+        *(word for word in Document.model_fields if word not in {"samtune", "extends"}),
+    ]
+
+
+def _yaml(resolved: Mapping[str, Any]) -> str:
+    """YAML 1.2 that `strict_yaml` reads back to the same values and types, in the same order."""
+    lines: list[str] = []
+    for word, value in resolved.items():
+        if isinstance(value, dict) and value:
+            lines.append(f"{word}:")
+            lines += [f"  {name}: {_flow(below)}" for name, below in value.items()]
+        elif word == "points":
+            lines.append(f"{word}:")
+            lines += [f"  - {_flow(point)}" for point in value]
+        else:
+            lines.append(f"{word}: {_flow(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{word}: {_flow(below)}" for word, below in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*(:[A-Za-z0-9_]+)?", value)
+        if plain and isinstance(yaml_scalar(value), str):
+            return value
+        return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)

@@ -1,0 +1,247 @@
+"""The commands as a person types them: what they print, where, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from samtune.cli import main
+from samtune.record import Record, RunError
+
+SMALL = [
+    *("--set", "budget.kind=epochs", "--set", "budget.per_trial=2", "--set", "budget.trials=2"),
+    *("--set", "asha.grace=1", "--set", "resources.parallel=2"),
+]
+HEAVY = {"torch", "torchvision", "ray", "pandas", "optuna", "scipy", "numpy"}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def typed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `samtune WORDS` in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    out, err = capsys.readouterr()
+    code = ended.value.code
+    return code if isinstance(code, int) else int(code is not None), out, err
+
+
+def succeed(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code
+
+
+def command(*words: str, **options: Any) -> subprocess.Popen[str]:
+    """`samtune WORDS` in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from samtune.cli import main; main()", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from samtune.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sorted(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in out.stdout.splitlines()[-1].split()}
+    assert "click" in loaded and not HEAVY & loaded and "rich" not in loaded
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["run"], ["status"], ["confirm"], ["leaderboard"], ["spaces"]):
+        code, out, _ = typed(capsys, *words, "--help")
+        assert code == 0 and "Usage: samtune" in out
+    for name in ("list", "show", "check", "schema"):
+        code, out, _ = typed(capsys, "spaces", name, "--help")
+        assert code == 0 and f"spaces {name}" in out
+
+
+MISTAKES = {
+    "misspelt knob": ("samtune: 1\ntrainable: sam\nknobs:\n  roh: 0.1\n", ":4:3:", "mean 'rho'"),
+    "text for a number": (
+        "samtune: 1\ntrainable: sam\nknobs:\n  rho: big\n",
+        ":4:8:",
+        "not a number",
+    ),
+    "unknown trainable": ("samtune: 1\ntrainable: samm\n", ":2:12:", "mean 'sam'"),
+    "min above max": (
+        "samtune: 1\ntrainable: sam\nknobs:\n  lr: {min: 1, max: 0.1}\n",
+        ":4:",
+        "max",
+    ),
+    "empty file": ("", ":1:1:", "empty"),
+    "wrong indent": (
+        "samtune: 1\ntrainable: sam\nknobs:\n  lr: 0.1\n rho: 0.1\n",
+        ":5:",
+        "indent",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_space_ends_in_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], mistake: str
+) -> None:
+    content, place, words = MISTAKES[mistake]
+    Path("mine.yaml").write_text(content)
+    code, out, err = typed(capsys, "run", "mine.yaml")
+    assert code == 2 and out == "" and "Traceback" not in err
+    assert f"mine.yaml{place}" in err and words in err
+    assert not Path("runs").exists()
+
+
+def test_mistakes_outside_a_space(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = typed(capsys, "run", "spaces/nosuch.yaml")
+    assert code == 2 and "no such file" in err and "samtune spaces list" in err
+    code, _, err = typed(capsys, "status", "nosuch")
+    assert code == 2 and "no run 'nosuch'" in err
+    code, _, err = typed(capsys, "run", "sgd", "--name", "../up")
+    assert code == 2 and "no name for a run" in err
+    code, _, err = typed(capsys, "run")
+    assert code == 2 and "Usage" in err
+    code, _, err = typed(capsys, "runn")
+    assert code == 2 and "runn" in err
+    Path("file").write_text("")
+    code, _, err = typed(capsys, "run", "sgd", "--runs", "file/runs")
+    assert code == 5 and "cannot write" in err and "--runs" in err
+    code, _, err = typed(capsys, "run", "sgd", "sgd")
+    assert code == 2 and "two spaces are called 'sgd'" in err
+
+
+def test_a_taken_name_stops_at_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/mine").mkdir(parents=True)
+    code, _, err = typed(capsys, "run", "sgd", "--name", "mine")
+    assert code == 4 and "'mine' is taken" in err and "samtune status mine" in err
+
+
+def _create(runs: Path, results: Any) -> None:
+    try:
+        Record.create(runs, "mine", [])
+        results.put(0)
+    except RunError as error:
+        results.put(error.exit_code)
+
+
+def test_of_two_runs_of_one_name_one_wins(runs: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for attempt in range(5):
+        results: Any = context.Queue()
+        racers = [
+            context.Process(target=_create, args=(runs / str(attempt), results)) for _ in range(4)
+        ]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        assert sorted(results.get() for _ in racers) == [0, 4, 4, 4]
+
+
+def test_a_dry_run_tells_the_plan_and_leaves_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    succeed(["run", "asam", "--dry-run", "--set", "eta=0"])
+    out, err = capsys.readouterr()
+    assert "using the shipped space" in err
+    assert "32, each at most 20 see = 10 epochs (2 see an epoch)" in out
+    assert "2, 6, 18 see" in out and "--set" in out and "default of asam" in out
+    assert out.count("sampled ") == 4 and out.count("default   lr=") == 1
+    succeed(["run", "asam", "--dry-run", "--json"])
+    (plan,) = json.loads(capsys.readouterr().out)["spaces"]
+    assert len(plan["first_configurations"]) == 5 and plan["budget_at_most"] == 640
+    assert not Path("runs").exists()
+
+
+def test_spaces_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(["spaces", "list"])
+    assert "asam" in capsys.readouterr().out
+    succeed(["spaces", "show", "sam", "--set", "rho=0.2"])
+    text = capsys.readouterr().out
+    Path("copy.yaml").write_text(text)
+    succeed(["spaces", "check", "copy.yaml"])
+    assert "right" in capsys.readouterr().out
+    succeed(["spaces", "show", "sam", "--origin"])
+    assert "sam.yaml:" in capsys.readouterr().out
+    succeed(["spaces", "schema"])
+    assert "properties" in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_whole_way_for_two_spaces(here: Path) -> None:
+    """`samtune run sgd sam --confirm` in a process of its own, then the reading commands."""
+    run = command("run", "sgd", "sam", "--confirm", "--seeds", "2", "--json", *SMALL)
+    out, err = run.communicate(timeout=200)
+    assert run.returncode == 0, err
+    rows = json.loads(out)["rows"]
+    assert {row["variant"] for row in rows} == {"sgd", "sam"} and len(rows) == 2
+    assert [row["repeats"] for row in rows] == [2, 2]
+    assert "[4/4]" in err and "repeat 2" in err and "Traceback" not in err
+    assert not [line for line in err.splitlines() if "ray" in line.lower().split()]
+    folder = Path("runs/sgd-sam")
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        *("sweep.db", "space.sgd.yaml", "space.sam.yaml", "trials.parquet", "curves.parquet"),
+        *("repeats.parquet", "leaderboard.parquet"),
+    } <= names
+    status = command("status", "sgd-sam", "--json")
+    (told,) = json.loads(status.communicate(timeout=60)[0])["runs"]
+    assert not told["running"] and len(told["test_openings"]) == 4
+    for form in ("table", "md", "csv", "json"):
+        board = command("leaderboard", "sgd-sam", "--format", form)
+        text = board.communicate(timeout=60)[0]
+        assert board.returncode == 0 and "sgd" in text and "sam" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "send",
+    [
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="ctrl-c in a terminal"),
+        pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="sigterm"),
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGTERM), id="sigterm to all, Ray too"),
+    ],
+)
+def test_a_signal_stops_cleanly(here: Path, send: Callable[[int], None]) -> None:
+    run = command("run", "sgd", "--name", "cut", "--set", "budget.trials=500")
+    seen = []
+    assert run.stderr is not None
+    for line in run.stderr:
+        seen.append(line)
+        if line.startswith("[3/"):
+            break
+    before = time.monotonic()
+    send(run.pid)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 75, "".join(seen) + err
+    assert time.monotonic() - before < 30
+    assert "stopped; all of it is on record" in err and "Traceback" not in err
+    with Record.open(Path("runs"), "cut") as record:
+        states = {trial.state for trial in record.trials()}
+        assert "running" not in states and states & {"completed", "pruned"}
+        assert all(attempt["ended_at"] for attempt in record.attempts())
+        assert not record.is_locked()
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(here) in str(p.info["cmdline"])]
+    assert not left

@@ -1,0 +1,132 @@
+"""Knobs and base optimizers: every one is used, and a wrong one is explained."""
+
+from __future__ import annotations
+
+import itertools
+
+import problems
+import pytest
+import torch
+from problems import (
+    batches,
+    make,
+    norm_net,
+    plain_net,
+    seeded,
+    train,
+)
+from torch import nn
+
+from samtune.optimizers import ASAM, BASES, SAM, SGD, VARIANTS, AdamW, KnobError
+
+
+@pytest.mark.parametrize(
+    ("name", "knob_name"), [(n, k) for n, v in VARIANTS.items() for k in v.knobs()]
+)
+def test_no_dead_knob(name, knob_name):
+    about = VARIANTS[name].knobs()[knob_name]
+    if about.choices:
+        other = next(c for c in about.choices if c != about.default)
+    elif about.kind is bool:
+        other = not about.default
+    else:
+        other = about.kind(about.default * 3 + (0.01 if about.kind is float else 1))
+    ends = []
+    for knobs in ({}, {knob_name: other}):
+        model = seeded(norm_net)
+        train(make(name, model, **knobs), model, batches(3))
+        ends.append(problems.weights(model))
+    assert not torch.equal(*ends)
+
+
+@pytest.mark.parametrize(("base", "knob_name"), [(b, k) for b in BASES for k in BASES[b].knobs])
+def test_no_dead_base_knob(base, knob_name):
+    about = BASES[base].knobs[knob_name]
+    other = not about.default if about.kind is bool else about.default * 0.5
+    ends = []
+    for knobs in ({}, {knob_name: other}):
+        model = seeded(norm_net)
+        optimizer = SAM(BASES[base].build(model.parameters(), **knobs))
+        train(optimizer, model, batches(3))
+        ends.append(problems.weights(model))
+    assert not torch.equal(*ends)
+
+
+# Errors.
+
+
+def test_an_unknown_knob_names_the_nearest():
+    base = torch.optim.SGD([torch.ones(1)], lr=0.1)
+    with pytest.raises(KnobError, match=r"SAM has no knob roh; did you mean rho\?"):
+        SAM(base, roh=0.1)
+    with pytest.raises(KnobError, match=r"sgd has no knob momentun; did you mean momentum\?"):
+        BASES["sgd"].build([torch.ones(1)], momentun=0.9)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"rho": -0.1}, "rho is -0.1; it must be at least 0.0"),
+        ({"rho": "0.1"}, "rho is '0.1'; it must be a number"),
+        ({"rho": True}, "rho is True; it must be a number"),
+        ({"rho": float("nan")}, "rho is nan; it must be finite"),
+        ({"rho": float("inf")}, "rho is inf; it must be finite"),
+        ({"eta": -1}, "eta is -1; it must be at least 0.0"),
+        ({"normalize_bias": "offical"}, "must be official or all; did you mean official?"),
+        ({"normalize_bias": True}, "normalize_bias is True; it must be official or all"),
+    ],
+)
+def test_impossible_values(knobs, message):
+    with pytest.raises(KnobError) as caught:
+        ASAM(torch.optim.SGD([torch.ones(1)], lr=0.1), **knobs)
+    assert message in str(caught.value)
+
+
+def test_impossible_bases():
+    with pytest.raises(KnobError, match="nesterov is true and momentum is 0"):
+        BASES["sgd"].build([torch.ones(1)], momentum=0, nesterov=True)
+    with pytest.raises(KnobError, match=r"beta1 is 1; it must be from 0.0 to 0\.99"):
+        BASES["adamw"].build([torch.ones(1)], beta1=1)
+    with pytest.raises(TypeError, match=r"must be a torch\.optim\.SGD, not AdamW: SGD\(torch"):
+        SGD(torch.optim.AdamW([torch.ones(1)]))
+    with pytest.raises(TypeError, match=r"must be a torch\.optim\.AdamW, not SGD"):
+        AdamW(torch.optim.SGD([torch.ones(1)], lr=0.1))
+    with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer, not Linear"):
+        SAM(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="base optimizer of SAM has no parameters"):
+        SAM(torch.optim.SGD([{"params": []}], lr=0.1))
+
+
+def test_knobs_describe_themselves():
+    for variant in VARIANTS.values():
+        assert variant.name in VARIANTS and set(variant.bases) <= set(BASES)
+        knobs = itertools.chain(
+            variant.knobs().items(), *(BASES[b].knobs.items() for b in variant.bases)
+        )
+        for name, about in knobs:
+            assert about.name == name and about.doc and about.source
+            assert about.check(about.default) == about.default
+            if about.kind is float:
+                assert isinstance(about.check(0 if name != "rho" else 1), float)
+                assert about.safe[0] <= about.default <= about.safe[1]
+    assert list(ASAM.knobs()) == ["rho", "eta", "normalize_bias", "clip"]
+
+
+def test_any_torch_optimizer_may_be_the_base():
+    model = seeded(plain_net)
+    before = problems.weights(model)
+    train(SAM(torch.optim.RMSprop(model.parameters(), lr=1e-3)), model, batches(2))
+    assert not torch.equal(problems.weights(model), before)
+
+
+def test_fused_sgd_takes_a_late_first_gradient():
+    ends = []
+    for build in (BASES["sgd"].build, torch.optim.SGD):
+        p, q = (nn.Parameter(torch.ones(2)) for _ in range(2))
+        base = build([p, q], lr=0.1, momentum=0.9, weight_decay=0.01)
+        for late in (False, True, True):
+            p.grad = torch.ones(2)
+            q.grad = torch.full((2,), 0.3) if late else None
+            base.step()
+        ends.append(torch.cat([p, q]).detach())
+    torch.testing.assert_close(*ends, rtol=1e-6, atol=0)

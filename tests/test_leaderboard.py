@@ -1,0 +1,108 @@
+"""Hand-made tables in, a known leaderboard out."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.leaderboard import cells, leaderboard, markdown, records, save, t_interval
+from samtune import tables
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def trial(number: int, state: str, val_acc: float | None, **changes: Any) -> dict[str, Any]:
+    lr = 0.1 * (number + 1)
+    row = {
+        **{"run": "r", "study": 0, "space": "sam", "trial": number, "trial_key": f"k{number}"},
+        **{"variant": "sam", "base_optimizer": "sgd", "dataset": "digits", "model": "small_cnn"},
+        **{"label_noise": 0.4, "augment": "none", "stage": "search", "search_alg": "tpe"},
+        **{"scheduler": "asha 2 x 3", "config_sha": f"c{number}", "origin": "sampled"},
+        "config_json": json.dumps({"base": "sgd", "knobs": {"lr": lr, "momentum": 0.9}}),
+        **{"seed_init": 1, "seed_order": 1, "seed_split": 1, "seed_sampler": 1},
+        **{"budget_kind": "compute", "budget_max": 20.0, "state": state, "val_acc": val_acc},
+        **{"epochs_done": 1, "steps_done": 16, "see": 10.0, "fwd_samples": 1, "bwd_samples": 1},
+        **{"train_s": 1.0, "eval_s": 0.0, "data_s": 0.0, "wall_s": 1.0, "attempts": 1},
+        **{"epochs_repeated": 0, "started_at": NOW, "samtune_version": "0"},
+        "ended_at": NOW + datetime.timedelta(seconds=10 * (number + 1)),
+        **{"knob.lr": lr, "knob.momentum": 0.9},
+    }
+    return row | changes
+
+
+def repeat(bundle: int, test_acc: float | None, **changes: Any) -> dict[str, Any]:
+    row = {
+        **{"run": "r", "study": 0, "space": "sam", "variant": "sam", "base_optimizer": "sgd"},
+        **{"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "augment": "none"},
+        **{"budget_kind": "compute", "budget_max": 20.0, "source_trial_key": "k1"},
+        **{"config_sha": "c1", "rank_in_search": 0, "seed_bundle": bundle, "test_openings": 1},
+        **{"val_acc": 0.9, "test_acc": test_acc, "test_nll": 0.5, "test_ece": 0.1, "n_test": 500},
+        **{"see": 20.0, "train_s": 2.0, "state": "completed"},
+    }
+    return row | changes
+
+
+def folder(path: Path, trials: list[dict[str, Any]], repeats: list[dict[str, Any]]) -> Path:
+    path.mkdir()
+    knobs = {"lr": [0.1], "momentum": [0.9]}
+    tables.write(path / "trials.parquet", "trials", trials, knobs=knobs)
+    tables.write(path / "repeats.parquet", "repeats", repeats)
+    return path
+
+
+def test_one_row_a_space_from_its_repeats_alone(tmp_path: Path) -> None:
+    trials = [
+        trial(0, "completed", 0.90, origin="default"),
+        trial(1, "completed", 0.95),
+        trial(2, "pruned", 0.99),
+        trial(3, "diverged", None),
+    ]
+    repeats = [repeat(b, a) for b, a in enumerate([0.91, 0.93, 0.92])]
+    repeats += [repeat(3, None, state="diverged", val_acc=None, n_test=None)]
+    repeats += [repeat(9, 0.1, rank_in_search=1, source_trial_key="k0")]
+    row = records(leaderboard([folder(tmp_path / "r", trials, repeats)]))[0]
+    assert row["test_acc_mean"] == pytest.approx(0.92)
+    # t(0.975, 2) = 4.302653 by any table; s = 0.01
+    half = 4.302652729911275 * 0.01 / math.sqrt(3)
+    assert row["test_acc_lo"] == pytest.approx(0.92 - half)
+    assert row["test_acc_hi"] == pytest.approx(0.92 + half)
+    assert row["optimism"] == pytest.approx(0.95 - 0.90)
+    assert (row["repeats"], row["repeats_diverged"], row["test_openings"]) == (3, 1, 5)
+    assert (row["trials"], row["trials_completed"], row["trials_pruned"]) == (4, 2, 1)
+    assert row["best_val_acc"] == 0.95 and row["tuning_gain"] == pytest.approx(0.05)
+    assert row["search_see"] == 40 and row["see_per_run"] == 20 and row["search_wall_s"] == 40
+    assert json.loads(row["config_json"])["knobs"]["lr"] == pytest.approx(0.2)
+    assert row["n_knobs"] == 1 and json.loads(row["knobs_searched"]) == ["lr"]
+    assert row["test_binom_se"] == pytest.approx(math.sqrt(0.92 * 0.08 / 500))
+
+
+def test_rows_are_ranked_by_test_and_the_unconfirmed_come_last(tmp_path: Path) -> None:
+    other = {"run": "q", "space": "sgd", "variant": "sgd"}
+    good = folder(tmp_path / "r", [trial(1, "completed", 0.8)], [repeat(0, 0.7), repeat(1, 0.72)])
+    none = folder(tmp_path / "q", [trial(1, "completed", 0.99, **other)], [])
+    board = leaderboard([none, good])
+    assert list(board["variant"]) == ["sam", "sgd"] and list(board["rank"]) == [1, 2]
+    text = markdown(board)
+    assert "not confirmed" in text and "r/sam" in text and "71.00" in text
+    save(board, tmp_path / "leaderboard.parquet")
+    again = tables.read(tmp_path / "leaderboard.parquet", "leaderboard").to_pylist()
+    assert [row["test_acc_mean"] for row in again] == [pytest.approx(0.71), None]
+    assert len(cells(board)[0]) == len(cells(board)[1])
+
+
+def test_a_space_where_nothing_was_completed_still_has_a_row(tmp_path: Path) -> None:
+    board = leaderboard([folder(tmp_path / "r", [trial(0, "error", None)], [])])
+    row = records(board)[0]
+    assert row["trials_error"] == 1 and row["best_val_acc"] is None and row["optimism"] is None
+
+
+def test_an_interval_needs_two_values() -> None:
+    import pandas as pd
+
+    assert t_interval(pd.Series([0.5])) == (None, None)
+    assert t_interval(pd.Series([0.5, 0.5])) == (0.5, 0.5)

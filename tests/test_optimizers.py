@@ -1,0 +1,556 @@
+"""The exam that every registered variant takes, and the values of each from its paper.
+
+References: the equations in each variant's file; `reference.py` beside this one.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from dataclasses import dataclass
+
+import problems
+import pytest
+import reference
+import torch
+from problems import (
+    Zoo,
+    batches,
+    close,
+    loss_fn,
+    make,
+    norm_net,
+    perturbations,
+    plain_net,
+    seeded,
+    train,
+)
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from samtune.optimizers import (
+    BASES,
+    VARIANTS,
+    GradientOracle,
+    Variant,
+    knob,
+)
+
+every_variant = pytest.mark.parametrize("name", VARIANTS)
+every_pair = pytest.mark.parametrize(
+    ("name", "base"), [(n, b) for n, v in VARIANTS.items() for b in v.bases]
+)
+perturbing = pytest.mark.parametrize(
+    "name", [n for n, v in VARIANTS.items() if "rho" in v.knobs()]
+)
+
+
+# Agreement with torch and with the textbook.
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_base_variant_is_torch_bitwise(name):
+    mine, theirs = seeded(Zoo), seeded(Zoo)
+    data = batches(6)
+    torch.manual_seed(7)
+    train(make(name, mine), mine, data)
+    torch.manual_seed(7)
+    base = BASES[name].build(theirs.parameters(), **problems.BASE_KNOBS[name])
+    for x, y in data:
+        base.zero_grad()
+        loss_fn(theirs(x), y).mean().backward()
+        base.step()
+    assert torch.equal(problems.weights(mine), problems.weights(theirs))
+
+
+@perturbing
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+@pytest.mark.parametrize("net", [norm_net, Zoo])
+def test_rho_zero_is_the_base_bitwise(name, base, net):
+    if base not in VARIANTS[name].bases:
+        pytest.skip(f"{name} has no {base} base")
+    data = batches(6)
+    ends = []
+    for variant, knobs in ((name, {"rho": 0}), (base, {})):
+        model = seeded(net)
+        torch.manual_seed(7)
+        train(make(variant, model, base, **knobs), model, data)
+        ends.append(problems.weights(model))
+    assert torch.equal(*ends)
+
+
+TEXTBOOK = {
+    "sgd": ({}, reference.no_perturbation),
+    "adamw": ({}, reference.no_perturbation),
+    "sam": ({"rho": 0.1}, reference.sam(0.1)),
+    "asam": ({"rho": 0.5, "eta": 0.01}, reference.asam(0.5, 0.01, lambda n: "weight" in n)),
+    "asam all": (
+        {"rho": 0.4, "eta": 0.0, "normalize_bias": "all"},
+        reference.asam(0.4, 0.0, lambda n: True),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "base"),
+    [(c, b) for c in TEXTBOOK for b in VARIANTS[c.split()[0]].bases],
+)
+def test_textbook_over_100_steps(case, base):
+    knobs, perturb = TEXTBOOK[case]
+    data = batches(100) + batches(1, size=5)
+    fast, plain = seeded(Zoo), seeded(Zoo)
+    start = problems.weights(fast)
+
+    names = dict(fast.named_parameters())
+    decayed = {n: 0.01 for n, p in names.items() if p.ndim > 1}
+    groups = [
+        {"params": [names[n] for n in decayed], "weight_decay": 0.01},
+        {"params": [p for n, p in names.items() if n not in decayed], "weight_decay": 0.0},
+    ]
+    if base == "sgd":
+        settings = {"lr": 0.02, "momentum": 0.9, "nesterov": True}
+        textbook = reference.SGD(**settings, weight_decay=decayed)
+    else:
+        settings = {"lr": 1e-3, "beta1": 0.8, "eps": 1e-6}
+        textbook = reference.AdamW(**settings, weight_decay=decayed)
+    optimizer = VARIANTS[case.split()[0]](BASES[base].build(groups, **settings), **knobs)
+
+    torch.manual_seed(7)
+    train(optimizer, fast, data)
+    torch.manual_seed(7)
+    reference.train(plain, data, loss_fn, textbook, perturb)
+
+    expected = problems.weights(plain)
+    assert (expected - start).norm() > 0.1 * start.norm()
+    assert (problems.weights(fast) - expected).norm() <= 1e-12 * expected.norm()
+
+
+def test_every_variant_has_a_textbook():
+    assert {case.split()[0] for case in TEXTBOOK} == set(VARIANTS)
+
+
+# The exam.
+
+
+@every_variant
+def test_costs_what_theory_says(name):
+    model = seeded(norm_net)
+    optimizer = make(name, model)
+    for x, y in batches(2) + batches(1, size=5):
+        result = optimizer.step(GradientOracle(model, x, y, loss_fn))
+        assert (result.forward_samples, result.backward_samples) == tuple(
+            int(len(x) * passes) for passes in optimizer.passes
+        )
+    forward, backward = optimizer.passes
+    assert optimizer.see_per_epoch == (forward + 2 * backward) / 3
+
+
+@pytest.mark.parametrize(
+    ("name", "see"), [("sgd", 1.0), ("adamw", 1.0), ("sam", 2.0), ("asam", 2.0)]
+)
+def test_see_per_epoch(name, see):
+    assert make(name, seeded(plain_net)).see_per_epoch == see
+
+
+@every_variant
+def test_the_result_is_the_clean_pass(name):
+    model = seeded(norm_net)
+    [(x, y)] = batches(1)
+    expected = copy.deepcopy(model)(x)
+    result = make(name, model).step(GradientOracle(model, x, y, loss_fn))
+    assert torch.equal(result.outputs, expected.detach())
+    assert torch.equal(result.loss, loss_fn(expected, y).mean().detach())
+    assert result.loss.ndim == 0 and not result.loss.requires_grad
+    assert not result.outputs.requires_grad and not result.skipped
+
+
+@every_variant
+def test_lr_zero_leaves_the_weights(name):
+    model = seeded(Zoo)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    base = VARIANTS[name].bases[0]
+    optimizer = VARIANTS[name](BASES[base].build(model.parameters(), lr=0))
+    train(optimizer, model, batches(3))
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+@every_variant
+def test_storage_stays_and_no_gradient_is_left(name):
+    model = seeded(Zoo)
+    before = [p.data_ptr() for p in model.parameters()]
+    train(make(name, model), model, batches(2))
+    assert [p.data_ptr() for p in model.parameters()] == before
+    assert all(p.grad is None for p in model.parameters())
+
+
+class Boom(Zoo):
+    """Raises `error` in forward number `when`."""
+
+    def __init__(self, error=RuntimeError, when=1):
+        super().__init__()
+        self.error, self.when, self.calls = error, when, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == self.when:
+            super().forward(x)
+            raise self.error
+        return super().forward(x)
+
+
+@every_variant
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_in_the_last_pass_leaves_the_weights(name, error):
+    passes = make(name, seeded(plain_net)).passes[0]
+    model = seeded(lambda: Boom(error, when=int(passes)))
+    before = copy.deepcopy(dict(model.named_parameters()))
+    pointers = [p.data_ptr() for p in model.parameters()]
+    optimizer = make(name, model)
+    with pytest.raises(error):
+        train(optimizer, model, batches(1))
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert [p.data_ptr() for p in model.parameters()] == pointers
+    train(optimizer, model, batches(1))
+
+
+@every_pair
+def test_buffers_move_as_by_one_plain_step(name, base):
+    data = batches(1)
+    model, plain = seeded(norm_net), seeded(norm_net)
+    train(make(name, model, base), model, data)
+    plain(data[0][0])
+    for (n, mine), theirs in zip(model.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(mine, theirs), n
+    assert model[1].num_batches_tracked == 1
+
+
+@every_variant
+def test_an_assigned_buffer_moves_once(name):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls = self.calls + 1
+            return self.linear(x)
+
+    model = seeded(Counting)
+    train(make(name, model), model, batches(2))
+    assert model.calls == 2
+
+
+class Depth(nn.Module):
+    """Uses parameter `a` or `b` by turns, as stochastic depth may from pass to pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.a_weight = nn.Parameter(torch.randn(6, 3))
+        self.b_weight = nn.Parameter(torch.randn(6, 3))
+        self.both = nn.Linear(6, 3)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.both(x) + x @ (self.a_weight if self.calls % 2 else self.b_weight)
+
+
+@perturbing
+def test_a_parameter_with_a_gradient_in_one_pass_only(name):
+    model = seeded(Depth)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    optimizer = make(name, model)
+    seen = perturbations(optimizer)
+    train(optimizer, model, batches(1))
+    assert seen[0][0] is not None and seen[0][1] is None
+    assert torch.equal(model.a_weight, before["a_weight"])
+    assert not torch.equal(model.b_weight, before["b_weight"])
+
+
+@every_variant
+def test_frozen_and_unused_parameters_stay(name):
+    model = seeded(Zoo)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    train(make(name, model), model, batches(3))
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {n for n in before if not n.startswith(("frozen", "unused"))}
+
+
+@every_pair
+def test_two_groups_are_one(name, base):
+    ends = []
+    for split in (None, 3):
+        model = seeded(Zoo)
+        p = list(model.parameters())
+        groups = p if split is None else [{"params": p[:split]}, {"params": p[split:]}]
+        optimizer = VARIANTS[name](BASES[base].build(groups, **problems.BASE_KNOBS[base]))
+        torch.manual_seed(7)
+        train(optimizer, model, batches(4))
+        ends.append(problems.weights(model))
+    assert torch.equal(*ends)
+
+
+@every_pair
+def test_the_order_of_parameters_is_rounding(name, base):
+    ends = []
+    for step in (1, -1):
+        model = seeded(Zoo)
+        p = list(model.parameters())[::step]
+        optimizer = VARIANTS[name](BASES[base].build(p, **problems.BASE_KNOBS[base]))
+        torch.manual_seed(7)
+        train(optimizer, model, batches(4))
+        ends.append(problems.weights(model))
+    close(ends[1], ends[0])
+
+
+@every_variant
+def test_parameters_of_mixed_dtypes(name):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.double_ = nn.Linear(6, 8).double()
+            self.float_ = nn.Linear(8, 8)
+            self.half_ = nn.Linear(8, 3).bfloat16()
+
+        def forward(self, x):
+            return self.half_(self.float_(self.double_(x).float()).bfloat16()).float()
+
+    torch.manual_seed(0)
+    model = Mixed()
+    before = copy.deepcopy(dict(model.named_parameters()))
+    optimizer = make(name, model)
+    seen = perturbations(optimizer)
+    train(optimizer, model, batches(2))
+    assert all(p.dtype == before[n].dtype for n, p in model.named_parameters())
+    assert not any(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    if name == "sam":
+        norm = sum((e.double() ** 2).sum() for e in seen[0]).sqrt()
+        assert norm.item() == pytest.approx(0.05, rel=1e-3)
+
+
+@every_pair
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_resume_is_bitwise(name, base, cut):
+    data = batches(6)
+    whole = seeded(Zoo)
+    torch.manual_seed(7)
+    train(make(name, whole, base), whole, data)
+
+    first = seeded(Zoo)
+    optimizer = make(name, first, base)
+    torch.manual_seed(7)
+    train(optimizer, first, data[:cut])
+    file = io.BytesIO()
+    torch.save(
+        {"model": first.state_dict(), "optimizer": optimizer.state_dict()}
+        | {"random": torch.get_rng_state()},
+        file,
+    )
+    torch.manual_seed(99)
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    second = seeded(Zoo, seed=5)
+    second.load_state_dict(saved["model"])
+    optimizer = make(name, second, base)
+    optimizer.load_state_dict(saved["optimizer"])
+    torch.set_rng_state(saved["random"])
+    train(optimizer, second, data[cut:])
+    assert torch.equal(problems.weights(second), problems.weights(whole))
+
+
+@every_variant
+def test_loading_changes_the_groups_in_place(name):
+    model = seeded(plain_net)
+    optimizer = make(name, model)
+    groups, group = optimizer.base.param_groups, optimizer.base.param_groups[0]
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer.base, 0.5)
+    train(optimizer, model, batches(1))
+    saved = optimizer.state_dict()
+    kept = copy.deepcopy(saved)
+    scheduler.step()
+    optimizer.load_state_dict(saved)
+    assert optimizer.base.param_groups is groups and groups[0] is group
+    assert group["lr"] == saved["base"]["param_groups"][0]["lr"]
+    assert group["params"][0] is model[0].weight
+    train(optimizer, model, batches(2))
+    for key in ("base", "state"):
+        torch.testing.assert_close(saved[key], kept[key], rtol=0, atol=0)
+
+
+def test_loading_another_variants_state():
+    model = seeded(plain_net)
+    saved = make("sam", model).state_dict()
+    with pytest.raises(ValueError, match=r"saved by 'sam', and this is 'asam'"):
+        make("asam", model).load_state_dict(saved)
+    with pytest.raises(ValueError, match="saved by 'something else'"):
+        make("asam", model).load_state_dict(saved["base"])
+
+
+@every_variant
+def test_clip_bounds_the_descent(name):
+    base = VARIANTS[name].base_type
+    base = torch.optim.SGD if base is torch.optim.Optimizer else base
+    model = seeded(plain_net)
+    optimizer = VARIANTS[name](base(model.parameters(), lr=0.1, weight_decay=0), clip=1e-3)
+    norms = []
+    base_step = optimizer.base.step
+
+    def step():
+        norms.append(sum((p.grad**2).sum() for p in model.parameters()).sqrt())
+        base_step()
+
+    optimizer.base.step = step
+    train(optimizer, model, batches(1))
+    close(norms[0], 1e-3, rtol=1e-6)
+
+    wide, free = seeded(plain_net), seeded(plain_net)
+    train(make(name, wide, clip=1e6), wide, batches(3))
+    train(make(name, free), free, batches(3))
+    assert torch.equal(problems.weights(wide), problems.weights(free))
+
+
+@perturbing
+def test_rho_may_follow_a_schedule(name):
+    model, fixed = seeded(plain_net), seeded(plain_net)
+    optimizer, constant = make(name, model), make(name, fixed)
+    for i, batch in enumerate(batches(3)):
+        optimizer.rho = 0.1 * i
+        train(optimizer, model, [batch])
+        train(constant, fixed, [batch])
+    assert not torch.equal(problems.weights(model), problems.weights(fixed))
+
+
+# Launches.
+
+
+class Prescribed(GradientOracle):
+    """Hands out given gradients, so that what is counted is the variant's own."""
+
+    def grad(self, parameters, index=None):
+        self.forward_samples += len(self)
+        self.loss = self.outputs = torch.zeros(())
+        return [torch.ones_like(p) for p in parameters]
+
+
+class Counter(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.ops = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def launches(name: str, layers: int) -> list[str]:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(layers)))
+    optimizer = make(name, model)
+    x = torch.zeros(2, 2)
+
+    def step():
+        optimizer.step(Prescribed(model, x, x, loss_fn))
+
+    step()
+    with Counter() as counter:
+        step()
+    free = (
+        "aten.detach",
+        "aten.ones_like",
+        "aten.zeros.default",
+        "aten.empty",
+        "aten.promote",
+        "profiler",
+    )
+    return [op for op in counter.ops if not op.startswith(free)]
+
+
+@pytest.mark.parametrize(("name", "most"), [("sgd", 1), ("adamw", 2), ("sam", 9), ("asam", 13)])
+def test_launches_do_not_grow_with_the_net(name, most):
+    few, many = launches(name, 3), launches(name, 40)
+    assert few == many
+    assert len(many) <= most, many
+
+
+@perturbing
+def test_buffers_cost_a_few_launches(name):
+    counts = []
+    for layers in (2, 12):
+        model = seeded(lambda n=layers: nn.Sequential(*(nn.BatchNorm1d(6) for _ in range(n))))
+        optimizer = make(name, model)
+        with Counter() as counter:
+            train(optimizer, model, batches(1))
+        counts.append(sum("foreach_copy" in op for op in counter.ops))
+    # Two dtypes (statistics, counters), kept once and put back once.
+    assert counts == [4, 4]
+
+
+# The seam: what later variants need of it.
+
+
+@dataclass(eq=False, kw_only=True)
+class Seam(Variant):
+    """A running mean changed in place, reuse steps, and descent on half of the samples."""
+
+    name = "seam"
+    passes = (2.5, 1.5)
+    period: int = knob(2, low=1, doc="steps per refresh", source="-")
+
+    def direction(self, oracle):
+        t = self.state.get("t", 0)
+        self.state["t"] = t + 1
+        g = oracle.grad(self.parameters)
+        if t % self.period == 0:
+            clean = oracle.sample_losses
+            with self.perturbed([None if d is None else 0.1 * d for d in g]):
+                sharp = oracle.losses() - clean
+                g = oracle.grad(self.parameters, sharp.topk(len(oracle) // 2).indices)
+        if "mean" not in self.state:
+            self.state["mean"] = [None if d is None else torch.zeros_like(d) for d in g]
+        pairs = [(m, d) for m, d in zip(self.state["mean"], g, strict=True) if d is not None]
+        torch._foreach_lerp_([m for m, _ in pairs], [d for _, d in pairs], 0.1)
+        return [None if m is None else m.clone() for m in self.state["mean"]]
+
+
+def test_a_variant_with_state_and_changing_cost():
+    model = seeded(norm_net)
+    optimizer = Seam(BASES["sgd"].build(model.parameters()))
+    results = train(optimizer, model, batches(3))
+    assert [(r.forward_samples, r.backward_samples) for r in results] == [
+        (40, 24),
+        (16, 16),
+        (40, 24),
+    ]
+    assert all(r.outputs.shape == (16, 3) for r in results)
+    assert model[1].num_batches_tracked == 3
+
+
+def test_a_skipped_step_leaves_a_variants_state():
+    ends = []
+    for when in (None, 1, 2, 3):
+        model = seeded(norm_net)
+        optimizer = Seam(BASES["sgd"].build(model.parameters()))
+        train(optimizer, model, batches(2))
+        if when:
+            poison = problems.poisoned(when)
+            [(x, y)] = batches(1, seed=9)
+            oracle = GradientOracle(model, x, y, poison, check_finite=True)
+            assert optimizer.step(oracle).skipped
+        train(optimizer, model, batches(2, seed=3))
+        ends.append(problems.weights(model))
+    assert all(torch.equal(end, ends[0]) for end in ends)
+
+
+def test_a_variants_state_resumes():
+    ends = []
+    for cut in (0, 1, 2, 3):
+        model = seeded(norm_net)
+        optimizer = Seam(BASES["sgd"].build(model.parameters()))
+        train(optimizer, model, batches(4)[:cut])
+        saved = copy.deepcopy(optimizer.state_dict())
+        optimizer = Seam(BASES["sgd"].build(model.parameters()))
+        optimizer.load_state_dict(saved)
+        train(optimizer, model, batches(4)[cut:])
+        ends.append(problems.weights(model))
+    assert all(torch.equal(end, ends[0]) for end in ends)

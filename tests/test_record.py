@@ -1,0 +1,201 @@
+"""The record: what it refuses, what it keeps, and the tables made from it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samtune import tables
+from samtune.asha import Rungs, Verdict
+from samtune.export import export
+from samtune.record import Record, RunError
+from samtune.trial import Budget, Seeds, TrialConfig
+
+STUDY = {
+    "name": "sam",
+    "variant": "sam",
+    "base": "sgd",
+    "space": "samtune: 1\n",
+    "sha256": "0" * 64,
+    "settings": json.dumps(
+        {"search_alg": "tpe", "scheduler": "asha 2 x 3", "mode": "max", "trials": 3}
+    ),
+}
+CONFIG = TrialConfig(
+    trainable="trainables.vision:sam",
+    variant="sam",
+    base="sgd",
+    knobs={"lr": 0.1, "rho": 0.05, "nesterov": False},
+    task={"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "batch_size": 64},
+    budget=Budget("compute", 20.0),
+    seeds=Seeds(1, 1, 1),
+)
+
+
+def message(epoch: int, value: float, **metrics: float) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "used": 2.0 * epoch,
+        "metrics": {"val_acc": value, "see": 2.0 * epoch, "step": 16 * epoch, **metrics},
+        "checkpoint": None,
+        "checkpoint_sha256": None,
+        "facts": {"n_train": 1000, "device": "cpu"},
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../escape", "a/b", "/abs", "A", "a" * 65, "-x", "a\0b", "ü", "a..b"]
+)
+def test_a_hostile_name_is_refused(runs: Path, name: str) -> None:
+    for make in (lambda: Record.create(runs, name, [STUDY]), lambda: Record.open(runs, name)):
+        with pytest.raises(RunError, match="no name for a run") as caught:
+            make()
+        assert caught.value.exit_code == 2
+    assert not list(runs.parent.rglob("*.db"))
+
+
+def test_a_taken_name_is_refused_and_a_free_one_found(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]):
+        with pytest.raises(RunError, match="'mine' is taken") as caught:
+            Record.create(runs, "mine", [STUDY])
+        assert caught.value.exit_code == 4
+    names = [Record.create(runs, None, [STUDY]).name for _ in range(3)]
+    assert names == ["sam", "sam-2", "sam-3"]
+
+
+def test_an_unwritable_folder_and_a_missing_run_are_told(tmp_path: Path, runs: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*--runs") as caught:
+        Record.create(blocked / "runs", None, [STUDY])
+    assert caught.value.exit_code == 5
+    Record.create(runs, "mine", [STUDY])
+    with pytest.raises(RunError, match=r"no run 'yours'; runs in .*: mine") as caught:
+        Record.open(runs, "yours")
+    assert caught.value.exit_code == 2
+
+
+def test_one_writer_at_a_time(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as one, Record.open(runs, "mine") as two:
+        assert not two.is_locked()
+        with one.lock():
+            assert two.is_locked()
+            with pytest.raises(RunError, match="another process") as caught, two.lock():
+                pass
+            assert caught.value.exit_code == 4
+        with two.lock():
+            pass
+
+
+def test_a_report_is_on_disk_before_anyone_decides(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        trial = record.add_trial(0, "search", 0, "default", CONFIG)
+        attempt, permit = record.start_attempt(trial)
+        assert permit is None
+        seq = record.add_report(trial.trial, attempt, message(1, 0.5), "val_acc")
+        elsewhere = sqlite3.connect(record.folder / "sweep.db")
+        assert elsewhere.execute("SELECT seq, value FROM reports").fetchall() == [(seq, 0.5)]
+        assert elsewhere.execute("SELECT COUNT(*) FROM decisions").fetchone() == (0,)
+        record.add_decision(seq, Verdict("stop", 0, 2.0, 0.6))
+        (report,) = record.reports()
+        assert (report.decision, report.rung, report.cutoff) == ("stop", 0, 0.6)
+
+
+def test_an_opening_of_test_is_logged_before_the_repeat_runs(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        search = record.add_trial(0, "search", 0, "default", CONFIG)
+        repeat = record.add_trial(
+            0, "confirm", 0, "repeat", CONFIG, source=search.trial, rank=0, bundle=0
+        )
+        permits = [record.start_attempt(repeat)[1] for _ in range(2)]
+        assert [o["permit"] for o in record.openings()] == permits and None not in permits
+        assert [o["used_at"] for o in record.openings()] == [None, None]
+        record.add_report(repeat.trial, 1, message(1, 0.5, test_acc=0.9), "val_acc")
+        assert [o["used_at"] is None for o in record.openings()] == [True, False]
+
+
+def test_the_rungs_are_rebuilt_from_the_record(runs: Path) -> None:
+    live = Rungs(2, 3, 20)
+    with Record.create(runs, "mine", [STUDY]) as record:
+        for number, value in enumerate([0.5, math.nan, 0.7, 0.6, 0.8]):
+            trial = record.add_trial(0, "search", number, "sampled", CONFIG)
+            attempt, _ = record.start_attempt(trial)
+            for epoch in (1, 2, 3):
+                report = message(epoch, value)
+                seq = record.add_report(trial.trial, attempt, report, "val_acc")
+                verdict = live.judge(trial.trial, report["used"], value)
+                record.add_decision(seq, verdict)
+                if verdict.decision == "stop":
+                    break
+    rebuilt = Rungs(2, 3, 20)
+    with Record.open(runs, "mine") as record:
+        for row in record.reports():
+            verdict = rebuilt.judge(row.trial, row.used, row.value)
+            assert (verdict.decision, verdict.rung, verdict.cutoff) == (
+                row.decision,
+                row.rung,
+                row.cutoff,
+            )
+    assert vars(rebuilt) == vars(live)
+
+
+def test_tables_hold_what_the_record_holds(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        trial = record.add_trial(0, "search", 0, "default", CONFIG)
+        first, _ = record.start_attempt(trial)
+        record.add_report(trial.trial, first, message(1, 0.5), "val_acc")
+        record.add_report(trial.trial, first, message(2, 0.6), "val_acc")
+        second, _ = record.start_attempt(trial)
+        record.add_report(trial.trial, second, message(2, 0.65), "val_acc")
+        record.add_report(trial.trial, second, message(3, math.nan), "val_acc")
+        record.end_trial(trial.trial, "diverged", "non-finite", 1.5)
+        export(record)
+        row = tables.read(record.folder / "trials.parquet", "trials").to_pylist()[0]
+        curve = tables.read(record.folder / "curves.parquet", "curves").to_pylist()
+    assert row["state"] == "diverged" and row["val_acc"] is None and row["best_val_acc"] == 0.65
+    assert (row["attempts"], row["epochs_done"], row["epochs_repeated"]) == (2, 3, 1)
+    assert (row["knob.lr"], row["knob.rho"], row["knob.nesterov"]) == (0.1, 0.05, "False")
+    assert row["horizon_steps"] == 160
+    assert [(c["epoch"], c["attempt"], c["superseded"]) for c in curve] == [
+        (1, 0, False),
+        (2, 0, True),
+        (2, 1, False),
+        (3, 1, False),
+    ]
+
+
+def test_a_damaged_or_foreign_table_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "curves.parquet"
+    row = {"run": "x", "trial_key": "k", "stage": "search", "attempt": 0, "epoch": 1}
+    now = datetime.datetime.now(datetime.UTC)
+    rows = [row | {"used": float(k), "superseded": False, "reported_at": now} for k in range(2000)]
+    tables.write(path, "curves", rows)
+    written = tables.read(path, "curves").to_pylist()
+    assert len(written) == 2000
+    with pytest.raises(tables.TableError, match="holds curves/1"):
+        tables.read(path, "trials")
+    with pytest.raises(tables.TableError, match="no such file"):
+        tables.read(tmp_path / "trials.parquet", "trials")
+    whole = path.read_bytes()
+    for position in range(100, len(whole), len(whole) // 40):
+        flipped = bytearray(whole)
+        flipped[position] ^= 4
+        path.write_bytes(flipped)
+        try:
+            same = tables.read(path, "curves").to_pylist() == written
+        except tables.TableError:
+            continue
+        assert same, f"a flipped bit at {position} went unnoticed"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_null_where_none_may_be_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="run"):
+        tables.write(tmp_path / "curves.parquet", "curves", [{"epoch": 1}])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,284 @@
+"""Sweeps through real Ray Tune: what is run, recorded, stopped and confirmed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.leaderboard import leaderboard, records
+from samtune import tables
+from samtune.cluster import Cluster
+from samtune.export import export
+from samtune.live import QuietView
+from samtune.record import Record, TrialRow
+from samtune.space import SearchSpace
+from samtune.sweep import Confirm, Progress, Search, Stop, run_stage, rungs_of
+
+LAB = '''
+import os
+import samtune
+
+def quick(config):
+    """Reports lr as its accuracy for ten epochs, and misbehaves where `mode` says so."""
+    lr, mode = config.knobs["lr"], config.knobs.get("mode", "good")
+    if mode == "raise":
+        raise ValueError("the data set is upside down")
+    if mode == "silent":
+        return
+    if mode == "die":
+        os._exit(7)
+    for epoch in range(1, 11):
+        if mode == "nan" and epoch == 2:
+            samtune.report(epoch=epoch, val_acc=float("nan"))
+        if mode == "missing":
+            samtune.report(epoch=epoch, accuracy=0.5)
+        if mode == "none":
+            samtune.report(epoch=epoch, val_acc=None)
+        samtune.report(epoch=epoch, val_acc=lr + epoch / 1000)
+'''
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A user's own module in the user's own folder; its name is new to every worker."""
+    name = f"lab_{abs(hash(request.node.nodeid))}"
+    (tmp_path / f"{name}.py").write_text(LAB)
+    monkeypatch.chdir(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+    sys.path[:] = [path for path in sys.path if path != str(tmp_path)]
+
+
+def space_file(lab: str, knobs: str, name: str = "lab", **sections: str) -> Path:
+    sections = {
+        "budget": "{kind: epochs, per_trial: 10}",
+        "asha": "{grace: 2, factor: 3}",
+        **sections,
+    }
+    text = f"samtune: 1\ntrainable: {lab}:quick\nknobs:\n{knobs}\n"
+    text += "".join(f"{section}: {body}\n" for section, body in sections.items())
+    path = Path(f"{name}.yaml")
+    path.write_text(text)
+    return path
+
+
+def record_of(runs: Path, spaces: Sequence[SearchSpace], name: str = "run") -> Record:
+    settings = {"search_alg": "grid", "scheduler": "asha", "mode": "max", "trials": 0}
+    return Record.create(
+        runs,
+        name,
+        [
+            {
+                **{"name": s.name, "variant": s.variant, "base": s.base, "space": s.text},
+                **{"sha256": s.sha256, "settings": json.dumps(settings)},
+            }
+            for s in spaces
+        ],
+    )
+
+
+def sweep(
+    record: Record, spaces: Sequence[SearchSpace], on: Cluster, stop: Stop | None = None
+) -> Progress:
+    return run_stage(Search(record, spaces), record, on, QuietView(), stop or Stop())
+
+
+def by_mode(record: Record) -> dict[Any, TrialRow]:
+    return {trial.config.knobs["mode"]: trial for trial in record.trials()}
+
+
+def assert_rungs_replay(record: Record, spaces: Sequence[SearchSpace]) -> None:
+    """Every decision on record is the one that the reports before it lead to."""
+    rungs = [rungs_of(space) for space in spaces]
+    study = {trial.trial: trial.study for trial in record.trials("stage = 'search'")}
+    for report in record.reports():
+        if report.trial in study:
+            verdict = rungs[study[report.trial]].judge(report.trial, report.used, report.value)
+            assert (verdict.decision, verdict.rung, verdict.cutoff) == (
+                report.decision,
+                report.rung,
+                report.cutoff,
+            )
+
+
+def test_asha_prunes_the_poor_and_the_record_knows_why(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    grid = "  lr: {grid: [0.5, 0.4, 0.3, 0.2, 0.1, 0.6]}"
+    spaces = [SearchSpace.load(space_file(lab, grid, search="{method: grid}"))]
+    with record_of(runs, spaces) as record:
+        progress = sweep(record, spaces, two_slots)
+        trials = {trial.config.knobs["lr"]: trial for trial in record.trials()}
+        reports = Counter(report.trial for report in record.reports())
+        assert progress.states["completed"] + progress.states["pruned"] == 6
+        assert trials[0.5].state == trials[0.6].state == "completed"
+        assert reports[trials[0.5].trial] == 10
+        assert trials[0.1].state == "pruned" and reports[trials[0.1].trial] == 2
+        assert "rung 0" in (trials[0.1].reason or "")
+        assert trials[0.1].facts["hostname_hash"]
+        assert_rungs_replay(record, spaces)
+        assert [e["kind"] for e in record.events()] == ["search started", "search ended"]
+
+
+def test_misbehaving_trials_end_alone_and_say_why(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    knobs = "  lr: 0.5\n  mode: {grid: [raise, nan, silent, good, missing, none, die]}"
+    spaces = [SearchSpace.load(space_file(lab, knobs, search="{method: grid}"))]
+    with record_of(runs, spaces) as record:
+        sweep(record, spaces, two_slots)
+        trials = by_mode(record)
+        assert {mode: trial.state for mode, trial in trials.items()} == {
+            **{mode: "error" for mode in ("raise", "silent", "missing", "none", "die")},
+            **{"nan": "diverged", "good": "completed"},
+        }
+        reasons = {mode: trial.reason or "" for mode, trial in trials.items()}
+        assert "the data set is upside down" in reasons["raise"]
+        assert "without a report" in reasons["silent"]
+        assert "lacks 'val_acc'" in reasons["missing"]
+        assert "None, not a number" in reasons["none"]
+        assert "worker" in reasons["die"] or "actor" in reasons["die"].lower()
+        assert "epoch 2" in reasons["nan"]
+        judged = [r.trial for r in record.reports("rung IS NOT NULL")]
+        assert trials["nan"].trial not in judged and trials["good"].trial in judged
+        assert len(list(record.reports("trial = ?", trials["nan"].trial))) == 2
+        assert any("Traceback" in event["detail"] for event in record.events())
+
+
+def test_a_mistake_that_fails_every_trial_is_given_up_early(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    knobs = "  lr: {min: 0.1, max: 0.9}\n  mode: raise"
+    spaces = [SearchSpace.load(space_file(lab, knobs, search="{method: random}"))]
+    stop = Stop()
+    with record_of(runs, spaces) as record:
+        progress = sweep(record, spaces, two_slots, stop)
+        assert stop.gave_up and progress.ended < 10 < progress.total
+
+
+def test_a_stop_leaves_a_whole_record(two_slots: Cluster, runs: Path, lab: str) -> None:
+    stop = Stop()
+
+    class StopAtThird(QuietView):
+        def event(self, text: str) -> None:
+            if text.startswith("[3/"):
+                stop.request()
+
+    knobs = "  lr: {min: 0.1, max: 0.9}"
+    spaces = [SearchSpace.load(space_file(lab, knobs))]
+    with record_of(runs, spaces) as record:
+        run_stage(Search(record, spaces), record, two_slots, StopAtThird(), stop)
+        states = Counter(trial.state for trial in record.trials())
+        assert "running" not in states and 3 <= sum(states.values()) <= 5
+        assert all(trial.ended_at for trial in record.trials())
+        assert all(row["ended_at"] for row in record.attempts())
+        assert_rungs_replay(record, spaces)
+        assert record.events()[-1]["kind"] == "search stopped"
+
+
+def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
+    two_slots: Cluster, runs: Path
+) -> None:
+    small = [
+        *("budget.kind=epochs", "budget.per_trial=2", "budget.trials=2", "search.method=random"),
+        *("asha.grace=1", "confirm.seeds=2", "lr=0.05", "weight_decay=5e-4"),
+    ]
+    spaces = [SearchSpace.load("sgd", small), SearchSpace.load("sam", [*small, "rho=0"])]
+    with record_of(runs, spaces) as record:
+        sweep(record, spaces, two_slots)
+        # With nothing left to search the first trial is as good as the second and comes first.
+        confirm = Confirm(record, spaces, None, None)
+        run_stage(confirm, record, two_slots, QuietView(), Stop())
+        export(record)
+        assert_rungs_replay(record, spaces)
+        folder = record.folder
+        openings = record.openings()
+        assert len(openings) == 4 and all(opening["used_at"] for opening in openings)
+        assert not any(r.metrics.get("test_acc") for r in record.reports("trial <= 4"))
+        # Repeats already on record are not run again; more seeds add only what is missing.
+        assert Confirm(record, spaces, None, None).progress.total == 0
+        assert Confirm(record, spaces, None, 5).progress.total == 6
+        kept = {path.name for path in (folder / "checkpoints").iterdir()}
+        assert kept == {f"{t.trial:05d}" for t in record.trials("stage = 'confirm'")}
+
+    curves = defaultdict(list)
+    for row in tables.read(folder / "curves.parquet", "curves").to_pylist():
+        curves[row["trial_key"]].append([row[c] for c in ("train_loss", "val_loss", "val_acc")])
+    trials = tables.read(folder / "trials.parquet", "trials").to_pylist()
+    key = {row["variant"]: row["trial_key"] for row in trials if row["trial"] == 0}
+    assert len(curves[key["sgd"]]) == 2
+    assert curves[key["sgd"]] == curves[key["sam"]], "SAM with rho 0 is SGD, bit for bit"
+
+    repeats = tables.read(folder / "repeats.parquet", "repeats").to_pylist()
+    seen = {(row["variant"], row["seed_bundle"]): row for row in repeats}
+    assert len(seen) == 4
+    for bundle in (0, 1):
+        assert seen["sgd", bundle]["test_correct"] == seen["sam", bundle]["test_correct"]
+    rows = records(leaderboard([folder]))
+    assert [row["test_openings"] for row in rows] == [2, 2]
+    by_variant = {row["variant"]: row for row in rows}
+    assert by_variant["sgd"]["test_acc_mean"] == by_variant["sam"]["test_acc_mean"] > 0.3
+    assert by_variant["sam"]["see_per_run"] == 2 * by_variant["sgd"]["see_per_run"] == 4
+
+
+SHUFFLED = """
+import dataclasses
+import numpy as np
+import trainables.vision as vision
+
+def quick(config):
+    honest = vision.open_test
+
+    def shuffled(*arguments):
+        split = honest(*arguments)
+        order = np.random.default_rng(0).permutation(len(split.labels))
+        return dataclasses.replace(split, labels=split.labels[order])
+
+    vision.open_test = shuffled
+    try:
+        vision.sgd(config)
+    finally:
+        vision.open_test = honest
+
+for word in ("variant", "bases", "knobs", "task", "see_per_epoch"):
+    setattr(quick, word, getattr(vision.sgd, word))
+"""
+
+
+def test_the_leaderboard_reads_the_held_out_test_split(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    """With the test labels shuffled its accuracy is chance, and validation's is not."""
+    Path(f"{lab}.py").write_text(SHUFFLED)
+    path = space_file(lab, "  lr: 0.1", budget="{kind: epochs, per_trial: 6, trials: 1}")
+    spaces = [SearchSpace.load(path)]
+    with record_of(runs, spaces) as record:
+        sweep(record, spaces, two_slots)
+        run_stage(Confirm(record, spaces, None, 3), record, two_slots, QuietView(), Stop())
+        export(record)
+        row = records(leaderboard([record.folder]))[0]
+    assert row["repeats"] == 3 and row["val_acc_mean"] > 0.7
+    # 1500 draws at 10 %: six standard errors are 4.6 points.
+    assert abs(row["test_acc_mean"] - 0.1) < 0.046
+
+
+def test_a_stray_trainables_folder_is_not_what_workers_run(
+    two_slots: Cluster, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stray = tmp_path / "here" / "trainables"
+    stray.mkdir(parents=True)
+    (stray / "__init__.py").write_text("raise SystemExit('the stray one was imported')")
+    (stray / "vision.py").write_text("raise SystemExit('the stray one was imported')")
+    monkeypatch.chdir(stray.parent)
+    spaces = [SearchSpace.load("sgd", ["budget.per_trial=1", "budget.trials=2", "asha.grace=1"])]
+    with record_of(runs, spaces) as record:
+        sweep(record, spaces, two_slots)
+        assert [trial.state for trial in record.trials()] == ["completed"] * 2
+    shutil.rmtree(stray)

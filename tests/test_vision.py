@@ -1,0 +1,483 @@
+"""The one training loop: spends its budget exactly, resumes bitwise, never sees the test split."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray import cloudpickle
+
+from samtune.optimizers import GradientOracle
+from samtune.optimizers.variant import KnobError
+from samtune.trial import Budget, Seeds, TrialConfig, running
+from trainables import checkpoint, data, vision
+from trainables.evaluation import calibration_error
+from trainables.meter import Meter
+from trainables.models import MODELS, build
+from trainables.models.small_cnn import small_cnn
+
+ALL = (vision.sgd, vision.adamw, vision.sam, vision.asam)
+# Metrics that a clock or the operating system decides.
+MEASURED = {"train_s", "eval_s", "data_s", "peak_rss_mb", "peak_gpu_mb"}
+Report = dict[str, Any]
+
+
+class CutError(Exception):
+    """The worker dies here."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def config_of(trainable: vision.Vision, base: str = "sgd", **changes: Any) -> TrialConfig:
+    config = TrialConfig(
+        trainable=f"trainables.vision:{trainable.variant}",
+        variant=trainable.variant,
+        base=base,
+        knobs={"lr": 0.05 if base == "sgd" else 0.002},
+        task={"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "batch_size": 64},
+        budget=Budget("compute", 2),
+        seeds=Seeds(1, 2, 3),
+    )
+    return replace(config, **changes)
+
+
+def train(config: TrialConfig, cut_at: int | None = None) -> list[Report]:
+    reports: list[Report] = []
+
+    def send(report: Report) -> None:
+        reports.append(report)
+        if report["epoch"] == cut_at:
+            raise CutError
+
+    with running(config, send):
+        getattr(vision, config.variant)(config)
+    return reports
+
+
+def curve(reports: list[Report], *, without: frozenset[str] = frozenset()) -> list[Report]:
+    return [
+        {
+            "epoch": report["epoch"],
+            **{k: v for k, v in report["metrics"].items() if k not in MEASURED | without},
+        }
+        for report in reports
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "base", "epochs", "passes"),
+    [
+        (vision.sgd, "sgd", 4, 1),
+        (vision.adamw, "adamw", 4, 1),
+        (vision.sam, "sgd", 2, 2),
+        (vision.asam, "adamw", 2, 2),
+    ],
+)
+def test_a_compute_budget_is_spent_to_the_sample(
+    trainable: vision.Vision, base: str, epochs: int, passes: int
+) -> None:
+    reports = train(config_of(trainable, base, budget=Budget("compute", 4)))
+    assert [report["epoch"] for report in reports] == list(range(1, epochs + 1))
+    for epoch, report in enumerate(reports, start=1):
+        metrics = report["metrics"]
+        assert metrics["forward_samples"] == passes * epoch * 1000
+        assert metrics["backward_samples"] == passes * epoch * 1000
+        assert metrics["see"] == report["used"] == passes * epoch
+        # 15 batches of 64 and a last one of 40.
+        assert metrics["step"] == 16 * epoch
+        assert metrics["skipped_steps"] == 0
+    assert trainable.see_per_epoch({}, base) == passes
+
+
+@pytest.mark.parametrize("batch_size", [1000, 999, 333, 5000])
+def test_a_ragged_last_batch_is_trained_on(batch_size: int) -> None:
+    """Even one of a single image, which is less than half of a full step."""
+    config = config_of(vision.sgd)
+    reports = train(replace(config, task={**config.task, "batch_size": batch_size}))
+    assert [report["metrics"]["see"] for report in reports] == [1, 2]
+    assert reports[-1]["metrics"]["step"] == 2 * math.ceil(1000 / batch_size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_trial", "steps"),
+    # An SGD step of 64 costs 0.064 see: 0.53 see are 8.3 steps, 0.55 are 8.6.
+    [
+        ("compute", 0.53, 8),
+        ("compute", 0.55, 9),
+        ("compute", 1.5, 24),
+        ("compute", 1e-6, 1),
+        ("epochs", 0.5, 8),
+        ("epochs", 1.25, 20),
+        ("epochs", 2, 32),
+    ],
+)
+def test_a_budget_ends_at_the_nearest_step(kind: Any, per_trial: float, steps: int) -> None:
+    reports = train(config_of(vision.sgd, budget=Budget(kind, per_trial)))
+    assert reports[-1]["metrics"]["step"] == steps
+    assert reports[-1]["epoch"] == len(reports) == math.ceil(steps / 16)
+
+
+def test_a_budget_of_seconds_is_kept() -> None:
+    reports = train(config_of(vision.sgd, budget=Budget("seconds", 0.3)))
+    spent = [report["metrics"]["train_s"] for report in reports]
+    assert spent == sorted(spent)
+    assert 0.15 < spent[-1] < 3
+    assert reports[-1]["used"] == spent[-1]
+    assert reports[-1]["metrics"]["lr"] < 0.025, "the cosine runs over the seconds"
+    assert not reports[-1]["facts"]["deterministic"]
+
+
+@pytest.mark.parametrize("kind", ["compute", "epochs"])
+def test_the_learning_rate_follows_the_cosine(kind: Any) -> None:
+    reports = train(config_of(vision.sgd, budget=Budget(kind, 3)))
+    for report, step in zip(reports, (15, 31, 47), strict=True):
+        # The last step of an epoch starts with its 40 images to go, or with a 16th of it.
+        done = (step - 15) / 16 + (0.96 if kind == "compute" else 15 / 16)
+        expected = 0.05 * (1 + math.cos(math.pi * done / 3)) / 2
+        assert report["metrics"]["lr"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+@pytest.mark.parametrize("trainable", [vision.sam, vision.asam])
+def test_with_rho_0_the_curve_is_the_base_optimizers_bitwise(
+    trainable: vision.Vision, base: str
+) -> None:
+    budget = Budget("epochs", 3)
+    plain = config_of(getattr(vision, base), base, budget=budget)
+    flat = config_of(trainable, base, budget=budget, knobs={**plain.knobs, "rho": 0.0})
+    costs = frozenset({"rho", "see", "forward_samples", "backward_samples"})
+    assert curve(train(flat), without=costs) == curve(train(plain), without=costs)
+
+
+def test_equal_seeds_give_equal_curves_whatever_ran_before() -> None:
+    config = config_of(vision.sam)
+    first = curve(train(config))
+    torch.rand(7), np.random.rand(7), random.random()
+    train(config_of(vision.adamw, "adamw", seeds=Seeds(9, 9, 9)))
+    assert curve(train(config)) == first
+
+
+def test_each_epoch_takes_every_image_once_in_an_order_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[torch.Tensor] = []
+
+    def spy(model: Any, inputs: torch.Tensor, *rest: Any) -> GradientOracle:
+        taken.append(inputs)
+        return GradientOracle(model, inputs, *rest)
+
+    monkeypatch.setattr(vision, "GradientOracle", spy)
+    train(config_of(vision.sgd))
+    first, second = (
+        [image.numpy().tobytes() for batch in epoch for image in batch]
+        for epoch in (taken[:16], taken[16:])
+    )
+    assert len(set(first)) == len(first) == 1000
+    assert set(first) == set(second)
+    assert first != second
+
+
+@pytest.mark.parametrize("seeds", [Seeds(0, 2, 3), Seeds(1, 0, 3), Seeds(1, 2, 0)])
+def test_each_seed_matters(seeds: Seeds) -> None:
+    config = config_of(vision.sgd)
+    assert curve(train(replace(config, seeds=seeds))) != curve(train(config))
+
+
+@pytest.mark.parametrize(
+    ("trainable", "base"), [(t, base) for t in ALL for base in t.bases], ids=str
+)
+def test_a_resumed_trial_is_bitwise_one_that_never_stopped(
+    trainable: vision.Vision, base: str, tmp_path: Path
+) -> None:
+    epochs = 4
+    config = config_of(trainable, base, budget=Budget("epochs", epochs - 0.5))
+    whole = train(replace(config, checkpoint_dir=str(tmp_path / "whole")))
+    for cut_at in range(1, epochs + 1):
+        cut = replace(config, checkpoint_dir=str(tmp_path / f"cut-{cut_at}"))
+        with pytest.raises(CutError):
+            train(cut, cut_at)
+        checkpoint.seed_rng(1234)
+        after = train(cut)
+        assert curve(after) == curve(whole[cut_at - 1 :])
+        ours, theirs = (
+            checkpoint.load(Path(reports[-1]["checkpoint"])) for reports in (after, whole)
+        )
+        for part in ("model", "optimizer", "rng"):
+            assert_bitwise_equal(ours[part], theirs[part])
+
+
+@pytest.fixture
+def dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small CNN that draws from torch's global generator in each training pass."""
+
+    def with_dropout(in_shape: tuple[int, int, int], classes: int) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Dropout(0.3), small_cnn(in_shape, classes))
+
+    monkeypatch.setitem(MODELS, "small_cnn", with_dropout)
+
+
+@pytest.mark.usefixtures("dropout")
+def test_a_resumed_trial_draws_the_dropout_masks_it_would_have_drawn(tmp_path: Path) -> None:
+    config = config_of(vision.sam, budget=Budget("epochs", 3))
+    whole = curve(train(config))
+    checkpoint.seed_rng(99)
+    assert curve(train(config)) == whole, "equal seeds mean equal masks in a warm worker too"
+    cut = replace(config, checkpoint_dir=str(tmp_path))
+    with pytest.raises(CutError):
+        train(cut, cut_at=2)
+    checkpoint.seed_rng(1234)
+    assert curve(train(cut)) == whole[1:]
+
+
+@pytest.mark.parametrize("trainable", ALL, ids=lambda t: t.variant)
+def test_batch_norm_sees_each_step_once_and_no_evaluation(
+    trainable: vision.Vision, tmp_path: Path
+) -> None:
+    last = train(config_of(trainable, trainable.bases[0], checkpoint_dir=str(tmp_path)))[-1]
+    model = checkpoint.load(Path(last["checkpoint"]))["model"]
+    assert model["1.num_batches_tracked"] == last["metrics"]["step"] > 0
+
+
+def test_a_resume_from_a_damaged_checkpoint_starts_one_epoch_earlier(tmp_path: Path) -> None:
+    config = config_of(vision.sam, budget=Budget("epochs", 3), checkpoint_dir=str(tmp_path))
+    whole = curve(train(replace(config, checkpoint_dir=None)))
+    with pytest.raises(CutError):
+        train(config, cut_at=2)
+    file = tmp_path / "epoch-00002" / "state.pt"
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert curve(train(config)) == whole
+
+
+def test_the_checkpoint_lies_on_disk_when_its_report_is_sent(tmp_path: Path) -> None:
+    config = config_of(vision.sgd, checkpoint_dir=str(tmp_path))
+    seen = []
+
+    def send(report: Report) -> None:
+        saved = checkpoint.verify(Path(report["checkpoint"]))
+        assert saved.sha256 == report["checkpoint_sha256"]
+        assert checkpoint.latest(tmp_path) == saved.path
+        seen.append(report["epoch"])
+
+    with running(config, send):
+        vision.sgd(config)
+    assert seen == [1, 2]
+
+
+def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
+    config = config_of(vision.sgd, checkpoint_dir=str(tmp_path))
+    train(config)
+    other = replace(config, knobs={"lr": 0.1}, seeds=Seeds(8, 2, 3))
+    with pytest.raises(
+        checkpoint.CheckpointError,
+        match=r"knobs\.lr is 0\.05 there and 0\.1 here; seeds\.init is 1 there and 8 here",
+    ):
+        train(other)
+
+
+@pytest.mark.parametrize("trainable", [vision.sgd, vision.sam], ids=lambda t: t.variant)
+def test_a_diverged_trial_ends_with_its_first_non_finite_report(
+    trainable: vision.Vision, tmp_path: Path
+) -> None:
+    config = config_of(
+        trainable,
+        knobs={"lr": 1e30},
+        budget=Budget("epochs", 5),
+        checkpoint_dir=str(tmp_path),
+        test_permit="a test",
+    )
+    reports = train(config)
+    *before, last = reports
+    assert len(reports) < 5
+    assert not math.isfinite(last["metrics"]["train_loss"] + last["metrics"]["val_loss"])
+    assert all(math.isfinite(report["metrics"]["train_loss"]) for report in before)
+    assert last["checkpoint"] is None
+    assert "test_acc" not in last["metrics"]
+
+
+def test_a_search_trial_never_opens_the_test_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the test split was opened")
+
+    monkeypatch.setattr(vision, "open_test", refuse)
+    reports = train(config_of(vision.sgd))
+    assert not [name for report in reports for name in report["metrics"] if "test" in name]
+    with pytest.raises(AssertionError, match="was opened"):
+        train(config_of(vision.sgd, test_permit="a test"))
+
+
+def test_a_confirmed_trial_opens_the_test_split_once_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened = []
+
+    def counted(task: Any, seed: int, permit: str | None) -> data.Split:
+        opened.append((seed, permit))
+        return data.open_test(task, seed, permit)
+
+    monkeypatch.setattr(vision, "open_test", counted)
+    config = config_of(vision.sam, test_permit="p-1", checkpoint_dir=str(tmp_path))
+    *before, last = train(replace(config, budget=Budget("compute", 10)))
+    assert opened == [(3, "p-1")]
+    assert not [name for report in before for name in report["metrics"] if "test" in name]
+    metrics = last["metrics"]
+    assert metrics["n_test"] == 500
+    assert metrics["test_acc"] == metrics["test_correct"] / 500
+    assert metrics["test_loss"] == metrics["test_nll"] > 0
+    assert 0 <= metrics["test_ece"] <= 1
+    again = train(replace(config, budget=Budget("compute", 10)))
+    assert len(opened) == 1, "a finished trial reports again and opens nothing"
+    assert curve(again) == curve([last])
+
+
+def test_it_learns() -> None:
+    """Well above chance on clean validation labels, from noisy training labels."""
+    last = train(config_of(vision.sgd, budget=Budget("compute", 5)))[-1]["metrics"]
+    assert last["val_acc"] > 0.7
+    # 64 % of the training labels are right, and few of the wrong ones are learnt so soon.
+    assert last["train_acc"] < 0.75
+
+
+def test_a_report_holds_what_the_record_asks_for() -> None:
+    report = train(config_of(vision.sam))[0]
+    assert set(report["metrics"]) == MEASURED | {
+        "step",
+        "see",
+        "forward_samples",
+        "backward_samples",
+        "skipped_steps",
+        "lr",
+        "rho",
+        "train_loss",
+        "train_acc",
+        "val_loss",
+        "val_acc",
+    }
+    assert report["facts"] == {
+        "n_train": 1000,
+        "n_val": 297,
+        "n_params": 19258,
+        "device": "cpu",
+        "threads": 1,
+        "data_sha256": data.DIGITS_SHA256,
+        "torch_version": str(torch.__version__),
+        "deterministic": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"knobs": {"lr": 0.1, "roh": 1.0}}, "roh; did you mean rho"),
+        ({"knobs": {"lr": -1.0}}, "lr is -1"),
+        ({"task": {"dataset": "digit"}}, "did you mean digits"),
+        ({"task": {"model": "resnet"}}, "model is 'resnet'; it must be small_cnn"),
+        ({"task": {"batchsize": 64}}, "did you mean batch_size"),
+        ({"task": {"label_noise": 2.0}}, "label_noise is 2"),
+        ({"task": {"batch_size": 0}}, "batch_size is 0"),
+        ({"base": "adam"}, "did you mean adamw"),
+        ({"variant": "asam"}, "runs sam, not 'asam'"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused_before_training(
+    change: dict[str, Any], message: str
+) -> None:
+    reports: list[Report] = []
+    config = replace(config_of(vision.sam), **change)
+    with running(config, reports.append), pytest.raises(ValueError, match=message):
+        vision.sam(config)
+    assert not reports
+
+
+def test_sgd_has_no_rho() -> None:
+    with pytest.raises(KnobError, match="sgd on sgd has no knob rho"):
+        train(config_of(vision.sgd, knobs={"lr": 0.1, "rho": 0.05}))
+
+
+@pytest.mark.parametrize("trainable", ALL, ids=lambda t: t.variant)
+def test_a_trainable_declares_its_words_and_pickles_by_reference(
+    trainable: vision.Vision,
+) -> None:
+    assert getattr(vision, trainable.variant) is trainable
+    assert pickle.loads(pickle.dumps(trainable)) is trainable
+    assert cloudpickle.loads(cloudpickle.dumps(trainable)) is trainable
+    assert len(cloudpickle.dumps(trainable)) < 200
+    for base in trainable.bases:
+        assert "lr" in trainable.knobs(base)
+        assert ("rho" in trainable.knobs(base)) == (trainable.variant in {"sam", "asam"})
+    assert set(trainable.task) == {"dataset", "model", "label_noise", "batch_size"}
+    for knob in trainable.task.values():
+        assert knob.check(knob.default) == knob.default
+
+
+def test_a_model_is_drawn_from_its_seed_alone() -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    models = [build("small_cnn", (1, 8, 8), 10, seed) for seed in (4, 4, 5)]
+    assert torch.equal(torch.get_rng_state(), before)
+    first, again, other = (model.state_dict() for model in models)
+    assert_bitwise_equal(first, again)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+    with pytest.raises(ValueError, match="did you mean small_cnn"):
+        build("smal_cnn", (1, 8, 8), 10, 0)
+
+
+@pytest.mark.parametrize("in_shape", [(1, 8, 8), (3, 32, 32), (3, 37, 53)])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_model_takes_images_of_any_size(name: str, in_shape: tuple[int, int, int]) -> None:
+    model = build(name, in_shape, 7, 0)
+    assert model(torch.zeros(2, *in_shape)).shape == (2, 7)
+
+
+def test_calibration_error_of_known_cases() -> None:
+    sure_and_right = torch.eye(3)
+    assert calibration_error(sure_and_right, torch.arange(3)) == 0
+    assert calibration_error(sure_and_right, torch.tensor([1, 2, 0])) == 1
+    # Four predictions at 0.75 of which three are right, two at 0.6 of which none is.
+    probabilities = torch.tensor([[0.75, 0.25]] * 4 + [[0.4, 0.6]] * 2)
+    labels = torch.tensor([0, 0, 0, 1, 0, 0])
+    assert calibration_error(probabilities, labels) == pytest.approx(2 / 6 * 0.6, abs=1e-7)
+    # In one bin the errors of the two groups cancel in part: mean confidence 0.7, accuracy 0.5.
+    assert calibration_error(probabilities, labels, bins=1) == pytest.approx(0.2, abs=1e-7)
+
+
+def test_a_meter_foresees_costs_that_depend_on_the_data() -> None:
+    meter = Meter(Budget("compute", 1), n_train=100, batch_size=10)
+    meter.step, meter.samples = 8, 80
+    meter.forward_samples, meter.backward_samples = 120, 80
+    # A step has cost 35 passes of 10 samples; 300 make the budget and 280 are spent.
+    assert meter.see == pytest.approx(280 / 300)
+    assert not meter.finished()
+    meter.forward_samples += 3
+    assert meter.finished()
+
+
+def assert_bitwise_equal(ours: Any, theirs: Any) -> None:
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_bitwise_equal(ours[key], theirs[key])
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs)
+        for our, their in zip(ours, theirs, strict=True):
+            assert_bitwise_equal(our, their)
+    else:
+        assert ours == theirs

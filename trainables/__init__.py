@@ -1,0 +1,21 @@
+"""What runs inside a trial. A trainable is any callable that keeps this contract.
+
+    trainable(config: samtune.TrialConfig) -> None
+
+It trains with exactly what `config` says (variant, base optimizer, knobs, task, budget, seeds) and
+calls `samtune.report(epoch=..., val_acc=..., see=..., ...)` once an epoch, after that epoch's
+checkpoint is on disk. A checkpoint it finds in `config.checkpoint_dir` is its own, from before an
+interruption, and it goes on from there. It ends by returning: when the budget is spent, or after
+the first report with a non-finite loss. Any exception makes this one trial an error.
+
+What a space file may say about it is read from these attributes:
+
+    variant: str                          name of the optimizer variant
+    bases: tuple[str, ...]                base optimizers it takes, the default first
+    knobs(base) -> dict[str, Knob]        every word allowed under `knobs:`
+    task: dict[str, Knob]                 every word allowed under `task:`
+    see_per_epoch(knobs, base) -> float   cost of an epoch in SGD-epoch equivalents, by theory
+
+It must pickle by reference, as a module's function does. `trainables.vision` has the shipped
+ones; a space names another by its dotted path, `trainable: my_package.my_module:my_trainable`.
+"""

