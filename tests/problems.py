@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samtune.optimizers import BASES, VARIANTS, GradientOracle, StepResult, Variant
+from samtune.optimizers import BASES, VARIANTS, GradientOracle, Perturbing, StepResult, Variant
 
 loss_fn = nn.CrossEntropyLoss(reduction="none")
 
@@ -78,6 +78,50 @@ def batches(count: int, size: int = 16, seed: int = 1) -> list[tuple[Tensor, Ten
     ]
 
 
+PERTURBING = [n for n, v in VARIANTS.items() if issubclass(v, Perturbing)]
+PERTURBING_AT_ONCE = [n for n in PERTURBING if n != "momentum_sam"]
+"""Those that need no momentum for it, which the first step does not have."""
+
+ACTS_WITH: dict[str, dict[str, object]] = {
+    "rho_min": {"rho_schedule": "linear"},
+    "m": {"m": 8},
+    "bayesian_sam.beta1": {"beta1": 0.5},
+    "bayesian_sam.beta2": {"beta2": 0.5},
+    "bayesian_sam.m": {"m": 2},
+    "esam.beta": {"beta": 0.8},
+    "esam.gamma": {"gamma": 0.8},
+    "friendly_sam.lambda_": {"lambda_": 0.5},
+    "wsam.gamma": {"gamma": 0.5},
+    "vasso.theta": {"theta": 0.5},
+    "unified_sam.lambda_": {"lambda_": 1.0},
+    "ae_sam.delta": {"delta": 0.0, "lambda_1": 3.0, "lambda_2": 3.0},
+    "ae_sam.lambda_1": {"lambda_1": 100.0},
+    "sparse_sam.sparsity": {"sparsity": 0.9},
+    "sparse_sam.drop_rate": {"drop_rate": 1.0, "update_freq": 1},
+    "sparse_sam.update_freq": {"update_freq": 1},
+    "gam.alpha": {"alpha": 0.9},
+    "gam.beta": {"beta": 0.9},
+    "k_sam.kept": {"kept": 1.0},
+    "lookbehind_sam.alpha": {"alpha": 1.0},
+}
+"""By "knob" or "variant.knob", for one that needs others to act: those. Under its own name it
+gives the value to compare the default with, where the test's own guess does not do."""
+
+EXAM: dict[str, dict[str, object]] = {"look_sam": {"k": 2}, "look_layer_sam": {"k": 2}}
+"""Knobs for short tests, where the default does not act soon enough."""
+
+UNSELECTIVE: dict[str, dict[str, object]] = {
+    "esam": {"beta": 1.0, "gamma": 1.0},
+    "k_sam": {"kept": 1.0},
+    "lookbehind_sam": {"k": 1, "alpha": 1.0},
+    "sparse_sam": {"sparsity": 0.0},
+    "bayesian_sam": {"m": 1},
+}
+"""Knobs at which a variant takes all weights and all samples, and one step of its base."""
+
+DATA_DEPENDENT = {"ae_sam"}
+"""Variants whose cost is an expectation."""
+
 BASE_KNOBS = {
     "sgd": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
     "adamw": {"lr": 1e-3, "weight_decay": 1e-2},
@@ -86,15 +130,40 @@ BASE_KNOBS = {
 
 def make(name: str, model: nn.Module, base: str | None = None, **knobs: object) -> Variant:
     """A registered variant over all parameters of the model, with an ordinary base."""
+    return over(list(model.parameters()), name, base, **knobs)
+
+
+def over(parameters: list, name: str, base: str | None = None, **knobs: object) -> Variant:
+    """The same over given parameters or groups; `lr` goes to whoever has it."""
     variant = VARIANTS[name]
+    knobs = {**EXAM.get(name, {}), **knobs}
+    if not variant.bases:
+        return variant(parameters, **{"n_data": 1000, "lr": 0.05, **knobs})
     base = base or variant.bases[0]
-    return variant(BASES[base].build(model.parameters(), **BASE_KNOBS[base]), **knobs)
+    settings = dict(BASE_KNOBS[base])
+    if "lr" in knobs:
+        settings["lr"] = knobs.pop("lr")
+    return variant(BASES[base].build(parameters, **settings), **knobs)
+
+
+PAIRS = [(n, b) for n, v in VARIANTS.items() for b in v.bases or (None,)]
+"""Each variant with each of its bases; None where it is its own."""
 
 
 def train(
-    variant: Variant, model: nn.Module, data: list[tuple[Tensor, Tensor]], **options: object
+    variant: Variant,
+    model: nn.Module,
+    data: list[tuple[Tensor, Tensor]],
+    start: int = 0,
+    of: int | None = None,
+    **options: object,
 ) -> list[StepResult]:
-    return [variant.step(GradientOracle(model, x, y, loss_fn, **options)) for x, y in data]
+    """Steps from number `start` in a schedule of `of`, by default all of it."""
+    results = []
+    for i, (x, y) in enumerate(data):
+        variant.set_progress((start + i) / (of or len(data)))
+        results.append(variant.step(GradientOracle(model, x, y, loss_fn, **options)))
+    return results
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -104,15 +173,24 @@ def weights(model: nn.Module) -> Tensor:
 
 def poisoned(when: int) -> Callable[[Tensor, Tensor], Tensor]:
     """A loss function whose call number `when` (from 1) is infinite, in value and gradient."""
-    calls = 0
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
+        loss.sizes.append(len(outputs))
         each = F.cross_entropy(outputs, targets, reduction="none")
-        return each * float("inf") if calls == when else each
+        return each * float("inf") if len(loss.sizes) == when else each
 
+    loss.sizes = []
     return loss
+
+
+def passes_of_the_first_step(name: str) -> tuple[int, int]:
+    """How many forward and backward passes there are in it, of any size."""
+    model = seeded(plain_net)
+    counting, backwards = poisoned(0), []
+    model[0].weight.register_hook(backwards.append)
+    [(x, y)] = batches(1)
+    make(name, model).step(GradientOracle(model, x, y, counting))
+    return len(counting.sizes), len(backwards)
 
 
 def on_q(variant: Variant, model: nn.Module, count: int = 1, scale: float = 1.0) -> None:

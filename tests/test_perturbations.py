@@ -22,9 +22,8 @@ from torch import nn
 
 from samtune.optimizers import ASAM, SAM, VARIANTS, GradientOracle
 
-perturbing = pytest.mark.parametrize(
-    "name", [n for n, v in VARIANTS.items() if "rho" in v.knobs()]
-)
+UNNORMALISED = {"fisher_sam", "unified_sam", "momentum_sam", "gam"}
+"""Perturb further where the gradient is larger, by their equations; or by no gradient at all."""
 
 # Values on Q: rho 0.5, lr 0.1.
 
@@ -124,12 +123,12 @@ def test_asam_perturbs_by_rho_relative_to_the_weights(normalize_bias):
     close(square.sqrt(), 0.7, rtol=1e-11)
 
 
-@perturbing
+@pytest.mark.parametrize("name", [n for n in problems.PERTURBING if n not in UNNORMALISED])
 def test_the_scale_of_the_loss_does_not_matter(name):
     found = []
     for scale in (1.0, 1000.0):
         model = Quadratic()
-        optimizer = make(name, model, rho=0.5)
+        optimizer = make(name, model, **{VARIANTS[name].radius_knob: 0.5})
         found.append(perturbations(optimizer))
         on_q(optimizer, model, scale=scale)
     close(found[1][0][0], found[0][0][0])

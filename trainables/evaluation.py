@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +28,27 @@ def evaluate(model: nn.Module, split: Split, normalise: Normaliser) -> dict[str,
     logits = _logits(model, split.images, normalise)
     loss = F.cross_entropy(logits, split.labels)
     accuracy = (logits.argmax(dim=1) == split.labels).double().mean()
+    return {"loss": loss.item(), "acc": accuracy.item()}
+
+
+def evaluate_samples(
+    model: nn.Module,
+    split: Split,
+    normalise: Normaliser,
+    sampled_weights: Callable[[int], AbstractContextManager[None]],
+    samples: int = 32,
+) -> dict[str, float]:
+    """`loss` and `acc` of the mean of the class probabilities at `samples` draws of weights.
+
+    32 is what the authors of bSAM average.
+    """
+    total: Tensor | float = 0.0
+    for sample in range(samples):
+        with sampled_weights(sample):
+            total = total + _logits(model, split.images, normalise).softmax(dim=1)
+    mean = torch.as_tensor(total) / samples
+    loss = F.nll_loss(mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), split.labels)
+    accuracy = (mean.argmax(dim=1) == split.labels).double().mean()
     return {"loss": loss.item(), "acc": accuracy.item()}
 
 

@@ -72,9 +72,14 @@ class Meter:
                 return self.train_s
 
     @property
+    def progress(self) -> float:
+        """The share of the budget that is spent: 0 at the start, about 1 at the end."""
+        return self.spent / self.budget.per_trial
+
+    @property
     def cosine(self) -> float:
         """The share of the full learning rate due now: 1 at the start, 0 when all is spent."""
-        return (1 + math.cos(math.pi * self.spent / self.budget.per_trial)) / 2
+        return (1 + math.cos(math.pi * self.progress)) / 2
 
     def counters(self) -> dict[str, int | float]:
         """All but the configuration; `dataclasses.replace(meter, **counters)` resumes."""

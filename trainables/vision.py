@@ -22,12 +22,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samtune.optimizers import ASAM, BASES, SAM, SGD, AdamW, GradientOracle, Knob, Variant
+from samtune.optimizers import (
+    AESAM,
+    ASAM,
+    BASES,
+    CRSAM,
+    ESAM,
+    GAM,
+    GSAM,
+    KSAM,
+    SAM,
+    SGD,
+    WSAM,
+    AdamW,
+    BayesianSAM,
+    FisherSAM,
+    FriendlySAM,
+    GradientOracle,
+    Knob,
+    LookbehindSAM,
+    LookLayerSAM,
+    LookSAM,
+    MomentumSAM,
+    Perturbing,
+    SparseSAM,
+    StableSAM,
+    UnifiedSAM,
+    Variant,
+    VaSSO,
+)
 from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value, report
 from trainables import checkpoint
 from trainables.data import DATASETS, Split, load, open_test
-from trainables.evaluation import Normaliser, evaluate, evaluate_test
+from trainables.evaluation import Normaliser, evaluate, evaluate_samples, evaluate_test
 from trainables.meter import Meter
 from trainables.models import MODELS, build
 
@@ -90,7 +118,12 @@ class Vision:
         return vision, (self.variant_class,)
 
     def knobs(self, base: str) -> dict[str, Knob]:
-        """The variant's knobs and its base optimizer's. Raises KnobError for another base."""
+        """The variant's knobs and its base optimizer's. Raises KnobError for another base.
+
+        A variant that is an optimizer of its own has no bases, and takes any word for one.
+        """
+        if not self.bases:
+            return self.variant_class.knobs()
         if base not in self.bases:
             raise KnobError(
                 f"{self.variant} has no base optimizer {base!r}{nearest(base, self.bases)} "
@@ -119,12 +152,16 @@ class Vision:
         knobs = _complete(config.knobs, self.knobs(base), f"{self.variant} on {base}")
         task = _complete(config.task, self.task, "the task")
         config = dataclasses.replace(config, knobs=knobs, task=task)
-        _Trial(config, lambda model: self._optimizer(model, base, knobs)).run()
+        _Trial(config, lambda model, n: self._optimizer(model, n, config)).run()
 
-    def _optimizer(self, model: nn.Module, base: str, values: Mapping[str, Value]) -> Variant:
-        of_base = {name: values[name] for name in BASES[base].knobs}
+    def _optimizer(self, model: nn.Module, n_data: int, config: TrialConfig) -> Variant:
+        values = config.knobs
         own: dict[str, Any] = {name: values[name] for name in self.variant_class.knobs()}
-        return self.variant_class(BASES[base].build(model.parameters(), **of_base), **own)
+        own["seed"] = config.seeds.order
+        if issubclass(self.variant_class, BayesianSAM):
+            return self.variant_class(model.parameters(), n_data=n_data, **own)
+        of_base = {name: values[name] for name in BASES[config.base].knobs}
+        return self.variant_class(BASES[config.base].build(model.parameters(), **of_base), **own)
 
 
 @cache
@@ -137,13 +174,31 @@ sgd = vision(SGD)
 adamw = vision(AdamW)
 sam = vision(SAM)
 asam = vision(ASAM)
+esam = vision(ESAM)
+gsam = vision(GSAM)
+fisher_sam = vision(FisherSAM)
+bayesian_sam = vision(BayesianSAM)
+friendly_sam = vision(FriendlySAM)
+look_sam = vision(LookSAM)
+look_layer_sam = vision(LookLayerSAM)
+wsam = vision(WSAM)
+momentum_sam = vision(MomentumSAM)
+vasso = vision(VaSSO)
+stable_sam = vision(StableSAM)
+unified_sam = vision(UnifiedSAM)
+ae_sam = vision(AESAM)
+sparse_sam = vision(SparseSAM)
+cr_sam = vision(CRSAM)
+gam = vision(GAM)
+k_sam = vision(KSAM)
+lookbehind_sam = vision(LookbehindSAM)
 
 
 class _Trial:
     """One run of the loop; `config` is complete and checked."""
 
     def __init__(
-        self, config: TrialConfig, make_optimizer: Callable[[nn.Module], Variant]
+        self, config: TrialConfig, make_optimizer: Callable[[nn.Module, int], Variant]
     ) -> None:
         self.config = config
         self.threads = max(1, int(config.cpus))
@@ -163,8 +218,8 @@ class _Trial:
         self.model = build(
             str(config.task["model"]), (channels, height, width), data.classes, config.seeds.init
         ).to(self.device)
-        self.optimizer = make_optimizer(self.model)
         n_train = len(data.train.labels)
+        self.optimizer = make_optimizer(self.model, n_train)
         self.meter = Meter(config.budget, n_train, min(int(config.task["batch_size"]), n_train))
 
     def run(self) -> None:
@@ -197,6 +252,7 @@ class _Trial:
             annealed = lr * meter.cosine
             for group in self.optimizer.base.param_groups:
                 group["lr"] = annealed
+            self.optimizer.set_progress(meter.progress, meter.cosine)
             result = self.optimizer.step(GradientOracle(self.model, inputs, labels, cross_entropy))
             loss += result.loss * len(index)
             correct += (result.outputs.argmax(dim=1) == labels).sum()
@@ -219,18 +275,30 @@ class _Trial:
     def _validate(self) -> dict[str, float]:
         started = perf_counter()
         metrics = evaluate(self.model, self.val, self.normalise)
+        if isinstance(self.optimizer, BayesianSAM) and self.meter.finished():
+            # As dear as 32 evaluations, so only once.
+            sampled = evaluate_samples(
+                self.model, self.val, self.normalise, self.optimizer.sampled_weights
+            )
+            metrics |= {f"{name}_sampled": value for name, value in sampled.items()}
         self.meter.eval_s += perf_counter() - started
         return {f"val_{name}": value for name, value in metrics.items()}
 
     def _test(self) -> dict[str, float]:
         started = perf_counter()
         split = open_test(self.config.task, self.config.seeds.split, self.config.test_permit)
-        metrics = evaluate_test(self.model, self._resident(split), self.normalise)
+        split = self._resident(split)
+        metrics = evaluate_test(self.model, split, self.normalise)
+        if isinstance(self.optimizer, BayesianSAM):
+            sampled = evaluate_samples(
+                self.model, split, self.normalise, self.optimizer.sampled_weights
+            )
+            metrics |= {f"test_{name}_sampled": value for name, value in sampled.items()}
         self.meter.eval_s += perf_counter() - started
         return metrics
 
     def _costs(self) -> dict[str, float]:
-        meter, rho = self.meter, self.config.knobs.get("rho")
+        meter, rho = self.meter, self._rho()
         # Kilobytes on Linux, bytes on macOS; of the process, so of its earlier trials too.
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         on_gpu = self.device.type == "cuda"
@@ -245,8 +313,15 @@ class _Trial:
             "data_s": meter.data_s,
             "peak_rss_mb": rss / (2**20 if sys.platform == "darwin" else 2**10),
             "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else 0.0,
-            **({} if rho is None else {"rho": float(rho)}),
+            **({} if rho is None else {"rho": rho}),
         }
+
+    def _rho(self) -> float | None:
+        """The radius of the last step, which a schedule may have changed."""
+        if isinstance(self.optimizer, Perturbing):
+            return self.optimizer.radius
+        rho = self.config.knobs.get("rho")
+        return None if rho is None else float(rho)
 
     def _facts(self) -> dict[str, Value]:
         # No CPU operation used here depends on timing; a budget of seconds does.

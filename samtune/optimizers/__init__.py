@@ -8,28 +8,92 @@
 """
 
 from samtune.optimizers.adamw import AdamW
+from samtune.optimizers.ae_sam import AESAM
 from samtune.optimizers.asam import ASAM
 from samtune.optimizers.base import BASES, BaseOptimizer
+from samtune.optimizers.bayesian_sam import BayesianSAM
+from samtune.optimizers.cr_sam import CRSAM
+from samtune.optimizers.esam import ESAM
+from samtune.optimizers.fisher_sam import FisherSAM
+from samtune.optimizers.friendly_sam import FriendlySAM
+from samtune.optimizers.gam import GAM
+from samtune.optimizers.gsam import GSAM
+from samtune.optimizers.k_sam import KSAM
+from samtune.optimizers.look_sam import LookLayerSAM, LookSAM
+from samtune.optimizers.lookbehind_sam import LookbehindSAM
+from samtune.optimizers.momentum_sam import MomentumSAM
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.sgd import SGD
+from samtune.optimizers.sparse_sam import SparseSAM
+from samtune.optimizers.stable_sam import StableSAM
+from samtune.optimizers.two_pass import Perturbing, TwoPass
+from samtune.optimizers.unified_sam import UnifiedSAM
 from samtune.optimizers.variant import Knob, KnobError, StepResult, Variant, knob
+from samtune.optimizers.vasso import VaSSO
+from samtune.optimizers.wsam import WSAM
 
-VARIANTS: dict[str, type[Variant]] = {v.name: v for v in (SGD, AdamW, SAM, ASAM)}
+VARIANTS: dict[str, type[Variant]] = {
+    v.name: v
+    for v in (
+        SGD,
+        AdamW,
+        SAM,
+        ASAM,
+        ESAM,
+        BayesianSAM,
+        LookSAM,
+        LookLayerSAM,
+        GSAM,
+        FisherSAM,
+        FriendlySAM,
+        WSAM,
+        MomentumSAM,
+        VaSSO,
+        StableSAM,
+        UnifiedSAM,
+        AESAM,
+        SparseSAM,
+        CRSAM,
+        GAM,
+        KSAM,
+        LookbehindSAM,
+    )
+}
 """Every variant by its name in a space; being here is what puts one through the tests."""
 
 __all__ = [
+    "AESAM",
     "ASAM",
     "BASES",
+    "CRSAM",
+    "ESAM",
+    "GAM",
+    "GSAM",
+    "KSAM",
     "SAM",
     "SGD",
     "VARIANTS",
+    "WSAM",
     "AdamW",
     "BaseOptimizer",
+    "BayesianSAM",
+    "FisherSAM",
+    "FriendlySAM",
     "GradientOracle",
     "Knob",
     "KnobError",
+    "LookLayerSAM",
+    "LookSAM",
+    "LookbehindSAM",
+    "MomentumSAM",
+    "Perturbing",
+    "SparseSAM",
+    "StableSAM",
     "StepResult",
+    "TwoPass",
+    "UnifiedSAM",
+    "VaSSO",
     "Variant",
     "knob",
 ]

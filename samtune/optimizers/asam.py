@@ -9,11 +9,12 @@ from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Gradients, global_norm, scale_
-from samtune.optimizers.variant import TAU, Variant, knob
+from samtune.optimizers.two_pass import TwoPass
+from samtune.optimizers.variant import TAU, knob
 
 
 @dataclass(eq=False, kw_only=True)
-class ASAM(Variant):
+class ASAM(TwoPass):
     """SAM in a neighbourhood that scales with the weights, so that rescaling them changes nothing:
 
         T_i = |w_i| + eta                   for weights, anew in each step; 1 for the others
@@ -24,7 +25,6 @@ class ASAM(Variant):
     """
 
     name = "asam"
-    passes = (2.0, 2.0)
 
     rho: float = knob(
         0.5,
@@ -49,26 +49,21 @@ class ASAM(Variant):
     )
     _names: dict[Tensor, str] = field(default_factory=dict, init=False, repr=False)
 
-    def direction(self, oracle: GradientOracle) -> Gradients:
-        eps = self._ascent(oracle.grad(self.parameters), oracle)
-        with self.perturbed(eps):
-            return oracle.grad(self.parameters)
-
-    def _ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
         scaled = [
             (w.detach(), d)
             for w, d in zip(self.parameters, g, strict=True)
             if d is not None and self._is_scaled(w, oracle)
         ]
         if not scaled:
-            return scale_(g, self.rho / (global_norm(g) + TAU))
+            return scale_(g, self.radius / (global_norm(g) + TAU))
         T = torch._foreach_abs([w for w, _ in scaled])
         torch._foreach_add_(T, self.eta)
         # In place on the tensors of g: first T g, whose norm is taken, then T^2 g.
         torch._foreach_mul_([d for _, d in scaled], T)
         norm = global_norm(g)
         torch._foreach_mul_([d for _, d in scaled], T)
-        return scale_(g, self.rho / (norm + TAU))
+        return scale_(g, self.radius / (norm + TAU))
 
     def _is_scaled(self, w: Tensor, oracle: GradientOracle) -> bool:
         if self.normalize_bias == "all":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.optimizers.tensors import Gradients, alike, global_norm
@@ -40,6 +43,14 @@ class GradientOracle:
         autocast: compute dtype of the forward passes; the parameters stay as they are.
         scaler: loss scaling for `autocast=torch.float16`; implies `check_finite`. Gradients come
             back unscaled, and the scale is updated once a step.
+        ddp: the processes that share the batch, each of which holds a part and the plain model
+            (not wrapped: the oracle averages gradients itself, by samples). Every process then
+            makes the same step; losses and outputs are of its own part. A gradient may be missing
+            (None) only in all of them. BatchNorm sees one part; SyncBatchNorm all.
+        sync_perturbation: False lets each process perturb by its own part's gradient and averages
+            the directions alone: m-sharpness with m = b / processes, one reduction a step. The
+            `state` of a variant then differs between processes, and each saves its own. Chunks of
+            a variant's `m` are always taken within a process.
         replay_rng: False draws new dropout masks in every pass. Passes over part of the batch
             replay the generator's state, not each sample's mask.
 
@@ -58,8 +69,15 @@ class GradientOracle:
         check_finite: bool = False,
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        ddp: dist.ProcessGroup | None = None,
+        sync_perturbation: bool = True,
         replay_rng: bool = True,
     ) -> None:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise TypeError(
+                "the model is wrapped in DistributedDataParallel, which would average each pass "
+                "by itself; give GradientOracle model.module, with ddp=the process group"
+            )
         if len(inputs) == 0 or len(inputs) != len(targets):
             raise ValueError(
                 f"a batch needs as many targets as inputs, and at least one: "
@@ -75,6 +93,7 @@ class GradientOracle:
         self.autocast = autocast
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.check_finite = check_finite or self.scaler is not None
+        self.ddp = ddp
         self.replay_rng = replay_rng
         self.forward_samples = 0
         self.backward_samples = 0
@@ -85,6 +104,10 @@ class GradientOracle:
         self._after: _Buffers | None = None
         self._random: list[Tensor] | None = None
         self._probes: list[_Probe] = []
+        self._finite: list[Tensor] = []
+        self._is_part = False
+        # Whether gradients are averaged over the processes as they come, or the direction is.
+        self._averages = sync_perturbation
 
     def __len__(self) -> int:
         """Samples in the batch."""
@@ -100,13 +123,11 @@ class GradientOracle:
             p.grad = None
         try:
             with self._pass(index), torch.enable_grad():
-                loss = self._evaluate(index, backward=True)
-            if self.scaler is not None:
-                # unscale_ takes each optimizer once between updates; a step has several passes.
-                probe = _Probe([{"params": list(parameters)}])
-                self.scaler.unscale_(cast(torch.optim.Optimizer, probe))
-                # The scaler knows it by its id, so it has to live until the update.
-                self._probes.append(probe)
+                loss = self._evaluate(index, parameters)
+            if self._averages:
+                # Before unscaling, so that all scalers see an overflow in one process.
+                self._average([p.grad for p in parameters], index)
+            self._unscale(parameters)
             # backward() and not autograd.grad: .grad is a tensor of its own in the parameter's
             # layout, where autograd.grad may return one tensor twice, or an expanded view.
             gradients = [p.grad for p in parameters]
@@ -119,10 +140,44 @@ class GradientOracle:
     def losses(self, index: Index | None = None) -> Tensor:
         """Per-sample losses, shape (b,) or (len(index),), detached; costs a forward pass."""
         with self._pass(index), torch.no_grad():
-            loss = self._evaluate(index, backward=False)
+            loss = self._evaluate(index)
         self._check(loss, [])
         assert self.sample_losses is not None
         return self.sample_losses
+
+    def chunks(self, m: int) -> Iterator[GradientOracle]:
+        """The batch in parts of nearly m samples, each an oracle with a clean pass of its own.
+
+        To be used up in order. BatchNorm sees each part by itself, as with micro-batches. The
+        clean passes together are this oracle's; non-finite ones end the step after the last part.
+        """
+        count = math.ceil(len(self) / m)
+        parts = []
+        self._averages = False
+        if self.check_finite:
+            self._before = _Buffers(self.model)
+        for x, y in zip(
+            self.inputs.tensor_split(count), self.targets.tensor_split(count), strict=True
+        ):
+            part = copy.copy(self)
+            part.inputs, part.targets = x, y
+            part.forward_samples = part.backward_samples = 0
+            part._is_part, part._averages = True, False
+            yield part
+            self.forward_samples += part.forward_samples
+            self.backward_samples += part.backward_samples
+            parts.append(part)
+        self.loss = torch.stack(
+            [p.loss * (len(p) / len(self)) for p in parts if p.loss is not None]
+        ).sum()
+        self.outputs = torch.cat([p.outputs for p in parts if p.outputs is not None])
+        self._raise_unless_finite()
+
+    def shared(self, direction: Gradients) -> Gradients:
+        """The direction for all processes: the average of theirs, unless they agree already."""
+        if not self._averages:
+            self._average(direction)
+        return direction
 
     def rollback(self) -> None:
         """Puts the model's buffers back to where they were before the step."""
@@ -135,7 +190,10 @@ class GradientOracle:
             self.scaler.update()
             self._probes.clear()
 
-    def _evaluate(self, index: Index | None, *, backward: bool) -> Tensor:
+    def _evaluate(self, index: Index | None, parameters: Sequence[Tensor] | None = None) -> Tensor:
+        """The mean loss; with parameters also its gradient, into their `.grad`."""
+        # Given its ends, a backward pass leaves out what no one asked for.
+        wanted = [p for p in parameters if p.requires_grad] if parameters else None
         inputs = self.inputs if index is None else self.inputs[index]
         targets = self.targets if index is None else self.targets[index]
         total = len(inputs)
@@ -152,9 +210,11 @@ class GradientOracle:
                 )
             each = each.to(torch.promote_types(each.dtype, torch.float32))
             self.forward_samples += len(x)
-            if backward:
+            if wanted:
                 loss = each.mean() if len(x) == total else each.sum() / total
-                torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+                torch.autograd.backward(
+                    loss if self.scaler is None else self.scaler.scale(loss), inputs=wanted
+                )
                 self.backward_samples += len(x)
             losses.append(each.detach())
             outputs.append(out.detach())
@@ -175,7 +235,7 @@ class GradientOracle:
                     "the first pass of a step is the clean one and takes the whole batch; "
                     "call grad(parameters) or losses() before asking for part of it"
                 )
-            if self.check_finite:
+            if self.check_finite and not self._is_part:
                 self._before = _Buffers(self.model)
             if self.replay_rng:
                 self._random = _get_random_state(self.inputs.device)
@@ -192,6 +252,32 @@ class GradientOracle:
             if random:
                 _set_random_state(self.inputs.device, random)
 
+    def _average(self, tensors: Gradients, index: Index | None = None) -> None:
+        """Over the processes, in the shares of their samples, in place."""
+        if self.ddp is None:
+            return
+        groups = alike(t for t in tensors if t is not None)
+        samples = len(self.targets if index is None else self.targets[index])
+        for group in groups:
+            dtype = torch.promote_types(group[0].dtype, torch.float32)
+            count = torch.full((), samples, dtype=dtype, device=group[0].device)
+            dist.all_reduce(count, group=self.ddp)
+            torch._foreach_mul_(group, samples / count)
+            flat = torch.cat([t.reshape(-1) for t in group])
+            dist.all_reduce(flat, group=self.ddp)
+            parts = torch.split(flat, [t.numel() for t in group])
+            averages = [part.view(t.shape) for part, t in zip(parts, group, strict=True)]
+            torch._foreach_copy_(group, averages)
+
+    def _unscale(self, parameters: Sequence[Tensor]) -> None:
+        if self.scaler is None:
+            return
+        # unscale_ takes each optimizer once between updates, and a step has several passes.
+        probe = _Probe([{"params": list(parameters)}])
+        self.scaler.unscale_(cast(torch.optim.Optimizer, probe))
+        # The scaler knows it by its id, so it has to live until the update.
+        self._probes.append(probe)
+
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.autocast is None:
             return nullcontext()
@@ -203,8 +289,26 @@ class GradientOracle:
         finite = torch.isfinite(loss)
         if gradients:
             finite = finite & torch.isfinite(global_norm(gradients)).to(loss.device)
-        if not finite.item():
+        self._finite.append(finite)
+        if not self._is_part:
+            self._raise_unless_finite()
+
+    def _raise_unless_finite(self) -> None:
+        if not self._finite:
+            return
+        broken = (~torch.stack(self._finite).all()).float()
+        if self.ddp is not None:
+            dist.all_reduce(broken, dist.ReduceOp.MAX, self.ddp)
+        if broken.item():
+            if self.ddp is not None:
+                self._tell_scaler(broken.device)
             raise NonFiniteError("a loss or gradient is not finite")
+
+    def _tell_scaler(self, device: torch.device) -> None:
+        """Of an overflow that may have come up in another process: all scales stay equal."""
+        overflow = torch.zeros((), device=device)
+        overflow.grad = torch.full((), torch.inf, device=device)
+        self._unscale([overflow])
 
 
 @dataclass(eq=False)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Gradients, global_norm, scale_
-from samtune.optimizers.variant import TAU, Variant, knob
+from samtune.optimizers.two_pass import TwoPass
+from samtune.optimizers.variant import TAU, knob
 
 
 @dataclass(eq=False, kw_only=True)
-class SAM(Variant):
+class SAM(TwoPass):
     """Descends along the gradient at the worst point, to first order, within `rho` of w:
 
         g   = grad L_B(w)
@@ -22,7 +23,6 @@ class SAM(Variant):
     """
 
     name = "sam"
-    passes = (2.0, 2.0)
 
     rho: float = knob(
         0.05,
@@ -33,8 +33,5 @@ class SAM(Variant):
         source="SAM paper: chosen 0.02 to 0.2 from a grid of 0.01 to 0.5",
     )
 
-    def direction(self, oracle: GradientOracle) -> Gradients:
-        g = oracle.grad(self.parameters)
-        eps = scale_(g, self.rho / (global_norm(g) + TAU))
-        with self.perturbed(eps):
-            return oracle.grad(self.parameters)
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+        return scale_(g, self.radius / (global_norm(g) + TAU))

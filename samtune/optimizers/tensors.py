@@ -44,5 +44,36 @@ def scale_(tensors: Gradients, factor: Tensor) -> Gradients:
     return tensors
 
 
+def scaled(tensors: Gradients, factor: Tensor) -> Gradients:
+    """The tensors times a 0-dim tensor, as new tensors."""
+    products: dict[int, Tensor] = {}
+    for group in alike(t for t in tensors if t is not None):
+        dtype = _at_least_float32(group[0].dtype)
+        found = torch._foreach_mul(group, factor.to(group[0].device, dtype))
+        products |= zip(map(id, group), found, strict=True)
+    return [None if t is None else products[id(t)] for t in tensors]
+
+
+def plus(a: Gradients, b: Gradients, factor: Tensor) -> Gradients:
+    """a + factor b with a 0-dim factor, as new tensors where both are; a None counts as zeros."""
+    sums = scaled(b, factor)
+    pairs = [(x, y) for x, y in zip(sums, a, strict=True) if x is not None and y is not None]
+    if pairs:
+        torch._foreach_add_([x for x, _ in pairs], [y for _, y in pairs])
+    return [y if x is None else x for x, y in zip(sums, a, strict=True)]
+
+
+def accumulate_(total: Gradients, terms: Gradients, weight: float) -> None:
+    """total += weight * terms, in place; a None counts as zeros. The terms are used up."""
+    fresh = [i for i, t in enumerate(total) if t is None and terms[i] is not None]
+    both = [(t, d) for t, d in zip(total, terms, strict=True) if t is not None and d is not None]
+    for group in alike(d for i in fresh if (d := terms[i]) is not None):
+        torch._foreach_mul_(group, weight)
+    for i in fresh:
+        total[i] = terms[i]
+    if both:
+        torch._foreach_add_([t for t, _ in both], [d for _, d in both], alpha=weight)
+
+
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 import numbers
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -150,7 +152,9 @@ class Variant(ABC):
     """An optimizer that asks an oracle for gradients, and holds a base optimizer that descends.
 
     A subclass is a dataclass whose `knob` fields are its settings, and one method, `direction`.
-    Learning-rate schedulers drive `base`; knobs are plain attributes and may change between steps.
+    Learning-rate schedulers drive `base`, `set_progress` drives the variant's own schedules; knobs
+    are plain attributes and may change between steps. `seed` is of the variant's own randomness,
+    which leaves the global generators alone.
 
     Raises KnobError for an unknown knob or an impossible value, TypeError for a wrong base.
     """
@@ -168,11 +172,15 @@ class Variant(ABC):
         doc="largest global norm of the descent direction; 0 does not clip",
         source="google-research/sam clips the second pass at 5",
     )
+    seed: int = field(default=0, repr=False)
+    progress: float = field(default=0.0, init=False, repr=False)
+    lr_share: float = field(default=1.0, init=False, repr=False)
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     """What outlives a step: numbers, tensors, and lists that go with `parameters`."""
 
     def __new__(cls, *args: Any, **knobs: Any) -> Variant:
-        reject_unknown(knobs.keys() - {"base"}, cls.knobs(), cls.__name__)
+        settings = {f.name for f in dataclasses.fields(cls) if f.init and not f.metadata}
+        reject_unknown(knobs.keys() - settings, cls.knobs(), cls.__name__)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -191,13 +199,11 @@ class Variant(ABC):
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
-        """The knobs by name, the variant's own first."""
-        fields = sorted(dataclasses.fields(cls), key=lambda f: f.name == "clip")
-        return {
-            f.name: Knob(f.name, _kind(f), **f.metadata["knob"])
-            for f in fields
-            if "knob" in f.metadata
-        }
+        """The knobs by name, the variant's own first, those shared by all last."""
+        ancestry = [inspect.get_annotations(c) for c in cls.__mro__]
+        fields = [f for f in dataclasses.fields(cls) if "knob" in f.metadata]
+        fields.sort(key=lambda f: next(i for i, own in enumerate(ancestry) if f.name in own))
+        return {f.name: Knob(f.name, _kind(f), **f.metadata["knob"]) for f in fields}
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -214,6 +220,29 @@ class Variant(ABC):
         """SGD-epoch equivalents of one epoch, by theory: a backward costs two forwards."""
         forward, backward = self.passes
         return (forward + 2 * backward) / 3
+
+    def set_progress(self, progress: float, lr_share: float | None = None) -> None:
+        """Tells the schedules of the knobs where training stands; a loop calls it each step.
+
+        `progress` goes from 0 to 1. `lr_share` is the learning rate as a share of its range,
+        (lr - lr_min) / (lr_max - lr_min), by default a cosine of the progress.
+        """
+        self.progress = min(max(progress, 0.0), 1.0)
+        cosine = (1 + math.cos(math.pi * self.progress)) / 2
+        self.lr_share = cosine if lr_share is None else lr_share
+
+    def generator(self, device: torch.device, *words: object) -> torch.Generator:
+        """One that is a function of `seed` and the words; without words, of the draws so far.
+
+        Those are counted in `state`, so that a resumed run draws the same, and so does the step
+        after a skipped one.
+        """
+        if not words:
+            words = ("draw", self.state.get("draws", 0))
+            self.state["draws"] = self.state.get("draws", 0) + 1
+        # torch's CPU generator reads only 32 bits of a seed, so these have to be mixed.
+        mixed = random.Random(" ".join(map(str, (self.seed, *words)))).getrandbits(63)
+        return torch.Generator(device).manual_seed(mixed)
 
     @abstractmethod
     def direction(self, oracle: GradientOracle) -> Gradients:
@@ -235,7 +264,7 @@ class Variant(ABC):
         state = dict(self.state)
         skipped = False
         try:
-            direction = self.direction(oracle)
+            direction = oracle.shared(self.direction(oracle))
         except NonFiniteError:
             self.state = state
             oracle.rollback()
@@ -254,14 +283,18 @@ class Variant(ABC):
 
     def update(self, direction: Gradients) -> None:
         """The base optimizer's step along the direction, which may be changed in place."""
-        if self.clip:
-            factor = self.clip / (global_norm(direction) + TAU)
-            scale_(direction, factor.clamp(max=1.0))
+        self.clip_(direction)
         for p, d in zip(self.parameters, direction, strict=True):
             p.grad = d
         self.base.step()
         for p in self.parameters:
             p.grad = None
+
+    def clip_(self, direction: Gradients) -> None:
+        """Shortens the direction to `clip`, in place."""
+        if self.clip:
+            factor = self.clip / (global_norm(direction) + TAU)
+            scale_(direction, factor.clamp(max=1.0))
 
     @contextmanager
     def perturbed(self, eps: Gradients) -> Iterator[None]:
@@ -305,15 +338,18 @@ class Variant(ABC):
             group.update(loaded)
         # torch puts new dicts in place of the old ones, which others may hold.
         self.base.param_groups = groups
-        self.state = {
-            name: [
-                s.to(p.device) if isinstance(s, Tensor) else s
-                for s, p in zip(value, self.parameters, strict=True)
-            ]
-            if isinstance(value, list)
-            else value
-            for name, value in saved["state"].items()
-        }
+        self.state = self._at_home(saved["state"])
+
+    def _at_home(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state with each list of tensors on the devices of the parameters."""
+        found = dict(state)
+        for name, value in state.items():
+            if name == "chunks":
+                found[name] = [self._at_home(chunk) for chunk in value]
+            elif isinstance(value, list):
+                pairs = zip(value, self.parameters, strict=True)
+                found[name] = [s.to(p.device) if isinstance(s, Tensor) else s for s, p in pairs]
+        return found
 
 
 _KINDS: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}

@@ -1,0 +1,1 @@
+"""What the optimizers cost: counted exactly, and timed against their peers."""

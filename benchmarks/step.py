@@ -1,0 +1,271 @@
+"""`python -m benchmarks.step`: what a step of each variant costs, beside its peers and the floor.
+
+Prints tables and, with `--json`, writes every number to a file. See README.md on how to read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.contenders import SHAPES, TEXTBOOK, Contender, Problem, ours, peers, resnet18
+from benchmarks.counting import PROMISED, Cost, counted, without_contents
+from benchmarks.timing import (
+    FLOOR,
+    PLAIN,
+    Clock,
+    FullStep,
+    Seconds,
+    interleaved,
+    optimizer_only,
+    peak_copies,
+    ratio,
+    small_cnn,
+)
+from samtune.optimizers import VARIANTS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark as the command line says."""
+    chosen = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    device = torch.device(chosen.device)
+    shapes = chosen.shapes or ([*SHAPES][:1] if chosen.quick else [*SHAPES])
+    rounds = chosen.rounds or (3 if chosen.quick else 7)
+    variants = chosen.variants or [*VARIANTS]
+    results: dict[str, Any] = {"environment": _environment(device), "rounds": rounds}
+    print(f"{results['environment']['device']}, torch {torch.__version__}, {rounds} rounds")
+    if importlib.util.find_spec("pytorch_optimizer") is None:
+        print("pytorch-optimizer is not installed; its SAM is left out (pip install it)")
+    contenders = {name: partial(ours, name) for name in variants} | peers()
+    results["optimizer_only"] = {
+        shape: _optimizer_only(shape, contenders, rounds, device) for shape in shapes
+    }
+    full = [PLAIN, *variants]
+    results["full_step"] = _full_steps(full, 2 * rounds, device)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"wrote {chosen.json}")
+
+
+def _optimizer_only(
+    shape: str,
+    contenders: dict[str, Callable[[Problem], Contender]],
+    rounds: int,
+    device: torch.device,
+) -> dict[str, dict[str, Any]]:
+    fake = without_contents(SHAPES[shape])
+    costs: dict[str, Cost] = {}
+    for name, make in contenders.items():
+        try:
+            costs[name] = counted(fake, make)
+        except Exception as error:
+            print(f"{name} cannot be counted: {_first_line(error)}")
+    problem = Problem(SHAPES[shape]().to(device), device)
+    made = [make(problem) for make in contenders.values()]
+    seconds = optimizer_only(problem, made, rounds, device)
+    rows = {}
+    for name in [*contenders, FLOOR]:
+        cost = costs.get(name)
+        rows[name] = {
+            "ms": 1000 * median(seconds[name]),
+            "x_textbook": ratio(seconds, name, TEXTBOOK),
+            "x_floor": ratio(seconds, name, FLOOR),
+            "promised_copies": PROMISED.get(name),
+            **(asdict(cost) if cost else {"words": 9.0} if name == FLOOR else {}),
+        }
+        if device.type == "cuda" and name != FLOOR:
+            rows[name]["copies_on_cuda"] = peak_copies(problem, contenders[name])
+    title = f"{shape}: {problem.size / 1e6:.2f} M parameters in {len(problem.parameters)} tensors"
+    print(f"\n{title}; the optimizer's work alone")
+    copies = "copies_on_cuda" if device.type == "cuda" else "copies"
+    _print_table(
+        ("", "ms", "x textbook", "[quartiles]", "x floor", *_COUNTS, "promised"),
+        [
+            (
+                name,
+                f"{row['ms']:.1f}",
+                f"{row['x_textbook'][1]:.2f}",
+                "[{:.2f} {:.2f}]".format(*row["x_textbook"][::2]),
+                f"{row['x_floor'][1]:.2f}",
+                _number(row.get("launches")),
+                _number(row.get("most_launches")),
+                _number(row.get("words")),
+                _number(row.get("syncs")),
+                _number(row.get(copies)),
+                _number(row["promised_copies"]),
+            )
+            for name, row in rows.items()
+        ],
+    )
+    return rows
+
+
+_COUNTS = ("launches", "(most)", "words", "syncs", "copies")
+
+
+def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict[str, Any]:
+    on_cuda = device.type == "cuda"
+    net = resnet18 if on_cuda else small_cnn
+    full = {name: FullStep(name, net, device) for name in names}
+    clock = Clock(device)
+    times = 10 if on_cuda else 2
+
+    def timed(step: Callable[[], object], cycle: int) -> Callable[[], float]:
+        return lambda: clock.measure(lambda _: step(), cycle * times)
+
+    batch = len(full[names[0]].inputs)
+    rows: dict[str, Any] = {}
+    eager = interleaved({n: timed(f.step, f.cycle) for n, f in full.items()}, rounds)
+    _add_shares(rows, "eager", full, eager, batch)
+    if on_cuda:
+        graphs = {}
+        for name, f in full.items():
+            rows[name]["synchronisations"] = _synchronisations(f.step)
+            try:
+                graphs[name] = timed(f.captured(), f.cycle)
+            except RuntimeError as error:
+                print(f"{name} cannot be captured in a CUDA graph: {_first_line(error)}")
+        _add_shares(rows, "captured", full, interleaved(graphs, rounds), batch)
+    print(f"\nwhole steps of {net.__name__}, batch {batch}; x theory: 1 is passes x plain SGD")
+    modes = ("eager", "captured") if on_cuda else ("eager",)
+    _print_table(
+        ("", "passes", *(f"{m} {c}" for m in modes for c in _SHARES)),
+        [
+            (
+                name,
+                f"{full[name].see:.2f}",
+                *(
+                    f"{row[mode][key]:{how}}" if mode in row else "-"
+                    for mode in modes
+                    for key, how in _SHARES.values()
+                ),
+            )
+            for name, row in rows.items()
+        ],
+    )
+    return {"network": net.__name__, "batch": batch, "rows": rows}
+
+
+_SHARES = {
+    "ms": ("ms", ".2f"),
+    "images/s": ("images_per_s", ".0f"),
+    "share of SGD": ("share_of_sgd", ".2f"),
+    "x theory": ("x_theory", ".3f"),
+    "first quartile": ("x_theory_low", ".3f"),
+    "third": ("x_theory_high", ".3f"),
+}
+
+
+def _add_shares(
+    rows: dict[str, Any], mode: str, full: dict[str, FullStep], seconds: Seconds, batch: int
+) -> None:
+    for name in seconds:
+        low, middle, high = ratio(seconds, name, PLAIN)
+        see = full[name].see
+        rows.setdefault(name, {"passes": see})[mode] = {
+            "ms": 1000 * median(seconds[name]),
+            "images_per_s": batch / median(seconds[name]),
+            "share_of_sgd": 1 / middle,
+            "x_theory": middle / see,
+            "x_theory_low": low / see,
+            "x_theory_high": high / see,
+        }
+
+
+def _synchronisations(step: Callable[[], object]) -> int:
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(w.message) for w in seen)
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "pytorch-optimizer")
+    cores = os.cpu_count()
+    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
+    changed = (
+        "" if not git(["git", "status", "--porcelain", "../samtune"]).stdout else " + changes"
+    )
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {cores} cores",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {p: _version(p) for p in packages},
+        "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip() + changed,
+        "command": " ".join(["python -m benchmarks.step", *sys.argv[1:]]),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    rule = ["-" * w for w in widths]
+    for line in [header, rule, *lines[1:]]:
+        cells = [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
+        print("| " + " | ".join(cells) + " |")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    parser.add_argument("--shapes", type=_one_of("shape", SHAPES), help=",".join(SHAPES))
+    parser.add_argument("--variants", type=_one_of("variant", VARIANTS), help="default: all")
+    parser.add_argument(
+        "--rounds", type=int, help="default: 7, with --quick 3; twice as many of whole steps"
+    )
+    parser.add_argument("--quick", action="store_true", help="the first of the shapes, 3 rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=available)
+    return parser
+
+
+def _one_of(what: str, known: Iterable[str]) -> Callable[[str], list[str]]:
+    def names(text: str) -> list[str]:
+        given = text.split(",")
+        for name in given:
+            if name not in known:
+                raise argparse.ArgumentTypeError(
+                    f"there is no {what} {name!r}; there are {', '.join(known)}"
+                )
+        return given
+
+    return names
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Times steps: process CPU time on the CPU, events on CUDA; all contenders in turn each round.
+
+A machine that others use too is as slow for one contender as for the next, and so the ratios
+within a round are worth more than its milliseconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from statistics import median, quantiles
+
+import torch
+from torch import nn
+
+from benchmarks.contenders import Contender, Meter, Problem, build, cycle
+from samtune.optimizers import BASES, GradientOracle
+
+FLOOR = "floor: 9 words"
+PLAIN = "plain torch loop, fused SGD"
+
+Seconds = dict[str, list[float]]
+"""By contender, one entry a round."""
+
+loss_fn = nn.CrossEntropyLoss(reduction="none")
+
+
+class Clock:
+    """Measures steps, and stands still while gradients are handed out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._cpu: list[float] = []
+        self._cuda: list[torch.cuda.Event] = []
+
+    def measure(self, step: Callable[[Meter], object], times: int = 1) -> float:
+        """Seconds a step, mean of that many."""
+        self._cpu.clear()
+        self._cuda.clear()
+        self._mark()
+        for _ in range(times):
+            step(self)
+        self._mark()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            milliseconds: float = sum(
+                a.elapsed_time(b) for a, b in zip(self._cuda[::2], self._cuda[1::2], strict=True)
+            )
+            return milliseconds / 1000 / times
+        return (sum(self._cpu[1::2]) - sum(self._cpu[::2])) / times
+
+    @contextmanager
+    def handing_out(self) -> Iterator[None]:
+        self._mark()
+        yield
+        self._mark()
+
+    def _mark(self) -> None:
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self._cuda.append(event)
+        else:
+            self._cpu.append(time.process_time())
+
+
+def interleaved(runs: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
+    """Each run once a round, in an order that rotates; a round before the first warms up."""
+    names = list(runs)
+    seconds: Seconds = {name: [] for name in names}
+    for r in range(-1, rounds):
+        for i in range(len(names)):
+            name = names[(i + r) % len(names)]
+            took = runs[name]()
+            if r >= 0:
+                seconds[name].append(took)
+    return seconds
+
+
+def ratio(seconds: Seconds, name: str, to: str) -> tuple[float, float, float]:
+    """First quartile, median and third quartile of the ratios within a round."""
+    ratios = [a / b for a, b in zip(seconds[name], seconds[to], strict=True)]
+    if len(ratios) < 2:
+        return ratios[0], ratios[0], ratios[0]
+    low, _, high = quantiles(ratios, n=4, method="inclusive")
+    return low, median(ratios), high
+
+
+def optimizer_only(
+    problem: Problem, contenders: Sequence[Contender], rounds: int, device: torch.device
+) -> Seconds:
+    """A step's work outside the passes, and the floor: 9 words at the speed of `torch.add`."""
+    clock = Clock(device)
+    a, b, c = (torch.ones(problem.size, device=device) for _ in range(3))
+
+    def add(_: Meter) -> None:
+        torch.add(a, b, out=c)
+
+    runs: dict[str, Callable[[], float]] = {
+        it.name: partial(clock.measure, it.step, it.cycle) for it in contenders
+    }
+    runs[FLOOR] = lambda: 3 * clock.measure(add)
+    return interleaved(runs, rounds)
+
+
+def peak_copies(problem: Problem, contender: Callable[[Problem], Contender]) -> float:
+    """On CUDA: memory at the peak beyond weights, a set of gradients and the base's state, in
+    copies of the model."""
+    before = torch.cuda.memory_allocated()
+    it = contender(problem)
+    clock = Clock(torch.device("cuda"))
+    clock.measure(it.step, max(2, it.cycle))
+    torch.cuda.reset_peak_memory_stats()
+    clock.measure(it.step, it.cycle)
+    state = sum(
+        t.nbytes
+        for of_one in it.base.state.values()
+        for t in of_one.values()
+        if torch.is_tensor(t)
+    )
+    return (torch.cuda.max_memory_allocated() - before - state) / (4 * problem.size) - 1
+
+
+class FullStep:
+    """Whole steps on a real network and one batch: forward and backward passes included."""
+
+    def __init__(self, name: str, make: Callable[[], nn.Module], device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.autocast = torch.bfloat16 if device.type == "cuda" else None
+        self.model = make().to(device)
+        batch = 128 if device.type == "cuda" else 64
+        self.inputs = torch.randn(batch, 3, 32, 32, device=device)
+        self.targets = torch.randint(10, (batch,), device=device)
+        if name == PLAIN:
+            parameters = list(self.model.parameters())
+            self.base = BASES["sgd"].build(parameters, lr=1e-3)
+            self.cycle, self.see = 1, 1.0
+            self.step: Callable[[], object] = self._plain_step
+        else:
+            variant = build(name, self.model)
+            self.base = variant.base
+            self.cycle, self.see = cycle(variant), variant.see_per_epoch
+            self.step = lambda: variant.step(self._oracle())
+        for group in self.base.param_groups:
+            if "capturable" in group and device.type == "cuda":
+                group["capturable"] = True
+
+    def _oracle(self) -> GradientOracle:
+        # Nothing is random in these networks, and a graph cannot fetch the generator's state.
+        return GradientOracle(
+            self.model,
+            self.inputs,
+            self.targets,
+            loss_fn,
+            autocast=self.autocast,
+            replay_rng=self.autocast is None,
+        )
+
+    def _plain_step(self) -> None:
+        self.base.zero_grad()
+        with torch.autocast(self.inputs.device.type, self.autocast, self.autocast is not None):
+            loss = loss_fn(self.model(self.inputs), self.targets).mean()
+        loss.backward()
+        self.base.step()
+
+    def captured(self) -> Callable[[], object]:
+        """The steps of a cycle as CUDA graphs that are replayed in turn.
+
+        Raises RuntimeError where a step cannot be captured, as with a host synchronisation in it.
+        """
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(max(3, self.cycle)):
+                self.step()
+        torch.cuda.current_stream().wait_stream(side)
+        pool = torch.cuda.graph_pool_handle()
+        graphs = []
+        for _ in range(self.cycle):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                self.step()
+            graphs.append(graph)
+        turns = itertools.cycle(graphs)
+        return lambda: next(turns).replay()
+
+
+def small_cnn() -> nn.Module:
+    """Four convolutions with BatchNorm for 32x32 images: 61 thousand parameters in 14 tensors."""
+    widths = (3, 16, 32, 64, 64)
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(itertools.pairwise(widths)):
+        layers += [
+            nn.Conv2d(before, after, 3, stride=1 + (i > 0), padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))

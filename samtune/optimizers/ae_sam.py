@@ -1,0 +1,74 @@
+"""AE-SAM, an adaptive policy to employ SAM (Jiang et al., ICLR 2023, arXiv 2304.14647)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.two_pass import Sharpened
+from samtune.optimizers.variant import TAU, knob
+
+
+@dataclass(eq=False, kw_only=True)
+class AESAM(Sharpened):
+    """SAM where the gradient is large against its own past, the base optimizer elsewhere:
+
+        n       = ||g||^2                               g = grad L_B(w)
+        mu      = delta mu + (1 - delta) n
+        sigma^2 = delta sigma^2 + (1 - delta) (n - mu)^2
+        c       = lambda_1 t / T + lambda_2 (1 - t / T)             t / T: the progress of training
+        d       = grad L_B(w + rho g / ||g||)  if n >= mu + c sigma,  else g
+        w      <- Base(w, d)
+
+    mu and sigma start at 0. The decision is the host's: each step waits once for the device. The
+    cost depends on the data; 1.5 passes if n lies around mu + c sigma half of the time.
+    """
+
+    name = "ae_sam"
+    passes = (1.5, 1.5)
+
+    rho: float = knob(
+        0.05,
+        low=0.0,
+        safe=(0.01, 0.5),
+        scale="log",
+        doc="radius of the neighbourhood, L2 norm in weight space; 0 gives the base optimizer",
+        source="SAM paper: chosen 0.02 to 0.2 from a grid of 0.01 to 0.5",
+    )
+    delta: float = knob(
+        0.9,
+        low=0.0,
+        high=1.0,
+        safe=(0.5, 0.99),
+        doc="decay of the running mean and variance of ||g||^2",
+        source="a memory of about ten steps",
+    )
+    lambda_1: float = knob(
+        -1.0,
+        safe=(-2.0, 2.0),
+        doc="threshold at the end of training, in standard deviations; very low gives SAM",
+        source="more SAM towards the end: below lambda_2",
+    )
+    lambda_2: float = knob(
+        1.0,
+        safe=(-2.0, 2.0),
+        doc="threshold at the start of training, in standard deviations; very high gives the base",
+        source="less SAM at the start: above lambda_1",
+    )
+
+    def sharp(self, oracle: GradientOracle) -> Gradients:
+        g = oracle.grad(self.parameters)
+        length = global_norm(g)
+        n = length.item() ** 2
+        mu = self.delta * self.state.get("mu", 0.0) + (1 - self.delta) * n
+        variance = self.delta * self.state.get("variance", 0.0) + (1 - self.delta) * (n - mu) ** 2
+        self.state |= {"mu": mu, "variance": variance}
+        c = self.lambda_1 * self.progress + self.lambda_2 * (1 - self.progress)
+        if n < mu + c * math.sqrt(variance):
+            return g
+        eps = self.masked(g, oracle)
+        whole = length if eps is g else global_norm(eps)
+        with self.perturbed(scale_(eps, self.radius / (whole + TAU))):
+            return oracle.grad(self.parameters)

@@ -1,0 +1,226 @@
+"""Bayesian SAM (Moellenhoff and Khan, ICLR 2023, arXiv 2210.01620)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.tensors import Gradients, accumulate_, alike
+from samtune.optimizers.variant import Variant, knob
+
+
+@dataclass(eq=False, kw_only=True, init=False)
+class BayesianSAM(Variant):
+    """Fits a Gaussian N(w, 1 / (N s)) to the posterior of the weights, s a precision for each:
+
+        for each of m chunks B_k of the batch, with noise n_k ~ N(0, I) of its own:
+            g_k = grad L_B_k(w + n_k / sqrt(N s))
+            h_k = grad L_B_k(w + rho g_k / s)           from the mean w, and not normalised
+        gm <- beta1 gm + (1 - beta1) (mean_k h_k + delta w)
+        w  <- w - lr gm / s                             the old s, as in the authors' code
+        s  <- beta2 s + (1 - beta2) (mean_k sqrt(s) |g_k| + damping + delta)
+
+    N = n_data dafactor and delta = prior_precision / N, where `n_data` counts training samples. It
+    is an optimizer of its own and takes parameters in place of a base; learning-rate schedulers
+    drive `base`, which holds their groups. One forward pass more, at w, gives BatchNorm its
+    statistics and the step its loss. `sampled_weights` draws from the posterior for evaluation.
+    """
+
+    name = "bayesian_sam"
+    bases = ()
+    passes = (3.0, 2.0)
+
+    lr: float = knob(
+        0.5,
+        low=0.0,
+        safe=(0.05, 1.0),
+        scale="log",
+        doc="learning rate, of steps already divided by s",
+        source="bSAM README: 0.5 on CIFAR, 0.25 on TinyImageNet",
+    )
+    rho: float = knob(
+        0.01,
+        low=0.0,
+        safe=(1e-5, 0.1),
+        scale="log",
+        doc="length of the ascent in units of g / s",
+        source="bSAM README: 0.01 on CIFAR, 5e-5 on TinyImageNet",
+    )
+    prior_precision: float = knob(
+        40.0,
+        low=0.0,
+        safe=(5.0, 200.0),
+        scale="log",
+        doc="precision of the Gaussian prior of the weights: their decay",
+        source="bSAM README: 40 on CIFAR, 25 on TinyImageNet",
+    )
+    damping: float = knob(
+        0.1,
+        low=0.0,
+        safe=(1e-2, 0.5),
+        scale="log",
+        doc="added to s in its average; keeps it from 0",
+        source="bSAM's code: 0.1",
+    )
+    beta1: float = knob(
+        0.9,
+        low=0.0,
+        high=1.0,
+        safe=(0.8, 0.99),
+        doc="decay of the mean gradient gm",
+        source="bSAM's code: 0.9",
+    )
+    beta2: float = knob(
+        0.999,
+        low=0.0,
+        high=1.0,
+        safe=(0.9, 0.9999),
+        doc="decay of the precision s",
+        source="bSAM's code: 0.999",
+    )
+    dafactor: float = knob(
+        1.0,
+        low=1.0,
+        safe=(1.0, 10.0),
+        scale="log",
+        doc="what augmentation multiplies the training data by",
+        source="bSAM README: 4 on CIFAR with crops and flips, 1 on TinyImageNet",
+    )
+    m: int = knob(
+        8,
+        low=1,
+        safe=(1, 8),
+        scale="log",
+        doc="chunks of the batch, each with a noise of its own",
+        source="bSAM README: 8 of a batch of 200",
+    )
+    s_init: float = knob(
+        1.0,
+        low=1e-6,
+        safe=(0.1, 10.0),
+        scale="log",
+        doc="first precision s",
+        source="bSAM's code: 1",
+    )
+    n_data: int = field(repr=False)
+    _absolute: Gradients = field(default_factory=list, init=False, repr=False)
+
+    def __init__(self, parameters: Any, *, n_data: int, seed: int = 0, **knobs: Any) -> None:
+        if n_data < 1:
+            raise ValueError(f"n_data is {n_data}; it counts training samples, so 1 or more")
+        self.n_data = n_data
+        for name, value in knobs.items():
+            setattr(self, name, value)
+        super().__init__(_Groups(parameters), clip=self.clip, seed=seed)
+        for group in self.base.param_groups:
+            group.setdefault("lr", self.lr)
+        self.state["s"] = [torch.full_like(p, self.s_init) for p in self.parameters]
+        self.state["gm"] = [torch.zeros_like(p) for p in self.parameters]
+
+    def direction(self, oracle: GradientOracle) -> Gradients:
+        oracle.losses()
+        h: Gradients = [None] * len(self.parameters)
+        a: Gradients = [None] * len(self.parameters)
+        end = 0
+        for part in oracle.targets.tensor_split(min(self.m, len(oracle))):
+            start, end = end, end + len(part)
+            share, chunk = len(part) / len(oracle), slice(start, end)
+            with self.perturbed(self.noise()):
+                g_k = oracle.grad(self.parameters, chunk)
+            with self.perturbed(self._ascent(g_k)):
+                accumulate_(h, oracle.grad(self.parameters, chunk), share)
+            torch._foreach_abs_([d for d in g_k if d is not None])
+            accumulate_(a, g_k, share)
+        self._absolute = oracle.shared(a)
+        return h
+
+    def noise(self) -> Gradients:
+        """n / sqrt(N s) with a new n from the variant's own generator; None where frozen."""
+        draw = self.state.get("draws", 0)
+        self.state["draws"] = draw + 1
+        return self._noise("step", draw)
+
+    @contextmanager
+    def sampled_weights(self, sample: int) -> Iterator[None]:
+        """Inside the block the weights are a draw from the posterior, the same for equal `sample`.
+
+        Average the softmax of 32 of them, as the authors do, and report it beside that of w.
+        """
+        with torch.no_grad(), self.perturbed(self._noise("sample", sample)):
+            yield
+
+    @property
+    def _N(self) -> float:
+        return self.n_data * self.dafactor
+
+    def _noise(self, *words: object) -> Gradients:
+        trained = [p.requires_grad for p in self.parameters]
+        s = [t if own else None for t, own in zip(self.state["s"], trained, strict=True)]
+        eps: dict[int, Tensor] = {}
+        for number, group in enumerate(alike(t for t in s if t is not None)):
+            like, sizes = group[0], [t.numel() for t in group]
+            flat = torch.randn(
+                sum(sizes),
+                generator=self.generator(like.device, *words, number),
+                dtype=like.dtype,
+                device=like.device,
+            )
+            n = [v.view(t.shape) for v, t in zip(torch.split(flat, sizes), group, strict=True)]
+            std = torch._foreach_mul(group, self._N)
+            torch._foreach_sqrt_(std)
+            eps |= zip(map(id, group), torch._foreach_div(n, std), strict=True)
+        return [None if t is None else eps[id(t)] for t in s]
+
+    def _ascent(self, g: Gradients) -> Gradients:
+        pairs = [(d, s) for d, s in zip(g, self.state["s"], strict=True) if d is not None]
+        eps = torch._foreach_div([d for d, _ in pairs], [s for _, s in pairs])
+        torch._foreach_mul_(eps, self.rho)
+        found = iter(eps)
+        return [None if d is None else next(found) for d in g]
+
+    def update(self, direction: Gradients) -> None:
+        self.clip_(direction)
+        step: Callable[..., Any] = self.base.step
+        step(partial(self._descend, direction))
+        self._absolute = []
+
+    def _descend(self, h: Gradients) -> None:
+        delta = self.prior_precision / self._N
+        first = 0
+        for group in self.base.param_groups:
+            last = first + len(group["params"])
+            places = [i for i in range(first, last) if h[i] is not None]
+            first = last
+            if not places:
+                continue
+            w = [self.parameters[i] for i in places]
+            d = [t for i in places if (t := h[i]) is not None]
+            s = [self.state["s"][i] for i in places]
+            gm = [self.state["gm"][i] for i in places]
+            a = [
+                torch.zeros_like(t) if (own := self._absolute[i]) is None else own
+                for i, t in zip(places, d, strict=True)
+            ]
+            torch._foreach_add_(d, w, alpha=delta)
+            torch._foreach_lerp_(gm, d, 1 - self.beta1)
+            torch._foreach_addcdiv_(w, gm, s, value=-group["lr"])
+            torch._foreach_mul_(a, torch._foreach_sqrt(s))
+            torch._foreach_add_(a, self.damping + delta)
+            torch._foreach_lerp_(s, a, 1 - self.beta2)
+
+
+class _Groups(torch.optim.Optimizer):
+    """Param groups for learning-rate schedulers to drive; a step is what it is given."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return None if closure is None else closure()

@@ -1,0 +1,111 @@
+"""Efficient SAM (Du et al., ICLR 2022, arXiv 2110.03141)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.tensors import Gradients, alike, global_norm, scale_
+from samtune.optimizers.two_pass import TwoPass
+from samtune.optimizers.variant import TAU, knob
+
+
+@dataclass(eq=False, kw_only=True)
+class ESAM(TwoPass):
+    """SAM that perturbs a random part of the weights and descends on a part of the batch:
+
+        g   = grad L_B(w)
+        eps = (rho / beta) M g / ||g||          M_i ~ Bernoulli(beta): random weights
+        B+  = the ceil(gamma b) samples whose loss rises most from w to w + eps
+        w  <- Base(w, grad L_B+(w + eps))       mean over B+: sharpness-sensitive data selection
+
+    With `swp_mode` tensor the mask keeps or drops whole tensors, whose gradients the first pass
+    then need not compute, and g and its norm are of those kept: ||eps|| is rho / beta, where
+    element gives about rho / sqrt(beta), so the two need different radii.
+    """
+
+    name = "esam"
+
+    rho: float = knob(
+        0.05,
+        low=0.0,
+        safe=(0.01, 0.5),
+        scale="log",
+        doc="radius, L2 norm in weight space, before the division by beta",
+        source="ESAM run.sh: 0.05 (ResNet-18), 0.1 (WRN), 0.2 (PyramidNet)",
+    )
+    beta: float = knob(
+        0.5,
+        low=1e-6,
+        high=1.0,
+        safe=(0.4, 1.0),
+        doc="chance of a weight or tensor to be perturbed; 1 perturbs all",
+        source="ESAM run.sh: 0.6 (ResNet-18), else 0.5",
+    )
+    gamma: float = knob(
+        0.5,
+        low=1e-6,
+        high=1.0,
+        safe=(0.3, 1.0),
+        doc="share of the batch to descend on; 1 takes all and saves the choosing",
+        source="ESAM run.sh: 0.5",
+    )
+    swp_mode: str = knob(
+        "element",
+        choices=("element", "tensor"),
+        doc="what the mask drops: single weights, or whole tensors",
+        source="element: ESAM paper; tensor: dydjw9/Efficient_SAM",
+    )
+
+    @property
+    def sharp_passes(self) -> tuple[float, float]:
+        choosing = 0.0 if self.gamma == 1 else 1.0
+        return 1 + choosing + self.gamma, 1 + self.gamma
+
+    def sharp(self, oracle: GradientOracle) -> Gradients:
+        eps = self._ascent(oracle)
+        clean = oracle.sample_losses
+        with self.perturbed(eps):
+            if self.gamma == 1 or clean is None:
+                return oracle.grad(self.parameters)
+            count = math.ceil(self.gamma * len(oracle))
+            rise = oracle.losses() - clean
+            return oracle.grad(self.parameters, rise.topk(count).indices)
+
+    def _ascent(self, oracle: GradientOracle) -> Gradients:
+        if self.swp_mode == "tensor" and self.beta < 1:
+            g = self._grad_of(self._drawn(self.masked([*self.parameters], oracle)), oracle)
+        else:
+            g = self.masked(oracle.grad(self.parameters), oracle)
+        factor = self.radius / self.beta / (global_norm(g) + TAU)
+        if self.swp_mode == "element" and self.beta < 1:
+            self._thin_(g)
+        return scale_(g, factor)
+
+    def _drawn(self, parameters: Gradients) -> Gradients:
+        """The tensors to perturb, None in place of the others; one at least."""
+        candidates = [i for i, p in enumerate(parameters) if p is not None and p.requires_grad]
+        chance = torch.rand(len(candidates), generator=self.generator(torch.device("cpu")))
+        # A pass needs something to derive by; at any usual beta and net this changes nothing.
+        bound = max(self.beta, float(chance.min()))
+        kept = {i for i, c in zip(candidates, chance.tolist(), strict=True) if c <= bound}
+        return [p if i in kept else None for i, p in enumerate(parameters)]
+
+    def _grad_of(self, kept: Gradients, oracle: GradientOracle) -> Gradients:
+        found = iter(oracle.grad([p for p in kept if p is not None]))
+        return [None if p is None else next(found) for p in kept]
+
+    def _thin_(self, g: Gradients) -> None:
+        """M g, in place."""
+        for group in alike(d for d in g if d is not None):
+            sizes = [d.numel() for d in group]
+            draws = torch.empty(sum(sizes), dtype=group[0].dtype, device=group[0].device)
+            draws.bernoulli_(self.beta, generator=self.generator(draws.device))
+            masks: list[Tensor] = [
+                m.view(d.shape) for m, d in zip(torch.split(draws, sizes), group, strict=True)
+            ]
+            torch._foreach_mul_(group, masks)

@@ -1,0 +1,49 @@
+"""K-SAM (Ni et al., 2022, arXiv 2210.12864)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.sam import SAM
+from samtune.optimizers.tensors import Gradients
+from samtune.optimizers.variant import knob
+
+
+@dataclass(eq=False, kw_only=True)
+class KSAM(SAM):
+    """SAM on the K samples of the batch that have the largest losses, in both of its passes:
+
+        K  = the ceil(kept b) samples with the largest loss at w        one forward pass
+        g  = grad L_K(w),   h = grad L_K(w + rho g / ||g||)             means over K, not over B
+        w <- Base(w, h)
+
+    The forward pass over the whole batch is the one that BatchNorm counts. `kept` 1 is SAM, and
+    costs no such pass. After the paper's abstract; how it picks K is not tuned here.
+    """
+
+    name = "k_sam"
+
+    kept: float = knob(
+        0.5,
+        low=0.0,
+        high=1.0,
+        safe=(0.1, 1.0),
+        doc="share K / b of the batch that both gradients use, one sample at least; 1 gives SAM",
+        source="half of the batch costs 5/3 of SGD, as ESAM's samples",
+    )
+
+    @property
+    def sharp_passes(self) -> tuple[float, float]:
+        """Forward and backward passes of a perturbed step."""
+        return (2.0, 2.0) if self.kept == 1 else (1 + 2 * self.kept, 2 * self.kept)
+
+    def sharp(self, oracle: GradientOracle) -> Gradients:
+        if self.kept == 1:
+            return super().sharp(oracle)
+        count = max(1, math.ceil(self.kept * len(oracle)))
+        largest = oracle.losses().topk(count).indices
+        g = oracle.grad(self.parameters, largest)
+        with self.perturbed(self.ascent(self.masked(g, oracle), oracle)):
+            return oracle.grad(self.parameters, largest)

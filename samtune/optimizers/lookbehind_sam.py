@@ -1,0 +1,90 @@
+"""Lookbehind-SAM (Mordido et al., ICML 2024, arXiv 2307.16704)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.pairs import along
+from samtune.optimizers.sam import SAM
+from samtune.optimizers.tensors import Gradients, accumulate_
+from samtune.optimizers.variant import knob
+
+
+@dataclass(eq=False, kw_only=True)
+class LookbehindSAM(SAM):
+    """k ascent steps, each with its own descent step from w, then a part of the way back:
+
+        v_0 = w_0 = w
+        v_i = v_(i-1) + rho grad L_B(v_(i-1)) / ||grad L_B(v_(i-1))||       i = 1 ... k
+        w_i = Base(w_(i-1), grad L_B(v_i))
+        w  <- w + alpha (w_k - w)
+
+    After the authors' code (chandar-lab/Lookbehind-SAM). The gradient at v_i serves descent i and
+    ascent i + 1, so that it costs k + 1 passes where that code makes 2 k. The ascents do not
+    depend on the descents: all gradients come first, and are kept together with k sets of weights.
+    The base makes k steps. k = alpha = 1 is SAM.
+    """
+
+    name = "lookbehind_sam"
+
+    k: int = knob(
+        2,
+        low=1,
+        safe=(1, 10),
+        doc="ascent and descent steps per step; 1 with alpha 1 gives SAM",
+        source="Lookbehind-SAM's code: 2 in its examples, 5 in the class",
+    )
+    alpha: float = knob(
+        0.5,
+        low=0.0,
+        high=1.0,
+        safe=(0.2, 1.0),
+        doc="share of the way from w to w_k that is taken",
+        source="Lookbehind-SAM's code: 0.2, 0.5 or 0.8",
+    )
+    _later: list[Gradients] = field(default_factory=list, init=False, repr=False)
+    _batch: int = field(default=0, init=False, repr=False)
+    _climbed: bool = field(default=False, init=False, repr=False)
+
+    @property
+    def sharp_passes(self) -> tuple[float, float]:
+        """Forward and backward passes of a perturbed step."""
+        return self.k + 1.0, self.k + 1.0
+
+    def direction(self, oracle: GradientOracle) -> Gradients:
+        self._later = [[None] * len(self.parameters) for _ in range(self.k - 1)]
+        self._batch, self._climbed = len(oracle), False
+        first = super().direction(oracle)
+        self._later = [oracle.shared(d) for d in self._later]
+        return first
+
+    def sharp(self, oracle: GradientOracle) -> Gradients:
+        g = oracle.grad(self.parameters)
+        found = []
+        with ExitStack() as climb:
+            for _ in range(self.k):
+                eps = along(self.masked(g, oracle), self.radius)
+                climb.enter_context(self.perturbed(eps))
+                g = oracle.grad(self.parameters)
+                found.append(g)
+        for total, d in zip(self._later, found[1:], strict=True):
+            accumulate_(total, d, len(oracle) / self._batch)
+        self._climbed = True
+        return found[0]
+
+    def update(self, direction: Gradients) -> None:
+        if not self._climbed:
+            super().update(direction)
+            return
+        w = self.parameters
+        before = torch._foreach_mul(w, 1) if self.alpha < 1 else None
+        super().update(direction)
+        for d in self._later:
+            super().update(d)
+        self._later = []
+        if before is not None:
+            torch._foreach_lerp_(w, before, 1 - self.alpha)

@@ -1,0 +1,30 @@
+"""Stable SAM (Tan et al., JMLR 2025, arXiv 2401.07250)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.sam import SAM
+from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.variant import TAU
+
+
+@dataclass(eq=False, kw_only=True)
+class StableSAM(SAM):
+    """SAM's direction at the length of the clean gradient, which allows larger learning rates:
+
+    g  = grad L_B(w),   h = grad L_B(w + rho g / ||g||)
+    w <- Base(w, (||g|| / ||h||) h)
+    """
+
+    name = "stable_sam"
+
+    def sharp(self, oracle: GradientOracle) -> Gradients:
+        g = oracle.grad(self.parameters)
+        length = global_norm(g)
+        steep = self.masked(g, oracle)
+        whole = length if steep is g else global_norm(steep)
+        with self.perturbed(scale_(steep, self.radius / (whole + TAU))):
+            h = oracle.grad(self.parameters)
+        return scale_(h, length / global_norm(h).clamp_min(TAU))

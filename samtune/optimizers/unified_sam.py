@@ -1,0 +1,36 @@
+"""Unified SAM (Oikonomou and Loizou, ICLR 2025, arXiv 2503.02225)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.sam import SAM
+from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.variant import TAU, knob
+
+
+@dataclass(eq=False, kw_only=True)
+class UnifiedSAM(SAM):
+    """Between SAM, which perturbs by rho, and USAM, which perturbs less where the slope is less:
+
+        eps = rho (1 - lambda + lambda / ||g||) g       g = grad L_B(w)
+        w  <- Base(w, grad L_B(w + eps))
+
+    `lambda_` 1 is SAM and 0 is USAM, eps = rho g, which depends on the scale of the loss.
+    """
+
+    name = "unified_sam"
+
+    lambda_: float = knob(
+        0.5,
+        low=0.0,
+        high=1.0,
+        safe=(0.0, 1.0),
+        doc="share of normalisation: 1 gives SAM, 0 an unnormalised perturbation",
+        source="Unified SAM paper: from 0 (USAM) to 1 (SAM)",
+    )
+
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+        normalised = self.radius * self.lambda_ / (global_norm(g) + TAU)
+        return scale_(g, self.radius * (1 - self.lambda_) + normalised)

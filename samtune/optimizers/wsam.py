@@ -1,0 +1,85 @@
+"""Weighted SAM (Yue et al., KDD 2023, arXiv 2305.15817)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.pairs import along, paired
+from samtune.optimizers.sam import SAM
+from samtune.optimizers.tensors import Gradients, accumulate_
+from samtune.optimizers.variant import knob
+
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+
+
+@dataclass(eq=False, kw_only=True)
+class WSAM(SAM):
+    """Sharpness as a term of its own, in a weight of choice:
+
+        g   = grad L_B(w),   h = grad L_B(w + rho g / ||g||),   a = gamma / (1 - gamma)
+        w  <- Base(w, g)   and then   w <- w - lr a (h - g)     decouple: true
+        w  <- Base(w, g + a (h - g))                            decouple: false
+
+    Decoupled, the sharpness h - g passes by the base optimizer's momentum and preconditioner.
+    gamma = 0.5 is SAM where coupled, gamma = 0 the base optimizer; the coupled form is the
+    penalised gradient norm of Zhao et al. (ICML 2022, arXiv 2202.03599).
+    `clip` bounds what the base descends along; the sharpness is clipped by itself.
+    """
+
+    name = "wsam"
+
+    gamma: float = knob(
+        0.9,
+        low=0.0,
+        high=_BELOW_ONE,
+        safe=(0.3, 0.95),
+        doc="weight of the sharpness, as gamma / (1 - gamma): 0 gives the base optimizer",
+        source="atorch's WSAM: 0.9, best from 0.8 to 0.95",
+    )
+    decouple: bool = knob(
+        True,
+        doc="descend along the sharpness by itself, after the base optimizer's step",
+        source="atorch's WSAM: on",
+    )
+    _sharpness: Gradients = field(default_factory=list, init=False, repr=False)
+    _batch: int = field(default=0, init=False, repr=False)
+
+    @property
+    def weight(self) -> float:
+        """a = gamma / (1 - gamma), the sharpness's weight against the loss's."""
+        return self.gamma / (1 - self.gamma)
+
+    def direction(self, oracle: GradientOracle) -> Gradients:
+        self._sharpness, self._batch = [None] * len(self.parameters), len(oracle)
+        direction = super().direction(oracle)
+        self._sharpness = oracle.shared(self._sharpness)
+        return direction
+
+    def sharp(self, oracle: GradientOracle) -> Gradients:
+        g = oracle.grad(self.parameters)
+        with self.perturbed(along(self.masked(g, oracle), self.radius)):
+            h = oracle.grad(self.parameters)
+        clean, d = paired(g, h)
+        if not self.decouple:
+            # lerp is exact at both ends, so that gamma of 0 and 0.5 are their reductions.
+            filled = iter(torch._foreach_lerp(clean, d, self.weight))
+            return [None if t is None else next(filled) for t in h]
+        torch._foreach_sub_(d, clean)
+        accumulate_(self._sharpness, h, len(oracle) / self._batch)
+        rest = iter(clean)
+        return [None if t is None else next(rest) for t in h]
+
+    def update(self, direction: Gradients) -> None:
+        super().update(direction)
+        sharpness, self._sharpness = iter(self._sharpness), []
+        for group in self.base.param_groups:
+            pairs = [
+                (p, s) for p, s in zip(group["params"], sharpness, strict=False) if s is not None
+            ]
+            if pairs:
+                alpha = -float(group["lr"]) * self.weight
+                torch._foreach_add_([p for p, _ in pairs], [s for _, s in pairs], alpha=alpha)

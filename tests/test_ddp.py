@@ -1,0 +1,156 @@
+"""Two processes with half of the batch each: the same step as one, or m-sharpness."""
+
+from __future__ import annotations
+
+import problems
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from problems import batches, loss_fn, make, plain_net, poisoned, seeded
+from torch import nn
+
+from samtune.optimizers import VARIANTS, GradientOracle
+from samtune.optimizers.two_pass import Sharpened
+
+# Per-sample choices are made within a process, so that only all samples are the same samples.
+SYNCHRONISED = {n: problems.UNSELECTIVE.get(n, {}) for n in VARIANTS}
+UNSYNCHRONISED = [n for n, v in VARIANTS.items() if issubclass(v, Sharpened)]
+DATA = batches(4) + batches(1, size=10)
+HALF = {16: 8, 10: 5}
+
+
+def _step(variant, model, x, y, rank, **options):
+    half = HALF[len(x)]
+    mine = slice(0, half) if rank == 0 else slice(half, None)
+    oracle = GradientOracle(model, x[mine], y[mine], loss_fn, ddp=dist.group.WORLD, **options)
+    return variant.step(oracle)
+
+
+def _process(rank: int, file: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    found = {}
+    for name, knobs in SYNCHRONISED.items():
+        model = seeded(plain_net)
+        variant = make(name, model, **knobs)
+        for x, y in DATA:
+            _step(variant, model, x, y, rank)
+        found["synchronised", name] = problems.weights(model)
+    for name in UNSYNCHRONISED:
+        model = seeded(plain_net)
+        variant = make(name, model)
+        for x, y in DATA:
+            _step(variant, model, x, y, rank, sync_perturbation=False)
+        found["unsynchronised", name] = problems.weights(model)
+        found["state", name] = variant.state
+    found["uneven"] = _uneven(rank)
+    found["chunks"] = _chunks(rank)
+    found["overflow"] = _overflow(rank)
+    torch.save(found, f"{file}.{rank}")
+    dist.destroy_process_group()
+
+
+def _uneven(rank: int) -> torch.Tensor:
+    model = seeded(plain_net)
+    variant = make("sam", model)
+    for x, y in DATA:
+        mine = slice(0, 3) if rank == 0 else slice(3, None)
+        variant.step(GradientOracle(model, x[mine], y[mine], loss_fn, ddp=dist.group.WORLD))
+    return problems.weights(model)
+
+
+def _chunks(rank: int) -> torch.Tensor:
+    model = seeded(plain_net)
+    variant = make("sam", model, m=4)
+    for x, y in DATA[:4]:
+        _step(variant, model, x, y, rank)
+    return problems.weights(model)
+
+
+def _overflow(rank: int) -> tuple[bool, float, torch.Tensor]:
+    """Process 1 alone has an infinite second pass."""
+    model = seeded(plain_net)
+    variant = make("sam", model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    (x, y), *rest = [(x[rank * 8 :][:8], y[rank * 8 :][:8]) for x, y in DATA[:3]]
+    loss = poisoned(2) if rank else loss_fn
+    for unsync in (False, True):
+        oracle = GradientOracle(
+            model, x, y, loss, ddp=dist.group.WORLD, scaler=scaler, sync_perturbation=not unsync
+        )
+        skipped = variant.step(oracle).skipped
+        loss = poisoned(2) if rank else loss_fn
+        assert skipped
+    for x, y in rest:
+        oracle = GradientOracle(model, x, y, loss_fn, ddp=dist.group.WORLD, scaler=scaler)
+        assert not variant.step(oracle).skipped
+    return skipped, scaler.get_scale(), problems.weights(model)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict]:
+    file = tmp_path_factory.mktemp("ddp") / "store"
+    mp.spawn(_process, (str(file),), nprocs=2)
+    return [torch.load(f"{file}.{rank}", weights_only=False) for rank in range(2)]
+
+
+def one(name: str, count: int = 5, **knobs: object) -> torch.Tensor:
+    model = seeded(plain_net)
+    problems.train(make(name, model, **knobs), model, DATA[:count])
+    return problems.weights(model)
+
+
+def same(two, key, expected):
+    assert torch.equal(two[0][key], two[1][key])
+    torch.testing.assert_close(two[0][key], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SYNCHRONISED)
+def test_two_processes_are_one(two, name):
+    model = seeded(plain_net)
+    variant = make(name, model, **SYNCHRONISED[name])
+    for x, y in DATA:
+        variant.step(GradientOracle(model, x, y, loss_fn))
+    same(two, ("synchronised", name), problems.weights(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNSYNCHRONISED)
+def test_without_synchronisation_it_is_m_sharpness(two, name):
+    model = seeded(plain_net)
+    variant = make(name, model)
+    for x, y in DATA:
+        variant.m = HALF[len(x)]
+        variant.step(GradientOracle(model, x, y, loss_fn))
+    same(two, ("unsynchronised", name), problems.weights(model))
+    if "chunks" in variant.state:
+        for process, chunk in zip(two, variant.state["chunks"], strict=True):
+            mine = {k: v for k, v in process["state", name].items() if k in chunk}
+            torch.testing.assert_close(mine, chunk, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_processes_count_by_their_samples(two):
+    same(two, "uneven", one("sam"))
+
+
+@pytest.mark.slow
+def test_chunks_stay_within_a_process(two):
+    same(two, "chunks", one("sam", 4, m=4))
+
+
+@pytest.mark.slow
+def test_an_overflow_in_one_process_skips_the_step_in_both(two):
+    never = seeded(plain_net)
+    problems.train(make("sam", never), never, DATA[1:3])
+    for skipped, scale, weights in (two[0]["overflow"], two[1]["overflow"]):
+        assert skipped and scale == 2.0**8
+        torch.testing.assert_close(weights, problems.weights(never), rtol=1e-9, atol=1e-12)
+
+
+def test_a_wrapped_model_is_refused():
+    wrapped = object.__new__(nn.parallel.DistributedDataParallel)
+    with pytest.raises(TypeError, match=r"give GradientOracle model\.module"):
+        GradientOracle(wrapped, torch.zeros(1), torch.zeros(1), loss_fn)

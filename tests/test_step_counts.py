@@ -1,0 +1,144 @@
+"""What a step costs, counted over ResNet-18's shapes: launches, words, waits of the host, memory.
+
+The benchmark shows the same counts beside times: `python -m benchmarks.step`.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from benchmarks.contenders import TEXTBOOK, Problem, ours, peers, resnet18
+from benchmarks.counting import (
+    CHUNK,
+    MAX_TENSORS,
+    PROMISED,
+    Cost,
+    StepCounter,
+    counted,
+    packed,
+    without_contents,
+)
+from samtune.optimizers import VARIANTS
+
+EXACT = {"sgd": (2, 5), "adamw": (3, 7), "sam": (12, 11), "asam": (16, 21)}
+"""Launches, and words per parameter."""
+
+HOST_DECIDES = {"ae_sam": 1}
+"""Waits of the host in a step that the method itself needs: it chooses the number of passes."""
+
+MORE_LAUNCHES = {"look_sam": 20.6, "look_layer_sam": 33, "gam": 51}
+MORE_COPIES = {
+    "bayesian_sam": 7,
+    "look_sam": 4,
+    "look_layer_sam": 4,
+    "friendly_sam": 3,
+    "vasso": 3,
+    "gam": 6,
+}
+"""Those above their limit, and how far. Whoever changes one writes here what it costs now."""
+
+
+@cache
+def problem() -> Problem:
+    return without_contents(resnet18)
+
+
+@cache
+def cost(name: str) -> Cost:
+    return counted(problem(), partial(ours, name))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_step_waits_for_the_device(name: str) -> None:
+    assert cost(name).syncs <= HOST_DECIDES.get(name, 0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_is_ten_launches_a_pass_at_most(name: str) -> None:
+    launches, limit = cost(name).launches, 10 * max(2, cost(name).passes)
+    if name in MORE_LAUNCHES:
+        assert MORE_LAUNCHES[name] > limit, f"{name} keeps to the limit: take it off the list"
+        assert launches == pytest.approx(MORE_LAUNCHES[name]), cost(name).by_operator
+    else:
+        assert launches <= limit, cost(name).by_operator
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_step_moves_fifteen_words_a_pass_at_most(name: str) -> None:
+    assert cost(name).words <= 15 * max(2, cost(name).passes)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name in PROMISED])
+def test_a_step_takes_no_more_memory_than_promised(name: str) -> None:
+    copies, limit = cost(name).copies, PROMISED[name]
+    if name in MORE_COPIES:
+        assert MORE_COPIES[name] > limit, f"{name} keeps its promise: take it off the list"
+        assert copies == pytest.approx(MORE_COPIES[name], abs=0.01)
+    else:
+        assert copies <= limit + 0.01
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_launches_and_words_are_exactly(name: str) -> None:
+    assert (cost(name).launches, round(cost(name).words)) == EXACT[name]
+
+
+def test_the_textbook_costs_what_its_lines_say() -> None:
+    """Per tensor: norm, clone, product, sum and copy, then SGD by foreach; 3 scalar operators
+    and the norms' stack and norm. The largest product, of 512 x 512 x 9, lies beside the copy."""
+    textbook = counted(problem(), peers()[TEXTBOOK])
+    assert textbook.launches == 5 * 62 + 5 + 5
+    assert textbook.words == pytest.approx(1 + 2 + 2 + 3 + 2 + 11, abs=1e-3)
+    assert textbook.copies == pytest.approx(1 + 512 * 512 * 9 / problem().size, abs=1e-3)
+    assert textbook.syncs == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lists", "launches"),
+    [
+        ([1] * 110, 1, 1),
+        ([1] * 111, 1, 2),
+        ([1] * 65, 2, 2),
+        ([320 * CHUNK], 1, 1),
+        ([320 * CHUNK + 1], 1, 2),
+        ([0, 0], 1, 0),
+    ],
+)
+def test_tensors_are_packed_as_the_kernels_take_them(
+    sizes: list[int], lists: int, launches: int
+) -> None:
+    assert packed(sizes, MAX_TENSORS[lists - 1]) == launches
+
+
+def test_each_way_to_wait_is_seen() -> None:
+    p = problem()
+    assert isinstance(p.losses, FakeTensor)
+    with p.losses.fake_mode, StepCounter() as counter:
+        x = torch.ones(3, device="cuda")
+        waits = (
+            lambda: x.sum().item(),
+            lambda: bool(x[0] > 0),
+            lambda: x.cpu(),
+            lambda: torch.ones(3).to("cuda"),
+        )
+        for i, wait in enumerate(waits, start=1):
+            wait()
+            assert counter.counts.syncs == i
+        x.mul_(2.0).add_(x.sum())
+        assert counter.counts.syncs == len(waits)
+
+
+def test_lists_that_foreach_cannot_take_together_cost_a_launch_each() -> None:
+    p = problem()
+    assert isinstance(p.losses, FakeTensor)
+    with p.losses.fake_mode, StepCounter() as counter:
+        many = [torch.empty(4, device="cuda") for _ in range(7)]
+        factors = [torch.empty((), device="cuda") for _ in range(7)]
+        torch._foreach_mul_(many, many)
+        assert counter.counts.launches == 1
+        torch._foreach_mul_(many, factors)
+        assert counter.counts.launches == 1 + 7
