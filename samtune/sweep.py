@@ -148,7 +148,9 @@ class Search:
     def __init__(self, record: Record, spaces: Sequence[SearchSpace]) -> None:
         self._record = record
         self._spaces = spaces
-        self._proposals = [Proposals(space) for space in spaces]
+        self._proposals = [
+            Proposals(space, mirror=record.folder / "optuna.journal") for space in spaces
+        ]
         self._turn = 0
         self.progress = Progress(
             "search",
