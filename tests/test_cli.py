@@ -167,7 +167,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     out, err = capsys.readouterr()
     assert "using the shipped space" in err
     assert "32, each at most 20 see = 10 epochs (2 see an epoch)" in out
-    assert "2, 6, 18 see" in out and "--set" in out and "default of asam" in out
+    assert "8, 16 see" in out and "--set" in out and "default of asam" in out
     assert out.count("sampled ") == 4 and out.count("default   lr=") == 1
     succeed(["run", "asam", "--dry-run", "--json"])
     (plan,) = json.loads(capsys.readouterr().out)["spaces"]
