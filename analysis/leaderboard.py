@@ -133,7 +133,6 @@ HEADINGS = (
     "search see",
     "trials",
     "test openings",
-    "winning knobs",
 )
 
 
@@ -155,19 +154,28 @@ def cells(board: pd.DataFrame) -> list[list[str]]:
             f"{row['search_see']:.0f}",
             f"{row['trials']} ({row['trials_completed']} full)",
             str(row["test_openings"]),
-            " ".join(
-                f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-                for name, value in json.loads(row["config_json"]).get("knobs", {}).items()
-                if name in json.loads(row["knobs_searched"])
-            ),
         ]
+        for row in board.to_dict("records")
+    ]
+
+
+def winners(board: pd.DataFrame) -> list[str]:
+    """The searched knobs of each row's winner: `lr=0.05 rho=0.5`."""
+    return [
+        " ".join(
+            f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in json.loads(row["config_json"]).get("knobs", {}).items()
+            if name in json.loads(row["knobs_searched"])
+        )
         for row in board.to_dict("records")
     ]
 
 
 def markdown(board: pd.DataFrame) -> str:
     """The table in Markdown."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *cells(board)]
+    rows = [[*row, knobs] for row, knobs in zip(cells(board), winners(board), strict=True)]
+    headings = [*HEADINGS, "winning knobs"]
+    lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

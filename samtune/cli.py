@@ -103,6 +103,7 @@ def run(
         click.echo(json.dumps({"schema": "plan/1", "spaces": planned}) if as_json else text)
         return
     from samtune.search import Proposals
+    from samtune.sweep import searched
 
     record = Record.create(
         runs,
@@ -120,6 +121,7 @@ def run(
                         "scheduler": f"asha {space.asha.grace:g} x {space.asha.factor:g}",
                         "mode": space.search.mode,
                         "trials": Proposals(space).total,
+                        "searched": sorted(searched(space)),
                     }
                 ),
             }
@@ -421,6 +423,8 @@ def _print_board(board: pd.DataFrame, form: str) -> None:
             for cells in lb.cells(board):
                 table.add_row(*cells)
             _console().print(table)
+            for name, knobs in zip(board["space"], lb.winners(board), strict=True):
+                click.echo(f"{name} won with {knobs}" if knobs else f"{name} has no winner")
 
 
 def _console(*, stderr: bool = False) -> Console:

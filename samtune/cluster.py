@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 import traceback
@@ -70,8 +71,9 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
     RayConfig.initialize("")
     # Ray's socket paths must stay under 108 characters.
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 30 else "/tmp"
+    _sweep_up(Path(short))
     with tempfile.TemporaryDirectory(
-        prefix="samtune-", dir=short, ignore_cleanup_errors=True
+        prefix=f"samtune-{os.getpid()}-", dir=short, ignore_cleanup_errors=True
     ) as scratch:
         # An empty working folder: Ray would put the user's own in front of the workers' path,
         # and a stray ./trainables there would be trained in place of ours.
@@ -112,6 +114,14 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
             yield Cluster(min(fits, parallel or fits), cpus, gpus, Path(scratch))
         finally:
             ray.shutdown()
+
+
+def _sweep_up(folder: Path) -> None:
+    """Removes what runs that were killed have left behind."""
+    for left in folder.glob("samtune-*-*"):
+        pid = left.name.split("-")[1]
+        if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def run_trial(config: Mapping[str, Any]) -> None:

@@ -41,7 +41,11 @@ def status_of(record: Record) -> dict[str, Any]:
                 and {
                     "value": last[best.trial].value,
                     "trial": best.number,
-                    "knobs": dict(best.config.knobs),
+                    "knobs": {
+                        name: value
+                        for name, value in best.config.knobs.items()
+                        if name in study.settings["searched"]
+                    },
                 },
             }
         )

@@ -215,6 +215,31 @@ def test_the_whole_way_for_two_spaces(here: Path) -> None:
         assert board.returncode == 0 and "sgd" in text and "sam" in text
 
 
+LAB = """
+import samtune
+
+def quick(config):
+    if config.knobs["lr"] > config.knobs["highest"]:
+        raise RuntimeError("too steep")
+    samtune.report(epoch=1, val_acc=0.5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("highest", "code"), [(0.0, 1), (0.2, 3)])
+def test_failed_trials_show_in_the_exit_code(here: Path, highest: float, code: int) -> None:
+    Path("lab.py").write_text(LAB)
+    Path("lab.yaml").write_text(
+        "samtune: 1\ntrainable: lab:quick\nbudget: {kind: epochs, per_trial: 1}\n"
+        "asha: {grace: 1}\nsearch: {method: grid}\n"
+        f"knobs:\n  lr: {{grid: [0.1, 0.2, 0.3]}}\n  highest: {highest}\n"
+    )
+    run = command("run", "lab.yaml", "--no-confirm")
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == code, err
+    assert "RuntimeError: too steep" in err and "Traceback" not in err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "send",
