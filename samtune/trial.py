@@ -145,7 +145,8 @@ def report(
 def _used(running: _Running, epoch: int, numbers: Mapping[str, float]) -> float:
     match running.config.budget.kind:
         case "epochs":
-            return float(epoch)
+            # A budget of 2.5 epochs ends half-way through the third.
+            return min(float(epoch), running.config.budget.per_trial)
         case "seconds":
             return numbers.get("train_s", time.monotonic() - running.started)
         case "compute":

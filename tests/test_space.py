@@ -509,8 +509,8 @@ def test_set_says_what_is_wrong_with_it(item: str, message: str) -> None:
         ),
         (
             "knobs:\n    lr: 0.1\n  rho: 0.5\n",
-            "lab.yaml:5:3: wrong indentation: this begins in column 3, "
-            "but the entries since line 1 begin in column 1",
+            "lab.yaml:5:3: wrong indentation: this begins in column 3, where no map above has "
+            "its entries; line it up with those it belongs to",
         ),
         (
             "knobs:\n  lr: 0.1\n  lr: 0.2\n",
