@@ -342,9 +342,9 @@ class _Builder:
         if asha.grace > document.budget.per_trial and not faulty:
             message = (
                 f"asha.grace: {asha.grace:g} is more than budget.per_trial "
-                f"({document.budget.per_trial:g}); no trial gets that far"
+                f"({document.budget.per_trial:g}), so no trial is stopped early"
             )
-            self.wrong(self.at("asha", "grace"), message)
+            self.reader.warnings.append((self.at("asha", "grace").mark, message))
         if gpus > 1 and gpus != int(gpus):
             message = f"resources.gpus: {gpus:g}; above 1 it must be a whole number"
             self.wrong(self.at("resources", "gpus"), message)
