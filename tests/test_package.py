@@ -53,11 +53,11 @@ def test_the_readme_examples_run() -> None:
     exec("accuracy = 0.5\n" + blocks[1], given)
     from samtune.trial import Budget, Seeds, TrialConfig, running
 
-    config = TrialConfig("m:f", "mine", "none", {}, {}, Budget("compute", 10), Seeds(1, 1, 1))
+    config = TrialConfig("m:f", "mine", "none", {}, {}, Budget("compute", 7), Seeds(1, 1, 1))
     reports: list[dict[str, object]] = []
     with running(config, reports.append):
         given["my_trainable"](config)  # type: ignore[operator]
-    assert [report["used"] for report in reports] == list(range(1, 11))
+    assert [report["used"] for report in reports] == list(range(1, 8))
 
 
 @pytest.mark.slow

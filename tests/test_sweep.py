@@ -34,11 +34,13 @@ def quick(config):
         return
     if mode == "die":
         os._exit(7)
-    for epoch in range(1, 11):
+    for epoch in range(1, 21):
         if mode == "nan" and epoch == 2:
             samtune.report(epoch=epoch, val_acc=float("nan"))
         if mode == "missing":
             samtune.report(epoch=epoch, accuracy=0.5)
+        if mode == "peek":
+            samtune.report(epoch=epoch, val_acc=0.5, test_acc=0.5)
         if mode == "none":
             samtune.report(epoch=epoch, val_acc=None)
         samtune.report(epoch=epoch, val_acc=lr + epoch / 1000)
@@ -122,7 +124,7 @@ def test_asha_prunes_the_poor_and_the_record_knows_why(
         reports = Counter(report.trial for report in record.reports())
         assert progress.states["completed"] + progress.states["pruned"] == 6
         assert trials[0.5].state == trials[0.6].state == "completed"
-        assert reports[trials[0.5].trial] == 10
+        assert reports[trials[0.5].trial] == 10, "a trial is ended when its budget is spent"
         assert trials[0.1].state == "pruned" and reports[trials[0.1].trial] == 2
         assert "rung 0" in (trials[0.1].reason or "")
         assert trials[0.1].facts["hostname_hash"]
@@ -133,13 +135,13 @@ def test_asha_prunes_the_poor_and_the_record_knows_why(
 def test_misbehaving_trials_end_alone_and_say_why(
     two_slots: Cluster, runs: Path, lab: str
 ) -> None:
-    knobs = "  lr: 0.5\n  mode: {grid: [raise, nan, silent, good, missing, none, die]}"
+    knobs = "  lr: 0.5\n  mode: {grid: [raise, nan, silent, good, missing, none, die, peek]}"
     spaces = [SearchSpace.load(space_file(lab, knobs, search="{method: grid}"))]
     with record_of(runs, spaces) as record:
         sweep(record, spaces, two_slots)
         trials = by_mode(record)
         assert {mode: trial.state for mode, trial in trials.items()} == {
-            **{mode: "error" for mode in ("raise", "silent", "missing", "none", "die")},
+            **{mode: "error" for mode in ("raise", "silent", "missing", "none", "die", "peek")},
             **{"nan": "diverged", "good": "completed"},
         }
         reasons = {mode: trial.reason or "" for mode, trial in trials.items()}
@@ -147,6 +149,7 @@ def test_misbehaving_trials_end_alone_and_say_why(
         assert "without a report" in reasons["silent"]
         assert "lacks 'val_acc'" in reasons["missing"]
         assert "None, not a number" in reasons["none"]
+        assert "without a permit to open test" in reasons["peek"]
         assert "worker" in reasons["die"] or "actor" in reasons["die"].lower()
         assert "epoch 2" in reasons["nan"]
         judged = [r.trial for r in record.reports("rung IS NOT NULL")]
