@@ -18,47 +18,54 @@ from scipy import stats
 
 from samtune import tables
 
+# Rows that differ in one of these answer different questions, so they are ranked apart.
+QUESTION = ["dataset", "label_noise", "model", "augment", "budget_kind", "budget_max"]
+
 
 def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
     """One row a run and space, best test accuracy first; columns of `tables.COLUMNS`.
 
-    A space without completed repeats stays in the table, unranked by accuracy, with null test
-    columns. Raises TableError for a folder whose tables cannot be read.
+    Ranks count within equal task and budget (`QUESTION`). A row without completed repeats, or with
+    a diverged one, has no rank: its mean would be over what survived. Raises TableError for a
+    folder whose tables cannot be read.
     """
     rows = []
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         trials = tables.read(folder / "trials.parquet", "trials").to_pandas()
         repeats = tables.read(folder / "repeats.parquet", "repeats").to_pandas()
         for space, own in trials.groupby("space", sort=False):
             rows.append(_row(own, repeats[repeats["space"] == space]))
-    columns = tables.schema("leaderboard").names
-    board = pd.DataFrame(rows, columns=columns)
-    board = board.sort_values(
-        ["test_acc_mean", "best_val_acc"], ascending=False, na_position="last", kind="stable"
-    ).reset_index(drop=True)
-    board["rank"] = range(1, len(board) + 1)
-    return board
+    board = pd.DataFrame(rows, columns=tables.schema("leaderboard").names)
+    ranked = (board["repeats"] > 0) & (board["repeats_diverged"] == 0)
+    board["rank"] = (
+        board[ranked]
+        .groupby(QUESTION)["test_acc_mean"]
+        .rank(method="first", ascending=False)
+        .reindex(board.index)
+        .astype("Int16")
+    )
+    by = [*QUESTION, "rank", "test_acc_mean", "best_val_acc"]
+    ascending = [True] * (len(QUESTION) + 1) + [False, False]
+    return board.sort_values(by, ascending=ascending, na_position="last").reset_index(drop=True)
 
 
 def _row(trials: pd.DataFrame, repeats: pd.DataFrame) -> dict[str, Any]:
     first = trials.iloc[0]
     states = trials["state"].value_counts()
     completed = trials[trials["state"] == "completed"]
-    confirmed = completed["trial_key"].isin(repeats["source_trial_key"])
-    best_of = completed[confirmed] if confirmed.any() else completed
-    ordered = best_of.sort_values("val_acc", ascending=False, kind="stable")
+    # The winner is the configuration that was repeated last as the best, whatever metric chose it.
+    repeated = repeats.loc[repeats["rank_in_search"] == 0, "source_trial_key"]
+    ordered = completed.sort_values("val_acc", ascending=False, kind="stable")
+    if len(repeated):
+        ordered = completed[completed["trial_key"] == repeated.iloc[-1]]
     winner = ordered.iloc[0] if len(ordered) else None
     default = completed.loc[completed["origin"] == "default", "val_acc"]
     best = None if winner is None else float(winner["val_acc"])
-    knobs = trials[[name for name in map(str, trials) if name.startswith("knob.")]]
     openings = int(repeats["test_openings"].sum())
-    searched = [
-        str(name).removeprefix("knob.")
-        for name, values in knobs.nunique(dropna=False).items()
-        if values > 1
+    # Repeats of other configurations, by `confirm --top`, measure regret.
+    repeats = repeats[
+        repeats["source_trial_key"] == (None if winner is None else winner.trial_key)
     ]
-    # Repeats of the best configuration only: `confirm --top` runs others to measure regret.
-    repeats = repeats[(repeats["rank_in_search"] == 0) & (repeats["state"] != "cancelled")]
     done = repeats[repeats["state"] == "completed"]
     lo, hi = t_interval(done["test_acc"])
     p, n = done["test_acc"].mean(), done["n_test"].mean()
@@ -67,12 +74,18 @@ def _row(trials: pd.DataFrame, repeats: pd.DataFrame) -> dict[str, Any]:
             name: first[name]
             for name in (
                 *("run", "space", "variant", "base_optimizer", "dataset", "label_noise", "model"),
-                *("augment", "budget_kind", "budget_max", "search_alg", "scheduler"),
+                *(
+                    "augment",
+                    "budget_kind",
+                    "budget_max",
+                    "search_alg",
+                    "scheduler",
+                    "knobs_searched",
+                ),
             )
         },
         "search_see": trials["see"].sum(),
-        "n_knobs": len(searched),
-        "knobs_searched": json.dumps(searched),
+        "n_knobs": len(json.loads(first["knobs_searched"])),
         "config_json": winner["config_json"] if winner is not None else "{}",
         "config_sha": winner["config_sha"] if winner is not None else "",
         "studies": 1,
@@ -120,20 +133,21 @@ def save(board: pd.DataFrame, path: Path) -> None:
     tables.write(path, "leaderboard", [{str(k): v for k, v in row.items()} for row in rows])
 
 
+# Narrow terminals lose columns from the end of this list.
 HEADINGS = (
     "#",
     "variant",
     "test acc %",
     "95 % interval",
     "repeats",
-    "val acc %",
     "optimism pp",
     "see/run",
-    "s/run",
-    "search see",
-    "trials",
+    "val acc %",
     "test openings",
-    "winning knobs",
+    "trials",
+    "search see",
+    "s/run",
+    "task and budget",
 )
 
 
@@ -142,32 +156,43 @@ def cells(board: pd.DataFrame) -> list[list[str]]:
     runs = board["run"].nunique() > 1
     return [
         [
-            str(row["rank"]),
+            "-" if pd.isna(row["rank"]) else str(row["rank"]),
             f"{row['run']}/{row['space']}" if runs else str(row["space"]),
             _percent(row["test_acc_mean"]) if row["repeats"] else "not confirmed",
-            f"{_percent(row['test_acc_lo'])} to {_percent(row['test_acc_hi'])}",
+            _interval(row["test_acc_lo"], row["test_acc_hi"]),
             str(row["repeats"])
             + (f" ({row['repeats_diverged']} diverged)" if row["repeats_diverged"] else ""),
-            _percent(row["val_acc_mean"]),
             _percent(row["optimism"], signed=True),
             _short(row["see_per_run"]),
-            _short(row["train_s_per_run"]),
-            f"{row['search_see']:.0f}",
-            f"{row['trials']} ({row['trials_completed']} full)",
+            _percent(row["val_acc_mean"]),
             str(row["test_openings"]),
-            " ".join(
-                f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-                for name, value in json.loads(row["config_json"]).get("knobs", {}).items()
-                if name in json.loads(row["knobs_searched"])
-            ),
+            f"{row['trials']} ({row['trials_completed']} full)",
+            f"{row['search_see']:.0f}",
+            _short(row["train_s_per_run"]),
+            f"{row['dataset']} {row['model']} noise {row['label_noise']:g} "
+            f"{row['budget_max']:g} {row['budget_kind']}",
         ]
+        for row in board.to_dict("records")
+    ]
+
+
+def winners(board: pd.DataFrame) -> list[str]:
+    """The searched knobs of each row's winner: `lr=0.05 rho=0.5`."""
+    return [
+        " ".join(
+            f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in json.loads(row["config_json"]).get("knobs", {}).items()
+            if name in json.loads(row["knobs_searched"])
+        )
         for row in board.to_dict("records")
     ]
 
 
 def markdown(board: pd.DataFrame) -> str:
     """The table in Markdown."""
-    lines = [HEADINGS, ["---"] * len(HEADINGS), *cells(board)]
+    rows = [[*row, knobs] for row, knobs in zip(cells(board), winners(board), strict=True)]
+    headings = [*HEADINGS, "winning knobs"]
+    lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -189,6 +214,11 @@ def _percent(value: Any, *, signed: bool = False) -> str:
     if pd.isna(value):
         return "-"
     return f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
+
+
+def _interval(lo: Any, hi: Any) -> str:
+    # Few repeats may put an end beyond what an accuracy can be.
+    return "-" if pd.isna(lo) else f"{_percent(max(lo, 0.0))} to {_percent(min(hi, 1.0))}"
 
 
 def _short(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""What the optimizers cost: counted exactly, and timed against their peers."""
+"""Timings and counts; never asserted in tests. Each module says how to repeat its figures."""

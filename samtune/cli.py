@@ -103,6 +103,7 @@ def run(
         click.echo(json.dumps({"schema": "plan/1", "spaces": planned}) if as_json else text)
         return
     from samtune.search import Proposals
+    from samtune.sweep import searched
 
     record = Record.create(
         runs,
@@ -120,13 +121,14 @@ def run(
                         "scheduler": f"asha {space.asha.grace:g} x {space.asha.factor:g}",
                         "mode": space.search.mode,
                         "trials": Proposals(space).total,
+                        "searched": sorted(searched(space)),
                     }
                 ),
             }
             for space in loaded
         ],
     )
-    with record, record.lock():
+    with record, record.lock(), record.removed_if_empty():
         stages = ["search", "confirm"] if confirmed else ["search"]
         code = _stages(record, loaded, stages, top, seeds, address, quiet)
         _finish(record, code, as_json)
@@ -208,17 +210,21 @@ def leaderboard(
     names: tuple[str, ...], runs: Path, form: str, output: Path | None, as_json: bool
 ) -> None:
     """Compares the confirmed winners of one or several runs."""
-    from samtune.record import Record
+    from analysis.leaderboard import leaderboard as compare
+    from analysis.leaderboard import save
+    from samtune.export import export
+    from samtune.record import Record, RunError
 
     folders = []
-    for name in names:
+    for name in dict.fromkeys(names):
         with Record.open(runs, name) as record:
-            _export(record)
+            export(record)
+            save(compare([record.folder]), record.folder / "leaderboard.parquet")
             folders.append(record.folder)
-    board = _board(folders)
+    board = compare(folders)
     if output is not None:
-        from analysis.leaderboard import save
-
+        if not output.absolute().parent.is_dir():
+            raise RunError(f"{output.absolute().parent} is no folder; make it first", exit_code=5)
         save(board, output)
     _print_board(board, "json" if as_json else form)
 
@@ -291,7 +297,8 @@ def _load(references: Sequence[str], overrides: Sequence[str]) -> list[SearchSpa
         try:
             space = SearchSpace.load(reference, overrides)
         except SpaceError as error:
-            messages += [message for message in error.messages if message not in messages]
+            where = f"{reference}: " if len(references) > 1 else ""
+            messages += [f"{where}{message}" for message in error.messages]
             continue
         if space.from_shipped:
             click.echo(f"using the shipped space {space.path}", err=True)
@@ -307,6 +314,12 @@ def _load(references: Sequence[str], overrides: Sequence[str]) -> list[SearchSpa
         ("budget.kind", {space.budget.kind for space in loaded}),
         ("search.metric", {space.search.metric for space in loaded}),
         ("search.mode", {space.search.mode for space in loaded}),
+        ("budget.per_trial", {f"{space.budget.per_trial:g}" for space in loaded}),
+        ("confirm.seeds", {str(space.confirm.seeds) for space in loaded}),
+    ]
+    agreed += [
+        (f"task.{word}", {str(space.task.get(word)) for space in loaded})
+        for word in sorted({word for space in loaded for word in space.task})
     ]
     messages += [
         f"spaces of one run must agree on {word}, and these say {' and '.join(sorted(found))}; "
@@ -348,6 +361,10 @@ def _stages(
                 plan: Search | Confirm = Search(record, spaces)
             else:
                 plan = Confirm(record, spaces, top, seeds)
+                if "search" not in stages and any(record.trials("state = 'cancelled'")):
+                    click.echo(
+                        "the search was stopped before its end; confirming its best", err=True
+                    )
                 for name in plan.without_winner:
                     click.echo(f"{name}: no trial was completed, so none is confirmed", err=True)
                     failed += 1
@@ -375,31 +392,21 @@ def _cut_short(folder: Path) -> None:
 
 def _finish(record: Record, code: int, as_json: bool) -> None:
     """Exports, prints the leaderboard, tells where the files lie, and exits."""
-    _export(record)
-    board = _board([record.folder])
+    from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
+    from samtune.export import export
 
+    export(record)
+    board = compare([record.folder])
     save(board, record.folder / "leaderboard.parquet")
     _print_board(board, "json" if as_json else "table")
     if code in {1, 3}:
-        reasons = list(dict.fromkeys(t.reason for t in record.trials("state = 'error'")))
-        click.echo(f"{len(reasons)} kinds of error, the first: {(reasons or [''])[0]}", err=True)
+        for reason in list(dict.fromkeys(t.reason for t in record.trials("state = 'error'")))[:3]:
+            click.echo(f"a trial failed: {reason}", err=True)
     if code == 75:
         click.echo(f"stopped; all of it is on record: samtune status {record.name}", err=True)
     click.echo(f"files: {record.folder}", err=True)
     sys.exit(code)
-
-
-def _export(record: Record) -> None:
-    from samtune.export import export
-
-    export(record)
-
-
-def _board(folders: Sequence[Path]) -> pd.DataFrame:
-    from analysis.leaderboard import leaderboard
-
-    return leaderboard(folders)
 
 
 def _print_board(board: pd.DataFrame, form: str) -> None:
@@ -415,12 +422,23 @@ def _print_board(board: pd.DataFrame, form: str) -> None:
         case _:
             from rich.table import Table
 
+            console, rows = _console(), lb.cells(board)
+            widths = [max(map(len, column)) for column in zip(lb.HEADINGS, *rows, strict=True)]
+            shown = next(
+                (k for k in range(len(widths), 4, -1) if sum(widths[:k]) + 2 * k <= console.width),
+                4,
+            )
             table = Table(box=None, pad_edge=False)
-            for heading in lb.HEADINGS:
+            for heading in lb.HEADINGS[:shown]:
                 table.add_column(heading, overflow="fold")
-            for cells in lb.cells(board):
-                table.add_row(*cells)
-            _console().print(table)
+            for row in rows:
+                table.add_row(*row[:shown])
+            console.print(table)
+            for name, sha, knobs in zip(
+                board["space"], board["config_sha"], lb.winners(board), strict=True
+            ):
+                won = f"{name} won with {knobs or 'its only configuration'}"
+                click.echo(won if sha else f"{name}: no trial was completed")
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -436,11 +454,18 @@ def _console(*, stderr: bool = False) -> Console:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: every mistake of a user ends in sentences and an exit code."""
     try:
-        cli(arguments, prog_name="samtune")
+        sys.exit(cli(arguments, prog_name="samtune", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("samtune: stopped; no trial was running", err=True)
+        sys.exit(75)
     except Exception as error:
         if os.environ.get("SAMTUNE_DEBUG"):
             raise
-        sentences = getattr(error, "messages", None) or [str(error) or type(error).__name__]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        sentences = getattr(error, "messages", None) or [first]
         for sentence in sentences:
             click.echo(f"samtune: {sentence}", err=True)
         code = {"SpaceError": 2, "TableError": 1}.get(type(error).__name__)

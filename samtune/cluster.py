@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 import traceback
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock, Timeout
 from ray import tune
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
@@ -70,15 +73,19 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
     RayConfig.initialize("")
     # Ray's socket paths must stay under 108 characters.
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 30 else "/tmp"
-    with tempfile.TemporaryDirectory(
-        prefix="samtune-", dir=short, ignore_cleanup_errors=True
-    ) as scratch:
+    _sweep_up(Path(short))
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=f"samtune-{os.getpid()}-", dir=short, ignore_cleanup_errors=True
+        ) as scratch,
+        FileLock(Path(scratch, "lock")),
+    ):
         # An empty working folder: Ray would put the user's own in front of the workers' path,
         # and a stray ./trainables there would be trained in place of ours.
         empty = Path(scratch, "empty")
         empty.mkdir()
         local: dict[str, Any] = {
-            "num_cpus": max(os.cpu_count() or 1, math.ceil((parallel or 1) * cpus)),
+            "num_cpus": max(_own_cpus(), math.ceil((parallel or 1) * cpus)),
             "include_dashboard": False,
             "object_store_memory": 128 * 2**20,
             "_temp_dir": scratch,
@@ -112,6 +119,21 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
             yield Cluster(min(fits, parallel or fits), cpus, gpus, Path(scratch))
         finally:
             ray.shutdown()
+
+
+def _own_cpus() -> int:
+    """The processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _sweep_up(folder: Path) -> None:
+    """Removes what runs that were killed have left behind."""
+    for left in folder.glob("samtune-*/lock"):
+        # A live run holds its lock; another user's cannot be opened.
+        with contextlib.suppress(Timeout, OSError), FileLock(left, timeout=0):
+            shutil.rmtree(left.parent, ignore_errors=True)
 
 
 def run_trial(config: Mapping[str, Any]) -> None:

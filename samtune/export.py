@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -26,7 +27,13 @@ def export(record: Record) -> list[Path]:
         attempts[attempt["trial"]].append(attempt)
     keys = {trial.trial: trial.key for trial in trials}
     studies = record.studies()
-    openings = Counter(opening["trial"] for opening in record.openings())
+    state = {trial.trial: trial.state for trial in trials}
+    # A repeat that ended without an opening reported none; one that was cut short may have had it.
+    openings = Counter(
+        opening["trial"]
+        for opening in record.openings()
+        if opening["used_at"] or state[opening["trial"]] in {"running", "cancelled", "error"}
+    )
     common = {"run": record.name}
 
     search: list[dict[str, Any]] = []
@@ -40,7 +47,9 @@ def export(record: Record) -> list[Path]:
             row |= {"source_trial_key": keys[trial.source], "test_openings": openings[trial.trial]}
             repeats.append(row | _repeat(trial, own))
         else:
-            row |= {k: studies[trial.study].settings[k] for k in ("search_alg", "scheduler")}
+            settings = studies[trial.study].settings
+            row |= {k: settings[k] for k in ("search_alg", "scheduler")}
+            row |= {"knobs_searched": json.dumps(settings["searched"])}
             search.append(row | _trial(trial, own, attempts[trial.trial], record))
         curves.extend(common | curve for curve in _curve(trial, own))
 

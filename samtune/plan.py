@@ -11,7 +11,7 @@ from samtune.live import knob_list, unit
 from samtune.search import Proposals
 from samtune.space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
 
-_SHOWN = 5
+_SAMPLED = 5
 
 
 def plan(space: SearchSpace) -> dict[str, Any]:
@@ -19,9 +19,12 @@ def plan(space: SearchSpace) -> dict[str, Any]:
     proposals = Proposals(space)
     budget = space.budget
     rungs = milestones(space.asha.grace, space.asha.factor, budget.per_trial)
-    drawn = itertools.islice(iter(proposals.ask, None), _SHOWN)
+    drawn = itertools.islice(iter(proposals.ask, None), len(space.search.first) + _SAMPLED)
     per_epoch = see_per_epoch(space)
     step = {"compute": per_epoch, "epochs": 1.0}.get(budget.kind)
+    expected_budget = expected(proposals.total, rungs, space.asha.factor, budget.per_trial, step)
+    see = {"compute": 1.0, "epochs": per_epoch}.get(budget.kind)
+    expected_see = None if see is None else expected_budget * see
     return {
         "space": space.name,
         "path": str(space.path),
@@ -46,9 +49,8 @@ def plan(space: SearchSpace) -> dict[str, Any]:
         "trials": proposals.total,
         "rungs": list(rungs),
         "budget_at_most": proposals.total * budget.per_trial,
-        "budget_expected": expected(
-            proposals.total, rungs, space.asha.factor, budget.per_trial, step
-        ),
+        "budget_expected": expected_budget,
+        "see_expected": expected_see,
         "confirm": {
             "top": space.confirm.top,
             "seeds": space.confirm.seeds,
@@ -86,20 +88,22 @@ def plan_text(plan: dict[str, Any]) -> str:
     lines = [f"{plan['space']}: {plan['trainable']} on {plan['base']}  ({plan['path']})"]
     for name, knob in plan["knobs"].items():
         default = "" if knob["default"] is None else f"default {knob['default']}"
-        lines.append(f"  {name:14}{knob['domain']:32}{default:18}{knob['origin']}".rstrip())
+        lines.append(f"  {name:16}{knob['domain']:32}{default:18}{knob['origin']}".rstrip())
     if plan["points"]:
-        lines.append(f"  tied points   {len(plan['points'])}")
-    lines.append("  task          " + knob_list(plan["task"]))
+        lines.append(f"  tied points     {len(plan['points'])}")
+    lines.append("  task            " + knob_list(plan["task"]))
+    known = plan["see_expected"] is not None and plan["budget_kind"] != "compute"
+    in_see = f" = {plan['see_expected']:.0f} see" if known else ""
     epochs, see = plan["epochs_per_trial"], plan["see_per_epoch"]
     long = f" = {epochs:g} epochs" if epochs and plan["budget_kind"] != "epochs" else ""
     cost = f" ({see:g} see an epoch)" if see else ""
     lines += [
-        f"  trials        {plan['trials']}, each at most {plan['budget_per_trial']:g} {kind}"
+        f"  trials          {plan['trials']}, each at most {plan['budget_per_trial']:g} {kind}"
         f"{long}{cost}",
-        f"  rungs         {', '.join(f'{rung:g}' for rung in plan['rungs']) or 'none'} {kind}",
-        f"  search        about {plan['budget_expected']:.0f} {kind} expected, "
+        f"  rungs           {', '.join(f'{rung:g}' for rung in plan['rungs']) or 'none'} {kind}",
+        f"  search          about {plan['budget_expected']:.0f} {kind} expected{in_see}, "
         f"{plan['budget_at_most']:.0f} at most",
-        f"  confirm       {plan['confirm']['top']} x {plan['confirm']['seeds']} repeats, "
+        f"  confirm         {plan['confirm']['top']} x {plan['confirm']['seeds']} repeats, "
         f"{plan['confirm']['budget']:g} {kind}",
         "  first configurations:",
     ]

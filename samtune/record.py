@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import time
@@ -264,6 +265,16 @@ class Record:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def removed_if_empty(self) -> Iterator[None]:
+        """Takes the folder away again if it is left without a trial: its name is not used up."""
+        try:
+            yield
+        finally:
+            if not any(self.trials()):
+                self._db.close()
+                shutil.rmtree(self.folder)
 
     # Writing
 

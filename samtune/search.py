@@ -12,11 +12,15 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -45,9 +49,12 @@ class Proposals:
     Grid knobs multiply: every sampled point is tried with every combination of the grids. Under
     the method `grid` choices, stepped ranges and tied points are grids too, and each distinct
     combination is tried once.
+
+    Ended trials are copied to the Optuna journal `mirror`, which optuna-dashboard opens while the
+    sweep runs; nothing reads it back, so it cannot hurt a resume.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: SearchSpace, mirror: Path | None = None) -> None:
         self.space = space
         self._domains = _domains(space)
         axes = {
@@ -73,9 +80,17 @@ class Proposals:
         self.total = len(self._grid) * samples
         self.asked = 0
         self._units = _unit_points(space, samples, len(self._domains))
-        self.study = optuna.create_study(
-            direction="maximize" if space.search.mode == "max" else "minimize"
-        )
+        mode = space.search.mode
+        direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
+        self.study = optuna.create_study(direction=direction)
+        self._mirror: optuna.Study | None = None
+        if mirror is not None:
+            self._mirror = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(mirror))),
+                study_name=space.name,
+                direction=direction,
+                load_if_exists=True,
+            )
         self._open: dict[int, optuna.Trial] = {}
 
     def ask(self) -> Proposal | None:
@@ -118,6 +133,8 @@ class Proposals:
                 self.study.tell(trial, state=TrialState.PRUNED)
             case _:
                 self.study.tell(trial, state=TrialState.FAIL)
+        if self._mirror is not None:
+            self._mirror.add_trial(self.told(number))
 
     def told(self, number: int) -> optuna.trial.FrozenTrial:
         """Optuna's own row of a proposal."""

@@ -73,6 +73,7 @@ __all__ = [
 ]
 
 MAX_GRID = 100_000
+_MORE = {"max": "higher", "min": "lower"}
 
 
 @dataclass(frozen=True)
@@ -342,9 +343,26 @@ class _Builder:
         if asha.grace > document.budget.per_trial and not faulty:
             message = (
                 f"asha.grace: {asha.grace:g} is more than budget.per_trial "
-                f"({document.budget.per_trial:g}); no trial gets that far"
+                f"({document.budget.per_trial:g}), so no trial is stopped early"
             )
-            self.wrong(self.at("asha", "grace"), message)
+            self.reader.warnings.append((self.at("asha", "grace").mark, message))
+        metric = document.search.metric
+        if metric.startswith("test_"):
+            message = f"search.metric: {metric} would choose on the test split; name a val_ metric"
+            self.wrong(self.at("search", "metric"), message)
+        better = self.declared.metrics if self.declared else None
+        if better and metric in better and better[metric] != document.search.mode:
+            message = f"search.mode: {metric} is the better the {_MORE[better[metric]]} it is"
+            self.wrong(self.at("search", "mode"), f"{message}; write `mode: {better[metric]}`")
+        elif better and metric not in better:
+            message = f"search.metric: {quoted(metric)} is not reported; {nearest(metric, better)}"
+            self.wrong(self.at("search", "metric"), message)
+        if document.budget.kind == "seconds" and document.resources.parallel != 1:
+            message = (
+                "budget.kind: trials that run side by side slow each other down, so seconds "
+                "compare only with `resources: {parallel: 1}`"
+            )
+            self.reader.warnings.append((self.at("budget", "kind").mark, message))
         if gpus > 1 and gpus != int(gpus):
             message = f"resources.gpus: {gpus:g}; above 1 it must be a whole number"
             self.wrong(self.at("resources", "gpus"), message)

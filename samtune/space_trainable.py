@@ -96,7 +96,10 @@ def _refuse_stranger() -> None:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a trainable says of itself. `knobs` and `task` are None where it says nothing."""
+    """What a trainable says of itself. `knobs` and `task` are None where it says nothing.
+
+    `metrics` are what a search may improve, each with `max` or `min`; empty for any.
+    """
 
     name: str
     reference: str
@@ -105,6 +108,7 @@ class Declared:
     base: str
     knobs: dict[str, Knob] | None
     task: dict[str, Knob] | None
+    metrics: dict[str, str]
     trainable: Any
 
     @classmethod
@@ -129,6 +133,7 @@ class Declared:
             base=base,
             knobs=dict(knobs(base)) if callable(knobs) else None,
             task=dict(task) if task is not None else None,
+            metrics=dict(getattr(trainable, "metrics", {})),
             trainable=trainable,
         )
 

@@ -41,7 +41,11 @@ def status_of(record: Record) -> dict[str, Any]:
                 and {
                     "value": last[best.trial].value,
                     "trial": best.number,
-                    "knobs": dict(best.config.knobs),
+                    "knobs": {
+                        name: value
+                        for name, value in best.config.knobs.items()
+                        if name in study.settings["searched"]
+                    },
                 },
             }
         )
@@ -74,7 +78,8 @@ def status_text(status: dict[str, Any]) -> str:
         done = sum(n for state, n in study["states"].items() if state not in _OPEN)
         unfinished |= done < study["trials"]
         confirmed |= study["repeats"].get("completed", 0) > 0
-        states = "  ".join(f"{state} {count}" for state, count in study["states"].items())
+        cut = {} if status["running"] else {"running": "cut off"}
+        states = "  ".join(f"{cut.get(s, s)} {count}" for s, count in study["states"].items())
         lines.append(f"  {study['space']}: {done}/{study['trials']} trials  {states}")
         if study["rungs"]:
             lines.append(f"    judged at rungs: {'  '.join(map(str, study['rungs']))}")
@@ -94,9 +99,10 @@ def status_text(status: dict[str, Any]) -> str:
     if not status["running"]:
         if unfinished:
             lines.append("  stopped before its end; what it did is on record")
-        lines.append(
-            f"next: samtune leaderboard {name}" if confirmed else f"next: samtune confirm {name}"
-        )
+        if confirmed:
+            lines.append(f"next: samtune leaderboard {name}")
+        elif any(study["best"] for study in status["studies"]):
+            lines.append(f"next: samtune confirm {name}")
     return "\n".join(lines)
 
 

@@ -230,8 +230,8 @@ def _sentence(error: yaml.MarkedYAMLError) -> str:
     if "expected <block end>" in problem and error.context_mark and error.problem_mark:
         if error.problem_mark.column != error.context_mark.column:
             return (
-                f"wrong indentation: this begins in column {error.problem_mark.column + 1}, "
-                f"but the entries since {opened} begin in column {error.context_mark.column + 1}"
+                f"wrong indentation: this begins in column {error.problem_mark.column + 1}, where "
+                "no map above has its entries; line it up with those it belongs to"
             )
         return f"this does not go on with what began in {opened}; expected `word: value`"
     if "mapping values are not allowed" in problem:

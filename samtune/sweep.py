@@ -62,7 +62,7 @@ class Stop:
     @contextmanager
     def on_signals(self, at_deadline: Callable[[], None]) -> Iterator[None]:
         """Listens to Ctrl-C, SIGTERM and SIGHUP inside the block."""
-        # A thread, because the main one may be stuck in a call that no signal handler interrupts.
+        # A thread, because the main one may get stuck in Ray's calls when Ray was hit as well.
         deadline = threading.Timer(_GRACE_S, at_deadline)
         deadline.daemon = True
 
@@ -148,7 +148,9 @@ class Search:
     def __init__(self, record: Record, spaces: Sequence[SearchSpace]) -> None:
         self._record = record
         self._spaces = spaces
-        self._proposals = [Proposals(space) for space in spaces]
+        self._proposals = [
+            Proposals(space, mirror=record.folder / "optuna.journal") for space in spaces
+        ]
         self._turn = 0
         self.progress = Progress(
             "search",
@@ -215,6 +217,9 @@ class Confirm:
     ) -> None:
         self._record = record
         repeats = {(t.source, t.bundle): t for t in record.trials("stage = 'confirm'")}
+        # Left behind by a process that was killed: this one holds the lock, so nothing runs.
+        for trial in record.trials("stage = 'search' AND state = 'running'"):
+            record.end_trial(trial.trial, "cancelled", "its process was killed")
         self._waiting: list[TrialRow | tuple[TrialRow, int, int]] = []
         self._count = len(repeats)
         self.without_winner: list[str] = []
@@ -353,7 +358,7 @@ class _Driver:
     def reported(self, tune_trial: Trial, result: Mapping[str, Any]) -> Verdict:
         live = self._live[tune_trial.trial_id]
         if "error" in result:
-            live.outcome = ("error", str(result["error"]))
+            live.outcome = ("error", " ".join(str(result["error"]).split()))
             self._record.add_event("error", str(result["traceback"]), live.trial.trial)
             return Verdict("stop")
         report = json.loads(result["report"])
@@ -367,8 +372,14 @@ class _Driver:
             verdict = Verdict("stop")
         self._record.add_decision(seq, verdict)
         self._plan.progress.used[live.trial.trial] = report["used"]
+        budget = live.trial.config.budget.per_trial
+        live.used = report["used"]
         if verdict.decision == "stop":
             live.outcome = _stopped(report, verdict, metric)
+        elif live.used >= budget * (1 - 1e-9):
+            # Most trainables end here by themselves; none gets more than the others.
+            live.outcome = ("completed", None)
+            return Verdict("stop")
         return verdict
 
     def failed(self, tune_trial: Trial) -> None:
@@ -386,7 +397,8 @@ class _Driver:
         elif error:
             state, reason = "error", "the worker died"
         elif returned and live.values:
-            state, reason = "completed", None
+            budget = live.trial.config.budget
+            state, reason = "completed", f"returned at {live.used:g} of {budget.per_trial:g}"
         elif returned:
             state, reason = "error", "the trainable returned without a report"
         else:
@@ -395,8 +407,9 @@ class _Driver:
 
     def close(self) -> None:
         """Trials that Ray never ended, because it was stopped first or failed itself."""
+        why = "stopped on request" if self._stop.requested else "the sweep itself failed"
         for trial_id in list(self._live):
-            self._end(self._live.pop(trial_id), "cancelled", "stopped on request")
+            self._end(self._live.pop(trial_id), "cancelled", why)
 
     def refresh(self) -> None:
         self._view.refresh(self._plan.progress)
@@ -427,6 +440,7 @@ class _Live:
     trial: TrialRow
     attempt: int
     values: dict[int, float] = field(default_factory=dict)
+    used: float = 0.0
     outcome: tuple[State, str | None] | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -468,7 +482,8 @@ def _sentence(live: _Live, state: State, reason: str | None, progress: Progress)
         told = knob_list({k: v for k, v in trial.config.knobs.items() if k in free})
         name = f"{space} trial {trial.number}"
     else:
-        name, told = f"{space} repeat {trial.bundle + 1}", ""
+        rank = f" of #{trial.rank + 1}" if trial.rank else ""
+        name, told = f"{space} repeat {trial.bundle + 1}{rank}", ""
     last = f"{progress.metric} {live.values[max(live.values)]:.4f}" if live.values else ""
     why = reason or "" if state in {"error", "diverged"} else ""
     parts = [f"[{progress.ended}/{progress.total}] {name}", state, last, told, why]

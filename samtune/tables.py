@@ -31,7 +31,7 @@ COLUMNS = {
     "trials": f"""
     run! string, study! int16, space! string, trial! int32, trial_key! string, {_TASK},
     n_train int32, n_val int32, n_params int64, stage! string,
-    search_alg! string, scheduler! string,
+    search_alg! string, scheduler! string, knobs_searched! string,
     config_json! string, config_sha! string, origin! string,
     seed_init! int64, seed_order! int64, seed_split! int64, seed_sampler! int64,
     budget_kind! string, budget_max! float64, horizon_steps int64,
@@ -62,7 +62,7 @@ COLUMNS = {
     ckpt_sha256 string, state! string
     """,
     "leaderboard": """
-    rank! int16, run! string, space! string, variant! string, base_optimizer! string,
+    rank int16, run! string, space! string, variant! string, base_optimizer! string,
     dataset! string, label_noise! float64,
     model! string, augment! string, budget_kind! string, budget_max! float64,
     search_see! float64, n_knobs! int16, knobs_searched! string,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class _Running:
     send: Callable[[dict[str, Any]], None]
     started: float = field(default_factory=time.monotonic)
     last_epoch: int = 0
+    last_used: float = 0.0
 
 
 _running: ContextVar[_Running | None] = ContextVar("running trial", default=None)
@@ -110,10 +112,11 @@ def report(
     `metrics` are numbers: Python's, or 0-dim tensors and arrays. The trial's metric (`val_acc`
     unless the space says otherwise) is always asked for; a budget of kind `compute` also asks for
     `see`, the SGD-epoch equivalents spent since the trial's start. A non-finite metric ends the
-    trial as diverged. `facts` are constants of the trial (`n_params`, `device`, ...); once is
-    enough.
+    trial as diverged, and a report that has used the whole budget ends it as completed. `facts`
+    are constants of the trial (`n_params`, `device`, ...); once is enough.
 
-    Raises ReportError for a missing or non-numeric metric, or an epoch before the last one.
+    Raises ReportError for a missing or non-numeric metric, for an epoch or a use of the budget
+    below the last one, and for a `test_` metric from a trial that may not open test.
     """
     running = _running.get()
     if running is None:
@@ -129,11 +132,23 @@ def report(
             f"the report lacks {running.config.metric!r}, the metric of this sweep; "
             f"it has: {', '.join(sorted(numbers)) or 'nothing'}"
         )
-    running.last_epoch = epoch
+    for name in numbers:
+        if name.startswith("test_") and running.config.test_permit is None:
+            raise ReportError(
+                f"{name} was reported by a trial without a permit to open test; "
+                "only the repeats of `samtune confirm` have one"
+            )
+    used = _used(running, epoch, numbers)
+    if not 0 <= used < math.inf or used < running.last_used:
+        raise ReportError(
+            f"{used} of the budget is used after {running.last_used}; "
+            "what a trial has used is finite and never falls"
+        )
+    running.last_epoch, running.last_used = epoch, used
     running.send(
         {
             "epoch": int(epoch),
-            "used": _used(running, epoch, numbers),
+            "used": used,
             "metrics": numbers,
             "checkpoint": checkpoint,
             "checkpoint_sha256": checkpoint_sha256,
@@ -145,7 +160,8 @@ def report(
 def _used(running: _Running, epoch: int, numbers: Mapping[str, float]) -> float:
     match running.config.budget.kind:
         case "epochs":
-            return float(epoch)
+            # A budget of 2.5 epochs ends half-way through the third.
+            return min(float(epoch), running.config.budget.per_trial)
         case "seconds":
             return numbers.get("train_s", time.monotonic() - running.started)
         case "compute":

@@ -22,7 +22,12 @@ def trial(number: int, state: str, val_acc: float | None, **changes: Any) -> dic
         **{"run": "r", "study": 0, "space": "sam", "trial": number, "trial_key": f"k{number}"},
         **{"variant": "sam", "base_optimizer": "sgd", "dataset": "digits", "model": "small_cnn"},
         **{"label_noise": 0.4, "augment": "none", "stage": "search", "search_alg": "tpe"},
-        **{"scheduler": "asha 2 x 3", "config_sha": f"c{number}", "origin": "sampled"},
+        **{
+            "scheduler": "asha 2 x 3",
+            "knobs_searched": '["lr"]',
+            "config_sha": f"c{number}",
+            "origin": "sampled",
+        },
         "config_json": json.dumps({"base": "sgd", "knobs": {"lr": lr, "momentum": 0.9}}),
         **{"seed_init": 1, "seed_order": 1, "seed_split": 1, "seed_sampler": 1},
         **{"budget_kind": "compute", "budget_max": 20.0, "state": state, "val_acc": val_acc},
@@ -63,7 +68,6 @@ def test_one_row_a_space_from_its_repeats_alone(tmp_path: Path) -> None:
         trial(3, "diverged", None),
     ]
     repeats = [repeat(b, a) for b, a in enumerate([0.91, 0.93, 0.92])]
-    repeats += [repeat(3, None, state="diverged", val_acc=None, n_test=None)]
     repeats += [repeat(9, 0.1, rank_in_search=1, source_trial_key="k0")]
     row = records(leaderboard([folder(tmp_path / "r", trials, repeats)]))[0]
     assert row["test_acc_mean"] == pytest.approx(0.92)
@@ -72,7 +76,8 @@ def test_one_row_a_space_from_its_repeats_alone(tmp_path: Path) -> None:
     assert row["test_acc_lo"] == pytest.approx(0.92 - half)
     assert row["test_acc_hi"] == pytest.approx(0.92 + half)
     assert row["optimism"] == pytest.approx(0.95 - 0.90)
-    assert (row["repeats"], row["repeats_diverged"], row["test_openings"]) == (3, 1, 5)
+    assert (row["repeats"], row["repeats_diverged"], row["test_openings"]) == (3, 0, 4)
+    assert row["rank"] == 1
     assert (row["trials"], row["trials_completed"], row["trials_pruned"]) == (4, 2, 1)
     assert row["best_val_acc"] == 0.95 and row["tuning_gain"] == pytest.approx(0.05)
     assert row["search_see"] == 40 and row["see_per_run"] == 20 and row["search_wall_s"] == 40
@@ -86,13 +91,40 @@ def test_rows_are_ranked_by_test_and_the_unconfirmed_come_last(tmp_path: Path) -
     good = folder(tmp_path / "r", [trial(1, "completed", 0.8)], [repeat(0, 0.7), repeat(1, 0.72)])
     none = folder(tmp_path / "q", [trial(1, "completed", 0.99, **other)], [])
     board = leaderboard([none, good])
-    assert list(board["variant"]) == ["sam", "sgd"] and list(board["rank"]) == [1, 2]
+    assert list(board["variant"]) == ["sam", "sgd"] and board["rank"].isna().tolist() == [0, 1]
     text = markdown(board)
     assert "not confirmed" in text and "r/sam" in text and "71.00" in text
     save(board, tmp_path / "leaderboard.parquet")
     again = tables.read(tmp_path / "leaderboard.parquet", "leaderboard").to_pylist()
     assert [row["test_acc_mean"] for row in again] == [pytest.approx(0.71), None]
     assert len(cells(board)[0]) == len(cells(board)[1])
+
+
+def test_ranks_count_within_equal_task_and_budget_and_not_over_survivors(tmp_path: Path) -> None:
+    def one(name: str, accuracies: list[float | None], **changes: Any) -> Path:
+        own = {"run": name, **changes}
+        states = ["completed" if a is not None else "diverged" for a in accuracies]
+        repeats = [
+            repeat(k, a, state=s, **own)
+            for k, (a, s) in enumerate(zip(accuracies, states, strict=True))
+        ]
+        return folder(tmp_path / name, [trial(1, "completed", 0.9, **own)], repeats)
+
+    folders = [
+        one("a", [0.7, 0.7]),
+        one("b", [0.8, 0.8]),
+        one("c", [0.9, None]),
+        one("d", [0.95, 0.95], label_noise=0.0),
+    ]
+    board = leaderboard([*folders, folders[0]])
+    ranks = {row["run"]: row["rank"] for row in records(board)}
+    assert ranks == {"a": 2, "b": 1, "c": None, "d": 1}
+
+
+def test_the_winner_is_what_was_repeated_whatever_metric_chose_it(tmp_path: Path) -> None:
+    trials = [trial(0, "completed", 0.99), trial(1, "completed", 0.80)]
+    board = leaderboard([folder(tmp_path / "r", trials, [repeat(0, 0.7), repeat(1, 0.7)])])
+    assert board["config_sha"].tolist() == ["c1"] and board["best_val_acc"].tolist() == [0.80]
 
 
 def test_a_space_where_nothing_was_completed_still_has_a_row(tmp_path: Path) -> None:

@@ -24,7 +24,13 @@ STUDY = {
     "space": "samtune: 1\n",
     "sha256": "0" * 64,
     "settings": json.dumps(
-        {"search_alg": "tpe", "scheduler": "asha 2 x 3", "mode": "max", "trials": 3}
+        {
+            "search_alg": "tpe",
+            "scheduler": "asha 2 x 3",
+            "mode": "max",
+            "trials": 3,
+            "searched": ["lr"],
+        }
     ),
 }
 CONFIG = TrialConfig(

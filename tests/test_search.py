@@ -6,8 +6,11 @@ import itertools
 from collections import Counter
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.samplers._tpe.sampler import _split_trials
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from samtune.search import Proposals
@@ -164,6 +167,21 @@ def test_what_optuna_is_told() -> None:
     assert diverged.state == TrialState.PRUNED and diverged.intermediate_values == {}
     assert diverged.user_attrs["state"] == "diverged"
     assert error.state == TrialState.FAIL
+
+
+def test_ended_trials_are_mirrored_to_a_journal_that_optuna_opens(tmp_path: Path) -> None:
+    journal = tmp_path / "optuna.journal"
+    proposals = Proposals(SearchSpace.load("sam"), journal)
+    for state in ("completed", "pruned", "error"):
+        proposal = proposals.ask()
+        assert proposal is not None
+        proposals.tell(proposal.number, state, {1: 0.5, 2: 0.6})
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.load_study(study_name="sam", storage=storage)
+    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    assert [trial.state for trial in study.trials] == states
+    assert study.best_value == 0.6 and study.best_params["rho"] == 0.05
+    assert study.trials[1].intermediate_values == {1: 0.5, 2: 0.6}
 
 
 def test_a_diverged_trial_counts_as_worse_than_any_other() -> None:

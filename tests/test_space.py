@@ -509,8 +509,8 @@ def test_set_says_what_is_wrong_with_it(item: str, message: str) -> None:
         ),
         (
             "knobs:\n    lr: 0.1\n  rho: 0.5\n",
-            "lab.yaml:5:3: wrong indentation: this begins in column 3, "
-            "but the entries since line 1 begin in column 1",
+            "lab.yaml:5:3: wrong indentation: this begins in column 3, where no map above has "
+            "its entries; line it up with those it belongs to",
         ),
         (
             "knobs:\n  lr: 0.1\n  lr: 0.2\n",
@@ -654,7 +654,6 @@ def test_every_error_is_told_at_once_in_the_order_of_lines() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("asha: {grace: 30}\n", "asha.grace: 30 is more than budget.per_trial (20)"),
         ("asha: {factor: 1}\n", "asha.factor: must be greater than 1, not 1"),
         ("resources: {gpus: 1.5}\n", "resources.gpus: 1.5; above 1 it must be a whole number"),
         ("resources: {parallel: 0}\n", "0 is neither a whole number of at least 1 nor `auto`"),
@@ -675,6 +674,11 @@ def test_sections_that_cannot_be(body: str, message: str) -> None:
     found = messages(body)
     assert len(found) == 1
     assert message in found[0]
+
+
+def test_a_grace_beyond_the_budget_means_no_early_stopping_and_is_told() -> None:
+    (warning,) = load("asha: {grace: 30}\n").warnings
+    assert "30 is more than budget.per_trial (20), so no trial is stopped early" in warning
 
 
 # Hostile input

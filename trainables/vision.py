@@ -109,6 +109,7 @@ class Vision:
         self.variant = variant_class.name
         self.bases = variant_class.bases
         self.task = {knob.name: knob for knob in _TASK}
+        self.metrics = {"val_acc": "max", "val_loss": "min"}
 
     def __repr__(self) -> str:
         return f"vision({self.variant_class.__name__})"
