@@ -133,7 +133,7 @@ def save(board: pd.DataFrame, path: Path) -> None:
     tables.write(path, "leaderboard", [{str(k): v for k, v in row.items()} for row in rows])
 
 
-# Narrow terminals lose columns from the end of this list.
+# Narrow terminals lose columns from the end.
 HEADINGS = (
     "#",
     "variant",
@@ -147,7 +147,6 @@ HEADINGS = (
     "trials",
     "search see",
     "s/run",
-    "task and budget",
 )
 
 
@@ -169,10 +168,21 @@ def cells(board: pd.DataFrame) -> list[list[str]]:
             f"{row['trials']} ({row['trials_completed']} full)",
             f"{row['search_see']:.0f}",
             _short(row["train_s_per_run"]),
-            f"{row['dataset']} {row['model']} noise {row['label_noise']:g} "
-            f"{row['budget_max']:g} {row['budget_kind']}",
         ]
         for row in board.to_dict("records")
+    ]
+
+
+def questions(board: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows that may be compared with each other, under what they answer."""
+    return [
+        (
+            f"{row['dataset']}, {row['model']}, label noise {row['label_noise']:g}, "
+            f"{row['budget_max']:g} {row['budget_kind']}",
+            rows,
+        )
+        for _, rows in board.groupby(QUESTION, sort=False)
+        for row in rows.iloc[:1].to_dict("records")
     ]
 
 
@@ -189,11 +199,15 @@ def winners(board: pd.DataFrame) -> list[str]:
 
 
 def markdown(board: pd.DataFrame) -> str:
-    """The table in Markdown."""
-    rows = [[*row, knobs] for row, knobs in zip(cells(board), winners(board), strict=True)]
-    headings = [*HEADINGS, "winning knobs"]
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """The table in Markdown, one for each question."""
+    parts = []
+    for question, rows in questions(board):
+        body = [[*row, knobs] for row, knobs in zip(cells(rows), winners(rows), strict=True)]
+        headings = [*HEADINGS, "winning knobs"]
+        lines = [headings, ["---"] * len(headings), *body]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        parts.append(f"{question}\n\n{table}")
+    return "\n\n".join(parts)
 
 
 def csv(board: pd.DataFrame) -> str:

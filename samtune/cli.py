@@ -420,25 +420,32 @@ def _print_board(board: pd.DataFrame, form: str) -> None:
         case "md":
             click.echo(lb.markdown(board))
         case _:
-            from rich.table import Table
+            for question, rows in lb.questions(board):
+                _print_question(question, rows)
 
-            console, rows = _console(), lb.cells(board)
-            widths = [max(map(len, column)) for column in zip(lb.HEADINGS, *rows, strict=True)]
-            shown = next(
-                (k for k in range(len(widths), 4, -1) if sum(widths[:k]) + 2 * k <= console.width),
-                4,
-            )
-            table = Table(box=None, pad_edge=False)
-            for heading in lb.HEADINGS[:shown]:
-                table.add_column(heading, overflow="fold")
-            for row in rows:
-                table.add_row(*row[:shown])
-            console.print(table)
-            for name, sha, knobs in zip(
-                board["space"], board["config_sha"], lb.winners(board), strict=True
-            ):
-                won = f"{name} won with {knobs or 'its only configuration'}"
-                click.echo(won if sha else f"{name}: no trial was completed")
+
+def _print_question(question: str, board: pd.DataFrame) -> None:
+    """One table, without the last columns where the terminal is narrow, and its winners."""
+    from rich.table import Table
+
+    from analysis import leaderboard as lb
+
+    console, rows = _console(), lb.cells(board)
+    widths = [max(map(len, column)) for column in zip(lb.HEADINGS, *rows, strict=True)]
+    fitting = [k for k in range(4, len(widths) + 1) if sum(widths[:k]) + 2 * k <= console.width]
+    shown = max(fitting, default=4)
+    table = Table(box=None, pad_edge=False)
+    for heading in lb.HEADINGS[:shown]:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row[:shown])
+    click.echo(question)
+    console.print(table)
+    for name, sha, knobs in zip(
+        board["space"], board["config_sha"], lb.winners(board), strict=True
+    ):
+        won = f"{name} won with {knobs or 'its only configuration'}"
+        click.echo(won if sha else f"{name}: no trial was completed")
 
 
 def _console(*, stderr: bool = False) -> Console:

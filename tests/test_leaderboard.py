@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from analysis.leaderboard import cells, leaderboard, markdown, records, save, t_interval
+from analysis.leaderboard import (
+    cells,
+    leaderboard,
+    markdown,
+    questions,
+    records,
+    save,
+    t_interval,
+)
 from samtune import tables
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -119,6 +127,8 @@ def test_ranks_count_within_equal_task_and_budget_and_not_over_survivors(tmp_pat
     board = leaderboard([*folders, folders[0]])
     ranks = {row["run"]: row["rank"] for row in records(board)}
     assert ranks == {"a": 2, "b": 1, "c": None, "d": 1}
+    apart = {name: len(rows) for name, rows in questions(board)}
+    assert sorted(apart.values()) == [1, 3] and any("label noise 0," in name for name in apart)
 
 
 def test_the_winner_is_what_was_repeated_whatever_metric_chose_it(tmp_path: Path) -> None:
