@@ -180,9 +180,16 @@ class _Builder:
         knobs = self._knobs(points)
         task = self._task()
         self._search(knobs, points)
+        declared = self.declared
+        check = getattr(declared.trainable, "check", None) if declared else None
+        if declared and check and not self.problems:
+            defaults = {k: default_of(domain) for k, domain in knobs.items()}
+            try:
+                check(active(knobs, {**defaults, **(points[0] if points else {})}), declared.base)
+            except ValueError as error:
+                self.wrong(self.at("knobs"), str(error))
         if self.problems:
             raise space_error(self.problems)
-        declared = self.declared
         variant = declared.variant if declared else document.variant or ""
         base = declared.base if declared else document.base or "none"
         trainable = declared.reference if declared else document.trainable or ""

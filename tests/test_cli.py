@@ -88,6 +88,11 @@ MISTAKES = {
         "not a number",
     ),
     "unknown trainable": ("samtune: 1\ntrainable: samm\n", ":2:12:", "mean 'sam'"),
+    "knobs that exclude each other": (
+        "samtune: 1\nextends: common\ntrainable: sam\nknobs:\n  momentum: 0\n  nesterov: true\n",
+        ":5:3:",
+        "Nesterov's step needs momentum",
+    ),
     "min above max": (
         "samtune: 1\ntrainable: sam\nknobs:\n  lr: {min: 1, max: 0.1}\n",
         ":4:",

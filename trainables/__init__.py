@@ -14,6 +14,8 @@ What a space file may say about it is read from these attributes:
     bases: tuple[str, ...]                base optimizers it takes, the default first
     knobs(base) -> dict[str, Knob]        every word allowed under `knobs:`
     task: dict[str, Knob]                 every word allowed under `task:`
+    metrics: dict[str, "max" | "min"]     what a search may improve, and which way
+    check(knobs, base)                    raises ValueError for knobs that exclude each other
     see_per_epoch(knobs, base) -> float   cost of an epoch in SGD-epoch equivalents, by theory
 
 It must pickle by reference, as a module's function does. `trainables.vision` has the shipped

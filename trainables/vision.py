@@ -132,6 +132,11 @@ class Vision:
             )
         return {**self.variant_class.knobs(), **BASES[base].knobs}
 
+    def check(self, knobs: Mapping[str, Value], base: str) -> None:
+        """Raises KnobError for knobs that cannot be had together."""
+        if base in self.bases:
+            BASES[base].check({k: v for k, v in knobs.items() if k in BASES[base].knobs})
+
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
         """Cost of one epoch in SGD-epoch equivalents, by theory; knobs left out are default."""
         values = _complete(knobs, self.knobs(base), f"{self.variant} on {base}")

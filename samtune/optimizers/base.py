@@ -23,13 +23,22 @@ class BaseOptimizer:
     knobs: Mapping[str, Knob]
     make: Callable[..., torch.optim.Optimizer]
 
+    def check(self, knobs: Mapping[str, Value]) -> dict[str, Value]:
+        """Every knob, those left out by default. Raises KnobError where they cannot be."""
+        reject_unknown(knobs, self.knobs, self.name)
+        values = {name: k.check(knobs.get(name, k.default)) for name, k in self.knobs.items()}
+        if values.get("nesterov") and values["momentum"] == 0:
+            raise KnobError(
+                "nesterov is true and momentum is 0; Nesterov's step needs momentum above 0"
+            )
+        return values
+
     def build(self, parameters: Parameters, **knobs: Value) -> torch.optim.Optimizer:
         """The optimizer over parameters or param groups, on torch's fastest kernels for them.
 
         A knob left out has its default. Raises KnobError for an unknown knob or impossible value.
         """
-        reject_unknown(knobs, self.knobs, self.name)
-        values = {name: k.check(knobs.get(name, k.default)) for name, k in self.knobs.items()}
+        values = self.check(knobs)
         given = [
             {**p, "params": list(p["params"])} if isinstance(p, dict) else p for p in parameters
         ]
@@ -47,10 +56,6 @@ def _sgd(
     nesterov: bool,
     **how: bool,
 ) -> torch.optim.SGD:
-    if nesterov and momentum == 0:
-        raise KnobError(
-            "nesterov is true and momentum is 0; Nesterov's step needs momentum above 0"
-        )
     sgd = torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, **how
     )
