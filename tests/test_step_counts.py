@@ -30,15 +30,8 @@ EXACT = {"sgd": (2, 5), "adamw": (3, 7), "sam": (12, 11), "asam": (16, 21)}
 HOST_DECIDES = {"ae_sam": 1}
 """Waits of the host in a step that the method itself needs: it chooses the number of passes."""
 
-MORE_LAUNCHES = {"look_sam": 20.6, "look_layer_sam": 33, "gam": 51}
-MORE_COPIES = {
-    "bayesian_sam": 7,
-    "look_sam": 4,
-    "look_layer_sam": 4,
-    "friendly_sam": 3,
-    "vasso": 3,
-    "gam": 6,
-}
+MORE_LAUNCHES = {"gam": 51}
+MORE_COPIES = {"friendly_sam": 3, "vasso": 3}
 """Those above their limit, and how far. Whoever changes one writes here what it costs now."""
 
 

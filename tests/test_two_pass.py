@@ -398,7 +398,7 @@ BAYES = {"n_data": 100, "prior_precision": 10, "damping": 0.1, "lr": 0.5, "rho":
 def test_bayesian_sam_on_q(n, w, s):
     model = Quadratic()
     variant = BayesianSAM(model.parameters(), **BAYES)
-    variant.noise = lambda: [torch.tensor(n, dtype=torch.float64) / 10]
+    variant.noise = lambda _: [torch.tensor(n, dtype=torch.float64) / 10]
     on_q(variant, model)
     close(model.weight, w)
     close(variant.state["s"][0], s)
@@ -413,7 +413,7 @@ def test_bayesian_sam_without_noise_is_unnormalised_sam():
     model = Quadratic()
     knobs = {**BAYES, "beta2": 1.0, "beta1": 0.0, "prior_precision": 0}
     variant = BayesianSAM(model.parameters(), **knobs)
-    variant.noise = lambda: [torch.zeros(2, dtype=torch.float64)]
+    variant.noise = lambda _: [torch.zeros(2, dtype=torch.float64)]
     on_q(variant, model)
     # h = A (w + rho A w)
     close(model.weight, (3 - 0.5 * 4.5, 1 - 0.5 * 12))

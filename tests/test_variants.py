@@ -441,6 +441,18 @@ def test_wsam_takes_each_groups_learning_rate():
     assert same == [True, True, False, False]
 
 
+@pytest.mark.parametrize("m", [0, 5])
+def test_clip_bounds_each_part_of_decoupled_wsam(m):
+    lr, clip, model = 0.1, 1e-3, seeded(plain_net)
+    before = problems.weights(model)
+    optimizer = WSAM(torch.optim.SGD(model.parameters(), lr=lr), clip=clip, m=m)
+    at_base = []
+    optimizer.base.register_step_post_hook(lambda *_: at_base.append(problems.weights(model)))
+    train(optimizer, model, batches(1))
+    close((at_base[0] - before).norm(), lr * clip)
+    close((problems.weights(model) - at_base[0]).norm(), lr * clip)
+
+
 @pytest.mark.parametrize("name", ["wsam", "lookbehind_sam"])
 def test_what_comes_beside_the_direction_is_averaged_over_chunks(name):
     """Chunks of one sample, where the net has no BatchNorm, differ; equal samples do not."""

@@ -128,24 +128,27 @@ class BayesianSAM(Variant):
         oracle.losses()
         h: Gradients = [None] * len(self.parameters)
         a: Gradients = [None] * len(self.parameters)
-        end = 0
+        roots, end = self._roots(), 0
         for part in oracle.targets.tensor_split(min(self.m, len(oracle))):
             start, end = end, end + len(part)
             share, chunk = len(part) / len(oracle), slice(start, end)
-            with self.perturbed(self.noise()):
+            with self.perturbed(self.noise(roots)):
                 g_k = oracle.grad(self.parameters, chunk)
-            with self.perturbed(self._ascent(g_k)):
-                accumulate_(h, oracle.grad(self.parameters, chunk), share)
+            eps = self._ascent(g_k)
             torch._foreach_abs_([d for d in g_k if d is not None])
             accumulate_(a, g_k, share)
+            del g_k
+            with self.perturbed(eps):
+                del eps
+                accumulate_(h, oracle.grad(self.parameters, chunk), share)
         self._absolute = oracle.shared(a)
         return h
 
-    def noise(self) -> Gradients:
-        """n / sqrt(N s) with a new n from the variant's own generator; None where frozen."""
+    def noise(self, roots: Gradients) -> Gradients:
+        """n / roots with a new n ~ N(0, I) from the variant's own generator; None at a None."""
         draw = self.state.get("draws", 0)
         self.state["draws"] = draw + 1
-        return self._noise("step", draw)
+        return self._noise(roots, "step", draw)
 
     @contextmanager
     def sampled_weights(self, sample: int) -> Iterator[None]:
@@ -153,18 +156,26 @@ class BayesianSAM(Variant):
 
         Average the softmax of 32 of them, as the authors do, and report it beside that of w.
         """
-        with torch.no_grad(), self.perturbed(self._noise("sample", sample)):
+        with torch.no_grad(), self.perturbed(self._noise(self._roots(), "sample", sample)):
             yield
 
     @property
     def _N(self) -> float:
         return self.n_data * self.dafactor
 
-    def _noise(self, *words: object) -> Gradients:
+    def _roots(self) -> Gradients:
+        """sqrt(N s); None where frozen."""
         trained = [p.requires_grad for p in self.parameters]
-        s = [t if own else None for t, own in zip(self.state["s"], trained, strict=True)]
+        s = [t for t, own in zip(self.state["s"], trained, strict=True) if own]
+        roots = torch._foreach_mul(s, self._N) if s else ()
+        if roots:
+            torch._foreach_sqrt_(roots)
+        found = iter(roots)
+        return [next(found) if own else None for own in trained]
+
+    def _noise(self, roots: Gradients, *words: object) -> Gradients:
         eps: dict[int, Tensor] = {}
-        for number, group in enumerate(alike(t for t in s if t is not None)):
+        for number, group in enumerate(alike(t for t in roots if t is not None)):
             like, sizes = group[0], [t.numel() for t in group]
             flat = torch.randn(
                 sum(sizes),
@@ -173,10 +184,9 @@ class BayesianSAM(Variant):
                 device=like.device,
             )
             n = [v.view(t.shape) for v, t in zip(torch.split(flat, sizes), group, strict=True)]
-            std = torch._foreach_mul(group, self._N)
-            torch._foreach_sqrt_(std)
-            eps |= zip(map(id, group), torch._foreach_div(n, std), strict=True)
-        return [None if t is None else eps[id(t)] for t in s]
+            torch._foreach_div_(n, group)
+            eps |= zip(map(id, group), n, strict=True)
+        return [None if t is None else eps[id(t)] for t in roots]
 
     def _ascent(self, g: Gradients) -> Gradients:
         pairs = [(d, s) for d, s in zip(g, self.state["s"], strict=True) if d is not None]

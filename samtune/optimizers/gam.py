@@ -78,6 +78,7 @@ class GAM(TwoPass):
         # lerp is exact where g1 = g3, and the part orthogonal to q is linear in m: taken term by
         # term it is exactly 0 where all four gradients are one.
         q = flat(paired(g1, g3)[0]).lerp_(flat(paired(g3, g3)[0]), 1 - self.alpha)
+        del g1
         first = without_(flat(paired(g0, g3)[0]), q)
         second = without_(flat(paired(g2, g3)[0]), q)
         d = q.add_(first, alpha=-self.gamma)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import flat, paired, shaped, without_
-from samtune.optimizers.tensors import Gradients, global_norm, plus, scaled
+from samtune.optimizers.pairs import flat, paired, shaped
+from samtune.optimizers.tensors import Gradients, alike, global_norm, plus, scale_
 from samtune.optimizers.two_pass import Sharpened
 from samtune.optimizers.variant import TAU, knob
 
@@ -66,33 +66,45 @@ class LookSAM(Sharpened):
     def sharp(self, oracle: GradientOracle) -> Gradients:
         t = self.state.get("t", 0)
         self.state["t"] = t + 1
+        refresh = t % self.k == 0
+        if refresh and self.k > 1 and (self.alpha or self.auto_alpha):
+            return self._refresh(oracle)
         g = oracle.grad(self.parameters)
-        if t % self.k == 0:
+        if refresh:
             with self.perturbed(self.ascent(self.masked(g, oracle))):
-                h = oracle.grad(self.parameters)
-            if self.k > 1 and (self.alpha or self.auto_alpha):
-                self.state["v"] = self._reusable(g, h)
-            return h
+                return oracle.grad(self.parameters)
         if "v" not in self.state:
             return g
         alpha = 1.0 if self.auto_alpha else self.alpha
         return plus(g, self.state["v"], alpha * global_norm(g))
 
-    def ascent(self, g: Gradients) -> Gradients:
-        """eps, in new tensors."""
-        return scaled(g, self.radius / (global_norm(g) + TAU))
+    def ascent(self, g: Gradients, length: Tensor | None = None) -> Gradients:
+        """eps, in the tensors of g; `length` is ||g|| where that is known, and not 0."""
+        return scale_(g, self.radius / (global_norm(g) + TAU if length is None else length))
 
-    def _reusable(self, g: Gradients, h: Gradients) -> Gradients:
-        """g_v at the length that goes with ||g|| = alpha = 1: g_v / ||g_v||, or g_v / ||g||."""
-        missing_as_zeros, present = paired(h, g)
-        clean, v = flat(present), flat(missing_as_zeros)
+    def _refresh(self, oracle: GradientOracle) -> Gradients:
+        """h; leaves g_v at the length that goes with ||g|| = alpha = 1, which is g_v / ||g_v||,
+        or g_v / ||g||."""
+        g = oracle.grad(self.parameters)
+        like = [None if d is None else p for p, d in zip(self.parameters, g, strict=True)]
+        clean = flat([d for d in g if d is not None])
+        square = torch.dot(clean, clean).clamp_min(TAU**2)
+        length = square.sqrt()
+        known = length if self.params == "all" else None
+        with self.perturbed(self.ascent(self.masked(g, oracle), known)):
+            # Its tensors are the second set of weights now, which is to end with the block.
+            del g
+            h = oracle.grad(self.parameters)
+        v = flat(paired(h, like)[0])
         whole = torch.linalg.vector_norm(v)
-        without_(v, clean)
+        # In one kind of sum, which makes it exactly 0 where h is g.
+        v.addcmul_(clean, torch.dot(clean, v) / square, value=-1)
         left = torch.linalg.vector_norm(v)
-        length = 1 / ((torch.linalg.vector_norm(clean) if self.auto_alpha else left) + TAU)
         # Where h is parallel to g, what is left is rounding, and would be blown up to alpha ||g||.
-        v *= length.masked_fill(left <= _noise(v.dtype) * whole, 0.0)
-        return shaped(v, g)
+        parallel = left <= _noise(v.dtype) * whole
+        v /= (length if self.auto_alpha else left).masked_fill(parallel, torch.inf)
+        self.state["v"] = shaped(v, like)
+        return h
 
 
 @dataclass(eq=False, kw_only=True)
@@ -122,23 +134,29 @@ class LookLayerSAM(LookSAM):
         source="global: the paper as third parties have it, grows as training converges",
     )
 
-    def ascent(self, g: Gradients) -> Gradients:
-        pairs = [(w.detach(), d) for w, d in zip(self.parameters, g, strict=True) if d is not None]
-        whole: Tensor | float = global_norm(g) + TAU if self.layer_rule == "global" else 1.0
-        found = iter(_rescaled(pairs, self.radius / whole))
-        return [None if d is None else next(found) for d in g]
+    def ascent(self, g: Gradients, length: Tensor | None = None) -> Gradients:
+        factor: Tensor | float = self.radius
+        if self.layer_rule == "global":
+            factor = factor / (global_norm(g) + TAU if length is None else length)
+        weights = {id(d): w.detach() for w, d in zip(self.parameters, g, strict=True)}
+        for group in alike(d for d in g if d is not None):
+            _rescale_(group, [weights[id(d)] for d in group], factor)
+        return g
 
 
-def _rescaled(pairs: list[tuple[Tensor, Tensor]], factor: Tensor | float) -> list[Tensor]:
-    """factor ||w|| d / ||d|| for each pair (w, d)."""
-    if not pairs:
-        return []
-    weights = torch._foreach_norm([w for w, _ in pairs])
-    lengths = torch._foreach_norm([d for _, d in pairs])
-    torch._foreach_add_(lengths, TAU)
-    torch._foreach_div_(weights, lengths)
-    torch._foreach_mul_(weights, factor)
-    return list(torch._foreach_mul([d for _, d in pairs], weights))
+def _rescale_(group: list[Tensor], weights: list[Tensor], factor: Tensor | float) -> None:
+    """d <- factor ||w|| d / ||d|| for each d of the group and its w."""
+    dtype = torch.promote_types(group[0].dtype, torch.float32)
+    norms = torch.stack(torch._foreach_norm([*weights, *group], 2, dtype=dtype))
+    of_weights, of_group = norms.view(2, -1)
+    if isinstance(factor, Tensor):
+        factor = factor.to(norms.device)
+    shares = (of_weights / of_group.add_(TAU)).mul_(factor)
+    # A list of 0-dim factors would take a launch for each tensor.
+    sizes = [d.numel() for d in group]
+    spread = torch.cat([s.expand(n) for s, n in zip(shares.unbind(), sizes, strict=True)])
+    parts = zip(torch.split(spread, sizes), group, strict=True)
+    torch._foreach_mul_(group, [s.as_strided(d.shape, d.stride()) for s, d in parts])
 
 
 def _noise(dtype: torch.dtype) -> float:

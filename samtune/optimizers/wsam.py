@@ -27,7 +27,7 @@ class WSAM(SAM):
     Decoupled, the sharpness h - g passes by the base optimizer's momentum and preconditioner.
     gamma = 0.5 is SAM where coupled, gamma = 0 the base optimizer; the coupled form is the
     penalised gradient norm of Zhao et al. (ICML 2022, arXiv 2202.03599).
-    `clip` bounds what the base descends along; the sharpness is clipped by itself.
+    `clip` bounds g, along which the base descends, and a (h - g), each by itself.
     """
 
     name = "wsam"
@@ -69,17 +69,18 @@ class WSAM(SAM):
             filled = iter(torch._foreach_lerp(clean, d, self.weight))
             return [None if t is None else next(filled) for t in h]
         torch._foreach_sub_(d, clean)
-        accumulate_(self._sharpness, h, len(oracle) / self._batch)
+        accumulate_(self._sharpness, h, self.weight * len(oracle) / self._batch)
         rest = iter(clean)
         return [None if t is None else next(rest) for t in h]
 
     def update(self, direction: Gradients) -> None:
         super().update(direction)
+        self.clip_(self._sharpness)
         sharpness, self._sharpness = iter(self._sharpness), []
         for group in self.base.param_groups:
             pairs = [
                 (p, s) for p, s in zip(group["params"], sharpness, strict=False) if s is not None
             ]
             if pairs:
-                alpha = -float(group["lr"]) * self.weight
+                alpha = -float(group["lr"])
                 torch._foreach_add_([p for p, _ in pairs], [s for _, s in pairs], alpha=alpha)
