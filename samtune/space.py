@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,8 +53,7 @@ from samtune.space_layers import (
     space_error,
 )
 from samtune.space_trainable import Declared, resolve
-from samtune.strict_yaml import Node, Problem, StrictYamlError, quoted
-from samtune.strict_yaml import scalar as yaml_scalar
+from samtune.strict_yaml import Node, Problem, StrictYamlError, dump, quoted
 from samtune.trial import Budget
 
 __all__ = [
@@ -203,7 +200,7 @@ class _Builder:
             "task": task,
             **{word: getattr(document, word).model_dump() for word in SECTIONS},
         }
-        text = _yaml(resolved)
+        text = dump(resolved)
         return SearchSpace(
             name=name,
             variant=variant,
@@ -472,31 +469,3 @@ def _settable(root: Node) -> list[str]:
         *(f"{word}.{below}" for word, model in SECTIONS.items() for below in model.model_fields),
         *(word for word in Document.model_fields if word not in {"samtune", "extends"}),
     ]
-
-
-def _yaml(resolved: Mapping[str, Any]) -> str:
-    """YAML 1.2 that `strict_yaml` reads back to the same values and types, in the same order."""
-    lines: list[str] = []
-    for word, value in resolved.items():
-        if isinstance(value, dict) and value:
-            lines.append(f"{word}:")
-            lines += [f"  {name}: {_flow(below)}" for name, below in value.items()]
-        elif word == "points":
-            lines.append(f"{word}:")
-            lines += [f"  - {_flow(point)}" for point in value]
-        else:
-            lines.append(f"{word}: {_flow(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{word}: {_flow(below)}" for word, below in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*(:[A-Za-z0-9_]+)?", value)
-        if plain and isinstance(yaml_scalar(value), str):
-            return value
-        return json.dumps(value, ensure_ascii=False)
-    return json.dumps(value)

@@ -6,9 +6,10 @@ overwrites the first) are replaced, and whose tags, anchors and directives are r
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,6 +221,34 @@ class _Composer:
         elif isinstance(value, int) and abs(value) >= 1 << 63:
             self.problems.append((mark, "a whole number must be below 2^63; write it as 1e20"))
         return value
+
+
+def dump(resolved: Mapping[str, Any]) -> str:
+    """YAML 1.2 that `load` reads back to the same values and types, in the same order."""
+    lines: list[str] = []
+    for word, value in resolved.items():
+        if isinstance(value, dict) and value:
+            lines.append(f"{word}:")
+            lines += [f"  {name}: {_flow(below)}" for name, below in value.items()]
+        elif word == "points":
+            lines.append(f"{word}:")
+            lines += [f"  - {_flow(point)}" for point in value]
+        else:
+            lines.append(f"{word}: {_flow(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{word}: {_flow(below)}" for word, below in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*(:[A-Za-z0-9_]+)?", value)
+        if plain and isinstance(scalar(value), str):
+            return value
+        return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
 
 
 def _sentence(error: yaml.MarkedYAMLError) -> str:
