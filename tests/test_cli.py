@@ -221,9 +221,13 @@ def test_the_whole_way_for_two_spaces(here: Path) -> None:
         *("sweep.db", "space.sgd.yaml", "space.sam.yaml", "trials.parquet", "curves.parquet"),
         *("repeats.parquet", "leaderboard.parquet"),
     } <= names
+    more = command("confirm", "sgd-sam", "--seeds", "3", "--json")
+    out, err = more.communicate(timeout=200)
+    assert more.returncode == 0 and "[2/2]" in err, err
+    assert [row["repeats"] for row in json.loads(out)["rows"]] == [3, 3]
     status = command("status", "sgd-sam", "--json")
     (told,) = json.loads(status.communicate(timeout=60)[0])["runs"]
-    assert not told["running"] and len(told["test_openings"]) == 4
+    assert not told["running"] and len(told["test_openings"]) == 6
     for form in ("table", "md", "csv", "json"):
         board = command("leaderboard", "sgd-sam", "--format", form)
         text = board.communicate(timeout=60)[0]
