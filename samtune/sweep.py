@@ -72,7 +72,12 @@ class Stop:
             self.request()
             deadline.start()
 
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # What nohup or a shell's `&` has told us to ignore stays ignored.
+        wanted = [
+            number
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN
+        ]
         before = [signal.signal(number, handle) for number in wanted]
         try:
             yield

@@ -47,10 +47,17 @@ def succeed(words: list[str]) -> None:
     assert not ended.value.code
 
 
+# A shell's `&` makes all that it starts ignore Ctrl-C, the tests and what they start included.
+_MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from samtune.cli import main; main()"
+)
+
+
 def command(*words: str, **options: Any) -> subprocess.Popen[str]:
     """`samtune WORDS` in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from samtune.cli import main; main()", *words],
+        [sys.executable, "-c", _MAIN, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -167,6 +169,19 @@ def test_a_mistake_that_fails_every_trial_is_given_up_early(
     with record_of(runs, spaces) as record:
         progress = sweep(record, spaces, two_slots, stop)
         assert stop.gave_up and progress.ended < 10 < progress.total
+
+
+def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
+    stop = Stop()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop.on_signals(lambda: None):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested, "nohup is respected"
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_stop_leaves_a_whole_record(two_slots: Cluster, runs: Path, lab: str) -> None:
