@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -182,6 +183,18 @@ def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
             assert stop.requested
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    code = """if True:
+        import os, signal
+        from samtune.sweep import Stop
+        with Stop().on_signals(lambda: None):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise SystemExit("still here")
+    """
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 130
 
 
 def test_a_stop_leaves_a_whole_record(two_slots: Cluster, runs: Path, lab: str) -> None:
