@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+runs_option = click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    envvar="SAMTUNE_RUNS",
+    show_default=True,
+    help="The folder that holds one folder a run.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress.")
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="WORD=VALUE",
+    help="Changes a value of the space: lr.max=0.3, task.label_noise=0, rho=0.05. Repeatable.",
+)
+address_option = click.option(
+    "--address", help="A running Ray cluster to join; else one is started."
+)
+top_option = click.option(
+    "--top", type=click.IntRange(1), help="How many configurations to confirm."
+)
+seeds_option = click.option("--seeds", type=click.IntRange(1), help="How many fresh seeds each.")
