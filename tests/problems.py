@@ -206,9 +206,9 @@ def perturbations(variant: Variant) -> list[list[torch.Tensor | None]]:
     original = variant.perturbed
 
     @contextmanager
-    def recording(eps):
-        seen.append([None if e is None else e.clone() for e in eps])
-        with original(eps):
+    def recording(d, factor, **options):
+        seen.append([None if t is None else factor * t.double() for t in d])
+        with original(d, factor, **options):
             yield
 
     variant.perturbed = recording

@@ -36,6 +36,7 @@ from samtune.optimizers import (
     GradientOracle,
     Variant,
     knob,
+    tensors,
 )
 
 every_variant = pytest.mark.parametrize("name", VARIANTS)
@@ -550,7 +551,9 @@ MOST |= {"look_layer_sam": 23, "bayesian_sam": 27}
 
 
 @every_variant
-def test_launches_do_not_grow_with_the_net(name):
+def test_launches_do_not_grow_with_the_net(name, monkeypatch):
+    # As on a GPU: the CPU has a kernel for the ascent that is better and goes tensor by tensor.
+    monkeypatch.setattr(tensors, "_FUSED_ON_CPU", ())
     few, many = launches(name, 3), launches(name, 40)
     assert few == many
     assert len(many) <= MOST.get(name, 20), many
@@ -587,7 +590,7 @@ class Seam(Variant):
         g = oracle.grad(self.parameters)
         if t % self.period == 0:
             clean = oracle.sample_losses
-            with self.perturbed([None if d is None else 0.1 * d for d in g]):
+            with self.perturbed(g, 0.1):
                 sharp = oracle.losses() - clean
                 g = oracle.grad(self.parameters, sharp.topk(len(oracle) // 2).indices)
         if "mean" not in self.state:

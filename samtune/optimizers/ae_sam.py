@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.tensors import TAU, Gradients, global_norm
 from samtune.optimizers.two_pass import Sharpened
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -68,7 +68,7 @@ class AESAM(Sharpened):
         c = self.lambda_1 * self.progress + self.lambda_2 * (1 - self.progress)
         if n < mu + c * math.sqrt(variance):
             return g
-        eps = self.masked(g, oracle)
-        whole = length if eps is g else global_norm(eps)
-        with self.perturbed(scale_(eps, self.radius / (whole + TAU))):
+        steep = self.masked(g, oracle)
+        whole = length if steep is g else global_norm(steep)
+        with self.perturbed(steep, self.radius / (whole + TAU)):
             return oracle.grad(self.parameters)

@@ -8,8 +8,8 @@ import torch
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.tensors import TAU, Ascent, Gradients, global_norm
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -44,7 +44,7 @@ class FisherSAM(SAM):
         source="torch-unified-SAM-optimization: 0.2 to 1; batch gradients need more",
     )
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         if not self.eta:
             return super().ascent(g, oracle)
         n = [d for d in g if d is not None]
@@ -56,4 +56,4 @@ class FisherSAM(SAM):
         torch._foreach_div_(n, root)
         q = global_norm(n)
         torch._foreach_div_(n, root)
-        return scale_(g, self.radius / (q + TAU))
+        return g, self.radius / (q + TAU)

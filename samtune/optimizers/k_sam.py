@@ -45,5 +45,5 @@ class KSAM(SAM):
         count = max(1, math.ceil(self.kept * len(oracle)))
         largest = oracle.losses().topk(count).indices
         g = oracle.grad(self.parameters, largest)
-        with self.perturbed(self.ascent(self.masked(g, oracle), oracle)):
+        with self.perturbed(*self.ascent(self.masked(g, oracle), oracle)):
             return oracle.grad(self.parameters, largest)

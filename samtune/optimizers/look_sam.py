@@ -9,9 +9,9 @@ from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import flat, paired, shaped
-from samtune.optimizers.tensors import Gradients, alike, global_norm, plus, scale_
+from samtune.optimizers.tensors import TAU, Ascent, Gradients, alike, global_norm, plus
 from samtune.optimizers.two_pass import Sharpened
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -71,16 +71,16 @@ class LookSAM(Sharpened):
             return self._refresh(oracle)
         g = oracle.grad(self.parameters)
         if refresh:
-            with self.perturbed(self.ascent(self.masked(g, oracle))):
+            with self.perturbed(*self.ascent(self.masked(g, oracle))):
                 return oracle.grad(self.parameters)
         if "v" not in self.state:
             return g
         alpha = 1.0 if self.auto_alpha else self.alpha
         return plus(g, self.state["v"], alpha * global_norm(g))
 
-    def ascent(self, g: Gradients, length: Tensor | None = None) -> Gradients:
+    def ascent(self, g: Gradients, length: Tensor | None = None) -> Ascent:
         """eps, in the tensors of g; `length` is ||g|| where that is known, and not 0."""
-        return scale_(g, self.radius / (global_norm(g) + TAU if length is None else length))
+        return g, self.radius / (global_norm(g) + TAU if length is None else length)
 
     def _refresh(self, oracle: GradientOracle) -> Gradients:
         """h; leaves g_v at the length that goes with ||g|| = alpha = 1, which is g_v / ||g_v||,
@@ -91,7 +91,7 @@ class LookSAM(Sharpened):
         square = torch.dot(clean, clean).clamp_min(TAU**2)
         length = square.sqrt()
         known = length if self.params == "all" else None
-        with self.perturbed(self.ascent(self.masked(g, oracle), known)):
+        with self.perturbed(*self.ascent(self.masked(g, oracle), known)):
             # Its tensors are the second set of weights now, which is to end with the block.
             del g
             h = oracle.grad(self.parameters)
@@ -134,14 +134,14 @@ class LookLayerSAM(LookSAM):
         source="global: the paper as third parties have it, grows as training converges",
     )
 
-    def ascent(self, g: Gradients, length: Tensor | None = None) -> Gradients:
+    def ascent(self, g: Gradients, length: Tensor | None = None) -> Ascent:
         factor: Tensor | float = self.radius
         if self.layer_rule == "global":
             factor = factor / (global_norm(g) + TAU if length is None else length)
         weights = {id(d): w.detach() for w, d in zip(self.parameters, g, strict=True)}
         for group in alike(d for d in g if d is not None):
             _rescale_(group, [weights[id(d)] for d in group], factor)
-        return g
+        return g, 1.0
 
 
 def _rescale_(group: list[Tensor], weights: list[Tensor], factor: Tensor | float) -> None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import along
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, accumulate_
+from samtune.optimizers.tensors import Gradients, accumulate_, along
 from samtune.optimizers.variant import knob
 
 
@@ -68,7 +67,7 @@ class LookbehindSAM(SAM):
         with ExitStack() as climb:
             for _ in range(self.k):
                 eps = along(self.masked(g, oracle), self.radius)
-                climb.enter_context(self.perturbed(eps))
+                climb.enter_context(self.perturbed(*eps, keep=True))
                 g = oracle.grad(self.parameters)
                 found.append(g)
         for total, d in zip(self._later, found[1:], strict=True):

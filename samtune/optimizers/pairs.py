@@ -7,13 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from samtune.optimizers.tensors import Gradients, alike, global_norm, scaled
-from samtune.optimizers.variant import TAU
-
-
-def along(g: Gradients, length: float) -> Gradients:
-    """length g / ||g||, as new tensors; zeros where g is zero."""
-    return scaled(g, length / (global_norm(g) + TAU))
+from samtune.optimizers.tensors import Gradients, alike, global_norm
 
 
 def paired(g: Gradients, h: Gradients) -> tuple[list[Tensor], list[Tensor]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients
+from samtune.optimizers.tensors import Ascent, Gradients
 from samtune.optimizers.variant import knob
 
 
@@ -55,15 +55,15 @@ class SparseSAM(SAM):
         source="Sparse SAM's code: 5 epochs",
     )
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         masks = self._masks(g) if self.sparsity else None
-        eps = super().ascent(g, oracle)
+        g, factor = super().ascent(g, oracle)
         if masks is not None:
             pairs = [
-                (e, m) for e, m in zip(eps, masks, strict=True) if e is not None and m is not None
+                (e, m) for e, m in zip(g, masks, strict=True) if e is not None and m is not None
             ]
             torch._foreach_mul_([e for e, _ in pairs], [m for _, m in pairs])
-        return eps
+        return g, factor
 
     def _masks(self, g: Gradients) -> Gradients:
         """M as zeros and ones, a tensor for each of g; None, all ones, where g had none first."""

@@ -19,13 +19,10 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle, NonFiniteError
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.tensors import TAU, Gradients, global_norm, moved, scale_
 
 Value = float | int | str | bool
 Scale = Literal["log", "linear"]
-
-TAU = 1e-12
-"""Added to norms in denominators: a zero gradient gives a zero perturbation, not NaN."""
 
 
 class KnobError(ValueError):
@@ -297,22 +294,26 @@ class Variant(ABC):
             scale_(direction, factor.clamp(max=1.0))
 
     @contextmanager
-    def perturbed(self, eps: Gradients) -> Iterator[None]:
-        """Inside the block the weights are w + eps; afterwards w, bit by bit, whatever happens.
+    def perturbed(
+        self, d: Gradients, factor: Tensor | float, *, keep: bool = False
+    ) -> Iterator[None]:
+        """Inside the block the weights are w + eps with eps = factor d, where d is not None;
+        afterwards w, bit by bit, whatever happens.
 
-        `eps` is used up: its tensors become the second set of weights, and the parameters point
-        to them meanwhile. The first set stays untouched, so nothing is copied back.
+        The tensors of d become the second set of weights, to which the parameters point
+        meanwhile, and so are used up; `keep` makes new ones. The first set stays untouched, so
+        nothing is copied back.
         """
-        second = [(p, e) for p, e in zip(self.parameters, eps, strict=True) if e is not None]
-        first = [(p, p.data) for p, _ in second]
-        if second:
-            torch._foreach_add_([e for _, e in second], [w for _, w in first])
+        pairs = [(p, t) for p, t in zip(self.parameters, d, strict=True) if t is not None]
+        touched = [p for p, _ in pairs]
+        first = [p.data for p in touched]
+        second = moved(first, [t for _, t in pairs], factor, keep=keep) if pairs else []
         try:
-            for p, w in second:
+            for p, w in zip(touched, second, strict=True):
                 p.data = w
             yield
         finally:
-            for p, w in first:
+            for p, w in zip(touched, first, strict=True):
                 p.data = w
 
     def state_dict(self) -> dict[str, Any]:
