@@ -157,7 +157,11 @@ class KnobReader:
         self, knob: Knob, value: Value, node: Node, where: str, warn: bool = True
     ) -> Value | None:
         """The value if it lies within the knob's hard bounds; a warning outside the safe range."""
-        if knob.kind in {int, float} and isinstance(value, str | bool):
+        if (
+            knob.kind in {int, float}
+            and isinstance(value, str | bool)
+            and value not in (knob.choices or ())
+        ):
             self.problems.append((node.mark, f"{where}: {not_a_number(value)}"))
             return None
         try:

@@ -105,7 +105,7 @@ TEXTBOOK = {
         lambda: reference.look_sam(0.2, 3, 0.4),
     ),
     "look_sam auto": (
-        {"rho": 0.2, "k": 5, "auto_alpha": True},
+        {"rho": 0.2, "k": 5, "alpha": "auto"},
         lambda: reference.look_sam(0.2, 5, None),
     ),
     "look_layer_sam": (

@@ -25,7 +25,8 @@ class ESAM(TwoPass):
 
     With `swp_mode` tensor the mask keeps or drops whole tensors, whose gradients the first pass
     then need not compute, and g and its norm are of those kept: ||eps|| is rho / beta, where
-    element gives about rho / sqrt(beta), so the two need different radii.
+    element gives about rho / sqrt(beta), so the two need different radii. Over several processes
+    each chooses its share of B+ among its own samples.
     """
 
     name = "esam"

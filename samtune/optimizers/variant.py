@@ -34,7 +34,8 @@ class Knob:
     """One setting: what it means, what it may be, and where its sensible values come from.
 
     `low` and `high` are inclusive and mathematical: outside is an error. `safe` is the range worth
-    searching, by `source`: outside is worth a warning.
+    searching, by `source`: outside is worth a warning. `choices` are the words that a text may be,
+    or that a number may be replaced with.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Knob:
             if isinstance(value, bool):
                 return value
             raise KnobError(f"{self.name} is {value!r}; it must be true or false")
-        if self.kind is str:
+        if self.kind is str or (isinstance(value, str) and value in (self.choices or ())):
             return self._checked_choice(value)
         return self._checked_number(value)
 
@@ -70,7 +71,8 @@ class Knob:
         accepted = numbers.Integral if self.kind is int else numbers.Real
         if isinstance(value, bool) or not isinstance(value, accepted):
             what = "a whole number" if self.kind is int else "a number"
-            raise KnobError(f"{self.name} is {value!r}; it must be {what}")
+            words = "".join(f" or {word}" for word in self.choices or ())
+            raise KnobError(f"{self.name} is {value!r}; it must be {what}{words}")
         number = int(value) if isinstance(value, numbers.Integral) else float(value)
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
@@ -157,7 +159,7 @@ class Variant(ABC):
     """
 
     name: ClassVar[str]
-    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam", "nadam", "rmsprop", "adagrad")
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
 
     base: torch.optim.Optimizer
@@ -358,4 +360,5 @@ _KINDS: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}
 
 def _kind(f: dataclasses.Field[Any]) -> type:
     # Under `from __future__ import annotations` a field's type is its text.
-    return f.type if isinstance(f.type, type) else _KINDS[f.type]
+    # Of `float | str` the first: a number that a word may stand in for.
+    return f.type if isinstance(f.type, type) else _KINDS[str(f.type).split(" | ")[0]]
