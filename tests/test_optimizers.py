@@ -123,7 +123,7 @@ TEXTBOOK = {
 
 @pytest.mark.parametrize(
     ("case", "base"),
-    [(c, b) for c in TEXTBOOK for b in VARIANTS[c.split()[0]].bases],
+    [(c, b) for c in TEXTBOOK for b in ("sgd", "adamw") if b in VARIANTS[c.split()[0]].bases],
 )
 def test_textbook_over_100_steps(case, base):
     knobs, direction = TEXTBOOK[case]
