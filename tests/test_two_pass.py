@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import problems
@@ -146,6 +147,37 @@ def test_interval_perturbs_the_last_step_of_each(name):
     assert more > one
     forward = sum(r.forward_samples for r in results) / (6 * 16)
     assert variant.passes[0] == pytest.approx(forward)
+
+
+@pytest.mark.parametrize("base", ["sgd", "adamw", "adam", "rmsprop", "adagrad"])
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("look_sam", {"k": 4, "alpha": "auto"}),
+        ("look_layer_sam", {"k": 4}),
+        ("esam", {}),
+        ("esam", {"swp_mode": "tensor"}),
+        ("sparse_sam", {"update_freq": 3}),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "-".join(map(str, given)),
+)
+def test_resume_is_bitwise_at_every_cut(name, knobs, base):
+    def fresh():
+        net = seeded(norm_net)
+        settings = {"lr": 0.01, "weight_decay": 1e-2}
+        return net, VARIANTS[name](BASES[base].build(net.parameters(), **settings), **knobs)
+
+    whole, variant = fresh()
+    train(variant, whole, batches(6))
+    for cut in range(1, 5):
+        model, variant = fresh()
+        train(variant, model, batches(6)[:cut], of=6)
+        saved = copy.deepcopy((model.state_dict(), variant.state_dict()))
+        model, variant = fresh()
+        model.load_state_dict(saved[0])
+        variant.load_state_dict(saved[1])
+        train(variant, model, batches(6)[cut:], cut, of=6)
+        assert torch.equal(problems.weights(model), problems.weights(whole)), cut
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4])

@@ -194,7 +194,6 @@ BASES: dict[str, BaseOptimizer] = {
         _base("sgd", _sgd, _SGD_KNOBS),
         _base("adamw", _with_betas(torch.optim.AdamW), _ADAMW_KNOBS),
         _base("adam", _with_betas(torch.optim.Adam), _ADAM_KNOBS),
-        _base("nadam", _with_betas(torch.optim.NAdam), _ADAM_KNOBS, has_fused=False),
         _base("rmsprop", _rmsprop, _RMSPROP_KNOBS, has_fused=False),
         _base("adagrad", torch.optim.Adagrad, _ADAGRAD_KNOBS, has_fused=False),
     )

@@ -159,7 +159,7 @@ class Variant(ABC):
     """
 
     name: ClassVar[str]
-    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam", "nadam", "rmsprop", "adagrad")
+    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam", "rmsprop", "adagrad")
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
 
     base: torch.optim.Optimizer
