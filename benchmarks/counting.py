@@ -79,23 +79,25 @@ PROMISED: dict[str, float] = {
     "gsam": 2,
     "fisher_sam": 1,
     "bayesian_sam": 6,
-    "friendly_sam": 2,
+    "friendly_sam": 3,
     "look_sam": 3,
     "look_layer_sam": 3,
     "wsam": 3,
     "momentum_sam": 1,
-    "vasso": 2,
+    "vasso": 3,
     "stable_sam": 1,
     "unified_sam": 1,
     "ae_sam": 1,
     "sparse_sam": 2,
     "cr_sam": 4,
     "gam": 5,
-    "mesa": 1,
+    "k_sam": 1,
+    "lookbehind_sam": 3,
 }
 """Extra copies of the model by the variants' own descriptions, persistent and transient.
 
-Bayesian SAM's are 5 and its momentum, which elsewhere is the base optimizer's."""
+Bayesian SAM's are 5 and its momentum, which elsewhere is the base optimizer's. Friendly SAM's and
+VaSSO's are 2 and the old mean, which a step that fails in its last pass goes back to."""
 
 
 @dataclass

@@ -31,11 +31,12 @@ from benchmarks.timing import (
     Clock,
     FullStep,
     Seconds,
-    interleaved,
     optimizer_only,
+    paired,
     peak_copies,
     ratio,
     small_cnn,
+    spread,
 )
 from samtune.optimizers import VARIANTS
 
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shape: _optimizer_only(shape, contenders, rounds, device) for shape in shapes
     }
     full = [PLAIN, *variants]
-    results["full_step"] = _full_steps(full, 2 * rounds, device)
+    results["full_step"] = _full_steps(full, 5 * rounds, device)
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1) + "\n")
         print(f"wrote {chosen.json}")
@@ -124,15 +125,19 @@ def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict
     net = resnet18 if on_cuda else small_cnn
     full = {name: FullStep(name, net, device) for name in names}
     clock = Clock(device)
-    times = 10 if on_cuda else 2
+    times = 10 if on_cuda else 1
 
     def timed(step: Callable[[], object], cycle: int) -> Callable[[], float]:
         return lambda: clock.measure(lambda _: step(), cycle * times)
 
+    def timed_alone(f: FullStep) -> Callable[[], float]:
+        return lambda: clock.measure(lambda _: f.passes_alone(), times) / f.cycle
+
     batch = len(full[names[0]].inputs)
     rows: dict[str, Any] = {}
-    eager = interleaved({n: timed(f.step, f.cycle) for n, f in full.items()}, rounds)
-    _add_shares(rows, "eager", full, eager, batch)
+    alone = {n: timed_alone(f) for n, f in full.items() if n != PLAIN}
+    eager = paired({n: timed(f.step, f.cycle) for n, f in full.items()}, PLAIN, rounds, alone)
+    _add_shares(rows, "eager", full, *eager, batch)
     if on_cuda:
         graphs = {}
         for name, f in full.items():
@@ -141,8 +146,11 @@ def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict
                 graphs[name] = timed(f.captured(), f.cycle)
             except RuntimeError as error:
                 print(f"{name} cannot be captured in a CUDA graph: {_first_line(error)}")
-        _add_shares(rows, "captured", full, interleaved(graphs, rounds), batch)
-    print(f"\nwhole steps of {net.__name__}, batch {batch}; x theory: 1 is passes x plain SGD")
+        _add_shares(rows, "captured", full, *paired(graphs, PLAIN, rounds), batch)
+    print(
+        f"\nwhole steps of {net.__name__}, batch {batch}, {rounds} rounds; "
+        "x theory: 1 is passes x plain SGD; x passes: 1 is the step's own passes alone"
+    )
     modes = ("eager", "captured") if on_cuda else ("eager",)
     _print_table(
         ("", "passes", *(f"{m} {c}" for m in modes for c in _SHARES)),
@@ -151,7 +159,7 @@ def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict
                 name,
                 f"{full[name].see:.2f}",
                 *(
-                    f"{row[mode][key]:{how}}" if mode in row else "-"
+                    _cell(row.get(mode, {}).get(key), how)
                     for mode in modes
                     for key, how in _SHARES.values()
                 ),
@@ -159,7 +167,7 @@ def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict
             for name, row in rows.items()
         ],
     )
-    return {"network": net.__name__, "batch": batch, "rows": rows}
+    return {"network": net.__name__, "batch": batch, "rounds": rounds, "rows": rows}
 
 
 _SHARES = {
@@ -167,25 +175,47 @@ _SHARES = {
     "images/s": ("images_per_s", ".0f"),
     "share of SGD": ("share_of_sgd", ".2f"),
     "x theory": ("x_theory", ".3f"),
-    "first quartile": ("x_theory_low", ".3f"),
-    "third": ("x_theory_high", ".3f"),
+    "[quartiles]": ("x_theory_quartiles", ""),
+    "x passes": ("x_passes", ".3f"),
+    "[of these]": ("x_passes_quartiles", ""),
 }
 
 
 def _add_shares(
-    rows: dict[str, Any], mode: str, full: dict[str, FullStep], seconds: Seconds, batch: int
+    rows: dict[str, Any],
+    mode: str,
+    full: dict[str, FullStep],
+    seconds: Seconds,
+    ratios: Seconds,
+    own: Seconds,
+    batch: int,
 ) -> None:
     for name in seconds:
-        low, middle, high = ratio(seconds, name, PLAIN)
+        low, middle, high = spread(ratios.get(name, [1.0]))
         see = full[name].see
         rows.setdefault(name, {"passes": see})[mode] = {
             "ms": 1000 * median(seconds[name]),
             "images_per_s": batch / median(seconds[name]),
             "share_of_sgd": 1 / middle,
             "x_theory": middle / see,
-            "x_theory_low": low / see,
-            "x_theory_high": high / see,
+            "x_theory_quartiles": _rounded(low / see, high / see),
         }
+        if name in own:
+            low, middle, high = spread(own[name])
+            rows[name][mode] |= {
+                "x_passes": middle,
+                "x_passes_quartiles": _rounded(low, high),
+            }
+
+
+def _cell(value: float | list[float] | None, how: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:{how}}" if how else str(value)
+
+
+def _rounded(*numbers: float) -> list[float]:
+    return [round(n, 3) for n in numbers]
 
 
 def _synchronisations(step: Callable[[], object]) -> int:
@@ -245,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shapes", type=_one_of("shape", SHAPES), help=",".join(SHAPES))
     parser.add_argument("--variants", type=_one_of("variant", VARIANTS), help="default: all")
     parser.add_argument(
-        "--rounds", type=int, help="default: 7, with --quick 3; twice as many of whole steps"
+        "--rounds", type=int, help="default: 7, with --quick 3; five times as many of whole steps"
     )
     parser.add_argument("--quick", action="store_true", help="the first of the shapes, 3 rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.contenders import Contender, Meter, Problem, build, cycle
-from samtune.optimizers import BASES, GradientOracle
+from samtune.optimizers import BASES, GradientOracle, StepResult
 
 FLOOR = "floor: 9 words"
 PLAIN = "plain torch loop, fused SGD"
@@ -80,13 +80,50 @@ def interleaved(runs: Mapping[str, Callable[[], float]], rounds: int) -> Seconds
     return seconds
 
 
-def ratio(seconds: Seconds, name: str, to: str) -> tuple[float, float, float]:
-    """First quartile, median and third quartile of the ratios within a round."""
-    ratios = [a / b for a, b in zip(seconds[name], seconds[to], strict=True)]
+Run = Callable[[], float]
+
+
+def paired(
+    runs: Mapping[str, Run], to: str, rounds: int, alone: Mapping[str, Run] | None = None
+) -> tuple[Seconds, Seconds, Seconds]:
+    """Seconds, the ratios to `to`, and the ratios to each run's partner in `alone`.
+
+    Every run stands between two of `to`, and counts against their mean, so that a machine that
+    slows down or speeds up meanwhile does so for both.
+    """
+    alone = alone or {}
+    seconds: Seconds = {name: [] for name in runs}
+    ratios: Seconds = {name: [] for name in runs if name != to}
+    own: Seconds = {name: [] for name in alone}
+    for run in (*runs.values(), *alone.values()):
+        run()
+    for r in range(rounds):
+        names = [*ratios]
+        names = names[r % len(names) :] + names[: r % len(names)]
+        before = runs[to]()
+        for name in names:
+            partner = alone[name]() if name in alone else None
+            took, after = runs[name](), runs[to]()
+            if partner is not None:
+                own[name].append(took / partner)
+            seconds[name].append(took)
+            seconds[to].append(after)
+            ratios[name].append(2 * took / (before + after))
+            before = after
+    return seconds, ratios, own
+
+
+def spread(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median and third quartile."""
     if len(ratios) < 2:
         return ratios[0], ratios[0], ratios[0]
     low, _, high = quantiles(ratios, n=4, method="inclusive")
     return low, median(ratios), high
+
+
+def ratio(seconds: Seconds, name: str, to: str) -> tuple[float, float, float]:
+    """First quartile, median and third quartile of the ratios within a round."""
+    return spread([a / b for a, b in zip(seconds[name], seconds[to], strict=True)])
 
 
 def optimizer_only(
@@ -125,7 +162,10 @@ def peak_copies(problem: Problem, contender: Callable[[Problem], Contender]) -> 
 
 
 class FullStep:
-    """Whole steps on a real network and one batch: forward and backward passes included."""
+    """Whole steps on a real network and one batch: forward and backward passes included.
+
+    `see` is what the steps so far have cost in samples, (forward + 2 backward) / 3 of the batch.
+    """
 
     def __init__(self, name: str, make: Callable[[], nn.Module], device: torch.device) -> None:
         torch.manual_seed(0)
@@ -137,16 +177,49 @@ class FullStep:
         if name == PLAIN:
             parameters = list(self.model.parameters())
             self.base = BASES["sgd"].build(parameters, lr=1e-3)
-            self.cycle, self.see = 1, 1.0
+            self.cycle = 1
             self.step: Callable[[], object] = self._plain_step
         else:
             variant = build(name, self.model)
             self.base = variant.base
-            self.cycle, self.see = cycle(variant), variant.see_per_epoch
-            self.step = lambda: variant.step(self._oracle())
+            self.cycle = cycle(variant)
+            self.step = lambda: self._count(variant.step(self._oracle()))
+        self._costs: list[float] = []
+        self._passes: list[tuple[int, bool]] = []
+        self._noted: list[tuple[int, bool]] = []
         for group in self.base.param_groups:
             if "capturable" in group and device.type == "cuda":
                 group["capturable"] = True
+
+    @property
+    def see(self) -> float:
+        return fmean(self._costs) if self._costs else 1.0
+
+    def _count(self, made: StepResult) -> None:
+        cost = made.forward_samples + 2 * made.backward_samples
+        self._costs.append(cost / 3 / len(self.inputs))
+
+    def passes_alone(self) -> None:
+        """The passes of a cycle of steps, of the same sizes, and nothing else of them."""
+        if not self._noted:
+            self._passes.clear()
+            for _ in range(self.cycle):
+                self.step()
+            self._noted = [*self._passes]
+        for size, backward in self._noted:
+            with torch.set_grad_enabled(backward):
+                with self._autocast():
+                    outputs = self.model(self.inputs[:size])
+                loss = loss_fn(outputs, self.targets[:size]).mean()
+            if backward:
+                loss.backward()
+                self.model.zero_grad()
+
+    def _note(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        self._passes.append((len(inputs[0]), torch.is_grad_enabled()))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.inputs.device.type, self.autocast, self.autocast is not None)
 
     def _oracle(self) -> GradientOracle:
         # Nothing is random in these networks, and a graph cannot fetch the generator's state.
@@ -159,9 +232,12 @@ class FullStep:
             replay_rng=self.autocast is None,
         )
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.inputs.device.type, self.autocast, self.autocast is not None)
+
     def _plain_step(self) -> None:
         self.base.zero_grad()
-        with torch.autocast(self.inputs.device.type, self.autocast, self.autocast is not None):
+        with self._autocast():
             loss = loss_fn(self.model(self.inputs), self.targets).mean()
         loss.backward()
         self.base.step()

@@ -157,7 +157,8 @@ class KnobReader:
         self, knob: Knob, value: Value, node: Node, where: str, warn: bool = True
     ) -> Value | None:
         """The value if it lies within the knob's hard bounds; a warning outside the safe range."""
-        if knob.kind in {int, float} and isinstance(value, str | bool):
+        number = knob.kind in {int, float} and not knob.choices
+        if number and isinstance(value, str | bool):
             self.problems.append((node.mark, f"{where}: {not_a_number(value)}"))
             return None
         try:

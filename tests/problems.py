@@ -99,6 +99,8 @@ ACTS_WITH: dict[str, dict[str, object]] = {
     "sparse_sam.sparsity": {"sparsity": 0.9},
     "sparse_sam.drop_rate": {"drop_rate": 1.0, "update_freq": 1},
     "sparse_sam.update_freq": {"update_freq": 1},
+    "sparse_sam.samples": {"mask": "fisher", "samples": 2},
+    "fisher_sam.fisher": {"eta": 1000.0},
     "gam.alpha": {"alpha": 0.9},
     "gam.beta": {"beta": 0.9},
     "k_sam.kept": {"kept": 1.0},
@@ -106,6 +108,9 @@ ACTS_WITH: dict[str, dict[str, object]] = {
 }
 """By "knob" or "variant.knob", for one that needs others to act: those. Under its own name it
 gives the value to compare the default with, where the test's own guess does not do."""
+
+SINGLE_SAMPLES = {"fisher_sam.fisher", "sparse_sam.mask", "sparse_sam.samples"}
+"""Knobs that ask for passes over single samples, which BatchNorm1d refuses."""
 
 EXAM: dict[str, dict[str, object]] = {"look_sam": {"k": 2}, "look_layer_sam": {"k": 2}}
 """Knobs for short tests, where the default does not act soon enough."""
@@ -146,8 +151,10 @@ def over(parameters: list, name: str, base: str | None = None, **knobs: object) 
     return variant(BASES[base].build(parameters, **settings), **knobs)
 
 
-PAIRS = [(n, b) for n, v in VARIANTS.items() for b in v.bases or (None,)]
-"""Each variant with each of its bases; None where it is its own."""
+PAIRS = [
+    (n, b) for n, v in VARIANTS.items() for b in v.bases or (None,) if b is None or b in BASE_KNOBS
+]
+"""Each variant with SGD and AdamW, where it takes them; None where it is its own."""
 
 
 def train(
@@ -206,9 +213,9 @@ def perturbations(variant: Variant) -> list[list[torch.Tensor | None]]:
     original = variant.perturbed
 
     @contextmanager
-    def recording(eps):
-        seen.append([None if e is None else e.clone() for e in eps])
-        with original(eps):
+    def recording(d, factor, **options):
+        seen.append([None if t is None else factor * t.double() for t in d])
+        with original(d, factor, **options):
             yield
 
     variant.perturbed = recording

@@ -14,7 +14,8 @@ from samtune.optimizers import VARIANTS, GradientOracle
 from samtune.optimizers.two_pass import Sharpened
 
 # Per-sample choices are made within a process, so that only all samples are the same samples.
-SYNCHRONISED = {n: problems.UNSELECTIVE.get(n, {}) for n in VARIANTS}
+SYNCHRONISED = {n: (n, problems.UNSELECTIVE.get(n, {})) for n in VARIANTS}
+SYNCHRONISED["fisher_sam sample"] = "fisher_sam", {"fisher": "sample"}
 UNSYNCHRONISED = [n for n, v in VARIANTS.items() if issubclass(v, Sharpened)]
 DATA = batches(4) + batches(1, size=10)
 HALF = {16: 8, 10: 5}
@@ -31,12 +32,12 @@ def _process(rank: int, file: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     found = {}
-    for name, knobs in SYNCHRONISED.items():
+    for case, (name, knobs) in SYNCHRONISED.items():
         model = seeded(plain_net)
         variant = make(name, model, **knobs)
         for x, y in DATA:
             _step(variant, model, x, y, rank)
-        found["synchronised", name] = problems.weights(model)
+        found["synchronised", case] = problems.weights(model)
     for name in UNSYNCHRONISED:
         model = seeded(plain_net)
         variant = make(name, model)
@@ -47,6 +48,7 @@ def _process(rank: int, file: str) -> None:
     found["uneven"] = _uneven(rank)
     found["chunks"] = _chunks(rank)
     found["overflow"] = _overflow(rank)
+    found["deciding"] = _deciding(rank)
     torch.save(found, f"{file}.{rank}")
     dist.destroy_process_group()
 
@@ -88,6 +90,34 @@ def _overflow(rank: int) -> tuple[bool, float, torch.Tensor]:
     return skipped, scaler.get_scale(), problems.weights(model)
 
 
+def _deciding(rank: int) -> dict[str, object]:
+    """Unsynchronised AE-SAM decides in each process by itself; process 1 then has an overflow."""
+    found = {}
+    for check in (False, True):
+        model = seeded(plain_net)
+        variant = make("ae_sam", model)
+        passes = [
+            _step(variant, model, x, y, rank, sync_perturbation=False, check_finite=check)
+            for x, y in batches(12, seed=5)
+        ]
+        found[f"passes {check}"] = [len(r.outputs) < r.forward_samples for r in passes]
+        found[f"weights {check}"] = problems.weights(model)
+    state = dict(variant.state)
+    x, y = (t[rank * 8 :][:8] for t in DATA[0])
+    oracle = GradientOracle(
+        model,
+        x,
+        y,
+        poisoned(1) if rank else loss_fn,
+        ddp=dist.group.WORLD,
+        sync_perturbation=False,
+        check_finite=True,
+    )
+    found["skipped"] = variant.step(oracle).skipped and variant.state == state
+    found["weights after"] = problems.weights(model)
+    return found
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> list[dict]:
     file = tmp_path_factory.mktemp("ddp") / "store"
@@ -107,13 +137,14 @@ def same(two, key, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SYNCHRONISED)
-def test_two_processes_are_one(two, name):
+@pytest.mark.parametrize("case", SYNCHRONISED)
+def test_two_processes_are_one(two, case):
     model = seeded(plain_net)
-    variant = make(name, model, **SYNCHRONISED[name])
+    name, knobs = SYNCHRONISED[case]
+    variant = make(name, model, **knobs)
     for x, y in DATA:
         variant.step(GradientOracle(model, x, y, loss_fn))
-    same(two, ("synchronised", name), problems.weights(model))
+    same(two, ("synchronised", case), problems.weights(model))
 
 
 @pytest.mark.slow
@@ -148,6 +179,17 @@ def test_an_overflow_in_one_process_skips_the_step_in_both(two):
     for skipped, scale, weights in (two[0]["overflow"], two[1]["overflow"]):
         assert skipped and scale == 2.0**8
         torch.testing.assert_close(weights, problems.weights(never), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_processes_may_decide_on_different_numbers_of_passes(two):
+    mine, other = two[0]["deciding"], two[1]["deciding"]
+    assert mine["passes True"] != other["passes True"]
+    for found in (mine, other):
+        assert found["passes True"] == found["passes False"]
+        assert torch.equal(found["weights True"], found["weights False"])
+        assert found["skipped"] and torch.equal(found["weights after"], found["weights True"])
+    assert torch.equal(mine["weights True"], other["weights True"])
 
 
 def test_a_wrapped_model_is_refused():

@@ -17,7 +17,7 @@ from problems import (
 )
 from torch import nn
 
-from samtune.optimizers import ASAM, BASES, SAM, SGD, VARIANTS, AdamW, KnobError
+from samtune.optimizers import ASAM, BASES, SAM, SGD, VARIANTS, AdamW, KnobError, LookSAM
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,10 @@ def test_no_dead_knob(name, knob_name):
         other = not about.default
     else:
         other = about.kind(about.default * 3 + (0.01 if about.kind is float else 1))
+    net = plain_net if f"{name}.{knob_name}" in problems.SINGLE_SAMPLES else norm_net
     ends = []
     for knobs in ({}, {knob_name: other}):
-        model = seeded(norm_net)
+        model = seeded(net)
         train(make(name, model, **others, **knobs), model, batches(3))
         ends.append(problems.weights(model))
     assert not torch.equal(*ends)
@@ -47,7 +48,7 @@ def test_no_dead_knob(name, knob_name):
 @pytest.mark.parametrize(("base", "knob_name"), [(b, k) for b in BASES for k in BASES[b].knobs])
 def test_no_dead_base_knob(base, knob_name):
     about = BASES[base].knobs[knob_name]
-    other = not about.default if about.kind is bool else about.default * 0.5
+    other = not about.default if about.kind is bool else about.default * 0.5 or 0.01
     ends = []
     for knobs in ({}, {knob_name: other}):
         model = seeded(norm_net)
@@ -74,6 +75,7 @@ def test_an_unknown_knob_names_the_nearest():
         ({"rho": -0.1}, "rho is -0.1; it must be at least 0.0"),
         ({"rho": "0.1"}, "rho is '0.1'; it must be a number"),
         ({"rho": True}, "rho is True; it must be a number"),
+        ({"rho": "auto"}, "rho is 'auto'; it must be a number"),
         ({"rho": float("nan")}, "rho is nan; it must be finite"),
         ({"rho": float("inf")}, "rho is inf; it must be finite"),
         ({"eta": -1}, "eta is -1; it must be at least 0.0"),
@@ -85,6 +87,14 @@ def test_impossible_values(knobs, message):
     with pytest.raises(KnobError) as caught:
         ASAM(torch.optim.SGD([torch.ones(1)], lr=0.1), **knobs)
     assert message in str(caught.value)
+
+
+def test_a_word_may_stand_for_a_number():
+    base = torch.optim.SGD([torch.ones(1)], lr=0.1)
+    assert LookSAM(base, alpha="auto").alpha == "auto" and LookSAM(base, alpha=1).alpha == 1.0
+    for wrong in ("atuo", True):
+        with pytest.raises(KnobError, match=rf"alpha is {wrong!r}; it must be a number or auto"):
+            LookSAM(base, alpha=wrong)
 
 
 def test_impossible_bases():
@@ -108,6 +118,7 @@ def test_knobs_describe_themselves():
         knobs = itertools.chain(
             variant.knobs().items(), *(BASES[b].knobs.items() for b in variant.bases)
         )
+        assert not any(variant.knobs().keys() & BASES[b].knobs.keys() for b in variant.bases)
         for name, about in knobs:
             assert about.name == name and about.doc and about.source
             assert about.check(about.default) == about.default

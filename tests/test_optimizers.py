@@ -36,6 +36,7 @@ from samtune.optimizers import (
     GradientOracle,
     Variant,
     knob,
+    tensors,
 )
 
 every_variant = pytest.mark.parametrize("name", VARIANTS)
@@ -104,7 +105,7 @@ TEXTBOOK = {
         lambda: reference.look_sam(0.2, 3, 0.4),
     ),
     "look_sam auto": (
-        {"rho": 0.2, "k": 5, "auto_alpha": True},
+        {"rho": 0.2, "k": 5, "alpha": "auto"},
         lambda: reference.look_sam(0.2, 5, None),
     ),
     "look_layer_sam": (
@@ -122,7 +123,7 @@ TEXTBOOK = {
 
 @pytest.mark.parametrize(
     ("case", "base"),
-    [(c, b) for c in TEXTBOOK for b in VARIANTS[c.split()[0]].bases],
+    [(c, b) for c in TEXTBOOK for b in ("sgd", "adamw") if b in VARIANTS[c.split()[0]].bases],
 )
 def test_textbook_over_100_steps(case, base):
     knobs, direction = TEXTBOOK[case]
@@ -550,7 +551,9 @@ MOST |= {"look_layer_sam": 23, "bayesian_sam": 27}
 
 
 @every_variant
-def test_launches_do_not_grow_with_the_net(name):
+def test_launches_do_not_grow_with_the_net(name, monkeypatch):
+    # As on a GPU: the CPU has a kernel for the ascent that is better and goes tensor by tensor.
+    monkeypatch.setattr(tensors, "_FUSED_ON_CPU", ())
     few, many = launches(name, 3), launches(name, 40)
     assert few == many
     assert len(many) <= MOST.get(name, 20), many
@@ -587,7 +590,7 @@ class Seam(Variant):
         g = oracle.grad(self.parameters)
         if t % self.period == 0:
             clean = oracle.sample_losses
-            with self.perturbed([None if d is None else 0.1 * d for d in g]):
+            with self.perturbed(g, 0.1):
                 sharp = oracle.losses() - clean
                 g = oracle.grad(self.parameters, sharp.topk(len(oracle) // 2).indices)
         if "mean" not in self.state:

@@ -557,6 +557,14 @@ def test_ae_sam_turns_to_sam_as_training_goes_on():
     assert 1 < counts[0] < 1.5 < counts[1] < 2
 
 
+def test_ae_sam_is_asked_in_each_interval():
+    model = seeded(plain_net)
+    optimizer = make("ae_sam", model, interval=3, lambda_1=-100.0, lambda_2=-100.0)
+    results = train(optimizer, model, batches(6))
+    assert [r.forward_samples // 16 for r in results] == [1, 1, 2, 1, 1, 2]
+    assert optimizer.passes == pytest.approx((1 + 0.5 / 3, 1 + 0.5 / 3))
+
+
 # Sparse SAM.
 
 

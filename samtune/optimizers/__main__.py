@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from samtune.optimizers import VARIANTS, Knob, Variant
+from samtune.optimizers import BASES, VARIANTS, Knob, Variant
 
 
 class About(NamedTuple):
@@ -97,7 +97,7 @@ ABOUT: dict[str, About] = {
     ),
     "gam": About(
         "mixes SAM's gradient with that of the gradient norm, from four gradients",
-        "6",
+        "5",
         "alpha = 1, gamma = 0: SAM of radius grad_rho; radii 0: base",
     ),
     "k_sam": About(
@@ -125,8 +125,22 @@ _NOT_HERE = """
   from the model's own outputs some epochs ago, or from those of an averaged model. A variant sees
   gradients only, by design: SAF would need the identities of the samples and a table of outputs
   over the training set, MESA a second model inside the loss. Both belong into a trainable.
-- Sparse SAM's Fisher mask (SSAM-F) and Fisher SAM's form with a mean of squares need gradients of
-  single samples.
+
+## Where a rule has an edge
+
+- LookSAM's `interval` is `k`; Momentum-SAM and Bayesian SAM have one kind of step, and so none.
+- AE-SAM decides on the host whether to make a second pass: that is how it saves one. It waits for
+  the device once in such a step; no other variant ever does.
+- Friendly SAM and VaSSO keep the old mean gradient beside the new one until the last pass is over,
+  a copy more than their equations need: a pass that is not finite, or fails, then leaves no trace.
+- Over several processes ESAM and K-SAM choose samples within each. Everything else is the step
+  that one process makes of the whole batch.
+- Forms that need gradients of single samples, `fisher: sample` and `mask: fisher`, make a pass for
+  each, in which BatchNorm sees that sample alone (and BatchNorm1d refuses to).
+
+## Base optimizers
+
+A space names one with `base:`; these knobs come with it.
 """
 
 
@@ -148,6 +162,8 @@ def document() -> str:
             "\nKnobs are given as `name` default (safe range). Perturbing variants also have:\n",
             *(f"- {line}" for line in shared),
             _NOT_HERE.rstrip() + "\n",
+            *(_base(name) for name in BASES),
+            "",
         ]
     )
 
@@ -170,6 +186,10 @@ def _row(name: str, variant: type[Variant]) -> str:
     )
 
 
+def _base(name: str) -> str:
+    return f"- `{name}`: " + ", ".join(map(_knob, BASES[name].knobs.values()))
+
+
 def _shared() -> dict[str, Knob]:
     return {n: k for n, k in VARIANTS["sam"].knobs().items() if n in _SHARED}
 
@@ -183,12 +203,13 @@ def _paper(variant: type[Variant]) -> str:
 
 
 def _knob(knob: Knob) -> str:
-    if knob.choices:
+    if knob.kind is str and knob.choices:
         return f"`{knob.name}` {knob.default} ({', '.join(knob.choices)})"
     if knob.safe is None:
         return f"`{knob.name}` {str(knob.default).lower()}"
     low, high = knob.safe
-    return f"`{knob.name}` {knob.default:g} ({low:g} to {high:g})"
+    words = "".join(f", or {word}" for word in knob.choices or ())
+    return f"`{knob.name}` {knob.default:g} ({low:g} to {high:g}{words})"
 
 
 def _passes(variant: type[Variant]) -> tuple[float, float]:

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
-from samtune.optimizers.two_pass import Sharpened
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.tensors import TAU, Gradients, global_norm
+from samtune.optimizers.two_pass import TwoPass
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
-class AESAM(Sharpened):
+class AESAM(TwoPass):
     """SAM where the gradient is large against its own past, the base optimizer elsewhere:
 
         n       = ||g||^2                               g = grad L_B(w)
@@ -22,12 +22,14 @@ class AESAM(Sharpened):
         d       = grad L_B(w + rho g / ||g||)  if n >= mu + c sigma,  else g
         w      <- Base(w, d)
 
-    mu and sigma start at 0. The decision is the host's: each step waits once for the device. The
-    cost depends on the data; 1.5 passes if n lies around mu + c sigma half of the time.
+    mu and sigma start at 0. Whether there is a second pass only the host can say, so each such
+    step waits once for the device: the price of saving the pass. The cost depends on the data;
+    1.5 passes if n lies around mu + c sigma half of the time. `interval` asks in every so many
+    steps only.
     """
 
     name = "ae_sam"
-    passes = (1.5, 1.5)
+    sharp_passes = (1.5, 1.5)
 
     rho: float = knob(
         0.05,
@@ -68,7 +70,7 @@ class AESAM(Sharpened):
         c = self.lambda_1 * self.progress + self.lambda_2 * (1 - self.progress)
         if n < mu + c * math.sqrt(variance):
             return g
-        eps = self.masked(g, oracle)
-        whole = length if eps is g else global_norm(eps)
-        with self.perturbed(scale_(eps, self.radius / (whole + TAU))):
+        steep = self.masked(g, oracle)
+        whole = length if steep is g else global_norm(steep)
+        with self.perturbed(steep, self.radius / (whole + TAU)):
             return oracle.grad(self.parameters)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.tensors import TAU, Ascent, Gradients, along, global_norm
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -49,21 +49,21 @@ class ASAM(TwoPass):
     )
     _names: dict[Tensor, str] = field(default_factory=dict, init=False, repr=False)
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         scaled = [
             (w.detach(), d)
             for w, d in zip(self.parameters, g, strict=True)
             if d is not None and self._is_scaled(w, oracle)
         ]
         if not scaled:
-            return scale_(g, self.radius / (global_norm(g) + TAU))
+            return along(g, self.radius)
         T = torch._foreach_abs([w for w, _ in scaled])
         torch._foreach_add_(T, self.eta)
         # In place on the tensors of g: first T g, whose norm is taken, then T^2 g.
         torch._foreach_mul_([d for _, d in scaled], T)
         norm = global_norm(g)
         torch._foreach_mul_([d for _, d in scaled], T)
-        return scale_(g, self.radius / (norm + TAU))
+        return g, self.radius / (norm + TAU)
 
     def _is_scaled(self, w: Tensor, oracle: GradientOracle) -> bool:
         if self.normalize_bias == "all":

@@ -22,6 +22,7 @@ class BaseOptimizer:
     name: str
     knobs: Mapping[str, Knob]
     make: Callable[..., torch.optim.Optimizer]
+    has_fused: bool = True
 
     def check(self, knobs: Mapping[str, Value]) -> dict[str, Value]:
         """Every knob, those left out by default. Raises KnobError where they cannot be."""
@@ -43,7 +44,9 @@ class BaseOptimizer:
             {**p, "params": list(p["params"])} if isinstance(p, dict) else p for p in parameters
         ]
         flat = [p for g in given for p in (g["params"] if isinstance(g, dict) else [g])]
-        fused = all(p.is_floating_point() and p.device.type in {"cpu", "cuda"} for p in flat)
+        fused = self.has_fused and all(
+            p.is_floating_point() and p.device.type in {"cpu", "cuda"} for p in flat
+        )
         return self.make(given, **values, **({"fused": True} if fused else {"foreach": True}))
 
 
@@ -75,8 +78,16 @@ def _late_momentum(sgd: torch.optim.Optimizer, *_: object) -> None:
                 sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
-def _adamw(parameters: Any, *, beta1: float, beta2: float, **settings: Any) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters, betas=(beta1, beta2), **settings)
+def _rmsprop(parameters: Any, *, beta2: float, **settings: Any) -> torch.optim.RMSprop:
+    # torch's alpha is a name that several variants have for something else.
+    return torch.optim.RMSprop(parameters, alpha=beta2, **settings)
+
+
+def _with_betas(make: Callable[..., torch.optim.Optimizer]) -> Callable[..., Any]:
+    def made(parameters: Any, *, beta1: float, beta2: float, **settings: Any) -> Any:
+        return make(parameters, betas=(beta1, beta2), **settings)
+
+    return made
 
 
 _BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -121,13 +132,19 @@ _SGD_KNOBS = (
     _NESTEROV,
 )
 
-_ADAMW_KNOBS = (
-    _number("lr", 1e-3, (1e-5, 1e-2), "log", "learning rate", "GSAM paper, ViT: 3e-3"),
+_DECAY = _number("weight_decay", 0.0, (0.0, 1e-2), "log", "L2 penalty, as SGD's", "torch: 0")
+_EPS = _number("eps", 1e-8, (1e-10, 1e-4), "log", "added to the denominator", "torch: 1e-8")
+_BETAS = (
     _number("beta1", 0.9, (0.8, 0.99), "linear", "decay of the mean", "torch: 0.9", _BELOW_ONE),
     _number(
         "beta2", 0.999, (0.9, 0.9999), "linear", "decay of the square", "torch: 0.999", _BELOW_ONE
     ),
-    _number("eps", 1e-8, (1e-10, 1e-4), "log", "added to the denominator", "torch: 1e-8"),
+)
+
+_ADAMW_KNOBS = (
+    _number("lr", 1e-3, (1e-5, 1e-2), "log", "learning rate", "GSAM paper, ViT: 3e-3"),
+    *_BETAS,
+    _EPS,
     _number(
         "weight_decay",
         1e-2,
@@ -138,7 +155,47 @@ _ADAMW_KNOBS = (
     ),
 )
 
+_ADAM_KNOBS = (
+    _number("lr", 1e-3, (1e-5, 1e-2), "log", "learning rate", "torch: 1e-3"),
+    *_BETAS,
+    _EPS,
+    _DECAY,
+)
+
+_RMSPROP_KNOBS = (
+    _number("lr", 1e-3, (1e-5, 1e-1), "log", "learning rate", "torch: 1e-2"),
+    _number(
+        "beta2", 0.99, (0.8, 0.999), "linear", "decay of the square", "torch's alpha", _BELOW_ONE
+    ),
+    _number("momentum", 0.0, (0.0, 0.99), "linear", "heavy-ball momentum", "torch: 0"),
+    _EPS,
+    _DECAY,
+)
+
+_ADAGRAD_KNOBS = (
+    _number("lr", 1e-2, (1e-4, 1.0), "log", "learning rate", "torch: 1e-2"),
+    _number("eps", 1e-10, (1e-12, 1e-4), "log", "added to the denominator", "torch: 1e-10"),
+    _DECAY,
+)
+
+
+def _base(
+    name: str,
+    make: Callable[..., torch.optim.Optimizer],
+    knobs: Iterable[Knob],
+    has_fused: bool = True,
+) -> BaseOptimizer:
+    return BaseOptimizer(name, {k.name: k for k in knobs}, make, has_fused)
+
+
 BASES: dict[str, BaseOptimizer] = {
-    "sgd": BaseOptimizer("sgd", {k.name: k for k in _SGD_KNOBS}, _sgd),
-    "adamw": BaseOptimizer("adamw", {k.name: k for k in _ADAMW_KNOBS}, _adamw),
+    base.name: base
+    for base in (
+        _base("sgd", _sgd, _SGD_KNOBS),
+        _base("adamw", _with_betas(torch.optim.AdamW), _ADAMW_KNOBS),
+        _base("adam", _with_betas(torch.optim.Adam), _ADAM_KNOBS),
+        _base("rmsprop", _rmsprop, _RMSPROP_KNOBS, has_fused=False),
+        _base("adagrad", torch.optim.Adagrad, _ADAGRAD_KNOBS, has_fused=False),
+    )
 }
+"""Those that a space may name: `base: rmsprop`. Code may give a variant any `torch.optim` one."""

@@ -132,14 +132,14 @@ class BayesianSAM(Variant):
         for part in oracle.targets.tensor_split(min(self.m, len(oracle))):
             start, end = end, end + len(part)
             share, chunk = len(part) / len(oracle), slice(start, end)
-            with self.perturbed(self.noise(roots)):
+            with self.perturbed(self.noise(roots), 1.0):
                 g_k = oracle.grad(self.parameters, chunk)
-            eps = self._ascent(g_k)
+            ascent = self._ascent(g_k)
             torch._foreach_abs_([d for d in g_k if d is not None])
             accumulate_(a, g_k, share)
             del g_k
-            with self.perturbed(eps):
-                del eps
+            with self.perturbed(ascent, self.rho):
+                del ascent
                 accumulate_(h, oracle.grad(self.parameters, chunk), share)
         self._absolute = oracle.shared(a)
         return h
@@ -156,7 +156,7 @@ class BayesianSAM(Variant):
 
         Average the softmax of 32 of them, as the authors do, and report it beside that of w.
         """
-        with torch.no_grad(), self.perturbed(self._noise(self._roots(), "sample", sample)):
+        with torch.no_grad(), self.perturbed(self._noise(self._roots(), "sample", sample), 1.0):
             yield
 
     @property
@@ -191,7 +191,6 @@ class BayesianSAM(Variant):
     def _ascent(self, g: Gradients) -> Gradients:
         pairs = [(d, s) for d, s in zip(g, self.state["s"], strict=True) if d is not None]
         eps = torch._foreach_div([d for d, _ in pairs], [s for _, s in pairs])
-        torch._foreach_mul_(eps, self.rho)
         found = iter(eps)
         return [None if d is None else next(found) for d in g]
 

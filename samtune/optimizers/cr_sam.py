@@ -9,8 +9,8 @@ import torch
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, global_norm, scaled
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.tensors import Gradients, along
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -60,11 +60,10 @@ class CRSAM(SAM):
         if not (self.gamma or self.beta):
             return super().sharp(oracle)
         g = oracle.grad(self.parameters)
-        steep = self.masked(g, oracle)
-        factor = self.radius / (global_norm(steep) + TAU)
-        with self.perturbed(scaled(steep, factor)):
+        steep, factor = along(self.masked(g, oracle), self.radius)
+        with self.perturbed(steep, factor, keep=True):
             up = oracle.grad(self.parameters)
-        with self.perturbed(scaled(steep, -factor)):
+        with self.perturbed(steep, -factor, keep=True):
             down = oracle.grad(self.parameters)
         # By the differences from g, which are exactly 0 at radius 0.
         clean, d = paired(g, up)

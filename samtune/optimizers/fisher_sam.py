@@ -8,21 +8,25 @@ import torch
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.tensors import TAU, Ascent, Gradients, global_norm
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
 class FisherSAM(SAM):
     """SAM in an ellipsoid shaped by the diagonal empirical Fisher information:
 
-        F   = 1 + eta g^2                       g = grad L_B(w), the mean over the batch
+        F   = 1 + eta f                         g = grad L_B(w), the mean over the batch
+        f   = g^2                               fisher: batch
+        f   = mean_i (grad l_i(w))^2            fisher: sample, over the samples of the batch
         eps = rho F^-1 g / sqrt(g^T F^-1 g)     so that eps^T F eps = rho^2
         w  <- Base(w, grad L_B(w + eps))
 
-    There is no public code by the authors; this is the gradient-magnitude form of F. The paper
-    calls `rho` gamma. Unlike SAM's, eps depends on the scale of the loss. On a ResNet with 8e4
-    parameters g^2 is about 1e-6: there eta up to 1 is SAM to six digits, and 1e4 is not.
+    There is no public code by the authors; they are said to take f from the batch's gradient. The
+    paper calls `rho` gamma. Unlike SAM's, eps depends on the scale of the loss. On a ResNet with
+    8e4 parameters g^2 is about 1e-6: there eta up to 1 is SAM to six digits, and 1e4 is not. The
+    true form makes a pass for each sample, three passes over the batch in all; BatchNorm then
+    normalises each sample by itself, so it is for nets without.
     """
 
     name = "fisher_sam"
@@ -43,12 +47,28 @@ class FisherSAM(SAM):
         doc="weight of the Fisher information; 0 gives SAM",
         source="torch-unified-SAM-optimization: 0.2 to 1; batch gradients need more",
     )
+    fisher: str = knob(
+        "batch",
+        choices=("batch", "sample"),
+        doc="f: the square of the batch's gradient, or the mean of the samples' squares",
+        source="batch: torch-unified-SAM-optimization; sample: the definition",
+    )
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+    @property
+    def sharp_passes(self) -> tuple[float, float]:
+        """Forward and backward passes of a perturbed step."""
+        return (3.0, 3.0) if self.eta and self.fisher == "sample" else (2.0, 2.0)
+
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         if not self.eta:
             return super().ascent(g, oracle)
         n = [d for d in g if d is not None]
-        root = torch._foreach_mul(n, n)
+        if self.fisher == "batch":
+            root = list(torch._foreach_mul(n, n))
+        else:
+            own = [p for p, d in zip(self.parameters, g, strict=True) if d is not None]
+            found = zip(own, oracle.mean_square(own), strict=True)
+            root = [torch.zeros_like(p) if f is None else f for p, f in found]
         torch._foreach_mul_(root, self.eta)
         torch._foreach_add_(root, 1)
         torch._foreach_sqrt_(root)
@@ -56,4 +76,4 @@ class FisherSAM(SAM):
         torch._foreach_div_(n, root)
         q = global_norm(n)
         torch._foreach_div_(n, root)
-        return scale_(g, self.radius / (q + TAU))
+        return g, self.radius / (q + TAU)

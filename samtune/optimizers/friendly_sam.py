@@ -9,8 +9,8 @@ import torch
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import both_norms, paired
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, scale_
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.tensors import TAU, Ascent, Gradients
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -53,7 +53,7 @@ class FriendlySAM(SAM):
         source="nblt/F-SAM: 0.9 in the class, 0.6 and 0.95 in its runs",
     )
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         if not self.sigma:
             return super().ascent(g, oracle)
         means: Gradients = list(self.state.get("mean") or [None] * len(g))
@@ -73,4 +73,4 @@ class FriendlySAM(SAM):
             torch._foreach_lerp_([d for d, _ in old], [m for _, m in old], self.lambda_)
         self.state["mean"] = [m if d is None else d for d, m in zip(g, means, strict=True)]
         noise = 1e-12 if rest.dtype == torch.float64 else 1e-6
-        return scale_(v, (rest > noise * whole) * (self.radius / (rest + TAU)))
+        return v, (rest > noise * whole) * (self.radius / (rest + TAU))

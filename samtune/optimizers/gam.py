@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import along, flat, paired, shaped, without_
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.pairs import flat, paired, shaped, without_
+from samtune.optimizers.tensors import Gradients, along
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -86,14 +86,14 @@ class GAM(TwoPass):
 
     def _gradients(self, oracle: GradientOracle) -> tuple[Gradients, ...]:
         g0 = oracle.grad(self.parameters)
-        with self.perturbed(along(self.masked(g0, oracle), self.radius)):
+        with self.perturbed(*along(self.masked(g0, oracle), self.radius), keep=True):
             g1 = oracle.grad(self.parameters)
         before, after = paired(g0, g1)
         rises = iter(torch._foreach_sub(after, before))
         difference = [None if t is None else next(rises) for t in g1]
         climb = self.masked(difference, oracle)
-        with self.perturbed(scale_(climb, self.grad_norm_rho / (global_norm(climb) + TAU))):
+        with self.perturbed(*along(climb, self.grad_norm_rho)):
             g2 = oracle.grad(self.parameters)
-            with self.perturbed(along(self.masked(g2, oracle), self.radius)):
+            with self.perturbed(*along(self.masked(g2, oracle), self.radius), keep=True):
                 g3 = oracle.grad(self.parameters)
         return g0, g1, g2, g3

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import along, flat, paired, shaped, without_
-from samtune.optimizers.tensors import Gradients
+from samtune.optimizers.pairs import flat, paired, shaped, without_
+from samtune.optimizers.tensors import Gradients, along
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -52,7 +52,7 @@ class GSAM(TwoPass):
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         g = oracle.grad(self.parameters)
-        with self.perturbed(along(self.masked(g, oracle), self.radius)):
+        with self.perturbed(*along(self.masked(g, oracle), self.radius), keep=True):
             h = oracle.grad(self.parameters)
         if not self.alpha:
             return h

@@ -20,7 +20,8 @@ class KSAM(SAM):
         w <- Base(w, h)
 
     The forward pass over the whole batch is the one that BatchNorm counts. `kept` 1 is SAM, and
-    costs no such pass. After the paper's abstract; how it picks K is not tuned here.
+    costs no such pass. Over several processes each takes K from its own samples. After the paper's
+    abstract; how it picks K is not tuned here.
     """
 
     name = "k_sam"
@@ -45,5 +46,5 @@ class KSAM(SAM):
         count = max(1, math.ceil(self.kept * len(oracle)))
         largest = oracle.losses().topk(count).indices
         g = oracle.grad(self.parameters, largest)
-        with self.perturbed(self.ascent(self.masked(g, oracle), oracle)):
+        with self.perturbed(*self.ascent(self.masked(g, oracle), oracle)):
             return oracle.grad(self.parameters, largest)

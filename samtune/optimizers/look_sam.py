@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import flat, paired, shaped
-from samtune.optimizers.tensors import Gradients, alike, global_norm, plus, scale_
+from samtune.optimizers.pairs import dot, flat, norm, paired, shaped
+from samtune.optimizers.tensors import TAU, Ascent, Gradients, alike, global_norm, plus
 from samtune.optimizers.two_pass import Sharpened
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -24,7 +24,8 @@ class LookSAM(Sharpened):
         otherwise:    d   = g + alpha ||g|| / ||g_v|| g_v     g of this batch, g_v of the last such
         w <- Base(w, d)
 
-    `alpha` stands in for ||g_v|| / ||g||, which `auto_alpha` takes from the last refresh instead.
+    `alpha` stands in for ||g_v|| / ||g||; `auto` takes that of the last refresh. k is its
+    `interval`, and it has no other.
     """
 
     name = "look_sam"
@@ -45,18 +46,16 @@ class LookSAM(Sharpened):
         doc="steps per perturbed step, the first of each k; 1 is SAM",
         source="LookSAM paper: 5, and 10 in the ablation",
     )
-    alpha: float = knob(
+    alpha: float | str = knob(
         0.7,
         low=0.0,
         safe=(0.01, 1.0),
         scale="log",
-        doc="length of the reused direction as a share of ||g||; 0 reuses none",
-        source="LookSAM paper: 0.7; a true ||g_v|| / ||g|| is rather 0.1 to 0.5",
-    )
-    auto_alpha: bool = knob(
-        False,
-        doc="take ||g_v|| / ||g|| of the last refresh in place of alpha",
-        source="samtune's own; not in the paper",
+        choices=("auto",),
+        doc="length of the reused direction as a share of ||g||; 0 reuses none, and auto takes "
+        "the share that it had at the last refresh",
+        source="LookSAM paper: 0.7; a true ||g_v|| / ||g|| is rather 0.1 to 0.5. auto is "
+        "samtune's own",
     )
 
     @property
@@ -67,20 +66,20 @@ class LookSAM(Sharpened):
         t = self.state.get("t", 0)
         self.state["t"] = t + 1
         refresh = t % self.k == 0
-        if refresh and self.k > 1 and (self.alpha or self.auto_alpha):
+        if refresh and self.k > 1 and self.alpha:
             return self._refresh(oracle)
         g = oracle.grad(self.parameters)
         if refresh:
-            with self.perturbed(self.ascent(self.masked(g, oracle))):
+            with self.perturbed(*self.ascent(self.masked(g, oracle))):
                 return oracle.grad(self.parameters)
         if "v" not in self.state:
             return g
-        alpha = 1.0 if self.auto_alpha else self.alpha
-        return plus(g, self.state["v"], alpha * global_norm(g))
+        share = self.alpha if isinstance(self.alpha, float) else 1.0
+        return plus(g, self.state["v"], share * global_norm(g))
 
-    def ascent(self, g: Gradients, length: Tensor | None = None) -> Gradients:
+    def ascent(self, g: Gradients, length: Tensor | None = None) -> Ascent:
         """eps, in the tensors of g; `length` is ||g|| where that is known, and not 0."""
-        return scale_(g, self.radius / (global_norm(g) + TAU if length is None else length))
+        return g, self.radius / (global_norm(g) + TAU if length is None else length)
 
     def _refresh(self, oracle: GradientOracle) -> Gradients:
         """h; leaves g_v at the length that goes with ||g|| = alpha = 1, which is g_v / ||g_v||,
@@ -88,21 +87,21 @@ class LookSAM(Sharpened):
         g = oracle.grad(self.parameters)
         like = [None if d is None else p for p, d in zip(self.parameters, g, strict=True)]
         clean = flat([d for d in g if d is not None])
-        square = torch.dot(clean, clean).clamp_min(TAU**2)
+        square = dot(clean, clean).clamp_min(TAU**2)
         length = square.sqrt()
         known = length if self.params == "all" else None
-        with self.perturbed(self.ascent(self.masked(g, oracle), known)):
+        with self.perturbed(*self.ascent(self.masked(g, oracle), known)):
             # Its tensors are the second set of weights now, which is to end with the block.
             del g
             h = oracle.grad(self.parameters)
         v = flat(paired(h, like)[0])
-        whole = torch.linalg.vector_norm(v)
+        whole = norm(v)
         # In one kind of sum, which makes it exactly 0 where h is g.
-        v.addcmul_(clean, torch.dot(clean, v) / square, value=-1)
-        left = torch.linalg.vector_norm(v)
+        v.addcmul_(clean, dot(clean, v) / square, value=-1)
+        left = norm(v)
         # Where h is parallel to g, what is left is rounding, and would be blown up to alpha ||g||.
         parallel = left <= _noise(v.dtype) * whole
-        v /= (length if self.auto_alpha else left).masked_fill(parallel, torch.inf)
+        v /= (length if self.alpha == "auto" else left).masked_fill(parallel, torch.inf)
         self.state["v"] = shaped(v, like)
         return h
 
@@ -134,14 +133,14 @@ class LookLayerSAM(LookSAM):
         source="global: the paper as third parties have it, grows as training converges",
     )
 
-    def ascent(self, g: Gradients, length: Tensor | None = None) -> Gradients:
+    def ascent(self, g: Gradients, length: Tensor | None = None) -> Ascent:
         factor: Tensor | float = self.radius
         if self.layer_rule == "global":
             factor = factor / (global_norm(g) + TAU if length is None else length)
         weights = {id(d): w.detach() for w, d in zip(self.parameters, g, strict=True)}
         for group in alike(d for d in g if d is not None):
             _rescale_(group, [weights[id(d)] for d in group], factor)
-        return g
+        return g, 1.0
 
 
 def _rescale_(group: list[Tensor], weights: list[Tensor], factor: Tensor | float) -> None:

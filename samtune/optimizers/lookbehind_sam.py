@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import along
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, accumulate_
+from samtune.optimizers.tensors import Gradients, accumulate_, along
 from samtune.optimizers.variant import knob
 
 
@@ -66,9 +65,11 @@ class LookbehindSAM(SAM):
         g = oracle.grad(self.parameters)
         found = []
         with ExitStack() as climb:
-            for _ in range(self.k):
-                eps = along(self.masked(g, oracle), self.radius)
-                climb.enter_context(self.perturbed(eps))
+            for i in range(self.k):
+                d, factor = along(self.masked(g, oracle), self.radius)
+                # The first gradient serves no descent.
+                climb.enter_context(self.perturbed(d, factor, keep=i > 0))
+                del d
                 g = oracle.grad(self.parameters)
                 found.append(g)
         for total, d in zip(self._later, found[1:], strict=True):

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import along
-from samtune.optimizers.tensors import Gradients
+from samtune.optimizers.tensors import Gradients, along
 from samtune.optimizers.two_pass import Perturbing
 from samtune.optimizers.variant import knob
 
@@ -46,7 +45,7 @@ class MomentumSAM(Perturbing):
         v = self.masked(v, oracle)
         if all(t is None for t in v):
             return oracle.grad(self.parameters)
-        with self.perturbed(along(v, -self.radius)):
+        with self.perturbed(*along(v, -self.radius), keep=True):
             return oracle.grad(self.parameters)
 
     @staticmethod

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from samtune.optimizers.tensors import Gradients, alike, global_norm
+from samtune.optimizers.tensors import Gradients, accumulate_, alike, global_norm
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Index = Tensor | slice
@@ -53,6 +53,8 @@ class GradientOracle:
             a variant's `m` are always taken within a process.
         replay_rng: False draws new dropout masks in every pass. Passes over part of the batch
             replay the generator's state, not each sample's mask.
+
+    Under `ddp` a variant that chooses samples (ESAM, K-SAM) chooses among those of each process.
 
     After a step `forward_samples` and `backward_samples` hold its cost, and `sample_losses` the
     per-sample losses of the last pass.
@@ -145,6 +147,28 @@ class GradientOracle:
         assert self.sample_losses is not None
         return self.sample_losses
 
+    def mean_square(self, parameters: Sequence[Tensor], samples: int | None = None) -> Gradients:
+        """The mean over the batch's first `samples`, by default all, of each one's own squared
+        gradient: the diagonal of the empirical Fisher information.
+
+        Costs a pass for each sample, and BatchNorm sees each by itself.
+        """
+        count = min(len(self), samples or len(self))
+        total: Gradients = [None] * len(parameters)
+        shared, self._averages = self._averages, False
+        try:
+            for i in range(count):
+                squares = self.grad(parameters, slice(i, i + 1))
+                for group in alike(g for g in squares if g is not None):
+                    torch._foreach_mul_(group, group)
+                accumulate_(total, squares, 1 / count)
+        finally:
+            self._averages = shared
+        if shared:
+            self._average(total, slice(count))
+            self._raise_unless_finite()
+        return total
+
     def chunks(self, m: int) -> Iterator[GradientOracle]:
         """The batch in parts of nearly m samples, each an oracle with a clean pass of its own.
 
@@ -176,6 +200,7 @@ class GradientOracle:
     def shared(self, direction: Gradients) -> Gradients:
         """The direction for all processes: the average of theirs, unless they agree already."""
         if not self._averages:
+            self._raise_unless_finite()
             self._average(direction)
         return direction
 
@@ -290,13 +315,15 @@ class GradientOracle:
         if gradients:
             finite = finite & torch.isfinite(global_norm(gradients)).to(loss.device)
         self._finite.append(finite)
-        if not self._is_part:
+        # Without synchronisation another process may make fewer passes, and would not answer.
+        if self._averages or (self.ddp is None and not self._is_part):
             self._raise_unless_finite()
 
     def _raise_unless_finite(self) -> None:
         if not self._finite:
             return
         broken = (~torch.stack(self._finite).all()).float()
+        self._finite.clear()
         if self.ddp is not None:
             dist.all_reduce(broken, dist.ReduceOp.MAX, self.ddp)
         if broken.item():

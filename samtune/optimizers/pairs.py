@@ -7,13 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from samtune.optimizers.tensors import Gradients, alike, global_norm, scaled
-from samtune.optimizers.variant import TAU
-
-
-def along(g: Gradients, length: float) -> Gradients:
-    """length g / ||g||, as new tensors; zeros where g is zero."""
-    return scaled(g, length / (global_norm(g) + TAU))
+from samtune.optimizers.tensors import Gradients, alike, global_norm, parts
 
 
 def paired(g: Gradients, h: Gradients) -> tuple[list[Tensor], list[Tensor]]:
@@ -31,7 +25,7 @@ def paired(g: Gradients, h: Gradients) -> tuple[list[Tensor], list[Tensor]]:
 
 def both_norms(g: list[Tensor], v: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The global norms of two lists of equal length, 0-dim each, at the launches of one."""
-    if len(alike([*g, *v])) > 1:
+    if len(alike([*g, *v])) > 1 or g[0].is_cpu:
         return global_norm(list(g)), global_norm(list(v))
     dtype = torch.promote_types(g[0].dtype, torch.float32)
     norms = torch.stack(torch._foreach_norm([*g, *v], 2, dtype=dtype))
@@ -52,7 +46,21 @@ def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
     return [None if t is None else next(parts).view_as(t).to(t) for t in like]
 
 
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of two vectors."""
+    pairs = zip(parts(a), parts(b), strict=True)
+    products = [torch.dot(x, y) for x, y in pairs]
+    return products[0] if len(products) == 1 else torch.stack(products).sum()
+
+
+def norm(v: Tensor) -> Tensor:
+    """||v|| of one vector, at a launch where `global_norm` takes several."""
+    norms = [torch.linalg.vector_norm(part) for part in parts(v)]
+    total: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    return total
+
+
 def without_(g: Tensor, h: Tensor) -> Tensor:
     """Leaves of the vector g, in place, its part orthogonal to h: exactly 0 where g is h."""
-    square = torch.dot(h, h).clamp_min(torch.finfo(h.dtype).tiny)
-    return g.addcmul_(h, torch.dot(g, h) / square, value=-1)
+    square = dot(h, h).clamp_min(torch.finfo(h.dtype).tiny)
+    return g.addcmul_(h, dot(g, h) / square, value=-1)

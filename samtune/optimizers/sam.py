@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.tensors import Ascent, Gradients, along
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,5 +33,5 @@ class SAM(TwoPass):
         source="SAM paper: chosen 0.02 to 0.2 from a grid of 0.01 to 0.5",
     )
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
-        return scale_(g, self.radius / (global_norm(g) + TAU))
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
+        return along(g, self.radius)

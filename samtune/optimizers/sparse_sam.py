@@ -10,22 +10,25 @@ from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients
+from samtune.optimizers.tensors import Ascent, Gradients
 from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
 class SparseSAM(SAM):
-    """SAM that perturbs a share of the weights, by a mask M that trains along (SSAM-D):
+    """SAM that perturbs a share of the weights, by a mask M that is updated now and then:
 
         eps = M * rho g / ||g||                 g = grad L_B(w); the norm is over all of g
         w  <- Base(w, grad L_B(w + eps))
 
-    M has ceil(sparsity n) zeros, at random places at first. Every `update_freq` steps the live
-    weights with the smallest |g| are dropped, drop_rate (1 + cos(pi t / T)) / 2 of them, and as
-    many of the others, drawn at random, take their places: the defaults of the authors' code,
-    which counts `update_freq` in epochs. Its other form, SSAM-F, needs gradients of single samples
-    and is not here. Nothing is saved in compute. `sparsity` 0 is SAM.
+    M has ceil(sparsity n) zeros. `mask: dynamic` (SSAM-D) begins at random places. Every
+    `update_freq` steps the live weights with the smallest |g| are dropped, drop_rate
+    (1 + cos(pi t / T)) / 2 of them, and as many of the others, drawn at random, take their places;
+    at drop_rate 0 M stays. `mask: fisher` (SSAM-F) takes the weights with the most Fisher
+    information, the mean square of single samples' gradients over the first `samples` of the
+    batch, in the first step and every `update_freq` later; BatchNorm then sees single samples, as
+    in the authors' code. That counts `update_freq` in epochs. Nothing is saved in compute.
+    `sparsity` 0 is SAM.
     """
 
     name = "sparse_sam"
@@ -38,12 +41,19 @@ class SparseSAM(SAM):
         doc="share of the weights that is not perturbed; 0 gives SAM",
         source="Sparse SAM's code: 0.2, runs at 0.5 and above",
     )
+    mask: str = knob(
+        "dynamic",
+        choices=("dynamic", "fisher"),
+        doc="weights are dropped by |g| and grown at random, or chosen by Fisher information",
+        source="Sparse SAM paper: SSAM-D and SSAM-F",
+    )
     drop_rate: float = knob(
         0.5,
         low=0.0,
         high=1.0,
         safe=(0.0, 1.0),
-        doc="share of the live weights replaced at the first update; by a cosine down to 0",
+        doc="share of the live weights replaced at the first update; by a cosine down to 0; only "
+        "for the dynamic mask",
         source="Sparse SAM's code: 0.5",
     )
     update_freq: int = knob(
@@ -54,25 +64,48 @@ class SparseSAM(SAM):
         doc="steps from one update of the mask to the next",
         source="Sparse SAM's code: 5 epochs",
     )
+    samples: int = knob(
+        16,
+        low=1,
+        safe=(8, 128),
+        scale="log",
+        doc="samples whose gradients make the Fisher mask, a pass each",
+        source="Sparse SAM's code: 16 to 128",
+    )
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
-        masks = self._masks(g) if self.sparsity else None
-        eps = super().ascent(g, oracle)
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
+        masks = self._masks(g, oracle) if self.sparsity else None
+        g, factor = super().ascent(g, oracle)
         if masks is not None:
             pairs = [
-                (e, m) for e, m in zip(eps, masks, strict=True) if e is not None and m is not None
+                (e, m) for e, m in zip(g, masks, strict=True) if e is not None and m is not None
             ]
             torch._foreach_mul_([e for e, _ in pairs], [m for _, m in pairs])
-        return eps
+        return g, factor
 
-    def _masks(self, g: Gradients) -> Gradients:
+    def _masks(self, g: Gradients, oracle: GradientOracle) -> Gradients:
         """M as zeros and ones, a tensor for each of g; None, all ones, where g had none first."""
         age = self.state.get("age", 0)
         self.state["age"] = age + 1
         masks: Gradients | None = self.state.get("mask")
-        if masks is None or (age % self.update_freq == 0 and self.drop_rate):
-            masks = self.state["mask"] = self._updated(g, masks, age)
+        due = masks is None or age % self.update_freq == 0
+        if due and self.mask == "fisher":
+            masks = self._of_fisher(g, oracle)
+        elif masks is None or (due and self.drop_rate):
+            masks = self._updated(g, masks, age)
+        self.state["mask"] = masks
         return masks
+
+    def _of_fisher(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+        places = [i for i, d in enumerate(g) if d is not None]
+        squares = oracle.mean_square([self.parameters[i] for i in places], self.samples)
+        like = [None if d is None else torch.zeros_like(d) for d in g]
+        for i, f in zip(places, squares, strict=True):
+            like[i] = like[i] if f is None else f
+        dense = [d for d in like if d is not None]
+        information = _flat(dense, dense[0].device)
+        live = len(information) - math.ceil(len(information) * self.sparsity)
+        return _ones_at(information.topk(live).indices, like, dense[0].device)
 
     def _updated(self, g: Gradients, masks: Gradients | None, age: int) -> Gradients:
         like = [
@@ -94,10 +127,16 @@ class SparseSAM(SAM):
             kept = size.masked_fill(~was, -1).topk(live - replaced).indices
             grown = random.masked_fill(was, -1).topk(replaced).indices
             chosen = torch.cat([kept, grown])
-        flat = torch.zeros(total, device=device)
-        flat[chosen] = 1
-        parts = iter(torch.split(flat, [d.numel() for d in dense]))
-        return [None if d is None else next(parts).view_as(d).to(d) for d in like]
+        return _ones_at(chosen, like, device)
+
+
+def _ones_at(chosen: Tensor, like: Gradients, device: torch.device) -> Gradients:
+    """Zeros in the shapes of `like`, with ones at these places of all elements in a row."""
+    sizes = [d.numel() for d in like if d is not None]
+    flat = torch.zeros(sum(sizes), device=device)
+    flat[chosen] = 1
+    parts = iter(torch.split(flat, sizes))
+    return [None if d is None else next(parts).view_as(d).to(d) for d in like]
 
 
 def _flat(tensors: list[Tensor], device: torch.device) -> Tensor:

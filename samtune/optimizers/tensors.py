@@ -10,6 +10,12 @@ from torch import Tensor
 Gradients = list[Tensor | None]
 """One entry per parameter, None where the loss does not depend on it."""
 
+Ascent = tuple[Gradients, Tensor | float]
+"""A perturbation as a direction d and a factor: eps = factor d. What `Variant.perturbed` takes."""
+
+TAU = 1e-12
+"""Added to norms in denominators: a zero gradient gives a zero perturbation, not NaN."""
+
 
 def alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     """The tensors in groups of one device and dtype, which is what a foreach kernel takes."""
@@ -21,7 +27,7 @@ def alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 def global_norm(tensors: Sequence[Tensor | None]) -> Tensor:
     """The L2 norm over all tensors together: 0-dim, at least float32, not synchronised."""
-    groups = alike(t for t in tensors if t is not None)
+    groups = alike(part for t in tensors if t is not None for part in parts(t))
     if not groups:
         return torch.zeros(())
     # A norm kept in half precision would have three digits and overflow at 65504.
@@ -36,20 +42,54 @@ def global_norm(tensors: Sequence[Tensor | None]) -> Tensor:
     return total
 
 
-def scale_(tensors: Gradients, factor: Tensor) -> Gradients:
-    """Multiplies all tensors by a 0-dim tensor, in place; `.item()` would stall the device."""
+_FUSED_ON_CPU = (torch.float32, torch.float64)
+# Not in half precision, where addcmul would round the factor to three digits.
+
+
+def along(d: Gradients, length: float) -> Ascent:
+    """length d / ||d||; 0 where d is zero."""
+    return d, length / (global_norm(d) + TAU)
+
+
+def moved(w: list[Tensor], d: list[Tensor], factor: Tensor | float, *, keep: bool) -> list[Tensor]:
+    """w + factor d, as new tensors if `keep`, else in those of d."""
+    if all(t.is_cpu and t.dtype in _FUSED_ON_CPU for t in d):
+        # Once through memory, which no foreach kernel does; on the CPU those are loops anyway.
+        factor = torch.as_tensor(factor, dtype=torch.float64)
+        outs = [None] * len(d) if keep else d
+        return [torch.addcmul(x, y, factor, out=o) for x, y, o in zip(w, d, outs, strict=True)]
+    if isinstance(factor, Tensor) or factor != 1 or keep:
+        d = [t for t in (scaled if keep else scale_)([*d], factor) if t is not None]
+    torch._foreach_add_(d, w)
+    return d
+
+
+PART = 2**18
+"""Elements that are summed up in float32 at once on the CPU, where torch does so in a few running
+sums: the norm of 36 M elements comes out wrong in the third digit."""
+
+
+def parts(t: Tensor) -> Sequence[Tensor]:
+    """The tensor, on the CPU in pieces of about PART elements along its longest dimension."""
+    if not t.is_cpu or t.numel() <= PART:
+        return (t,)
+    longest = max(range(t.ndim), key=lambda i: t.shape[i])
+    return torch.split(t, max(1, t.shape[longest] * PART // t.numel()), longest)
+
+
+def scale_(tensors: Gradients, factor: Tensor | float) -> Gradients:
+    """Multiplies all tensors by a number or a 0-dim tensor, whose `.item()` would stall the
+    device, in place."""
     for group in alike(t for t in tensors if t is not None):
-        dtype = _at_least_float32(group[0].dtype)
-        torch._foreach_mul_(group, factor.to(group[0].device, dtype))
+        torch._foreach_mul_(group, _beside(group, factor))
     return tensors
 
 
-def scaled(tensors: Gradients, factor: Tensor) -> Gradients:
-    """The tensors times a 0-dim tensor, as new tensors."""
+def scaled(tensors: Gradients, factor: Tensor | float) -> Gradients:
+    """The tensors times a number or a 0-dim tensor, as new tensors."""
     products: dict[int, Tensor] = {}
     for group in alike(t for t in tensors if t is not None):
-        dtype = _at_least_float32(group[0].dtype)
-        found = torch._foreach_mul(group, factor.to(group[0].device, dtype))
+        found = torch._foreach_mul(group, _beside(group, factor))
         products |= zip(map(id, group), found, strict=True)
     return [None if t is None else products[id(t)] for t in tensors]
 
@@ -73,6 +113,13 @@ def accumulate_(total: Gradients, terms: Gradients, weight: float) -> None:
         total[i] = terms[i]
     if both:
         torch._foreach_add_([t for t, _ in both], [d for _, d in both], alpha=weight)
+
+
+def _beside(group: list[Tensor], factor: Tensor | float) -> Tensor | float:
+    """The factor where and as a foreach kernel for the group takes it."""
+    if not isinstance(factor, Tensor):
+        return factor
+    return factor.to(group[0].device, _at_least_float32(group[0].dtype))
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Gradients, accumulate_
+from samtune.optimizers.tensors import Ascent, Gradients, accumulate_
 from samtune.optimizers.variant import Variant, knob
 
 _NORMALISATION = (
@@ -156,11 +156,11 @@ class TwoPass(Sharpened):
     def sharp(self, oracle: GradientOracle) -> Gradients:
         """grad L_B(w + eps) with eps = ascent(grad L_B(w))."""
         g = oracle.grad(self.parameters)
-        with self.perturbed(self.ascent(self.masked(g, oracle), oracle)):
+        with self.perturbed(*self.ascent(self.masked(g, oracle), oracle)):
             return oracle.grad(self.parameters)
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
-        """eps by this variant's equations; the tensors of g may become it."""
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
+        """eps by this variant's equations; the tensors of g may be changed for it."""
         raise NotImplementedError
 
 

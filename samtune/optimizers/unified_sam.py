@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
-from samtune.optimizers.variant import TAU, knob
+from samtune.optimizers.tensors import TAU, Ascent, Gradients, global_norm
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)
@@ -31,6 +31,6 @@ class UnifiedSAM(SAM):
         source="Unified SAM paper: from 0 (USAM) to 1 (SAM)",
     )
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+    def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         normalised = self.radius * self.lambda_ / (global_norm(g) + TAU)
-        return scale_(g, self.radius * (1 - self.lambda_) + normalised)
+        return g, self.radius * (1 - self.lambda_) + normalised

@@ -19,13 +19,10 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle, NonFiniteError
-from samtune.optimizers.tensors import Gradients, global_norm, scale_
+from samtune.optimizers.tensors import TAU, Gradients, global_norm, moved, scale_
 
 Value = float | int | str | bool
 Scale = Literal["log", "linear"]
-
-TAU = 1e-12
-"""Added to norms in denominators: a zero gradient gives a zero perturbation, not NaN."""
 
 
 class KnobError(ValueError):
@@ -37,7 +34,8 @@ class Knob:
     """One setting: what it means, what it may be, and where its sensible values come from.
 
     `low` and `high` are inclusive and mathematical: outside is an error. `safe` is the range worth
-    searching, by `source`: outside is worth a warning.
+    searching, by `source`: outside is worth a warning. `choices` are the words that a text may be,
+    or that a number may be replaced with.
     """
 
     name: str
@@ -57,7 +55,7 @@ class Knob:
             if isinstance(value, bool):
                 return value
             raise KnobError(f"{self.name} is {value!r}; it must be true or false")
-        if self.kind is str:
+        if self.kind is str or (isinstance(value, str) and value in (self.choices or ())):
             return self._checked_choice(value)
         return self._checked_number(value)
 
@@ -73,7 +71,8 @@ class Knob:
         accepted = numbers.Integral if self.kind is int else numbers.Real
         if isinstance(value, bool) or not isinstance(value, accepted):
             what = "a whole number" if self.kind is int else "a number"
-            raise KnobError(f"{self.name} is {value!r}; it must be {what}")
+            words = "".join(f" or {word}" for word in self.choices or ())
+            raise KnobError(f"{self.name} is {value!r}; it must be {what}{words}")
         number = int(value) if isinstance(value, numbers.Integral) else float(value)
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
@@ -160,7 +159,7 @@ class Variant(ABC):
     """
 
     name: ClassVar[str]
-    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw")
+    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam", "rmsprop", "adagrad")
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
 
     base: torch.optim.Optimizer
@@ -297,22 +296,26 @@ class Variant(ABC):
             scale_(direction, factor.clamp(max=1.0))
 
     @contextmanager
-    def perturbed(self, eps: Gradients) -> Iterator[None]:
-        """Inside the block the weights are w + eps; afterwards w, bit by bit, whatever happens.
+    def perturbed(
+        self, d: Gradients, factor: Tensor | float, *, keep: bool = False
+    ) -> Iterator[None]:
+        """Inside the block the weights are w + eps with eps = factor d, where d is not None;
+        afterwards w, bit by bit, whatever happens.
 
-        `eps` is used up: its tensors become the second set of weights, and the parameters point
-        to them meanwhile. The first set stays untouched, so nothing is copied back.
+        The tensors of d become the second set of weights, to which the parameters point
+        meanwhile, and so are used up; `keep` makes new ones. The first set stays untouched, so
+        nothing is copied back.
         """
-        second = [(p, e) for p, e in zip(self.parameters, eps, strict=True) if e is not None]
-        first = [(p, p.data) for p, _ in second]
-        if second:
-            torch._foreach_add_([e for _, e in second], [w for _, w in first])
+        pairs = [(p, t) for p, t in zip(self.parameters, d, strict=True) if t is not None]
+        touched = [p for p, _ in pairs]
+        first = [p.data for p in touched]
+        second = moved(first, [t for _, t in pairs], factor, keep=keep) if pairs else []
         try:
-            for p, w in second:
+            for p, w in zip(touched, second, strict=True):
                 p.data = w
             yield
         finally:
-            for p, w in first:
+            for p, w in zip(touched, first, strict=True):
                 p.data = w
 
     def state_dict(self) -> dict[str, Any]:
@@ -357,4 +360,5 @@ _KINDS: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}
 
 def _kind(f: dataclasses.Field[Any]) -> type:
     # Under `from __future__ import annotations` a field's type is its text.
-    return f.type if isinstance(f.type, type) else _KINDS[f.type]
+    # Of `float | str` the first: a number that a word may stand in for.
+    return f.type if isinstance(f.type, type) else _KINDS[str(f.type).split(" | ")[0]]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import along
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients
+from samtune.optimizers.tensors import Gradients, along
 from samtune.optimizers.variant import knob
 
 
@@ -35,11 +34,18 @@ class VaSSO(SAM):
         source="BingcongLi/VaSSO: 0.9, and runs from 0.2",
     )
 
-    def ascent(self, g: Gradients, oracle: GradientOracle) -> Gradients:
+    def sharp(self, oracle: GradientOracle) -> Gradients:
+        g = oracle.grad(self.parameters)
+        e = self._mean_with(self.masked(g, oracle))
+        with self.perturbed(*along(e, self.radius), keep=True):
+            return oracle.grad(self.parameters)
+
+    def _mean_with(self, g: Gradients) -> Gradients:
+        """The new mean, None where g is; `state` has it."""
         means: Gradients = list(self.state.get("mean") or [None] * len(g))
         seen = [(d, m) for d, m in zip(g, means, strict=True) if d is not None and m is not None]
         if seen:
             # The new mean, in place on the tensors of g.
             torch._foreach_lerp_([d for d, _ in seen], [m for _, m in seen], 1 - self.theta)
         self.state["mean"] = [m if d is None else d for d, m in zip(g, means, strict=True)]
-        return along(g, self.radius)
+        return g

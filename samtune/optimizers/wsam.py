@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import along, paired
+from samtune.optimizers.pairs import paired
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, accumulate_
+from samtune.optimizers.tensors import Gradients, accumulate_, along
 from samtune.optimizers.variant import knob
 
 _BELOW_ONE = math.nextafter(1.0, 0.0)
@@ -61,7 +61,7 @@ class WSAM(SAM):
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         g = oracle.grad(self.parameters)
-        with self.perturbed(along(self.masked(g, oracle), self.radius)):
+        with self.perturbed(*along(self.masked(g, oracle), self.radius), keep=True):
             h = oracle.grad(self.parameters)
         clean, d = paired(g, h)
         if not self.decouple:
