@@ -15,6 +15,13 @@ runs_option = click.option(
     help="The folder that holds one folder a run.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv", "json"]),
+    default="table",
+    show_default=True,
+)
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress.")
 set_option = click.option(
     "--set",
