@@ -28,7 +28,8 @@ def status_of(record: Record) -> dict[str, Any]:
     rungs: dict[int, list[int]] = {}
     for study, _, judged in record.query(
         "SELECT t.study, d.rung, COUNT(DISTINCT t.trial) FROM decisions d"
-        " JOIN reports r USING (seq) JOIN trials t USING (trial) WHERE d.rung IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
+        " JOIN reports r USING (seq) JOIN trials t USING (trial)"
+        " WHERE d.rung IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
     ):
         rungs.setdefault(study, []).append(judged)
     used = dict(
@@ -56,12 +57,21 @@ def status_of(record: Record) -> dict[str, Any]:
         ],
         "test_openings": [dict(opening) for opening in record.openings()],
         "errors": [
-            dict(row)
+            {
+                "trial": f"{row['name']}:{label(row['stage'], row['number'])}",
+                "reason": row["reason"],
+            }
             for row in record.query(
-                "SELECT trial, reason FROM trials WHERE state = 'error' ORDER BY trial"
+                "SELECT s.name, t.stage, t.number, t.reason FROM trials t"
+                " JOIN studies s USING (study) WHERE t.state = 'error' ORDER BY t.trial"
             )
         ],
     }
+
+
+def label(stage: str, number: int) -> str:
+    """What a trial is called within its space: its number, with an `r` before a repeat's."""
+    return f"r{number}" if stage == "confirm" else str(number)
 
 
 def _clock(record: Record) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from samtune.record import Record, RunError, StudyRow, TrialRow
-from samtune.status import LAST_REPORT
+from samtune.status import LAST_REPORT, label
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -37,7 +37,7 @@ def trials_of(
     return [
         {
             "space": studies[row["study"]].name,
-            "trial": _label(row["stage"], row["number"]),
+            "trial": label(row["stage"], row["number"]),
             "stage": row["stage"],
             "state": row["state"],
             "value": row["value"],
@@ -82,7 +82,7 @@ def trial_of(record: Record, reference: str) -> dict[str, Any]:
     return {
         "run": record.name,
         "space": study.name,
-        "trial": _label(trial.stage, trial.number),
+        "trial": label(trial.stage, trial.number),
         "stage": trial.stage,
         "state": trial.state,
         "reason": trial.reason,
@@ -173,7 +173,7 @@ def _found(record: Record, reference: str) -> tuple[StudyRow, TrialRow]:
         )
     near = min(of_stage, key=lambda row: abs(row["number"] - number), default=None)
     hint = (
-        f"the nearest is {names[near['study']]}:{_label(stage, near['number'])}"
+        f"the nearest is {names[near['study']]}:{label(stage, near['number'])}"
         if near
         else "it has no repeats yet"
         if repeat
@@ -186,7 +186,3 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     from samtune.space_document import nearest
 
     return nearest(word, known, "it has")
-
-
-def _label(stage: str, number: int) -> str:
-    return f"r{number}" if stage == "confirm" else str(number)

@@ -33,6 +33,18 @@ set_option = click.option(
 address_option = click.option(
     "--address", help="A running Ray cluster to join; else one is started."
 )
+log_option = click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    type=click.Choice(["tensorboard", "wandb", "mlflow"]),
+    help="Also log to a folder of that name in the run's. Repeatable.",
+)
+hook_option = click.option(
+    "--hook",
+    metavar="MODULE:FUNCTION",
+    help="Call this function with a dict for each report.",
+)
 top_option = click.option(
     "--top", type=click.IntRange(1), help="How many configurations to confirm."
 )
