@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from samtune.record import Record, RunError, StudyRow, TrialRow
 from samtune.space_trainable import SHIPPED_MODULE
-from samtune.status import LAST_REPORT
+from samtune.status import LAST_REPORT, best_trial
 from samtune.strict_yaml import dump, load
 from samtune.trial import Value
 from samtune.trials import study_called
@@ -46,20 +46,15 @@ def winner_of(record: Record, space: str | None = None) -> Winner:
 
 
 def _winner(record: Record, study: StudyRow) -> Winner | None:
-    order = "DESC" if study.settings["mode"] == "max" else "ASC"
-    last = f"FROM trials t JOIN reports r ON {LAST_REPORT} WHERE t.state = 'completed'"
-    best = record.query(
-        f"SELECT t.trial, r.value {last} AND t.study = ? AND t.stage = 'search'"
-        f" ORDER BY r.value {order}, t.trial LIMIT 1",
-        study.study,
-    ).fetchone()
+    best = best_trial(record, study)
     if best is None:
         return None
-    (trial,) = record.trials("trial = ?", best["trial"])
     repeats, mean = record.query(
-        f"SELECT COUNT(*), AVG(r.value) {last} AND t.source = ?", trial.trial
+        f"SELECT COUNT(*), AVG(r.value) FROM trials t JOIN reports r ON {LAST_REPORT}"
+        " WHERE t.source = ? AND t.state = 'completed'",
+        best[0].trial,
     ).fetchone()
-    return Winner(study, trial, best["value"], repeats, mean)
+    return Winner(study, *best, repeats, mean)
 
 
 def space_file(run: str, winner: Winner) -> str:

@@ -6,13 +6,14 @@ trials is told in a fraction of a second and a sweep does not notice who watches
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from samtune.live import clock, knob_list
-from samtune.record import Record, StudyRow, now
+from samtune.record import Record, StudyRow, TrialRow, now
 
 # Found in the index on (trial, seq) without a look at the reports before it.
 LAST_REPORT = "r.seq = (SELECT MAX(seq) FROM reports WHERE trial = t.trial)"
@@ -82,8 +83,8 @@ def _clock(record: Record) -> dict[str, Any]:
     return {"running": running, "seconds": seconds}
 
 
-def _best(record: Record, study: StudyRow) -> dict[str, Any] | None:
-    """The best value at a full budget; the earlier of equals."""
+def best_trial(record: Record, study: StudyRow) -> tuple[TrialRow, float] | None:
+    """The search's best trial at a full budget and its last value; the earlier of equals."""
     order = "DESC" if study.settings["mode"] == "max" else "ASC"
     found = record.query(
         f"SELECT t.trial, r.value FROM trials t JOIN reports r ON {LAST_REPORT} WHERE t.study = ?"
@@ -92,10 +93,17 @@ def _best(record: Record, study: StudyRow) -> dict[str, Any] | None:
     ).fetchone()
     if found is None:
         return None
-    (trial,) = record.trials("trial = ?", found["trial"])
+    return next(record.trials("trial = ?", found["trial"])), found["value"]
+
+
+def _best(record: Record, study: StudyRow) -> dict[str, Any] | None:
+    best = best_trial(record, study)
+    if best is None:
+        return None
+    trial, value = best
     free = study.settings["searched"]
-    knobs = {name: value for name, value in trial.config.knobs.items() if name in free}
-    return {"value": found["value"], "trial": trial.number, "knobs": knobs}
+    knobs = {name: knob for name, knob in trial.config.knobs.items() if name in free}
+    return {"value": value, "trial": trial.number, "knobs": knobs}
 
 
 def watched(
@@ -105,8 +113,8 @@ def watched(
 
     A look at a record in which nothing was written since the last one costs one comparison.
     """
-    records = [Record.open(runs, name, read_only=True) for name in names]
-    try:
+    with contextlib.ExitStack() as opened:
+        records = [opened.enter_context(Record.open(runs, name, read_only=True)) for name in names]
         seen: list[int] = []
         found: list[dict[str, Any]] = []
         while True:
@@ -120,9 +128,6 @@ def watched(
             if not any(status["running"] for status in found):
                 return
             wait(every)
-    finally:
-        for record in records:
-            record.__exit__()
 
 
 def status_text(status: dict[str, Any]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import socket
+import struct
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,11 @@ def test_loggers_and_a_hook_hear_all_of_a_sweep(
             trial.number: [r.value for r in reports if r.trial == trial.trial]
             for trial in record.trials("stage = 'search'")
         }
-    assert len(failed) == 1 and "KeyError" in failed[0]["detail"] and failed[0]["trial"] == reports[0].trial
+    assert (
+        len(failed) == 1
+        and "KeyError" in failed[0]["detail"]
+        and failed[0]["trial"] == reports[0].trial
+    )
     heard = [json.loads(line) for line in Path("heard.jsonl").read_text().splitlines()]
     assert [one["metrics"]["val_acc"] for one in heard] == [report.value for report in reports]
     assert [one["decision"] for one in heard] == [report.decision for report in reports]
@@ -200,27 +205,42 @@ def check_tensorboard(folder: Path, curve: Mapping[int, list[float]]) -> None:
 
 
 def check_wandb(folder: Path, curve: Mapping[int, list[float]]) -> None:
-    from wandb.proto.wandb_internal_pb2 import Record as WandbRecord
-    from wandb.sdk.internal.datastore import DataStore
-
-    found = {}
+    found, knobs = {}, {}
     for path in folder.glob("offline-run-*/run-*.wandb"):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        name, values = "", []
-        while (data := store.scan_data()) is not None:
-            record = WandbRecord.FromString(data)
-            if record.HasField("run"):
-                name = record.run.display_name or name
-                knobs = {u.key: u.value_json for u in record.run.config.update}
-            for item in record.history.item:
-                if "val_acc" in {item.key, *item.nested_key}:
-                    values.append(json.loads(item.value_json))
-        found[name] = values
-        assert "lr" in knobs
-    assert {
+        records = list(wandb_records(path.read_bytes()))
+        (run,) = (record.run for record in records if record.HasField("run"))
+        knobs[run.display_name] = {item.key: item.value_json for item in run.config.update}
+        found[run.display_name] = [
+            json.loads(item.value_json)
+            for record in records
+            for item in record.history.item
+            if "val_acc" in {item.key, *item.nested_key}
+        ]
+        assert records[-1].exit.exit_code == 0
+    assert {name: found[name] for name in found if "repeat" not in name} == {
         f"lab-{number:05d}": values for number, values in curve.items()
-    }.items() <= found.items()
+    }
+    assert "lab-repeat-00001" in found and knobs["lab-00001"]["lr"] == "0.2"
+
+
+def wandb_records(data: bytes) -> Iterator[Any]:
+    """The records of a run's file, a LevelDB log: blocks of 32 KiB with pieces that begin with
+    4 bytes of checksum, 2 of length and 1 that is 1 or 4 where a record ends."""
+    from wandb.proto.wandb_internal_pb2 import Record as WandbRecord
+
+    assert data.startswith(b":W&B")
+    position, whole = 7, b""
+    while position + 7 <= len(data):
+        room = 32768 - position % 32768
+        if room < 7:
+            position += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        whole += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in {1, 4}:
+            yield WandbRecord.FromString(whole)
+            whole = b""
 
 
 def check_mlflow(folder: Path, curve: Mapping[int, list[float]]) -> None:

@@ -51,7 +51,7 @@ def status(name: str | None, runs: Path, watch: float | None, as_json: bool) -> 
     from samtune.status import status_of
 
     names = [name] if name else sorted(path.parent.name for path in runs.glob("*/sweep.db"))
-    if watch is not None:
+    if watch is not None and names:
         _watch(runs, names, watch, as_json)
         return
     found = []
