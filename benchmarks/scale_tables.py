@@ -211,6 +211,7 @@ def main() -> None:
     result = {
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_average": round(os.getloadavg()[1], 1),
         "repeats": options.repeats,
         "rows": rows,
     }

@@ -158,7 +158,7 @@ def test_loggers_and_a_hook_hear_all_of_a_sweep(
         [sys.executable, "-c", MAIN, *words, "--hook", "lab:heard"],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=250,
     )
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr
@@ -188,6 +188,7 @@ def test_loggers_and_a_hook_hear_all_of_a_sweep(
     assert heard[-1]["stage"] == "confirm" and len(curve) == 3
     check_tensorboard(folder / "tensorboard", curve)
     check_wandb(folder / "wandb", curve)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     check_mlflow(folder / "mlflow", curve)
 
 
