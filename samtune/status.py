@@ -77,10 +77,10 @@ def label(stage: str, number: int) -> str:
 
 def _clock(record: Record) -> dict[str, Any]:
     """Whether it runs, and for how long it has, or had."""
-    (end,) = record.query("SELECT MAX(ended_at) FROM trials").fetchone()
-    running = record.is_locked()
-    seconds = (now() if running or not end else end) - record.meta("created_at")
-    return {"running": running, "seconds": seconds}
+    running, end = record.is_locked(), None
+    if not running:
+        (end,) = record.query("SELECT MAX(ended_at) FROM trials").fetchone()
+    return {"running": running, "seconds": (end or now()) - record.meta("created_at")}
 
 
 def best_trial(record: Record, study: StudyRow) -> tuple[TrialRow, float] | None:
