@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import click
 
 from samtune import __version__
-from samtune.commands.look import leaderboard, status
+from samtune.commands.look import export_tables, leaderboard, status
 from samtune.commands.run import confirm, run
 from samtune.commands.spaces import spaces
+from samtune.commands.trials import best, show, trials
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 failed; 2 wrong usage or space file; 3 done, but some trials failed;
@@ -25,7 +26,7 @@ def cli() -> None:
     """Which sharpness-aware optimizer, with which settings, for my problem and my budget?"""
 
 
-for command in (run, confirm, status, leaderboard, spaces):
+for command in (run, confirm, status, trials, show, best, leaderboard, export_tables, spaces):
     cli.add_command(command)
 
 

@@ -1,58 +1,41 @@
-"""The Parquet tables of a run, made from its record; they can be made again at any time."""
+"""The Parquet tables of a run, made from its record; they can be made again at any time.
+
+Reports go from SQLite to Parquet in columns, some ten thousand at a time, so a run of millions
+is exported in seconds and in constant memory. What the other tables need of them is kept, a few
+numbers a trial.
+"""
 
 from __future__ import annotations
 
 import datetime
+import io
+import itertools
 import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samtune import tables
-from samtune.record import Record, ReportRow, TrialRow, canonical
+from samtune.record import Record, StudyRow, TrialRow, canonical
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TEST = ("test_acc", "test_loss", "test_nll", "test_ece", "n_test", "test_correct")
+_CURVES = (
+    *("step", "see", "train_s", "lr", "rho", "train_loss", "train_acc", "val_loss", "val_acc"),
+    *("grad_norm", "perturb_norm", "sam_loss_gap", "cos_grads"),
+)
+_REPORTS_AT_ONCE = 20_000
 
 
-def export(record: Record) -> list[Path]:
-    """Writes trials, curves and repeats; returns their paths."""
-    trials = list(record.trials())
-    reports: dict[int, list[ReportRow]] = defaultdict(list)
-    for report in record.reports():
-        reports[report.trial].append(report)
-    attempts = defaultdict(list)
-    for attempt in record.attempts():
-        attempts[attempt["trial"]].append(attempt)
-    keys = {trial.trial: trial.key for trial in trials}
-    studies = record.studies()
-    state = {trial.trial: trial.state for trial in trials}
-    # A repeat that ended without an opening reported none; one that was cut short may have had it.
-    openings = Counter(
-        opening["trial"]
-        for opening in record.openings()
-        if opening["used_at"] or state[opening["trial"]] in {"running", "cancelled", "error"}
-    )
-    common = {"run": record.name}
-
-    search: list[dict[str, Any]] = []
-    repeats: list[dict[str, Any]] = []
-    curves: list[dict[str, Any]] = []
-    for trial in trials:
-        own = reports[trial.trial]
-        row = common | {"study": trial.study, "space": studies[trial.study].name} | _task(trial)
-        if trial.stage == "confirm":
-            assert trial.source is not None
-            row |= {"source_trial_key": keys[trial.source], "test_openings": openings[trial.trial]}
-            repeats.append(row | _repeat(trial, own))
-        else:
-            settings = studies[trial.study].settings
-            row |= {k: settings[k] for k in ("search_alg", "scheduler")}
-            row |= {"knobs_searched": json.dumps(settings["searched"])}
-            search.append(row | _trial(trial, own, attempts[trial.trial], record))
-        curves.extend(common | curve for curve in _curve(trial, own))
-
+def export(record: Record, folder: Path | None = None) -> list[Path]:
+    """Writes trials, curves and repeats into the run's folder or another; returns their paths."""
+    folder = record.folder if folder is None else folder
+    studies, trials = record.studies(), list(record.trials())
     metadata = {
         "samtune.version": str(record.meta("samtune_version")),
         "samtune.run": record.name,
@@ -65,13 +48,183 @@ def export(record: Record) -> list[Path]:
     for trial in trials:
         for knob, value in trial.config.knobs.items():
             knobs.setdefault(knob, []).append(value)
-    written = []
-    for table, rows in {"trials": search, "curves": curves, "repeats": repeats}.items():
-        path = record.folder / f"{table}.parquet"
-        wide = knobs if table == "trials" else None
-        tables.write(path, table, rows, knobs=wide, metadata=metadata)
-        written.append(path)
-    return written
+    curves = _Curves(record, trials)
+    tables.write(folder / "curves.parquet", "curves", curves, metadata=metadata)
+    tables.write(
+        folder / "trials.parquet",
+        "trials",
+        _trials(record, studies, trials, curves.ends),
+        knobs=knobs,
+        metadata=metadata,
+    )
+    repeats = _repeats(record, studies, trials, curves.ends)
+    tables.write(folder / "repeats.parquet", "repeats", repeats, metadata=metadata)
+    return [folder / f"{table}.parquet" for table in ("trials", "curves", "repeats")]
+
+
+@dataclass
+class _End:
+    """What a trial's reports came to."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    used: float = 0.0
+    checkpoint_sha256: str | None = None
+    epoch: int = 0
+    repeated: int = 0
+    rung: int | None = None
+    rung_value: float | None = None
+    best_val_acc: float | None = None
+    best_epoch: int | None = None
+
+
+class _Curves:
+    """The rows of the table curves, in batches; `ends` fills up as they are made."""
+
+    def __init__(self, record: Record, trials: Sequence[TrialRow]) -> None:
+        self._record = record
+        self._known = {trial.trial: (trial.key, trial.stage) for trial in trials}
+        self.ends: dict[int, _End] = {}
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        cursor = self._record.query(
+            "SELECT trial, attempt, epoch, used, value, metrics, checkpoint_sha256, at, decision,"
+            " rung, cutoff FROM reports LEFT JOIN decisions USING (seq) ORDER BY trial, seq"
+        )
+        cursor.row_factory = None
+        rows: list[tuple[Any, ...]] = []
+        while fresh := cursor.fetchmany(_REPORTS_AT_ONCE):
+            rows += fresh
+            # A trial is not cut in two: the last one waits for its other reports.
+            last = rows[-1][0]
+            whole = next((k for k in range(len(rows), 0, -1) if rows[k - 1][0] != last), 0)
+            if whole:
+                yield self._batch(rows[:whole])
+                del rows[:whole]
+        if rows:
+            yield self._batch(rows)
+
+    def _batch(self, rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
+        import numpy as np
+        import pyarrow as pa
+        from pyarrow import json as arrow_json
+
+        names = (
+            *("trial", "attempt", "epoch", "used", "value", "metrics", "sha256", "at"),
+            *("decision", "rung", "rung_cutoff"),
+        )
+        columns: dict[str, Any] = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        metrics = arrow_json.read_json(
+            io.BytesIO("\n".join(columns["metrics"]).encode()),
+            parse_options=arrow_json.ParseOptions(
+                explicit_schema=pa.schema([(name, pa.float64()) for name in _CURVES]),
+                unexpected_field_behavior="ignore",
+            ),
+        ).combine_chunks()
+        columns |= {name: metrics[name].combine_chunks() for name in _CURVES}
+        bounds = [0, *(np.flatnonzero(np.diff(columns["trial"])) + 1).tolist(), len(rows)]
+        accuracy = columns["val_acc"].to_numpy(zero_copy_only=False)
+        accuracy = np.where(np.isfinite(accuracy), accuracy, -np.inf)
+        judged = {
+            columns["trial"][k]: k for k, rung in enumerate(columns["rung"]) if rung is not None
+        }
+        columns |= {"superseded": [], "trial_key": [], "stage": []}
+        for start, end in itertools.pairwise(bounds):
+            trial, length = columns["trial"][start], end - start
+            newest = dict(
+                zip(columns["epoch"][start:end], columns["attempt"][start:end], strict=True)
+            )
+            columns["superseded"] += [
+                len(newest) < length and columns["attempt"][k] < newest[columns["epoch"][k]]
+                for k in range(start, end)
+            ]
+            key, stage = self._known[trial]
+            columns["trial_key"] += [key] * length
+            columns["stage"] += [stage] * length
+            best = start + int(accuracy[start:end].argmax())
+            had = math.isfinite(accuracy[best])
+            at_rung = judged.get(trial)
+            self.ends[trial] = _End(
+                metrics=_finite(json.loads(columns["metrics"][end - 1])),
+                used=columns["used"][end - 1],
+                checkpoint_sha256=columns["sha256"][end - 1],
+                epoch=max(newest),
+                repeated=length - len(newest),
+                rung=None if at_rung is None else columns["rung"][at_rung],
+                rung_value=None if at_rung is None else columns["value"][at_rung],
+                best_val_acc=float(accuracy[best]) if had else None,
+                best_epoch=columns["epoch"][best] if had else None,
+            )
+        columns["run"] = [self._record.name] * len(rows)
+        # In two parts: the product of the whole would be rounded once too often.
+        part, second = np.modf(np.array(columns["at"]))
+        columns["reported_at"] = (second * 1e6 + np.rint(part * 1e6)).astype(np.int64)
+        return tables.batch(tables.schema("curves"), len(rows), columns)
+
+
+def _trials(
+    record: Record,
+    studies: Sequence[StudyRow],
+    trials: Sequence[TrialRow],
+    ends: Mapping[int, _End],
+) -> Iterator[dict[str, Any]]:
+    attempts = {
+        row["trial"]: (row["count"], row["wall_s"] or 0.0)
+        for row in record.query(
+            "SELECT trial, COUNT(*) AS count, SUM(wall_s) AS wall_s FROM attempts GROUP BY trial"
+        )
+    }
+    written_by = {name: record.meta(name) for name in ("samtune_version", "git_commit")}
+    for trial in trials:
+        if trial.stage != "search":
+            continue
+        settings = studies[trial.study].settings
+        count, wall_s = attempts.get(trial.trial, (0, 0.0))
+        yield {
+            "run": record.name,
+            "study": trial.study,
+            "space": studies[trial.study].name,
+            **_task(trial),
+            **{k: settings[k] for k in ("search_alg", "scheduler")},
+            "knobs_searched": json.dumps(settings["searched"]),
+            **_trial(trial, ends.get(trial.trial, _End())),
+            "wall_s": wall_s,
+            "attempts": count,
+            **written_by,
+        }
+
+
+def _repeats(
+    record: Record,
+    studies: Sequence[StudyRow],
+    trials: Sequence[TrialRow],
+    ends: Mapping[int, _End],
+) -> Iterator[dict[str, Any]]:
+    keys = {trial.trial: trial.key for trial in trials}
+    state = {trial.trial: trial.state for trial in trials}
+    # A repeat that ended without an opening reported none; one that was cut short may have had it.
+    openings = Counter(
+        opening["trial"]
+        for opening in record.openings()
+        if opening["used_at"] or state[opening["trial"]] in {"running", "cancelled", "error"}
+    )
+    names = ("val_acc", "val_loss", "see", "train_s", *_TEST)
+    for trial in trials:
+        if trial.stage != "confirm":
+            continue
+        assert trial.source is not None
+        end = ends.get(trial.trial, _End())
+        yield {
+            "run": record.name,
+            "study": trial.study,
+            "space": studies[trial.study].name,
+            **_task(trial),
+            "source_trial_key": keys[trial.source],
+            "rank_in_search": trial.rank,
+            "seed_bundle": trial.bundle,
+            "test_openings": openings[trial.trial],
+            **{name: end.metrics.get(name) for name in names},
+            "ckpt_sha256": end.checkpoint_sha256,
+        }
 
 
 def _task(trial: TrialRow) -> dict[str, Any]:
@@ -90,25 +243,8 @@ def _task(trial: TrialRow) -> dict[str, Any]:
     }
 
 
-def _repeat(trial: TrialRow, reports: list[ReportRow]) -> dict[str, Any]:
-    last = _finite(reports[-1].metrics) if reports else {}
-    names = ("val_acc", "val_loss", "see", "train_s", *_TEST)
-    return {name: last.get(name) for name in names} | {
-        "rank_in_search": trial.rank,
-        "seed_bundle": trial.bundle,
-        "ckpt_sha256": reports[-1].checkpoint_sha256 if reports else None,
-    }
-
-
-def _trial(
-    trial: TrialRow, reports: list[ReportRow], attempts: list[Any], record: Record
-) -> dict[str, Any]:
-    config, facts = trial.config, trial.facts
-    last = _finite(reports[-1].metrics) if reports else {}
-    used = reports[-1].used if reports else 0.0
-    judged = [report for report in reports if report.rung is not None]
-    best = max(reports, key=lambda r: r.metrics.get("val_acc", -math.inf), default=None)
-    epochs = {report.epoch for report in reports}
+def _trial(trial: TrialRow, end: _End) -> dict[str, Any]:
+    config, facts, last, used = trial.config, trial.facts, end.metrics, end.used
     steps = int(last.get("step", 0))
     return {
         "trial": trial.number,
@@ -123,22 +259,20 @@ def _trial(
         # The full schedule in steps, from the share of it that was used.
         "horizon_steps": round(steps * config.budget.per_trial / used) if used else None,
         "state_reason": trial.reason,
-        "rung_reached": judged[-1].rung if judged else None,
-        "rung_value": judged[-1].value if judged else None,
-        "epochs_done": max(epochs, default=0),
+        "rung_reached": end.rung,
+        "rung_value": end.rung_value,
+        "epochs_done": end.epoch,
         "steps_done": steps,
         "see": last.get("see", 0.0),
         "fwd_samples": int(last.get("forward_samples", 0)),
         "bwd_samples": int(last.get("backward_samples", 0)),
         **{name: last.get(name, 0.0) for name in ("train_s", "eval_s", "data_s")},
-        "wall_s": sum(attempt["wall_s"] or 0.0 for attempt in attempts),
         **{name: last.get(name) for name in ("peak_rss_mb", "peak_gpu_mb")},
         **{name: last.get(name) for name in ("val_acc", "val_loss", "train_acc", "train_loss")},
-        "best_val_acc": _finite(best.metrics).get("val_acc") if best else None,
-        "best_epoch": best.epoch if best else None,
-        "attempts": len(attempts),
-        "epochs_repeated": len(reports) - len(epochs),
-        "ckpt_sha256": reports[-1].checkpoint_sha256 if reports else None,
+        "best_val_acc": end.best_val_acc,
+        "best_epoch": end.best_epoch,
+        "epochs_repeated": end.repeated,
+        "ckpt_sha256": end.checkpoint_sha256,
         **{
             name: facts.get(name)
             for name in (
@@ -148,32 +282,8 @@ def _trial(
         },
         "started_at": _time(trial.proposed_at),
         "ended_at": trial.ended_at and _time(trial.ended_at),
-        "samtune_version": record.meta("samtune_version"),
-        "git_commit": record.meta("git_commit"),
         **{f"knob.{name}": value for name, value in config.knobs.items()},
     }
-
-
-def _curve(trial: TrialRow, reports: list[ReportRow]) -> list[dict[str, Any]]:
-    newest = {report.epoch: report.attempt for report in reports}
-    shown = ("see", "train_s", "lr", "rho", "train_loss", "train_acc", "val_loss", "val_acc")
-    return [
-        {name: report.metrics.get(name) for name in shown}
-        | {
-            "trial_key": trial.key,
-            "stage": trial.stage,
-            "attempt": report.attempt,
-            "epoch": report.epoch,
-            "step": int(report.metrics["step"]) if "step" in report.metrics else None,
-            "used": report.used,
-            "rung": report.rung,
-            "decision": report.decision,
-            "rung_cutoff": report.cutoff,
-            "superseded": report.attempt < newest[report.epoch],
-            "reported_at": _time(report.at),
-        }
-        for report in reports
-    ]
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

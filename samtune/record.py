@@ -58,6 +58,7 @@ CREATE INDEX reports_of_trial ON reports (trial, seq);
 CREATE TABLE decisions (
     seq INTEGER PRIMARY KEY REFERENCES reports, decision TEXT NOT NULL,
     rung INTEGER, milestone REAL, cutoff REAL);
+CREATE INDEX judged ON decisions (rung) WHERE rung IS NOT NULL;
 CREATE TABLE openings (
     permit TEXT PRIMARY KEY, trial INTEGER NOT NULL REFERENCES trials, attempt INTEGER NOT NULL,
     who TEXT NOT NULL, config_sha TEXT NOT NULL, granted_at REAL NOT NULL, used_at REAL);
@@ -215,14 +216,14 @@ class Record:
         return record
 
     @classmethod
-    def open(cls, runs: Path, name: str) -> Record:
+    def open(cls, runs: Path, name: str, *, read_only: bool = False) -> Record:
         """Opens the run `name`. Raises RunError (exit code 2) when there is none."""
         folder = runs.absolute() / check_name(name)
         if not (folder / "sweep.db").is_file():
             known = sorted(path.parent.name for path in runs.glob("*/sweep.db"))
             hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
             raise RunError(f"no run {name!r}; {hint}", exit_code=2)
-        connection = _connect(folder / "sweep.db")
+        connection = (_connect_to_read if read_only else _connect)(folder / "sweep.db")
         try:
             (found,) = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         except (sqlite3.DatabaseError, TypeError) as error:
@@ -247,6 +248,9 @@ class Record:
                 return False
         except Timeout:
             return True
+        except OSError:
+            # Where no lock can be made, no sweep can write.
+            return False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -347,7 +351,7 @@ class Record:
                     report["epoch"],
                     report["used"],
                     report["metrics"][metric],
-                    json.dumps(report["metrics"]),
+                    json.dumps(report["metrics"], separators=(",", ":")),
                     report["checkpoint"],
                     report["checkpoint_sha256"],
                     now(),
@@ -395,6 +399,10 @@ class Record:
             )
 
     # Reading
+
+    def query(self, question: str, *values: Any) -> sqlite3.Cursor:
+        """The rows that answer a SELECT, for readers who want columns and not whole rows."""
+        return self._db.execute(question, values)
 
     def meta(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -450,6 +458,15 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write, and that no writer waits for."""
+    # On a medium that nobody can write to, SQLite is to ask for no locks.
+    how = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
+    connection.row_factory = sqlite3.Row
     return connection
 
 

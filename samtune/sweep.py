@@ -26,6 +26,7 @@ from ray.tune.experiment import Trial
 
 from samtune.asha import Rungs, RungScheduler, Verdict
 from samtune.cluster import Cluster, run_trial
+from samtune.integrations import Observers
 from samtune.live import knob_list
 from samtune.record import Record, Stage, State, TrialRow
 from samtune.search import Proposals, ProposalSearcher
@@ -295,11 +296,19 @@ def ranked(record: Record, study: int, mode: str) -> list[TrialRow]:
     return sorted(trials, key=lambda t: -last[t.trial] if mode == "max" else last[t.trial])
 
 
-def run_stage(plan: StagePlan, record: Record, on: Cluster, view: View, stop: Stop) -> Progress:
+def run_stage(
+    plan: StagePlan,
+    record: Record,
+    on: Cluster,
+    view: View,
+    stop: Stop,
+    observers: Observers | None = None,
+) -> Progress:
     """Runs a stage to its end or to a request to stop; the caller holds the record's lock."""
     if plan.progress.total == 0:
         return plan.progress
-    driver = _Driver(plan, record, view, stop)
+    observers = observers or Observers(record, [], view.event)
+    driver = _Driver(plan, record, view, stop, observers)
     record.add_event(f"{plan.progress.stage} started", f"{on.slots} slots")
     try:
         tune.Tuner(
@@ -336,11 +345,14 @@ def _folder_name(trial: Trial) -> str:
 class _Driver:
     """Between Ray Tune and the record: proposes, commits reports, judges them, ends trials."""
 
-    def __init__(self, plan: StagePlan, record: Record, view: View, stop: Stop) -> None:
+    def __init__(
+        self, plan: StagePlan, record: Record, view: View, stop: Stop, observers: Observers
+    ) -> None:
         self._plan = plan
         self._record = record
         self._view = view
         self._stop = stop
+        self._observers = observers
         self._live: dict[str, _Live] = {}
         self._errors_in_a_row = 0
 
@@ -356,6 +368,7 @@ class _Driver:
         config = dataclasses.replace(trial.config, test_permit=permit)
         self._live[trial_id] = _Live(trial, attempt)
         self._count("running", 1)
+        self._observers.started(trial, attempt)
         # Ours is importable where samtune is; a user's own may stand beside the user.
         own = trial.config.trainable.startswith("trainables.")
         return {"trial": config.to_dict(), "path": [] if own else [os.getcwd()]}
@@ -376,6 +389,7 @@ class _Driver:
         else:
             verdict = Verdict("stop")
         self._record.add_decision(seq, verdict)
+        self._observers.reported(live.trial, live.attempt, report, verdict)
         self._plan.progress.used[live.trial.trial] = report["used"]
         budget = live.trial.config.budget.per_trial
         live.used = report["used"]
@@ -422,6 +436,7 @@ class _Driver:
     def _end(self, live: _Live, state: State, reason: str | None) -> None:
         wall_s = time.monotonic() - live.started
         self._record.end_trial(live.trial.trial, state, reason, wall_s)
+        self._observers.ended(live.trial, state)
         self._plan.ended(live.trial, state, live.values)
         self._count("running", -1)
         self._count(state, 1)

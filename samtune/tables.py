@@ -8,13 +8,14 @@ split is 1. Readers accept extra columns and refuse a higher major version of a 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_ROWS_AT_ONCE = 4096
 VERSIONS = {"trials": 1, "curves": 1, "repeats": 1, "leaderboard": 1}
 
 _TASK = """
@@ -112,35 +113,28 @@ def _knob_type(values: Iterable[Any]) -> pa.DataType:
 def write(
     path: Path,
     table: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any] | pa.RecordBatch],
     *,
     knobs: Mapping[str, Iterable[Any]] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the rows as `path`: zstd, page checksums, aside first, fsynced and renamed."""
-    import pyarrow as pa
+    """Writes the rows as `path`: zstd, page checksums, aside first, fsynced and renamed.
+
+    Rows may come as batches of the table's columns too. Either way they are written as they
+    come, so that memory does not grow with the table.
+    """
     import pyarrow.parquet as pq
 
     typed = schema(table, knobs)
     typed = typed.with_metadata({**typed.metadata, **(metadata or {})})
-    text = [
-        field.name
-        for field in typed
-        if field.name.startswith("knob.") and pa.types.is_string(field.type)
-    ]
-    plain = [
-        {**row, **{name: str(row[name]) for name in text if row.get(name) is not None}}
-        for row in rows
-    ]
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
-            pq.write_table(
-                pa.Table.from_pylist(plain, schema=typed),
-                file,
-                compression="zstd",
-                write_page_checksum=True,
-            )
+            with pq.ParquetWriter(
+                file, typed, compression="zstd", write_page_checksum=True
+            ) as writer:
+                for batch in _batches(rows, typed):
+                    writer.write_batch(batch)
             file.flush()
             os.fsync(file.fileno())
         aside.rename(path)
@@ -153,8 +147,47 @@ def write(
         os.close(folder)
 
 
-def read(path: Path, table: str) -> pa.Table:
-    """Reads a table with its page checksums verified.
+def batch(typed: pa.Schema, length: int, columns: Mapping[str, Any]) -> pa.RecordBatch:
+    """Columns, each a list or an Arrow array, as rows of a schema; a column left out is null."""
+    import pyarrow as pa
+
+    arrays = []
+    for field in typed:
+        column = columns.get(field.name)
+        if column is None:
+            column = pa.nulls(length, field.type)
+        elif not isinstance(column, pa.Array):
+            column = pa.array(column, field.type)
+        arrays.append(column.cast(field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=typed)
+
+
+def _batches(
+    rows: Iterable[Mapping[str, Any] | pa.RecordBatch], typed: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    text = [
+        field.name
+        for field in typed
+        if field.name.startswith("knob.") and pa.types.is_string(field.type)
+    ]
+    waiting: list[Mapping[str, Any]] = []
+    for row in rows:
+        if isinstance(row, pa.RecordBatch):
+            yield row.replace_schema_metadata(typed.metadata)
+            continue
+        words = {name: str(row[name]) for name in text if row.get(name) is not None}
+        waiting.append({**row, **words})
+        if len(waiting) == _ROWS_AT_ONCE:
+            yield pa.RecordBatch.from_pylist(waiting, schema=typed)
+            waiting = []
+    if waiting:
+        yield pa.RecordBatch.from_pylist(waiting, schema=typed)
+
+
+def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a table, or some of its columns, with its page checksums verified.
 
     Raises TableError when the file is missing, damaged or of another table or later version.
     """
@@ -164,7 +197,9 @@ def read(path: Path, table: str) -> pa.Table:
     if not path.exists():
         raise TableError(f"{path}: no such file")
     try:
-        content = pq.read_table(path, page_checksum_verification=True)
+        content = pq.read_table(
+            path, columns=columns and list(columns), page_checksum_verification=True
+        )
     except (pa.ArrowException, OSError) as error:
         raise TableError(
             f"{path}: damaged ({error}); `samtune leaderboard` on its run writes it anew"

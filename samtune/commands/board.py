@@ -1,9 +1,12 @@
-"""A leaderboard on the terminal, or as Markdown, CSV or JSON."""
+"""Tables on the terminal, or as Markdown, CSV or JSON: the leaderboard, and others."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -29,27 +32,52 @@ def print_board(board: pd.DataFrame, form: str) -> None:
 
 
 def _print_question(question: str, board: pd.DataFrame) -> None:
-    """One table, without the last columns where the terminal is narrow, and its winners."""
-    from rich.table import Table
-
+    """One table and its winners."""
     from analysis import leaderboard as lb
 
-    console, rows = console_for(), lb.cells(board)
-    widths = [max(map(len, column)) for column in zip(lb.HEADINGS, *rows, strict=True)]
-    fitting = [k for k in range(4, len(widths) + 1) if sum(widths[:k]) + 2 * k <= console.width]
-    shown = max(fitting, default=4)
-    table = Table(box=None, pad_edge=False)
-    for heading in lb.HEADINGS[:shown]:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*row[:shown])
     click.echo(question)
-    console.print(table)
+    print_table(lb.HEADINGS, lb.cells(board))
     for name, sha, knobs in zip(
         board["space"], board["config_sha"], lb.winners(board), strict=True
     ):
         won = f"{name} won with {knobs or 'its only configuration'}"
         click.echo(won if sha else f"{name}: no trial was completed")
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], least: int = 4) -> None:
+    """A table without the last columns, down to `least`, where the terminal is narrow."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console_for()
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    fitting = [
+        k for k in range(least, len(widths) + 1) if sum(widths[:k]) + 2 * k <= console.width
+    ]
+    shown = max(fitting, default=least)
+    table = Table(box=None, pad_edge=False)
+    for heading in headings[:shown]:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        # Text, because a reason may hold what rich would read as markup.
+        table.add_row(*map(Text, row[:shown]))
+    console.print(table)
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same in Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def csv_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """The same as CSV; None is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headings)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def console_for(*, stderr: bool = False) -> Console:

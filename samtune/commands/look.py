@@ -1,48 +1,109 @@
-"""The commands that look at runs: `samtune status` and `samtune leaderboard`."""
+"""The commands that look at runs; those that show single trials are in `trials`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from samtune.commands.board import print_board
-from samtune.commands.options import json_option, runs_option
+from samtune.commands.board import console_for, print_board
+from samtune.commands.options import format_option, json_option, runs_option
+
+_TICK_S = 2.0
+
+
+class _Seconds(click.ParamType[float]):
+    """The number after `--watch`; a run's name there was meant for NAME."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no number of seconds; the run stands before it: "
+                f"samtune status {value} --watch"
+            )
+        if not 0.1 <= seconds <= 3600:
+            self.fail(f"{value} is not between 0.1 and 3600 seconds")
+        return seconds
 
 
 @click.command()
 @click.argument("name", required=False)
 @runs_option
+@click.option(
+    "--watch",
+    type=_Seconds(),
+    is_flag=False,
+    flag_value=_TICK_S,
+    help=f"Again every so many seconds ({_TICK_S:g} if not said) until the run ends or Ctrl-C.",
+)
 @json_option
-def status(name: str | None, runs: Path, as_json: bool) -> None:
+def status(name: str | None, runs: Path, watch: float | None, as_json: bool) -> None:
     """How far a run is; without NAME, all runs."""
     from samtune.record import Record
-    from samtune.status import status_of, status_text
+    from samtune.status import status_of
 
     names = [name] if name else sorted(path.parent.name for path in runs.glob("*/sweep.db"))
+    if watch is not None and names:
+        _watch(runs, names, watch, as_json)
+        return
     found = []
     for each in names:
-        with Record.open(runs, each) as record:
+        with Record.open(runs, each, read_only=True) as record:
             found.append(status_of(record))
     if as_json:
-        click.echo(json.dumps({"schema": "status/1", "runs": found}))
+        click.echo(_json(found))
     elif not found:
         click.echo(f"no runs in {runs}; `samtune run asam` makes one")
     else:
-        click.echo("\n\n".join(status_text(each) for each in found))
+        click.echo(_text(found))
+
+
+def _watch(runs: Path, names: list[str], every: float, as_json: bool) -> None:
+    """Redraws on a terminal; elsewhere prints what has changed, as text or one JSON a line."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from samtune.status import watched
+
+    console, last = console_for(), None
+    try:
+        if console.is_terminal and not as_json:
+            with Live(console=console, auto_refresh=False) as live:
+                for found in watched(runs, names, every):
+                    live.update(Text(_text(found)), refresh=True)
+            return
+        for found in watched(runs, names, every):
+            news = [{k: v for k, v in status.items() if k != "seconds"} for status in found]
+            if news != last:
+                last = news
+                click.echo(_json(found) if as_json else f"{_text(found)}\n")
+    except KeyboardInterrupt:
+        # Whoever watched has seen enough; the run goes on.
+        return
+
+
+def _text(found: list[dict[str, Any]]) -> str:
+    from samtune.status import status_text
+
+    return "\n\n".join(status_text(each) for each in found)
+
+
+def _json(found: list[dict[str, Any]]) -> str:
+    return json.dumps({"schema": "status/1", "runs": found})
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="RUN...")
 @runs_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "md", "csv", "json"]),
-    default="table",
-    show_default=True,
-)
+@format_option
 @click.option(
     "--output",
     "-o",
@@ -61,7 +122,7 @@ def leaderboard(
 
     folders = []
     for name in dict.fromkeys(names):
-        with Record.open(runs, name) as record:
+        with Record.open(runs, name, read_only=True) as record:
             export(record)
             save(compare([record.folder]), record.folder / "leaderboard.parquet")
             folders.append(record.folder)
@@ -71,3 +132,53 @@ def leaderboard(
             raise RunError(f"{output.absolute().parent} is no folder; make it first", exit_code=5)
         save(board, output)
     print_board(board, "json" if as_json else form)
+
+
+@click.command("export")
+@click.argument("name")
+@runs_option
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the tables, made if need be; else the run's own.",
+)
+@click.option(
+    "--optuna",
+    "journal",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write an Optuna journal: optuna-dashboard FILE",
+)
+@json_option
+def export_tables(
+    name: str, runs: Path, output: Path | None, journal: Path | None, as_json: bool
+) -> None:
+    """Writes a run's tables anew from its record, and an Optuna study a space."""
+    from analysis.leaderboard import leaderboard as compare
+    from analysis.leaderboard import save
+    from samtune.export import export
+    from samtune.record import Record, RunError
+
+    with Record.open(runs, name, read_only=True) as record:
+        folder = record.folder if output is None else output
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            written = export(record, folder)
+            save(compare([folder]), folder / "leaderboard.parquet")
+            written.append(folder / "leaderboard.parquet")
+            if journal is not None:
+                from samtune.optuna_journal import write_journal
+
+                write_journal(record, journal)
+                written.append(journal)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {error.filename or folder}: {error.strerror}; "
+                "choose another place with --output or --optuna",
+                exit_code=5,
+            ) from None
+    if as_json:
+        click.echo(json.dumps({"schema": "export/1", "files": [str(path) for path in written]}))
+    else:
+        for path in written:
+            click.echo(path)

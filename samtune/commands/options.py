@@ -15,6 +15,13 @@ runs_option = click.option(
     help="The folder that holds one folder a run.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv", "json"]),
+    default="table",
+    show_default=True,
+)
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress.")
 set_option = click.option(
     "--set",
@@ -25,6 +32,18 @@ set_option = click.option(
 )
 address_option = click.option(
     "--address", help="A running Ray cluster to join; else one is started."
+)
+log_option = click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    type=click.Choice(["tensorboard", "wandb", "mlflow"]),
+    help="Also log to a folder of that name in the run's. Repeatable.",
+)
+hook_option = click.option(
+    "--hook",
+    metavar="MODULE:FUNCTION",
+    help="Call this function with a dict for each report.",
 )
 top_option = click.option(
     "--top", type=click.IntRange(1), help="How many configurations to confirm."

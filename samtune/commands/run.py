@@ -15,7 +15,9 @@ import click
 from samtune.commands.board import console_for, print_board
 from samtune.commands.options import (
     address_option,
+    hook_option,
     json_option,
+    log_option,
     quiet_option,
     runs_option,
     seeds_option,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 @seeds_option
 @click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
 @address_option
+@log_option
+@hook_option
 @quiet_option
 @json_option
 def run(
@@ -57,6 +61,8 @@ def run(
     seeds: int | None,
     dry_run: bool,
     address: str | None,
+    logs: tuple[str, ...],
+    hook: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -65,8 +71,10 @@ def run(
     SPACE is a file, or the name of a shipped space: `samtune run spaces/asam.yaml`,
     `samtune run sgd sam asam`.
     """
+    from samtune import integrations
     from samtune.record import Record, refuse_taken
 
+    integrations.check(logs, hook)
     if name is not None:
         refuse_taken(runs, name)
     loaded = load_spaces(spaces, overrides)
@@ -105,7 +113,7 @@ def run(
     )
     with record, record.lock(), record.removed_if_empty():
         stages = ["search", "confirm"] if confirmed else ["search"]
-        code = _stages(record, loaded, stages, top, seeds, address, quiet)
+        code = _stages(record, loaded, stages, top, seeds, address, quiet, logs, hook)
         _finish(record, code, as_json)
 
 
@@ -115,6 +123,8 @@ def run(
 @seeds_option
 @runs_option
 @address_option
+@log_option
+@hook_option
 @quiet_option
 @json_option
 def confirm(
@@ -123,6 +133,8 @@ def confirm(
     seeds: int | None,
     runs: Path,
     address: str | None,
+    logs: tuple[str, ...],
+    hook: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -130,15 +142,17 @@ def confirm(
 
     Repeats that the run already has are kept, so `--seeds 10` after 5 adds 5.
     """
+    from samtune import integrations
     from samtune.record import Record
     from samtune.space import SearchSpace
 
+    integrations.check(logs, hook)
     with Record.open(runs, name) as record, record.lock():
         spaces = [
             SearchSpace.from_text(study.space, study.name, f"{name}/{study.name}")
             for study in record.studies()
         ]
-        code = _stages(record, spaces, ["confirm"], top, seeds, address, quiet)
+        code = _stages(record, spaces, ["confirm"], top, seeds, address, quiet, logs, hook)
         _finish(record, code, as_json)
 
 
@@ -150,8 +164,11 @@ def _stages(
     seeds: int | None,
     address: str | None,
     quiet: bool,
+    logs: Sequence[str],
+    hook: str | None,
 ) -> int:
     """Runs the stages and answers with the exit code."""
+    from samtune import integrations
     from samtune.cluster import cluster
     from samtune.live import view
     from samtune.sweep import Confirm, Search, Stop, run_stage
@@ -162,8 +179,14 @@ def _stages(
     signals = partial(stop.on_signals, partial(_cut_short, record.folder))
     failed = 0
     wanted = [space.resources for space in spaces]
+    warn = partial(click.echo, err=True)
     # Ray puts its own handlers in place of ours when it starts, so they are set once more.
-    with signals(), cluster(wanted, address) as on, signals():
+    with (
+        integrations.observers(record, logs, hook, warn) as observers,
+        signals(),
+        cluster(wanted, address) as on,
+        signals(),
+    ):
         for stage in stages:
             if stop.requested:
                 break
@@ -179,7 +202,7 @@ def _stages(
                     click.echo(f"{name}: no trial was completed, so none is confirmed", err=True)
                     failed += 1
             with view(console, quiet=quiet) as shown:
-                progress = run_stage(plan, record, on, shown, stop)
+                progress = run_stage(plan, record, on, shown, stop, observers)
             failed += progress.states.get("error", 0)
     if stop.requested and not stop.gave_up:
         return 75

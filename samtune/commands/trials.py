@@ -1,0 +1,218 @@
+"""The commands that look into a run: its trials, one of them in full, the best one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from samtune.commands.board import console_for, csv_table, markdown_table, print_table
+from samtune.commands.options import format_option, json_option, runs_option
+
+_PLOT_WIDTH = 60
+_STATES = ["running", "completed", "pruned", "diverged", "error", "cancelled"]
+
+space_option = click.option("--space", help="Only this space of the run.")
+
+
+@click.command()
+@click.argument("name")
+@space_option
+@click.option("--state", type=click.Choice(_STATES), help="Only trials in this state.")
+@click.option(
+    "--sort",
+    type=click.Choice(["value", "used", "rung", "attempts", "state"]),
+    help="Else in the order in which they were proposed.",
+)
+@runs_option
+@format_option
+@json_option
+def trials(
+    name: str,
+    space: str | None,
+    state: str | None,
+    sort: str | None,
+    runs: Path,
+    form: str,
+    as_json: bool,
+) -> None:
+    """One line a trial; `samtune show NAME TRIAL` tells all of one."""
+    from samtune.record import Record
+    from samtune.trials import sorted_trials, trials_of
+
+    with Record.open(runs, name, read_only=True) as record:
+        found = trials_of(record, space, state)
+        if sort:
+            found = sorted_trials(found, sort, record.studies()[0].settings["mode"])
+    match "json" if as_json else form:
+        case "json":
+            click.echo(json.dumps({"schema": "trials/1", "run": name, "trials": found}))
+        case "csv":
+            knobs = list(dict.fromkeys(knob for trial in found for knob in trial["knobs"]))
+            plain = ["space", "trial", "stage", "state", "value", "rung", "used", "epoch"]
+            plain += ["attempts", "origin", "reason"]
+            rows = [
+                [trial[word] for word in plain] + [trial["knobs"].get(knob) for knob in knobs]
+                for trial in found
+            ]
+            click.echo(csv_table([*plain, *(f"knob.{knob}" for knob in knobs)], rows), nl=False)
+        case "md":
+            click.echo(markdown_table(*_table(found)))
+        case _ if found:
+            print_table(*_table(found))
+        case _:
+            click.echo(f"no such trial in run {name!r}; `samtune status {name}` counts them")
+
+
+def _table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    from samtune.live import knob_list
+
+    several = len({trial["space"] for trial in found}) > 1
+    headings = ["trial", "state", "value", "rung", "used", "knobs", "attempts", "reason"]
+    return headings, [
+        [
+            f"{trial['space']}:{trial['trial']}" if several else trial["trial"],
+            trial["state"],
+            _number(trial["value"], ".4f"),
+            _number(trial["rung"], "d"),
+            _number(trial["used"], ".4g"),
+            knob_list({k: v for k, v in trial["knobs"].items() if k in trial["searched"]}),
+            str(trial["attempts"]),
+            trial["reason"] or "",
+        ]
+        for trial in found
+    ]
+
+
+@click.command()
+@click.argument("name")
+@click.argument("trial")
+@runs_option
+@json_option
+def show(name: str, trial: str, runs: Path, as_json: bool) -> None:
+    """All about one trial: knobs, attempts, events, its curve and what the rungs decided.
+
+    TRIAL is its number; with several spaces its space too, as in sam:5; r2 is repeat 2.
+    """
+    from samtune.record import Record
+    from samtune.trials import trial_of
+
+    with Record.open(runs, name, read_only=True) as record:
+        found = trial_of(record, trial)
+    if as_json:
+        click.echo(json.dumps({"schema": "trial/1", **found}))
+    else:
+        _print_trial(found)
+
+
+def _print_trial(trial: dict[str, Any]) -> None:
+    from samtune.live import clock, knob_list, unit
+
+    state = f"{trial['state']} ({trial['reason']})" if trial["reason"] else trial["state"]
+    click.echo(f"{trial['run']}, {trial['space']}:{trial['trial']}: {state}")
+    click.echo(f"  {trial['variant']} on {trial['base']}, {trial['origin']}")
+    click.echo(f"  knobs     {knob_list(trial['knobs'])}")
+    click.echo(f"  task      {knob_list(trial['task'])}")
+    click.echo(f"  seeds     {knob_list(trial['seeds'])}")
+    budget, curve = trial["budget"], trial["curve"]
+    used = curve[-1]["used"] if curve else 0.0
+    click.echo(f"  used      {used:.4g} of {budget['per_trial']:g} {unit(budget['kind'])}")
+    for attempt in trial["attempts"]:
+        length = "not ended" if attempt["wall_s"] is None else f"{clock(attempt['wall_s'])} long"
+        cause = attempt.get("cause")
+        click.echo(f"  attempt {attempt['attempt']} {length}{f', {cause}' if cause else ''}")
+    for event in trial["events"]:
+        last = (event["detail"].strip().splitlines() or [""])[-1]
+        click.echo(f"  {event['kind']}: {last}")
+    if not curve:
+        click.echo("  no report yet")
+        return
+    _print_plot(trial)
+    names = [
+        name
+        for name in ("train_loss", "val_loss", "train_acc", "lr", "rho")
+        if any(name in report["metrics"] for report in curve)
+    ]
+    headings = ["epoch", "used", trial["metric"], "decision", "rung", "cutoff", *names, "attempt"]
+    rows = [
+        [
+            str(report["epoch"]),
+            _number(report["used"], ".4g"),
+            _number(report["value"], ".4f"),
+            report["decision"] or "-",
+            _number(report["rung"], "d"),
+            _number(report["cutoff"], ".4f"),
+            *(_number(report["metrics"].get(name), ".4g") for name in names),
+            str(report["attempt"]),
+        ]
+        for report in curve
+    ]
+    print_table(headings, rows, least=3)
+
+
+def _print_plot(trial: dict[str, Any]) -> None:
+    from samtune.trials import BARS, sparkline
+
+    values = [report["value"] for report in trial["curve"]]
+    finite = [value for value in values if value is not None]
+    try:
+        BARS.encode(sys.stdout.encoding or "ascii")
+        bars = BARS
+    except UnicodeEncodeError:
+        bars = "_.-=*#"
+    width = min(_PLOT_WIDTH, max(10, console_for().width - 40))
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    plot = sparkline(values, width, bars)
+    click.echo(
+        f"  {trial['metric']} {low:.4f} {plot} {high:.4f}, last {_number(values[-1], '.4f')}"
+    )
+
+
+@click.command()
+@click.argument("name")
+@space_option
+@click.option("--python", "as_python", is_flag=True, help="Only the Python.")
+@runs_option
+@json_option
+def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: bool) -> None:
+    """The winning knobs as a space file, with the Python for them as its last comment.
+
+    `samtune best NAME > best.yaml` and `samtune run best.yaml` train and confirm it once more.
+    """
+    from samtune.best import python, space_file, winner_of
+    from samtune.record import Record, RunError
+
+    with Record.open(runs, name, read_only=True) as record:
+        winner = winner_of(record, space)
+    text, code = space_file(name, winner), python(winner)
+    if as_json:
+        told = {
+            "run": name,
+            "space": winner.study.name,
+            "trial": str(winner.trial.number),
+            "value": winner.value,
+            "repeats": winner.repeats,
+            "confirmed": winner.confirmed,
+            "knobs": dict(winner.trial.config.knobs),
+        }
+        click.echo(json.dumps({"schema": "best/1", **told, "space_file": text, "python": code}))
+    elif not as_python:
+        commented = [f"# {line}".rstrip() for line in (code or "").splitlines()]
+        click.echo(text, nl=False)
+        if commented:
+            click.echo("\n".join(["", "# The same without a sweep:", "#", *commented]))
+    elif code is None:
+        raise RunError(
+            f"{winner.trial.config.trainable} is not samtune's own, so what its knobs build is "
+            "not known; leave --python away",
+            exit_code=2,
+        )
+    else:
+        click.echo(code, nl=False)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,352 @@
+"""What others read of a sweep: their own readers, or servers, on what samtune has written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samtune import integrations
+from samtune.asha import Verdict
+from samtune.cli import main
+from samtune.integrations import Hook, Observers
+from samtune.record import Record, RunError
+from samtune.space import SearchSpace
+from samtune.trial import Seeds, TrialConfig
+
+MAIN = "from samtune.cli import main; main()"
+SPACE = """samtune: 1
+trainable: lab:quick
+budget: {kind: epochs, per_trial: 3}
+search: {method: grid}
+asha: {grace: 1}
+confirm: {seeds: 1}
+resources: {parallel: 1}
+knobs:
+  lr: {min: 0.1, max: 0.3, step: 0.1}
+  kind: {choice: [plain]}
+  momentum: 0.9
+"""
+LAB = """
+import json
+import samtune
+
+def quick(config):
+    for epoch in range(1, 4):
+        samtune.report(epoch=epoch, val_acc=config.knobs["lr"] + epoch / 100, see=epoch)
+
+def heard(report):
+    with open("heard.jsonl", "a") as file:
+        print(json.dumps(report), file=file)
+    raise KeyError("the dashboard is down")
+"""
+
+
+@pytest.fixture
+def record(runs: Path) -> Record:
+    """A run of one space, nothing in it yet."""
+    space = SearchSpace.from_text(SPACE, "lab", "lab")
+    settings = {
+        **{"search_alg": "grid", "scheduler": "asha 1 x 3", "mode": "max", "trials": 3},
+        "searched": ["kind", "lr"],
+    }
+    study = {"name": "lab", "variant": "quick", "base": "none", "sha256": space.sha256}
+    return Record.create(
+        runs, "mine", [{**study, "space": space.text, "settings": json.dumps(settings)}]
+    )
+
+
+def add(record: Record, number: int, values: list[float], state: str | None) -> None:
+    space = SearchSpace.from_text(SPACE, "lab", "lab")
+    config = TrialConfig(
+        **{"trainable": "lab:quick", "variant": "quick", "base": "none", "task": {}},
+        knobs={"lr": round(0.1 * (number % 3 + 1), 1), "kind": "plain", "momentum": 0.9},
+        budget=space.trial_budget,
+        seeds=Seeds(1, 1, 1),
+    )
+    trial = record.add_trial(0, "search", number, "grid", config)
+    attempt, _ = record.start_attempt(trial)
+    for epoch, value in enumerate(values, 1):
+        report = {"epoch": epoch, "used": float(epoch), "metrics": {"val_acc": value}}
+        report |= {"checkpoint": None, "checkpoint_sha256": None, "facts": {}}
+        seq = record.add_report(trial.trial, attempt, report, "val_acc")
+        record.add_decision(seq, Verdict("continue"))
+    if state is not None:
+        record.end_trial(trial.trial, state)  # type: ignore[arg-type]
+
+
+def fetched(url: str, server: subprocess.Popen[str]) -> Any:
+    """The page once the server answers; JSON is parsed."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as page:
+                assert page.status == 200
+                text = page.read().decode()
+                return json.loads(text) if "json" in page.headers["Content-Type"] else text
+        except (urllib.error.URLError, ConnectionError):
+            assert server.poll() is None and time.monotonic() < deadline, "no answer"
+            time.sleep(0.1)
+
+
+def test_optuna_dashboard_opens_an_exported_run(record: Record, tmp_path: Path) -> None:
+    add(record, 0, [0.11, 0.12, 0.13], "completed")
+    add(record, 1, [0.21], "pruned")
+    add(record, 2, [0.3, float("nan")], "diverged")
+    add(record, 3, [], "error")
+    add(record, 4, [0.2, 0.25], None)
+    journal = tmp_path / "study.journal"
+    words = ["export", "mine", "--optuna", str(journal), "--runs", str(record.folder.parent)]
+    with record.lock(), pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dashboard = "import sys; from optuna_dashboard._cli import main; sys.exit(main())"
+    server = subprocess.Popen(
+        [sys.executable, "-c", dashboard, str(journal), "--port", str(port), "--quiet"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        here = f"http://127.0.0.1:{port}"
+        assert "<html" in fetched(f"{here}/dashboard", server).lower()
+        (study,) = fetched(f"{here}/api/studies", server)["study_summaries"]
+        assert study["study_name"] == "lab"
+        told = fetched(f"{here}/api/studies/{study['study_id']}", server)
+    finally:
+        server.terminate()
+        server.wait(30)
+    trials = {trial["number"]: trial for trial in told["trials"]}
+    states = [trials[number]["state"].upper() for number in range(5)]
+    assert states == ["COMPLETE", "PRUNED", "PRUNED", "FAIL", "RUNNING"]
+    curves = [
+        [(each["step"], each["value"]) for each in trials[number]["intermediate_values"]]
+        for number in range(5)
+    ]
+    assert curves[0] == [(1, 0.11), (2, 0.12), (3, 0.13)] and curves[1] == [(1, 0.21)]
+    assert curves[2] == [(1, 0.3)] and curves[3] == []
+    assert trials[0]["values"] == [0.13]
+    knobs = {each["name"]: each["param_external_value"] for each in trials[0]["params"]}
+    assert float(knobs["lr"]) == 0.1 and set(knobs) == {"kind", "lr"}
+
+
+@pytest.mark.slow
+def test_loggers_and_a_hook_hear_all_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real `samtune run` with all of them at once, read back by each one's own reader."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    Path("lab.py").write_text(LAB)
+    Path("lab.yaml").write_text(SPACE)
+    words = ["run", "lab.yaml", "--log", "tensorboard", "--log", "wandb", "--log", "mlflow"]
+    run = subprocess.run(
+        [sys.executable, "-c", MAIN, *words, "--hook", "lab:heard"],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stderr.count("the dashboard is down") == 1
+    folder = Path("runs/lab")
+    # Read before the readers, which write: nothing lies elsewhere.
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {
+        *("lab.py", "lab.yaml", "heard.jsonl", "runs")
+    }
+    with Record.open(Path("runs"), "lab", read_only=True) as record:
+        failed = [event for event in record.events() if event["kind"] == "observer failed"]
+        reports = list(record.reports())
+        curve = {
+            trial.number: [r.value for r in reports if r.trial == trial.trial]
+            for trial in record.trials("stage = 'search'")
+        }
+    assert (
+        len(failed) == 1
+        and "KeyError" in failed[0]["detail"]
+        and failed[0]["trial"] == reports[0].trial
+    )
+    heard = [json.loads(line) for line in Path("heard.jsonl").read_text().splitlines()]
+    assert [one["metrics"]["val_acc"] for one in heard] == [report.value for report in reports]
+    assert [one["decision"] for one in heard] == [report.decision for report in reports]
+    assert heard[0]["run"] == heard[0]["space"] == "lab" and heard[0]["stage"] == "search"
+    assert heard[0]["knobs"] == {"lr": 0.1, "kind": "plain", "momentum": 0.9}
+    assert heard[-1]["stage"] == "confirm" and len(curve) == 3
+    check_tensorboard(folder / "tensorboard", curve)
+    check_wandb(folder / "wandb", curve)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    check_mlflow(folder / "mlflow", curve)
+
+
+def check_tensorboard(folder: Path, curve: Mapping[int, list[float]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    names = {f"lab-{number:05d}" for number in curve}
+    assert {path.name for path in folder.iterdir()} == {*names, "lab-repeat-00001"}
+    for number, values in curve.items():
+        events = EventAccumulator(str(folder / f"lab-{number:05d}"))
+        events.Reload()
+        scalars = events.Scalars("ray/tune/val_acc")
+        assert [scalar.step for scalar in scalars] == list(range(1, len(values) + 1))
+        assert [scalar.value for scalar in scalars] == pytest.approx(values)
+
+
+def check_wandb(folder: Path, curve: Mapping[int, list[float]]) -> None:
+    found, knobs = {}, {}
+    for path in folder.glob("offline-run-*/run-*.wandb"):
+        records = list(wandb_records(path.read_bytes()))
+        (run,) = (record.run for record in records if record.HasField("run"))
+        knobs[run.display_name] = {item.key: item.value_json for item in run.config.update}
+        found[run.display_name] = [
+            json.loads(item.value_json)
+            for record in records
+            for item in record.history.item
+            if "val_acc" in {item.key, *item.nested_key}
+        ]
+        assert records[-1].exit.exit_code == 0
+    assert {name: found[name] for name in found if "repeat" not in name} == {
+        f"lab-{number:05d}": values for number, values in curve.items()
+    }
+    assert "lab-repeat-00001" in found and knobs["lab-00001"]["lr"] == "0.2"
+
+
+def wandb_records(data: bytes) -> Iterator[Any]:
+    """The records of a run's file, a LevelDB log: blocks of 32 KiB with pieces that begin with
+    4 bytes of checksum, 2 of length and 1 that is 1 or 4 where a record ends."""
+    from wandb.proto.wandb_internal_pb2 import Record as WandbRecord
+
+    assert data.startswith(b":W&B")
+    position, whole = 7, b""
+    while position + 7 <= len(data):
+        room = 32768 - position % 32768
+        if room < 7:
+            position += room
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        whole += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in {1, 4}:
+            yield WandbRecord.FromString(whole)
+            whole = b""
+
+
+def check_mlflow(folder: Path, curve: Mapping[int, list[float]]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=folder.absolute().as_uri())
+    experiment = client.get_experiment_by_name("lab")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {*(f"lab-{number:05d}" for number in curve), "lab-repeat-00001"}
+    for number, values in curve.items():
+        run = runs[f"lab-{number:05d}"]
+        history = client.get_metric_history(run.info.run_id, "val_acc")
+        assert [point.value for point in sorted(history, key=lambda p: p.step)] == values
+        assert run.info.status == "FINISHED" and run.data.params["momentum"] == "0.9"
+
+
+def test_a_missing_package_or_hook_stops_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lab_hooks.py").write_text("def heard(report): ...\n")
+    Path("lab_broken.py").write_text("import nowhere\n")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else found(name)
+    )
+    for words, hint in {
+        ("--log", "wandb"): "pip install 'samtune[wandb]'",
+        ("--log", "comet"): "'tensorboard', 'wandb', 'mlflow'",
+        ("--hook", "lab_hooks:hear"): "no function 'hear'; did you mean 'heard'?",
+        ("--hook", "lab_hook:heard"): "No module named 'lab_hook'",
+        ("--hook", "lab_broken:heard"): "No module named 'nowhere'",
+        ("--hook", "lab_hooks"): "write my_package.my_module:function",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["run", "sgd", *words])
+        err = capsys.readouterr().err
+        assert ended.value.code == 2 and hint in err and "Traceback" not in err
+    assert not Path("runs").exists()
+
+
+def test_extras_name_what_the_loggers_need() -> None:
+    import tomllib
+
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    for name, package in integrations.LOGGERS.items():
+        assert any(package.lower() in wanted.lower() for wanted in extras[name])
+    assert any("optuna-dashboard" in wanted for wanted in extras["dashboard"])
+
+
+class Failing:
+    """Fails at everything it hears."""
+
+    name = "failing"
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def _fail(self, word: str) -> None:
+        self.heard.append(word)
+        raise OSError("disk full")
+
+    def started(self, *_: Any) -> None:
+        self._fail("started")
+
+    def reported(self, *_: Any) -> None:
+        self._fail("reported")
+
+    def ended(self, *_: Any) -> None:
+        self._fail("ended")
+
+    def close(self) -> None:
+        self._fail("close")
+
+
+def test_an_observer_that_fails_is_told_once_and_the_others_hear_on(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lab_other.py").write_text("heard = []\ndef hear(report): heard.append(report)\n")
+    add(record, 0, [0.5], "completed")
+    (trial,) = record.trials()
+    report = {"epoch": 1, "used": 1.0, "metrics": {"val_acc": 0.5}}
+    failing, told = Failing(), []
+    hook = Hook("lab_other:hear", "mine")
+    with Observers(record, [failing, hook], told.append) as observers:
+        observers.started(trial, 0)
+        observers.reported(trial, 0, report, Verdict("stop"))
+        observers.ended(trial, "completed")
+    assert failing.heard == ["started", "reported", "ended", "close"]
+    assert len(told) == 1 and "disk full" in told[0]
+    assert [event["kind"] for event in record.events()] == ["observer failed"]
+    (heard,) = sys.modules["lab_other"].heard
+    assert (heard["trial"], heard["epoch"], heard["decision"]) == (0, 1, "stop")
+
+
+def test_a_logger_that_does_not_start_is_told(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(folder: Path) -> None:
+        raise RuntimeError("no store")
+
+    monkeypatch.setitem(integrations._CALLBACKS, "mlflow", broken)
+    with pytest.raises(RunError, match="--log mlflow did not start: no store") as caught:
+        integrations.observers(record, ["mlflow"], None, print)
+    assert caught.value.exit_code == 5
