@@ -19,6 +19,7 @@ from samtune.optimizers import GradientOracle
 from samtune.optimizers.variant import KnobError
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import checkpoint, data, vision
+from trainables.datasets import digits
 from trainables.evaluation import calibration_error
 from trainables.meter import Meter
 from trainables.models import MODELS, build
@@ -374,7 +375,7 @@ def test_a_report_holds_what_the_record_asks_for() -> None:
         "n_params": 19258,
         "device": "cpu",
         "threads": 1,
-        "data_sha256": data.DIGITS_SHA256,
+        "data_sha256": digits.SHA256,
         "torch_version": str(torch.__version__),
         "deterministic": True,
     }
@@ -420,7 +421,7 @@ def test_a_trainable_declares_its_words_and_pickles_by_reference(
     for base in trainable.bases:
         assert "lr" in trainable.knobs(base)
         assert ("rho" in trainable.knobs(base)) == (trainable.variant in {"sam", "asam"})
-    assert set(trainable.task) == {"dataset", "model", "label_noise", "batch_size"}
+    assert set(trainable.task) == {*(knob.name for knob in data.TASK), "model", "batch_size"}
     for knob in trainable.task.values():
         assert knob.check(knob.default) == knob.default
 

@@ -25,7 +25,7 @@ class Normaliser:
 
 def evaluate(model: nn.Module, split: Split, normalise: Normaliser) -> dict[str, float]:
     """Mean cross-entropy `loss` (nats) and `acc` (share, 0 to 1) on `split`."""
-    logits = _logits(model, split.images, normalise)
+    logits = _logits(model, split, normalise)
     loss = F.cross_entropy(logits, split.labels)
     accuracy = (logits.argmax(dim=1) == split.labels).double().mean()
     return {"loss": loss.item(), "acc": accuracy.item()}
@@ -45,7 +45,7 @@ def evaluate_samples(
     total: Tensor | float = 0.0
     for sample in range(samples):
         with sampled_weights(sample):
-            total = total + _logits(model, split.images, normalise).softmax(dim=1)
+            total = total + _logits(model, split, normalise).softmax(dim=1)
     mean = torch.as_tensor(total) / samples
     loss = F.nll_loss(mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), split.labels)
     accuracy = (mean.argmax(dim=1) == split.labels).double().mean()
@@ -59,7 +59,7 @@ def evaluate_test(model: nn.Module, split: Split, normalise: Normaliser) -> dict
     true class (equal while the loss is plain cross-entropy), `test_ece` see `calibration_error`,
     `test_correct` of `n_test` images are right.
     """
-    logits = _logits(model, split.images, normalise)
+    logits = _logits(model, split, normalise)
     loss = F.cross_entropy(logits, split.labels).item()
     correct = int((logits.argmax(dim=1) == split.labels).sum())
     return {
@@ -88,6 +88,7 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, images: Tensor, normalise: Normaliser, chunk: int = 1024) -> Tensor:
+def _logits(model: nn.Module, split: Split, normalise: Normaliser, chunk: int = 1024) -> Tensor:
     model.eval()
-    return torch.cat([model(normalise(part)) for part in torch.split(images, chunk)])
+    batches = split.batches(torch.arange(len(split)), chunk, normalise.mean.device)
+    return torch.cat([model(normalise(images)) for images, _ in batches])

@@ -54,7 +54,7 @@ from samtune.optimizers import (
 from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value, report
 from trainables import checkpoint
-from trainables.data import DATASETS, Split, load, open_test
+from trainables.data import TASK, load, open_test
 from trainables.evaluation import Normaliser, evaluate, evaluate_samples, evaluate_test
 from trainables.meter import Meter
 from trainables.models import MODELS, build
@@ -62,30 +62,13 @@ from trainables.models import MODELS, build
 _name = partial(Knob, kind=str, low=None, high=None, safe=None, scale="linear")
 _number = partial(Knob, choices=None)
 _TASK = (
-    _name(
-        name="dataset",
-        default="digits",
-        choices=tuple(DATASETS),
-        doc="its images are dealt to training, validation and test by the split seed",
-        source="trainables/data.py",
-    ),
+    *TASK,
     _name(
         name="model",
         default="small_cnn",
         choices=tuple(MODELS),
         doc="network; its weights are drawn from the init seed",
         source="trainables/models",
-    ),
-    _number(
-        name="label_noise",
-        kind=float,
-        default=0.0,
-        low=0.0,
-        high=1.0,
-        safe=(0.0, 0.8),
-        scale="linear",
-        doc="share of the training labels redrawn uniformly over all classes",
-        source="Foret et al. 2021, section 3.3, tries 0.2 to 0.8",
     ),
     _number(
         name="batch_size",
@@ -217,7 +200,8 @@ class _Trial:
         checkpoint.seed_rng(config.seeds.order)
 
         data = load(config.task, config.seeds.split)
-        self.train, self.val = self._resident(data.train), self._resident(data.val)
+        self.train = data.train.resident(self.device)
+        self.val = data.val.resident(self.device)
         self.normalise = Normaliser(data.mean.to(self.device), data.std.to(self.device))
         self.data_sha256 = data.sha256
         channels, height, width = data.train.images.shape[1:]
@@ -249,9 +233,8 @@ class _Trial:
         seen = 0
         self.model.train()
         started = perf_counter()
-        for index in torch.split(self._order(), meter.batch_size):
-            inputs = self.normalise(self.train.images[index])
-            labels = self.train.labels[index]
+        for images, labels in self.train.batches(self._order(), meter.batch_size, self.device):
+            inputs = self.normalise(images)
             made = perf_counter()
             meter.data_s += made - started
 
@@ -260,9 +243,9 @@ class _Trial:
                 group["lr"] = annealed
             self.optimizer.set_progress(meter.progress, meter.cosine)
             result = self.optimizer.step(GradientOracle(self.model, inputs, labels, cross_entropy))
-            loss += result.loss * len(index)
+            loss += result.loss * len(labels)
             correct += (result.outputs.argmax(dim=1) == labels).sum()
-            seen += len(index)
+            seen += len(labels)
 
             started = perf_counter()
             meter.count(result, started - made)
@@ -293,7 +276,7 @@ class _Trial:
     def _test(self) -> dict[str, float]:
         started = perf_counter()
         split = open_test(self.config.task, self.config.seeds.split, self.config.test_permit)
-        split = self._resident(split)
+        split = split.resident(self.device)
         metrics = evaluate_test(self.model, split, self.normalise)
         if isinstance(self.optimizer, BayesianSAM):
             sampled = evaluate_samples(
@@ -381,9 +364,6 @@ class _Trial:
         self.meter = dataclasses.replace(self.meter, **state["counters"])
         checkpoint.restore_rng(state["rng"], self.device)
         self._report(state["metrics"], checkpoint.verify(path))
-
-    def _resident(self, split: Split) -> Split:
-        return Split(split.images.to(self.device), split.labels.to(self.device))
 
 
 def _complete(
