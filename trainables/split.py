@@ -133,8 +133,7 @@ class Streamed(Split):
         return False
 
     def _fill(self, out: Tensor, rows: Tensor) -> None:
-        for image, row in zip(out, rows.tolist(), strict=True):
-            image.copy_(self.encoded.image(row))
+        self.encoded.fill(out, rows.tolist())
 
 
 def _memory() -> int:

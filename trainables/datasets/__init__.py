@@ -5,12 +5,26 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from trainables.datasets import cifar, digits, tinyimagenet
+from trainables.datasets.paths import PathSet
 from trainables.datasets.source import DataError, Part, Source
+from trainables.datasets.store import root
 
-__all__ = ["FORMS", "NAMES", "DataError", "Part", "Source", "corrupted", "find", "full_name"]
+__all__ = [
+    "FORMS",
+    "NAMES",
+    "DataError",
+    "Part",
+    "Source",
+    "corrupted",
+    "find",
+    "full_name",
+    "path_set",
+]
 
 NAMES = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
 FORMS = ("parquet", "folder")
+_IMAGENET_SIZE = 224
 
 
 def full_name(name: object) -> str:
@@ -34,19 +48,37 @@ def full_name(name: object) -> str:
     raise DataError(f"unknown data set {name!r}; there is: {known}")
 
 
-def find(name: str, image_size: int) -> Source:
-    """The data set; `image_size` 0 is the size that its images have.
+def path_set(name: str, image_size: int) -> PathSet:
+    """The set of `folder:/path`, `parquet:/path` or `imagenet`, which lies in the data root."""
+    if name == "imagenet":
+        folder = root() / "imagenet"
+        if not folder.is_dir():
+            raise DataError(
+                f"the data set imagenet is not in {root()}, and its licence lets nobody fetch it "
+                f"for you; put its images, or a link to them, at {folder}/train/CLASS/ and "
+                f"{folder}/val/CLASS/"
+            )
+        return PathSet(name, "folder", folder, image_size or _IMAGENET_SIZE)
+    form, _, path = name.partition(":")
+    return PathSet(name, form, Path(path), image_size)
 
-    Nothing is downloaded. Raises DataError where the set is missing, damaged or has no such size.
+
+def find(name: str, image_size: int = 0) -> Source:
+    """The data set, its images at the size they have, or resized to `image_size`.
+
+    Nothing is downloaded. Raises DataError where the set is missing or damaged, and for a size
+    where the images of a set are all of one.
     """
     name = full_name(name)
-    from trainables.datasets.digits import digits
-
+    if name == "imagenet" or ":" in name:
+        return path_set(name, image_size).source()
     if image_size:
         raise DataError(
-            f"image_size is {image_size}, but the images of {name} have one size; 0 keeps it"
+            f"image_size is {image_size}, but all images of {name} have one size; set it to 0"
         )
-    return digits()
+    if name == "digits":
+        return digits.digits()
+    return tinyimagenet.tinyimagenet() if name == "tinyimagenet" else cifar.cifar(name)
 
 
 def corrupted(source: Source, corruption: str, severity: int) -> Part:
@@ -54,7 +86,9 @@ def corrupted(source: Source, corruption: str, severity: int) -> Part:
 
     Raises DataError for another set, and where they are missing.
     """
-    raise DataError(
-        f"corruption is {corruption}, but only cifar10 and cifar100 have corrupted test images; "
-        f"set it to none for {source.name}"
-    )
+    if source.name not in {"cifar10", "cifar100"}:
+        raise DataError(
+            f"corruption is {corruption}, but only cifar10 and cifar100 have corrupted test "
+            f"images; set it to none for {source.name}"
+        )
+    return cifar.corrupted(source.name, corruption, severity)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,57 +20,68 @@ _LOOKED_AT = 16
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images as files hold them: `read(i)` gives the bytes of one, `where(i)` says which it is.
+    """Images as files hold them: `read(key)` gives the bytes of one, `where(key)` names it.
 
     Decoded they are uint8 (C, H, W) of `shape`. With `resize` the shorter side is brought to that
     size and the middle is cut out; without, an image of another size is an error.
     """
 
-    count: int
-    read: Callable[[int], bytes]
-    where: Callable[[int], str]
+    read: Callable[[Any], bytes]
+    where: Callable[[Any], str]
+    keys: Sequence[Any]
     shape: tuple[int, int, int]
     resize: bool
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.keys)
 
     def image(self, index: int) -> Tensor:
         """Image `index`, uint8 (C, H, W). Raises DataError, which names it, if it is bad."""
         channels, height, width = self.shape
-        image = _decoded(self.read(index), channels, partial(self.where, index))
+        key = self.keys[index]
+        image = _decoded(self.read(key), channels, partial(self.where, key))
         if image.shape[1:] == (height, width):
             return image
         if not self.resize:
             had = f"{image.shape[1]} x {image.shape[2]}"
             raise DataError(
-                f"{self.where(index)} is {had} pixels and the first image {height} x {width}; "
+                f"{self.where(key)} is {had} pixels and the first image {height} x {width}; "
                 "set task.image_size to bring them all to one size"
             )
         return _resized(image, height)
 
     def images(self, chunk: int = 2048) -> Iterator[Tensor]:
         """All images in order, `chunk` at a time: uint8 (B, C, H, W)."""
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for start in range(0, self.count, chunk):
-                rows = range(start, min(start + chunk, self.count))
-                yield torch.stack(list(pool.map(self.image, rows)))
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(self), chunk):
+                rows = range(start, min(start + chunk, len(self)))
+                out = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
+                share = [rows[k::threads] for k in range(threads)]
+                # The list raises what a thread raised.
+                list(pool.map(self.fill, [out[k::threads] for k in range(threads)], share))
+                yield out
+
+    def fill(self, out: Tensor, rows: Iterable[int]) -> None:
+        """Decodes the images `rows` into `out`, uint8 (B, C, H, W)."""
+        for image, row in zip(out, rows, strict=True):
+            image.copy_(self.image(row))
 
 
 def encoded(
-    count: int, read: Callable[[int], bytes], where: Callable[[int], str], image_size: int
+    read: Callable[[Any], bytes], where: Callable[[Any], str], keys: Sequence[Any], image_size: int
 ) -> Encoded:
     """Finds out what the images decode to; `image_size` 0 keeps the size that they have.
 
     Raises DataError when there is none, or one that was looked at is bad.
     """
-    if not count:
+    if not keys:
         raise DataError("there is no image")
-    step = max(1, count // _LOOKED_AT)
-    seen = [_decoded(read(i), None, partial(where, i)) for i in range(0, count, step)]
+    looked_at = keys[:: max(1, len(keys) // _LOOKED_AT)]
+    seen = [_decoded(read(key), None, partial(where, key)) for key in looked_at]
     channels = 1 if all(len(image) == 1 for image in seen) else 3
     height, width = (image_size, image_size) if image_size else seen[0].shape[1:]
-    return Encoded(count, read, where, (channels, height, width), bool(image_size))
+    return Encoded(read, where, keys, (channels, height, width), bool(image_size))
 
 
 def _decoded(raw: bytes, channels: int | None, where: Callable[[], str]) -> Tensor:
@@ -94,7 +106,7 @@ def _decoded(raw: bytes, channels: int | None, where: Callable[[], str]) -> Tens
 def _resized(image: Tensor, size: int) -> Tensor:
     height, width = image.shape[1:]
     scale = size / min(height, width)
-    sides: Sequence[int] = [max(size, round(side * scale)) for side in (height, width)]
-    image = interpolate(image[None], list(sides), mode="bilinear", antialias=True)[0]
+    sides = [max(size, round(side * scale)) for side in (height, width)]
+    image = interpolate(image[None], sides, mode="bilinear", antialias=True)[0]
     top, left = ((side - size) // 2 for side in image.shape[1:])
     return image[:, top : top + size, left : left + size]
