@@ -438,9 +438,8 @@ def test_a_model_is_drawn_from_its_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("in_shape", [(1, 8, 8), (3, 32, 32), (3, 37, 53)])
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_a_model_takes_images_of_any_size(name: str, in_shape: tuple[int, int, int]) -> None:
-    model = build(name, in_shape, 7, 0)
+def test_the_small_cnn_takes_images_of_any_size(in_shape: tuple[int, int, int]) -> None:
+    model = build("small_cnn", in_shape, 7, 0)
     assert model(torch.zeros(2, *in_shape)).shape == (2, 7)
 
 
