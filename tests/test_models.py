@@ -301,6 +301,7 @@ def test_networks_train_as_one_graph(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["pyramidnet_shakedrop", "vit"])
 def test_compiled_networks_train_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those whose code is their own; half a minute each, nearly all of it g++'s."""
@@ -313,6 +314,7 @@ def test_compiled_networks_train_alike(name: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_compiled_shakedrop_replays_its_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile on the CPU needs a C++ compiler (g++ or clang++)")
