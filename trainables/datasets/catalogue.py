@@ -97,15 +97,18 @@ def entries() -> Iterator[Entry]:
 
 def checked_entries() -> Iterator[Entry]:
     """What `entries` has of sets that are there, each byte looked at."""
-    for entry in entries():
-        if entry.state == "ready" and entry.name != "imagenet":
-            slug = Path(entry.where).name
-            try:
-                yield check(slug) if slug in ARCHIVES else _check_mapped(slug)
-            except DataError as error:
-                yield dataclasses.replace(entry, state="damaged", note=str(error))
-        elif entry.state != "missing":
-            yield entry
+    yield from (checked(entry) for entry in entries() if entry.state != "missing")
+
+
+def checked(entry: Entry) -> Entry:
+    """The same entry after a look at every byte of its set: `ready` may become `damaged`."""
+    if entry.state != "ready" or entry.name == "imagenet":
+        return entry
+    slug = Path(entry.where).name
+    try:
+        return check(slug) if slug in ARCHIVES else _check_mapped(slug)
+    except DataError as error:
+        return dataclasses.replace(entry, state="damaged", note=str(error))
 
 
 def _check_mapped(slug: str) -> Entry:

@@ -155,10 +155,9 @@ class PathSet:
 
     def _parts(self, found: Found) -> dict[str, tuple[Encoded, Rows]]:
         """Images and labels of training, test and perhaps validation, decoded to one shape."""
+        store.check(self.name, found.labels, found.class_names)
         parts: dict[str, tuple[Encoded, Rows]] = {}
         for part, (held, rows) in with_test(found.labels).items():
-            if not len(rows):
-                raise DataError(f"the {part} split of {self.name} is empty")
             read, where = partial(found.read, held), partial(found.where, held)
             images = encoded(read, where, rows.tolist(), self.image_size)
             parts[part] = images, found.labels[held][rows]
@@ -174,7 +173,6 @@ class PathSet:
         self, parts: dict[str, tuple[Encoded, Rows]], class_names: list[str], mark: str
     ) -> Source:
         images, _ = parts["train"]
-        store.check(self.name, {part: held for part, (_, held) in parts.items()}, class_names)
         step = max(1, len(images) // _LOOKED_AT)
         seen = [images.image(row) for row in range(0, len(images), step)]
         mean, std = store.statistics(store.levels(torch.stack(seen).numpy()))
