@@ -265,6 +265,28 @@ def test_a_store_larger_than_memory_is_read_ahead(monkeypatch: pytest.MonkeyPatc
     assert threading.active_count() == threads, "whoever stops early leaves no thread behind"
 
 
+def test_splits_of_one_store_share_one_copy_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On torch's device without memory, which has all but the bytes."""
+    device = torch.device("meta")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    monkeypatch.setattr(splits, "_copies", {})
+    drawn, free = load(TASK, 1), 10**6
+    train, val = drawn.train.resident(device), drawn.val.resident(device)
+    assert train.images.shape == drawn.train.images.shape and train.images.device == device
+    assert drawn.train.resident(device).images is train.images
+    some = load({**TASK, "train_size": 0.9}, 1).train
+    assert some.images is not drawn.train.images, "digits are dealt anew"
+    assert val.images.shape == (297, 1, 8, 8), "less than half of the store has a copy of its own"
+    assert drawn.val.resident(device).images is val.images
+    assert [len(labels) for _, labels in val.batches(torch.arange(297), 200, device)] == [200, 97]
+    for seed in range(2, 8):
+        load(TASK, seed).train.resident(device)
+    assert len(splits._copies) == 4
+    free = 10**4
+    other = load(TASK, 9).train
+    assert other.resident(device) is other, "what does not fit stays, and is sent in batches"
+
+
 @pytest.mark.cuda
 def test_on_a_gpu_splits_of_one_store_share_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():

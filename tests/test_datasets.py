@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from samtune.cli import main
+from samtune.space import SearchSpace, SpaceError
 from trainables import data, datasets
 from trainables.data import DataError, load, open_test
 from trainables.datasets import catalogue, paths, store
@@ -890,6 +891,39 @@ def test_the_real_images_whole(real_root: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_name_that_names_nothing(name: object, match: str) -> None:
     with pytest.raises(DataError, match=match):
         data.check_name(name)
+
+
+def test_a_space_tells_mistakes_in_data_words_by_place(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    words = "dataset: cifar_10\n  classes: 3\n  label_noise_kind: asym\n  severity: 9\n"
+    path.write_text(f"samtune: 1\nextends: sgd.yaml\ntask:\n  {words}")
+    with pytest.raises(SpaceError) as told:
+        SearchSpace.load(path)
+    places = (":4:12: dataset: unknown", ":5:12: classes is 3", ":6:21: ", ":7:13: severity is 9")
+    assert len(told.value.messages) == 4
+    for message, place in zip(told.value.messages, places, strict=True):
+        assert place in message
+    assert "did you mean cifar10?" in told.value.messages[0]
+
+
+def test_a_space_makes_paths_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path / "mine")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    space = SearchSpace.load("sgd", ["task.dataset=folder:../mine"])
+    assert space.task["dataset"] == f"folder:{tmp_path}/mine"
+
+
+def test_a_sweep_without_its_data_ends_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = typed(capsys, "run", "sgd", "--set", "task.dataset=cifar10")
+    assert code == 5 and "type: samtune data fetch cifar10" in err
+    code, _, err = typed(capsys, "run", "sgd", "--set", "task.classes=3,12")
+    assert code == 5 and "digits has no class '12'" in err
+    assert not (tmp_path / "runs").exists()
+    assert typed(capsys, "run", "sgd", "--dry-run", "--set", "task.dataset=cifar10")[0] == 0
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

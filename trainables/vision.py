@@ -54,7 +54,7 @@ from samtune.optimizers import (
 from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value, report
 from trainables import checkpoint
-from trainables.data import TASK, load, open_test
+from trainables.data import TASK, load, make_ready, open_test
 from trainables.evaluation import Normaliser, evaluate, evaluate_samples, evaluate_test
 from trainables.meter import Meter
 from trainables.models import MODELS, build
@@ -119,6 +119,10 @@ class Vision:
         """Raises KnobError for knobs that cannot be had together."""
         if base in self.bases:
             BASES[base].check({k: v for k, v in knobs.items() if k in BASES[base].knobs})
+
+    def make_ready(self, task: Mapping[str, Value]) -> None:
+        """Raises DataError when no trial could have its data; called once, before them all."""
+        make_ready(task)
 
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
         """Cost of one epoch in SGD-epoch equivalents, by theory; knobs left out are default."""
