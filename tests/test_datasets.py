@@ -405,6 +405,18 @@ def test_what_a_killed_process_left_is_swept_up(cifar_file: Path, root: Path) ->
 # What lies in the root.
 
 
+def test_what_samtune_did_not_make_is_left_alone(
+    cifar_file: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "cifar10").mkdir(parents=True)
+    (root / "cifar10" / "mine").touch()
+    with pytest.raises(DataError, match="cifar10 was not made by samtune; move it"):
+        catalogue.fetch("cifar10", cifar_file, 0, print)
+    assert (root / "cifar10" / "mine").exists()
+    code, out, _ = typed(capsys, "data", "check")
+    assert code == 5 and "it is not samtune's" in out
+
+
 @pytest.mark.parametrize("file", ["train-images.npy", "test-labels.npy"])
 def test_check_sees_a_single_bit_and_fetch_mends_it(
     cifar_file: Path, root: Path, capsys: pytest.CaptureFixture[str], file: str
@@ -722,9 +734,15 @@ def cut_image(folder: Path) -> None:
     (folder / "cow" / "7.png").write_bytes(raw[: len(raw) // 2])
 
 
+def deep_image(folder: Path) -> None:
+    folder_of(folder)
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(folder / "cow" / "7.png")
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
+        (deep_image, r"cow/7.png does not decode: its values have more than 8 bits"),
         (empty, "holds no file that ends in .jpg or"),
         (one_class, "all training images of folder:.* are of one class"),
         (loose, "no image of it at train/CLASS/... nor at CLASS/..."),

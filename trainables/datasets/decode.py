@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # So many images tell whether a set is grey, and what size its images have.
 _LOOKED_AT = 16
 _FORMATS = ("JPEG", "PNG", "WEBP")
-_GREY = {"1", "L", "LA", "I;16"}
+_GREY = {"1", "L", "LA"}
 _BILINEAR = 2
 
 
@@ -104,12 +104,18 @@ def encoded(
 
 
 def _opened(raw: bytes, where: Callable[[], str]) -> Image.Image:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    if not raw:
-        raise DataError(f"{where()} does not decode: it is empty")
     try:
-        return Image.open(io.BytesIO(raw), formats=_FORMATS)
+        if not raw:
+            raise ValueError("it is empty")
+        image = Image.open(io.BytesIO(raw), formats=_FORMATS)
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"its values have more than 8 bits ({image.mode})")
+    except UnidentifiedImageError:
+        formats = " or ".join(_FORMATS)
+        raise DataError(f"{where()} does not decode: it is no {formats}") from None
     # Pillow's readers fail in many ways, SyntaxError among them.
     except Exception as error:
-        raise DataError(f"{where()} does not decode: it is no {', '.join(_FORMATS)}") from error
+        raise DataError(f"{where()} does not decode: {error}") from error
+    return image

@@ -74,7 +74,9 @@ class PathSet:
                 f"{self.name} takes {needed / 1e9:.1f} GB of {store.root()}; "
                 f"to make it ready type: samtune data fetch {self.name}{option}"
             )
-        return self._streamed(parts, found.class_names, _mark(files))
+        # Not the times: they differ from machine to machine.
+        sizes = {file: seen.partition(" ")[0] for file, seen in files.items()}
+        return self._streamed(parts, found.class_names, _mark(sizes))
 
     def fetch(self, say: store.Say = lambda _: None) -> Source:
         """Maps the set, unless that is done; one process does it while the others wait."""
@@ -170,7 +172,7 @@ class PathSet:
         return parts
 
     def _streamed(
-        self, parts: dict[str, tuple[Encoded, Rows]], class_names: list[str], mark: str
+        self, parts: dict[str, tuple[Encoded, Rows]], class_names: list[str], sha256: str
     ) -> Source:
         images, _ = parts["train"]
         step = max(1, len(images) // _LOOKED_AT)
@@ -180,7 +182,7 @@ class PathSet:
             self.name,
             {part: Part(images, held) for part, (images, held) in parts.items()},
             tuple(class_names),
-            mark,
+            sha256,
             tuple(mean),
             tuple(std),
         )
