@@ -54,7 +54,7 @@ from samtune.optimizers import (
 from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value, report
 from trainables import checkpoint
-from trainables.data import TASK, load, make_ready, open_test
+from trainables.data import TASK, load, open_test
 from trainables.evaluation import Normaliser, evaluate, evaluate_samples, evaluate_test
 from trainables.meter import Meter
 from trainables.models import MODELS, build
@@ -122,6 +122,8 @@ class Vision:
 
     def make_ready(self, task: Mapping[str, Value]) -> None:
         """Raises DataError when no trial could have its data; called once, before them all."""
+        from trainables.data import make_ready
+
         make_ready(task)
 
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
