@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import click
 
 from samtune import __version__
+from samtune.commands.data import data
+from samtune.commands.doctor import doctor
 from samtune.commands.look import export_tables, leaderboard, status
 from samtune.commands.run import confirm, run
 from samtune.commands.spaces import spaces
@@ -26,7 +28,19 @@ def cli() -> None:
     """Which sharpness-aware optimizer, with which settings, for my problem and my budget?"""
 
 
-for command in (run, confirm, status, trials, show, best, leaderboard, export_tables, spaces):
+for command in (
+    run,
+    confirm,
+    status,
+    trials,
+    show,
+    best,
+    leaderboard,
+    export_tables,
+    spaces,
+    data,
+    doctor,
+):
     cli.add_command(command)
 
 

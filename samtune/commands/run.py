@@ -88,6 +88,7 @@ def run(
     from samtune.search import Proposals
     from samtune.sweep import searched
 
+    _make_ready(loaded, address)
     record = Record.create(
         runs,
         name,
@@ -152,8 +153,22 @@ def confirm(
             SearchSpace.from_text(study.space, study.name, f"{name}/{study.name}")
             for study in record.studies()
         ]
+        _make_ready(spaces, address)
         code = _stages(record, spaces, ["confirm"], top, seeds, address, quiet, logs, hook)
         _finish(record, code, as_json)
+
+
+def _make_ready(spaces: Sequence[SearchSpace], address: str | None) -> None:
+    """Has each trainable look for its data before a Ray is started: one error, not one a trial.
+
+    The machines of another cluster have data of their own.
+    """
+    from samtune.space import resolve
+
+    for space in spaces:
+        ready = getattr(resolve(space.trainable), "make_ready", None)
+        if ready is not None and address is None:
+            ready(space.task)
 
 
 def _stages(
