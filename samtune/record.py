@@ -28,7 +28,7 @@ from samtune import __version__
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
-    from samtune.asha import Verdict
+    from samtune.rungs import Verdict
 
 State = Literal["running", "completed", "pruned", "diverged", "error", "cancelled"]
 Stage = Literal["search", "confirm"]

@@ -24,10 +24,11 @@ from typing import Any, Protocol
 from ray import tune
 from ray.tune.experiment import Trial
 
-from samtune.asha import Rungs, RungScheduler, Verdict
+from samtune.asha import RungScheduler
 from samtune.cluster import Cluster, run_trial
 from samtune.live import knob_list
 from samtune.record import Record, Stage, State, TrialRow
+from samtune.rungs import Rungs, Verdict, rungs_for
 from samtune.search import Proposals, ProposalSearcher
 from samtune.space import Fixed, SearchSpace
 from samtune.trial import Seeds, TrialConfig
@@ -165,7 +166,10 @@ class Search:
             spaces[0].budget.kind,
             spaces[0].search.metric,
             [searched(space) for space in spaces],
-            rungs={study: rungs_of(space) for study, space in enumerate(spaces)},
+            rungs={
+                study: rungs_of(space, self._proposals[study].total)
+                for study, space in enumerate(spaces)
+            },
         )
 
     def next(self) -> TrialRow | None:
@@ -283,9 +287,10 @@ def searched(space: SearchSpace) -> set[str]:
     return free.union(*space.points)
 
 
-def rungs_of(space: SearchSpace) -> Rungs:
-    """The empty rungs of a space."""
-    return Rungs(space.asha.grace, space.asha.factor, space.budget.per_trial, space.search.mode)
+def rungs_of(space: SearchSpace, trials: int) -> Rungs:
+    """The empty rungs of a space of that many trials."""
+    limit, search = space.budget.per_trial, space.search
+    return rungs_for(space.asha, limit, search.mode, trials, search.seed)
 
 
 def ranked(record: Record, study: int, mode: str) -> list[TrialRow]:

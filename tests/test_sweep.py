@@ -104,7 +104,7 @@ def by_mode(record: Record) -> dict[Any, TrialRow]:
 
 def assert_rungs_replay(record: Record, spaces: Sequence[SearchSpace]) -> None:
     """Every decision on record is the one that the reports before it lead to."""
-    rungs = [rungs_of(space) for space in spaces]
+    rungs = [rungs_of(space, space.budget.trials) for space in spaces]
     study = {trial.trial: trial.study for trial in record.trials("stage = 'search'")}
     for report in record.reports():
         if report.trial in study:
