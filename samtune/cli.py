@@ -10,6 +10,7 @@ import click
 
 from samtune import __version__
 from samtune.commands.look import leaderboard, status
+from samtune.commands.replay import replay
 from samtune.commands.run import confirm, run
 from samtune.commands.spaces import spaces
 
@@ -25,7 +26,7 @@ def cli() -> None:
     """Which sharpness-aware optimizer, with which settings, for my problem and my budget?"""
 
 
-for command in (run, confirm, status, leaderboard, spaces):
+for command in (run, confirm, status, leaderboard, replay, spaces):
     cli.add_command(command)
 
 

@@ -367,10 +367,13 @@ class Record:
         return seq
 
     def add_decision(self, seq: int, verdict: Verdict) -> None:
+        """Commits what a report led to; going on for the audit alone is the decision `audit`."""
+        audit = verdict.audited and verdict.decision == "continue"
+        decision = "audit" if audit else verdict.decision
         with self._db:
             self._db.execute(
                 "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)",
-                (seq, verdict.decision, verdict.rung, verdict.milestone, verdict.cutoff),
+                (seq, decision, verdict.rung, verdict.milestone, verdict.cutoff),
             )
 
     def end_trial(
