@@ -18,7 +18,7 @@ import heapq
 import math
 import random
 from abc import ABC, abstractmethod
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -102,9 +102,13 @@ class _Rung:
     near: set[int] = field(default_factory=set)
     kept_scores: Counter[float] = field(default_factory=Counter)
 
-    def enter(self, trial: int, score: float) -> None:
-        insort(self.entries, (-score, len(self.judged), trial))
+    def enter(self, trial: int, score: float) -> int:
+        """Ranks the trial and answers how many are ahead of it."""
+        entry = (-score, len(self.judged), trial)
+        ahead = bisect_left(self.entries, entry)
+        self.entries.insert(ahead, entry)
         self.judged.add(trial)
+        return ahead
 
 
 class Rungs(ABC):
@@ -182,7 +186,10 @@ class Rungs(ABC):
 
     @abstractmethod
     def promoted(self) -> int | None:
-        """A paused trial that may go on now, each once a rung; None while there is none."""
+        """A paused trial that may go on now, each once a rung; None while there is none.
+
+        After a rebuild, one that was fetched but has not reported since is there once more.
+        """
 
     @abstractmethod
     def waiting(self) -> bool:
@@ -290,10 +297,10 @@ class PausingRungs(Rungs):
     def _arrived(self, trial: int, rung: int, score: float, margin: float) -> Verdict:
         self._leave(trial)
         here = self._rungs[rung]
-        here.enter(trial, score)
+        ahead = here.enter(trial, score)
         self._margins[trial] = margin
-        if trial in self._done:
-            here.kept.add(trial)
+        if trial in self._done or (self._early and ahead < self._places(rung)):
+            self._keep(trial, rung, arriving=trial)
         self._settle(rung, trial)
         if trial in here.kept:
             decision: Decision = "continue"
@@ -357,16 +364,17 @@ class PausingRungs(Rungs):
                         self._put_in_queue(trial, rung)
 
     def _deserving(self, rung: int) -> list[int]:
+        """Who is to have a place at `rung`; while it is open, who may be new among them."""
         entries, places = self._rungs[rung].entries, self._places(rung)
-        deserving = [trial for _, _, trial in entries[:places]]
-        if rung < self._closed:
-            extra = places + extra_places(len(entries), places)
-            deserving += [
-                trial
-                for score, _, trial in entries[places:extra]
-                if self._is_near(self._rungs[rung], places, -score, self._margins[trial])
-            ]
-        return deserving
+        if rung >= self._closed:
+            # All better ones have had their place since they were the last of the best.
+            return [trial for _, _, trial in entries[max(0, places - 1) : places]]
+        extra = places + extra_places(len(entries), places)
+        return [trial for _, _, trial in entries[:places]] + [
+            trial
+            for score, _, trial in entries[places:extra]
+            if self._is_near(self._rungs[rung], places, -score, self._margins[trial])
+        ]
 
     def _keep(self, trial: int, rung: int, arriving: int | None) -> None:
         self._rungs[rung].kept.add(trial)
