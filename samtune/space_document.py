@@ -206,7 +206,7 @@ class Asha(_Words):
         default=3, description="One in `factor` trials goes on at each rung."
     )
     tolerance: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
-        default=0,
+        default=1,
         description="Near ties go on as well: within this many standard errors of the cutoff.",
     )
     audit: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(

@@ -13,6 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.rung_curves import TABLE
+from benchmarks.rungs import row as measure
+from benchmarks.rungs import searches
 from samtune.audit import audit_used, wrong_stops
 from samtune.cli import main
 from samtune.plan import expected
@@ -58,7 +61,7 @@ CROSSING = [
 
 
 def run(rule: str, curves: Sequence[Curve], order: Sequence[int], slots: int = 1) -> Any:
-    asha = rule_of(rule)
+    asha = rule_of(rule if "tolerance" in rule else f"{rule},tolerance=0")
     return simulate(curves, rungs_for(asha, LIMIT, "max", len(curves)), order, slots, "max")
 
 
@@ -133,7 +136,7 @@ def test_an_audit_costs_what_it_says_and_finds_every_wrong_stop(
 @given(st.integers(0, 2**32), st.integers(1, 40), st.sampled_from([0, 1]))
 @settings(deadline=None, max_examples=30)
 def test_the_plan_of_a_halving_is_what_it_spends(seed: int, trials: int, audit: int) -> None:
-    rule = rule_of(f"mode=halving,grace=1,factor=2.5,audit={audit}")
+    rule = rule_of(f"mode=halving,grace=1,factor=2.5,tolerance=0,audit={audit}")
     curves = random_curves(seed, trials)
     outcome = simulate(curves, rungs_for(rule, LIMIT, "max", trials), range(trials), 3, "max")
     levels = milestones(rule.grace, rule.factor, LIMIT)
@@ -194,7 +197,7 @@ def test_the_curves_are_read_with_errors_and_without_what_was_repeated(runs: Pat
 def test_replays_of_one_run_are_alike_and_say_who_was_left_out(runs: Path) -> None:
     states: list[State] = ["completed", "completed", "completed", "cancelled"]
     with recorded(runs, CROSSING, states) as record:
-        rules = [rule_of("mode=halving,grace=2,factor=3"), rule_of(f"grace={LIMIT}")]
+        rules = [rule_of("mode=halving,grace=2,factor=3,tolerance=1"), rule_of(f"grace={LIMIT}")]
         first, again = (report(record, rules, 2, 5) for _ in range(2))
     assert first == again
     (study,) = first
@@ -205,7 +208,7 @@ def test_replays_of_one_run_are_alike_and_say_who_was_left_out(runs: Path) -> No
     assert full["spent"] == study["budget_of_all"] and full["missed"] == 0
     shown = text(study)
     assert "left out, because nobody knows what they would have become: 1 cancelled" in shown
-    assert "halving 2 x 3" in shown and "100%" in shown
+    assert "halving 2 x 3, tolerance 1" in shown and "100%" in shown
 
 
 def test_a_search_in_which_nobody_finishes_is_told(runs: Path) -> None:
@@ -268,7 +271,7 @@ def test_a_run_without_whole_curves_says_how_to_get_them(
 @pytest.mark.parametrize("mode", ["stop", "promote", "halving"])
 def test_wrong_stops_are_read_from_the_record(runs: Path, mode: str) -> None:
     """Trials one after another, each with its reports judged and on record."""
-    rule = rule_of(f"mode={mode},grace=2,factor=3,audit=1")
+    rule = rule_of(f"mode={mode},grace=2,factor=3,tolerance=0,audit=1")
     rungs = rungs_for(rule, LIMIT, "max", 4)
     with Record.create(runs, "audited", [STUDY]) as record:
         trials = [record.add_trial(0, "search", k, "sampled", CONFIG) for k in range(4)]
@@ -299,3 +302,17 @@ def test_wrong_stops_are_read_from_the_record(runs: Path, mode: str) -> None:
     assert "audit" in told
     assert (audited, wrong, used) == (outcome.stopped, outcome.wrong, outcome.audit)
     assert audited > 0 and wrong > 0
+
+
+def test_the_published_figures_are_what_the_published_curves_give() -> None:
+    published = json.loads(TABLE.with_name("rungs.json").read_text())
+    seeds = searches(TABLE)
+    for rule in ("stop 8 x 2, tolerance 1", "halving 6 x 3, tolerance 1"):
+        (row,) = (row for row in published["rules"] if row["rule"] == rule)
+        made = measure(seeds, rule_of(rule_words(row["asha"])), row["slots"], published["orders"])
+        for name in ("spent", "regret", "missed", "time"):
+            assert made[name]["mean"] == pytest.approx(row[name]["mean"])
+
+
+def rule_words(asha: dict[str, Any]) -> str:
+    return ",".join(f"{word}={value}" for word, value in asha.items())

@@ -77,6 +77,7 @@ def run(
         text = "\n\n".join(plan_text(space) for space in planned)
         click.echo(json.dumps({"schema": "plan/1", "spaces": planned}) if as_json else text)
         return
+    from samtune.replay import rule_text
     from samtune.search import Proposals
     from samtune.sweep import searched
 
@@ -93,7 +94,7 @@ def run(
                 "settings": json.dumps(
                     {
                         "search_alg": space.search.method,
-                        "scheduler": f"asha {space.asha.grace:g} x {space.asha.factor:g}",
+                        "scheduler": rule_text(space.asha.model_dump()),
                         "mode": space.search.mode,
                         "trials": Proposals(space).total,
                         "searched": sorted(searched(space)),
