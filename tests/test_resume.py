@@ -106,7 +106,7 @@ def epochs(config: dict[str, Any], checkpoints: dict[str, int]) -> Iterator[dict
     for epoch in range(max(checkpoints.get(place, 1), 1), 10):
         checkpoints[place] = epoch
         value = round(knobs["lr"] + knobs["rho"] * epoch / 20 + knobs["momentum"] / 10, 2)
-        if epoch == 3 and knobs["rho"] == 0.1 and knobs["momentum"]:
+        if epoch == 1 and knobs["rho"] == 0.1 and knobs["momentum"]:
             yield {"error": "bad luck", "traceback": "", "cause": "error", "again": False} | {
                 "raises": False
             }
@@ -437,16 +437,17 @@ def tables_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_run_ends_in_the_tables_of_one_that_never_was(here: Path) -> None:
     code, err = ended(command("run", "lab.yaml", "--name", "lab", "--runs", "whole"))
     assert code == 0, err
     draw, kills = random.Random(5), 0
     words = ["run", "lab.yaml", "--name", "lab", "--runs", "cut"]
-    while kills < 3 and cut(command(*words), draw):
+    while kills < 2 and cut(command(*words), draw):
         kills += 1
         words = ["resume", "lab", "--runs", "cut"]
     code, err = ended(command(*words))
-    assert code == 0 and kills == 3, err
+    assert code == 0 and kills == 2, err
     assert tables_of(Path("cut/lab")) == tables_of(Path("whole/lab"))
     with Record.open(Path("cut"), "lab") as record:
         epochs = Counter((r.trial, r.epoch) for r in record.reports())
@@ -455,6 +456,7 @@ def test_a_killed_run_ends_in_the_tables_of_one_that_never_was(here: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_is_stopped_from_elsewhere_and_gone_on_with_by_its_name(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
