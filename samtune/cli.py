@@ -12,13 +12,16 @@ from samtune import __version__
 from samtune.commands.data import data
 from samtune.commands.doctor import doctor
 from samtune.commands.look import export_tables, leaderboard, status
-from samtune.commands.run import confirm, run
+from samtune.commands.replay import replay
+from samtune.commands.run import confirm, resume, run
 from samtune.commands.spaces import spaces
+from samtune.commands.stop import stop
 from samtune.commands.trials import best, show, trials
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 failed; 2 wrong usage or space file; 3 done, but some trials failed;
-4 run name in use; 5 environment (folder, data, Ray); 75 stopped, nothing lost; 130 stopped twice.
+4 run name in use; 5 environment (folder, disk, data, Ray); 75 stopped, nothing lost (`resume`
+goes on); 130 stopped twice.
 """
 
 
@@ -29,17 +32,9 @@ def cli() -> None:
 
 
 for command in (
-    run,
-    confirm,
-    status,
-    trials,
-    show,
-    best,
-    leaderboard,
-    export_tables,
-    spaces,
-    data,
-    doctor,
+    *(run, resume, stop, confirm),
+    *(status, trials, show, best, leaderboard, export_tables, replay),
+    *(spaces, data, doctor),
 ):
     cli.add_command(command)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from samtune.record import Record, RunError, TrialRow
 
 if TYPE_CHECKING:
-    from samtune.asha import Verdict
+    from samtune.rungs import Verdict
 
 LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 """What `--log` takes, and the package that each needs."""

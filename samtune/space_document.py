@@ -84,6 +84,12 @@ def _whole_or_auto(value: Any) -> Any:
     raise ValueError(f"{quoted(value)} is neither a whole number of at least 1 nor `auto`")
 
 
+def _seconds_or_auto(value: Any) -> Any:
+    if value == "auto" or (not isinstance(value, str) and _number(value) > 0):
+        return value
+    raise ValueError(f"{quoted(value)} is neither a number of seconds above 0 nor `auto`")
+
+
 def _first(value: Any) -> Any:
     if value == "default" or isinstance(value, dict):
         return value
@@ -194,11 +200,24 @@ class Search(_Words):
 class Asha(_Words):
     """Early stopping by successive halving: rungs at grace, grace * factor, ..."""
 
+    mode: Literal["stop", "promote", "halving"] = Field(
+        default="stop",
+        description="stop: a trial is judged once, when it reaches a rung. promote: it pauses "
+        "there until it is among the best. halving: the best go on when all are there.",
+    )
     grace: Positive = Field(
         default=2, description="No trial stops before this; in units of the budget."
     )
     factor: Annotated[float, Field(gt=1), BeforeValidator(_number)] = Field(
         default=3, description="One in `factor` trials goes on at each rung."
+    )
+    tolerance: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+        default=1,
+        description="Near ties go on as well: within this many standard errors of the cutoff.",
+    )
+    audit: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+        default=0,
+        description="Share of the stopped trials that run on, to tell how often that was wrong.",
     )
 
 
@@ -211,6 +230,14 @@ class Resources(_Words):
     )
     parallel: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = Field(
         default="auto", description="Most trials at a time; auto: as many as fit."
+    )
+    retries: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
+        default=2,
+        description="How often a trial is tried again whose worker died or stalled.",
+    )
+    stall_after: Annotated[float | Literal["auto"], BeforeValidator(_seconds_or_auto)] = Field(
+        default="auto",
+        description="Seconds without a report after which a trial is killed; auto: by its pace.",
     )
 
 
@@ -351,6 +378,8 @@ def _sentence(node: Node, path: tuple[int | str, ...], reached: int, error: Erro
             return f"must be at least {context['ge']:g}, not {value}"
         case "less_than":
             return f"must be below {context['lt']:g}, not {value}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}, not {value}"
     if value is None:
         return NOTHING
     found = (

@@ -156,7 +156,7 @@ def test_mistakes_outside_a_space(here: Path, capsys: pytest.CaptureFixture[str]
 def test_a_taken_name_stops_at_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs/mine").mkdir(parents=True)
     code, _, err = typed(capsys, "run", "sgd", "--name", "mine")
-    assert code == 4 and "'mine' is taken" in err and "samtune status mine" in err
+    assert code == 4 and "'mine' is taken" in err and "it holds no run" in err
 
 
 def _create(runs: Path, results: Any) -> None:

@@ -20,12 +20,17 @@ from samtune import tables
 from samtune.cluster import Cluster
 from samtune.export import export
 from samtune.live import QuietView
+from samtune.progress import Progress
 from samtune.record import Record, TrialRow
 from samtune.space import SearchSpace
-from samtune.sweep import Confirm, Progress, Search, Stop, run_stage, rungs_of
+from samtune.stages import Confirm, Search
+from samtune.stop import Stop
+from samtune.sweep import run_stage
 
 LAB = '''
+import errno
 import os
+import time
 import samtune
 
 def quick(config):
@@ -37,7 +42,22 @@ def quick(config):
         return
     if mode == "die":
         os._exit(7)
-    for epoch in range(1, 21):
+    if mode == "oom":
+        raise MemoryError("no 8 GB left")
+    place = os.path.join(config.checkpoint_dir, "epoch")
+    first = mode.endswith("once") and not os.path.exists(place)
+    for epoch in range(1 if first or not os.path.exists(place) else 3, 21):
+        if epoch == 3 and (first or mode == "hang"):
+            open(place, "w").close()
+            match mode:
+                case "hang" | "hang once":
+                    time.sleep(600)
+                case "die once":
+                    os._exit(7)
+                case "raise once":
+                    raise OSError("the network is away")
+                case "full once":
+                    raise OSError(errno.ENOSPC, "No space left on device")
         if mode == "nan" and epoch == 2:
             samtune.report(epoch=epoch, val_acc=float("nan"))
         if mode == "missing":
@@ -104,16 +124,8 @@ def by_mode(record: Record) -> dict[Any, TrialRow]:
 
 def assert_rungs_replay(record: Record, spaces: Sequence[SearchSpace]) -> None:
     """Every decision on record is the one that the reports before it lead to."""
-    rungs = [rungs_of(space) for space in spaces]
-    study = {trial.trial: trial.study for trial in record.trials("stage = 'search'")}
-    for report in record.reports():
-        if report.trial in study:
-            verdict = rungs[study[report.trial]].judge(report.trial, report.used, report.value)
-            assert (verdict.decision, verdict.rung, verdict.cutoff) == (
-                report.decision,
-                report.rung,
-                report.cutoff,
-            )
+    Search(record, spaces)
+    assert not [event["detail"] for event in record.events() if event["kind"] == "replay differs"]
 
 
 def test_asha_prunes_the_poor_and_the_record_knows_why(
@@ -133,6 +145,25 @@ def test_asha_prunes_the_poor_and_the_record_knows_why(
         assert trials[0.1].facts["hostname_hash"]
         assert_rungs_replay(record, spaces)
         assert [e["kind"] for e in record.events()] == ["search started", "search ended"]
+
+
+def test_a_paused_trial_goes_on_when_it_is_promoted(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    grid = "  lr: {grid: [0.6, 0.1, 0.2, 0.3, 0.4, 0.5]}"
+    words = {"search": "{method: grid}", "asha": "{mode: promote, grace: 2, factor: 3}"}
+    spaces = [SearchSpace.load(space_file(lab, grid, **words))]
+    with record_of(runs, spaces) as record:
+        progress = sweep(record, spaces, two_slots)
+        trials = {trial.config.knobs["lr"]: trial for trial in record.trials()}
+        causes = {
+            lr: [a["cause"] for a in record.attempts("trial = ?", trial.trial)]
+            for lr, trial in trials.items()
+        }
+        assert causes[0.6][0] == "paused" and causes[0.6][-1] == "completed"
+        assert causes[0.1] == ["paused"] and trials[0.1].state == "pruned"
+        assert +Counter(progress.states) == Counter(t.state for t in trials.values())
+        assert_rungs_replay(record, spaces)
 
 
 def test_misbehaving_trials_end_alone_and_say_why(
@@ -161,6 +192,60 @@ def test_misbehaving_trials_end_alone_and_say_why(
         assert any("Traceback" in event["detail"] for event in record.events())
 
 
+def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    modes = ["die once", "raise once", "hang once", "raise", "oom", "silent", "peek", "hang"]
+    knobs = f"  lr: 0.5\n  mode: {{grid: {json.dumps(modes)}}}"
+    words = {"search": "{method: grid}", "resources": "{retries: 1, stall_after: 4}"}
+    spaces = [SearchSpace.load(space_file(lab, knobs, asha="{grace: 10, factor: 3}", **words))]
+    with record_of(runs, spaces) as record:
+        sweep(record, spaces, two_slots)
+        trials = by_mode(record)
+        causes = {
+            mode: [a["cause"] for a in record.attempts("trial = ?", trial.trial)]
+            for mode, trial in trials.items()
+        }
+        assert causes == {
+            "die once": ["worker_died", "completed"],
+            "raise once": ["error", "completed"],
+            "hang once": ["stalled", "completed"],
+            "raise": ["error", "error"],
+            "oom": ["oom", "oom"],
+            "silent": ["error"],
+            "peek": ["error"],
+            "hang": ["stalled", "stalled"],
+        }
+        reasons = {mode: trial.reason or "" for mode, trial in trials.items()}
+        assert reasons["hang"].startswith("stalled: no report for 4 s; resources.stall_after")
+        assert reasons["oom"] == "oom: MemoryError: no 8 GB left"
+        for mode in ("die once", "raise once", "hang once"):
+            epochs = [report.epoch for report in record.reports("trial = ?", trials[mode].trial)]
+            assert trials[mode].state == "completed" and epochs == list(range(1, 11))
+        retries = [event["detail"] for event in record.events() if event["kind"] == "retry"]
+        assert len(retries) == 6 and any("the network is away" in detail for detail in retries)
+
+
+def test_a_checkpoint_that_finds_no_room_stops_the_sweep_and_costs_nothing(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    knobs = "  lr: 0.5\n  mode: {grid: [good, full once]}"
+    words = {"search": "{method: grid}", "asha": "{grace: 10, factor: 3}"}
+    spaces = [SearchSpace.load(space_file(lab, knobs, **words))]
+    stop = Stop()
+    with record_of(runs, spaces) as record:
+        sweep(record, spaces, two_slots, stop)
+        assert stop.why == "disk full" and "No space left" in stop.detail
+        cut = by_mode(record)["full once"]
+        assert cut.state == "cancelled"
+        progress = sweep(record, spaces, two_slots)
+        assert progress.states["completed"] == 2 and progress.ended == 2
+        assert [a["cause"] for a in record.attempts("trial = ?", cut.trial)] == [
+            "disk_full",
+            "completed",
+        ]
+
+
 def test_a_mistake_that_fails_every_trial_is_given_up_early(
     two_slots: Cluster, runs: Path, lab: str
 ) -> None:
@@ -169,7 +254,7 @@ def test_a_mistake_that_fails_every_trial_is_given_up_early(
     stop = Stop()
     with record_of(runs, spaces) as record:
         progress = sweep(record, spaces, two_slots, stop)
-        assert stop.gave_up and progress.ended < 10 < progress.total
+        assert stop.why == "gave up" and progress.ended < 10 < progress.total
 
 
 def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
@@ -188,7 +273,7 @@ def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
 def test_a_second_signal_ends_the_process_at_once() -> None:
     code = """if True:
         import os, signal
-        from samtune.sweep import Stop
+        from samtune.stop import Stop
         with Stop().on_signals(lambda: None):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -238,10 +323,17 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
         # Repeats already on record are not run again; more seeds add only what is missing.
         assert Confirm(record, spaces, None, None).progress.total == 0
         assert Confirm(record, spaces, None, 5).progress.total == 6
-        # A repeat that was cut short is run again, under a new permit.
-        cut = next(record.trials("stage = 'confirm'"))
-        record.end_trial(cut.trial, "cancelled")
+        # A repeat that was cut short is run again, under a new permit; one that had come to its
+        # end, and was only not said to have, is not.
+        first, second = list(record.trials("stage = 'confirm'"))[:2]
+        for cut in (first, second):
+            record.end_trial(cut.trial, "cancelled")
+        with record._db as db:
+            last = max(r.seq for r in record.reports("trial = ?", second.trial))
+            db.execute("DELETE FROM decisions WHERE seq = ?", (last,))
+            db.execute("DELETE FROM reports WHERE seq = ?", (last,))
         again = Confirm(record, spaces, None, None)
+        assert record.trial(first.trial).state == "completed"
         assert run_stage(again, record, two_slots, QuietView(), Stop()).states["completed"] == 1
         assert len(record.openings()) == 5
         export(record)
