@@ -17,7 +17,11 @@ _TEST = ("test_acc", "test_loss", "test_nll", "test_ece", "n_test", "test_correc
 
 
 def export(record: Record) -> list[Path]:
-    """Writes trials, curves and repeats; returns their paths."""
+    """Writes trials, curves and repeats; returns their paths.
+
+    Raises RunError when the record is damaged, and OSError when they cannot be written.
+    """
+    record.verify()
     trials = list(record.trials())
     reports: dict[int, list[ReportRow]] = defaultdict(list)
     for report in record.reports():

@@ -7,6 +7,7 @@ rungs are replayed from it, and so can the search and the interrupted trials be.
 
 from __future__ import annotations
 
+import errno
 import getpass
 import hashlib
 import json
@@ -17,14 +18,14 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from samtune import __version__
+from samtune import __version__, checksums, durable
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def check_name(name: str) -> str:
 def refuse_taken(runs: Path, name: str) -> None:
     """Raises RunError if `name` is no name (exit code 2) or already a run's (exit code 4)."""
     folder = runs.absolute() / check_name(name)
-    if folder.exists():
+    if os.path.lexists(folder):
         raise RunError(
             f"the name {name!r} is taken: {folder} exists; choose another --name, "
             f"or look at it with `samtune status {name}`",
@@ -175,55 +176,59 @@ class Record:
             refuse_taken(runs, name)
         wanted = check_name(name or "-".join(space["name"] for space in spaces)[:60])
         folder = runs.absolute() / wanted
+        aside = runs.absolute() / f".{wanted}.{os.getpid()}.tmp"
         try:
             runs.mkdir(parents=True, exist_ok=True)
+            aside.mkdir()
+            (aside / "checkpoints").mkdir()
+            for space in spaces:
+                copy = "space.yaml" if len(spaces) == 1 else f"space.{space['name']}.yaml"
+                durable.write(aside / copy, space["space"].encode())
+            with closing(_connect(aside / "sweep.db")) as db:
+                db.executescript(_SCHEMA)
+                checksums.start(db)
+                checksums.keep(db)
+                _describe(db, spaces)
             count = 1
             while True:
                 try:
-                    folder.mkdir()
+                    # Whole or absent, and refused where the name is taken.
+                    durable.rename(aside, folder)
                     break
-                except FileExistsError:
+                except OSError as error:
+                    if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                        raise
                     if name is not None:
                         refuse_taken(runs, name)
                     count += 1
                     folder = folder.with_name(f"{wanted}-{count}")
-            (folder / "checkpoints").mkdir()
-            for space in spaces:
-                copy = "space.yaml" if len(spaces) == 1 else f"space.{space['name']}.yaml"
-                (folder / copy).write_text(space["space"])
             connection = _connect(folder / "sweep.db")
-            connection.executescript(_SCHEMA)
+            checksums.keep(connection)
         except (OSError, sqlite3.Error) as error:
             raise RunError(
                 f"cannot write {folder}: {_plain(error)}; choose another folder with --runs",
                 exit_code=5,
             ) from None
-        record = cls(folder, connection)
-        with record._db:
-            record._db.executemany(
-                "INSERT INTO studies VALUES"
-                " (:study, :name, :variant, :base, :space, :sha256, :settings)",
-                [{**space, "study": k} for k, space in enumerate(spaces)],
-            )
-            for key, value in {
-                "format": FORMAT,
-                "samtune_version": __version__,
-                "created_at": time.time(),
-                "git_commit": _git_commit(),
-            }.items():
-                record._db.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
-        return record
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return cls(folder, connection)
 
     @classmethod
     def open(cls, runs: Path, name: str) -> Record:
         """Opens the run `name`. Raises RunError (exit code 2) when there is none."""
         folder = runs.absolute() / check_name(name)
         if not (folder / "sweep.db").is_file():
-            known = sorted(path.parent.name for path in runs.glob("*/sweep.db"))
+            known = sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
             hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
             raise RunError(f"no run {name!r}; {hint}", exit_code=2)
-        connection = _connect(folder / "sweep.db")
+        if any(path.is_symlink() for path in (folder, *folder.iterdir())):
+            raise RunError(
+                f"{folder} is, or holds, a symbolic link: a run is written only where it stands",
+                exit_code=2,
+            )
         try:
+            connection = _connect(folder / "sweep.db")
+            checksums.keep(connection)
             (found,) = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         except (sqlite3.DatabaseError, TypeError) as error:
             raise RunError(f"{folder / 'sweep.db'} is not a samtune record: {error}") from None
@@ -294,7 +299,7 @@ class Record:
         plain = config.to_dict()
         identity = canonical({"base": config.base, "knobs": plain["knobs"]})
         key = digest(canonical([self.studies()[study].sha256, study, stage, number, identity]))
-        with self._db:
+        with durable.transaction(self._db):
             trial = self._db.execute(
                 "INSERT INTO trials (key, study, stage, number, origin, config, config_sha,"
                 " source, rank, bundle, proposed_at) VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?)",
@@ -314,7 +319,7 @@ class Record:
         record before it can happen.
         """
         permit = None
-        with self._db:
+        with durable.transaction(self._db):
             self._db.execute(
                 "UPDATE trials SET state = 'running', reason = NULL, ended_at = NULL"
                 " WHERE trial = ?",
@@ -337,7 +342,7 @@ class Record:
 
     def add_report(self, trial: int, attempt: int, report: Mapping[str, Any], metric: str) -> int:
         """Commits a report before anything is decided on it."""
-        with self._db:
+        with durable.transaction(self._db):
             seq = self._db.execute(
                 "INSERT INTO reports (trial, attempt, epoch, used, value, metrics, checkpoint,"
                 " checkpoint_sha256, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -367,7 +372,7 @@ class Record:
         return seq
 
     def add_decision(self, seq: int, verdict: Verdict) -> None:
-        with self._db:
+        with durable.transaction(self._db):
             self._db.execute(
                 "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)",
                 (seq, verdict.decision, verdict.rung, verdict.milestone, verdict.cutoff),
@@ -376,7 +381,7 @@ class Record:
     def end_trial(
         self, trial: int, state: State, reason: str | None = None, wall_s: float | None = None
     ) -> None:
-        with self._db:
+        with durable.transaction(self._db):
             self._db.execute(
                 "UPDATE trials SET state = ?, reason = ?, ended_at = ? WHERE trial = ?",
                 (state, reason and reason[:500], now(), trial),
@@ -388,13 +393,23 @@ class Record:
             )
 
     def add_event(self, kind: str, detail: str = "", trial: int | None = None) -> None:
-        with self._db:
+        with durable.transaction(self._db):
             self._db.execute(
                 "INSERT INTO events (at, kind, trial, detail) VALUES (?, ?, ?, ?)",
                 (now(), kind, trial, detail),
             )
 
     # Reading
+
+    def verify(self) -> None:
+        """Reads the whole record. Raises RunError when a bit of it is not as committed."""
+        try:
+            checksums.verify(self._db)
+        except checksums.DamagedError as error:
+            raise RunError(
+                f"{self.folder / 'sweep.db'} is damaged ({error}): put a copy of it in its place, "
+                "or run its space anew; the tables beside it are as of the last export"
+            ) from error
 
     def meta(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -451,6 +466,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def _describe(db: sqlite3.Connection, spaces: Sequence[Mapping[str, str]]) -> None:
+    with durable.transaction(db):
+        db.executemany(
+            "INSERT INTO studies VALUES"
+            " (:study, :name, :variant, :base, :space, :sha256, :settings)",
+            [{**space, "study": k} for k, space in enumerate(spaces)],
+        )
+        for key, value in {
+            "format": FORMAT,
+            "samtune_version": __version__,
+            "created_at": time.time(),
+            "git_commit": _git_commit(),
+        }.items():
+            db.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
 
 def hostname_hash() -> str:

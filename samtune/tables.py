@@ -7,10 +7,13 @@ split is 1. Readers accept extra columns and refuse a higher major version of a 
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from samtune import durable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,6 +83,12 @@ COLUMNS = {
 }
 
 
+# Page checksums guard the values only. This one guards the names, types and counts around them
+# too; it is of the file with these words in its place.
+_KEY = b"samtune.sha256"
+_BLANK = b"the SHA-256 of the file with these words in place of the digest:"
+
+
 class TableError(Exception):
     """A Parquet file that is missing, damaged, or of a version this samtune cannot read."""
 
@@ -117,7 +126,10 @@ def write(
     knobs: Mapping[str, Iterable[Any]] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the rows as `path`: zstd, page checksums, aside first, fsynced and renamed."""
+    """Writes the rows as `path`: zstd, with page checksums and a SHA-256 of the whole file.
+
+    Raises OSError, and then leaves the file that was there.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -132,29 +144,16 @@ def write(
         {**row, **{name: str(row[name]) for name in text if row.get(name) is not None}}
         for row in rows
     ]
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            pq.write_table(
-                pa.Table.from_pylist(plain, schema=typed),
-                file,
-                compression="zstd",
-                write_page_checksum=True,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, typed, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(pa.Table.from_pylist(plain, schema=typed))
+        writer.add_key_value_metadata({_KEY: _BLANK})
+    raw = buffer.getvalue()
+    durable.replace(path, raw.replace(_BLANK, _digest(raw)))
 
 
 def read(path: Path, table: str) -> pa.Table:
-    """Reads a table with its page checksums verified.
+    """Reads a table, the whole file verified.
 
     Raises TableError when the file is missing, damaged or of another table or later version.
     """
@@ -163,8 +162,13 @@ def read(path: Path, table: str) -> pa.Table:
 
     if not path.exists():
         raise TableError(f"{path}: no such file")
+    raw = path.read_bytes()
     try:
-        content = pq.read_table(path, page_checksum_verification=True)
+        # Before a byte of it is parsed.
+        stored = raw[(start := raw.rfind(_KEY) + len(_KEY) + 2) : start + len(_BLANK)]
+        if stored != _digest(raw.replace(stored, _BLANK)):
+            raise OSError("its content does not match its SHA-256")
+        content = pq.read_table(io.BytesIO(raw), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise TableError(
             f"{path}: damaged ({error}); `samtune leaderboard` on its run writes it anew"
@@ -177,3 +181,7 @@ def read(path: Path, table: str) -> pa.Table:
             "a newer samtune wrote it"
         )
     return content
+
+
+def _digest(raw: bytes) -> bytes:
+    return hashlib.sha256(raw).hexdigest().encode()

@@ -20,7 +20,7 @@ def status(name: str | None, runs: Path, as_json: bool) -> None:
     from samtune.record import Record
     from samtune.status import status_of, status_text
 
-    names = [name] if name else sorted(path.parent.name for path in runs.glob("*/sweep.db"))
+    names = [name] if name else sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
     found = []
     for each in names:
         with Record.open(runs, each) as record:
