@@ -20,6 +20,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 points = 0
 _fault: tuple[str, int] | None = None
@@ -34,11 +35,7 @@ def fault(kind: str | None, number: int = 0) -> None:
 def write(path: Path, raw: bytes) -> None:
     """Writes and fsyncs a file that nobody looks for yet. Raises OSError."""
     with path.open("wb") as file:
-        _point(lambda: os.write(file.fileno(), raw[: len(raw) // 2]))
-        file.write(raw)
-        file.flush()
-        _point()
-        os.fsync(file.fileno())
+        _fill(file, raw)
 
 
 def replace(path: Path, raw: bytes) -> None:
@@ -49,6 +46,19 @@ def replace(path: Path, raw: bytes) -> None:
         rename(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def append(path: Path, lines: bytes) -> None:
+    """Appends whole lines, after cutting off the part of one that a crash has left.
+
+    Raises OSError.
+    """
+    with path.open("ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        if file.read() not in {b"", b"\n"}:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        _fill(file, lines)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -99,6 +109,14 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 _ERRNO = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
+
+
+def _fill(file: IO[bytes], raw: bytes) -> None:
+    _point(lambda: os.write(file.fileno(), raw[: len(raw) // 2]))
+    file.write(raw)
+    file.flush()
+    _point()
+    os.fsync(file.fileno())
 
 
 def _point(half: Callable[[], object] | None = None, only: str | None = None) -> None:
