@@ -8,10 +8,18 @@ connection makes its own, and the file stays one that any SQLite reads.
 from __future__ import annotations
 
 import sqlite3
+import struct
 import zlib
+from pathlib import Path
 
 _TABLE = "CREATE TABLE checksums (name TEXT PRIMARY KEY, rows INTEGER, sum INTEGER)"
 _SCHEMA = "SELECT sql FROM main.sqlite_master ORDER BY name"
+
+
+# Magic number, format, bytes a page, count of checkpoints, two salts, two checksums.
+_LOG = struct.Struct(">8I")
+# Page number, pages of the file after a commit (else 0), two salts; its checksums follow.
+_FRAME = struct.Struct(">4I8x")
 
 
 class DamagedError(sqlite3.DatabaseError):
@@ -51,7 +59,7 @@ def verify(db: sqlite3.Connection) -> None:
         # Also tells of an index that lacks a row, which no sum over the table sees.
         (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
-            raise DamagedError(found)
+            raise DamagedError(found.splitlines()[-1])
         if _kept(db, "sqlite_master") != (0, _schema_sum(db)):
             raise DamagedError("the schema has changed")
         for table in _tables(db):
@@ -62,9 +70,45 @@ def verify(db: sqlite3.Connection) -> None:
     except DamagedError:
         raise
     except sqlite3.DatabaseError as error:
-        raise DamagedError(str(error)) from error
+        raise DamagedError(str(error).splitlines()[0]) from error
     finally:
         db.rollback()
+
+
+def log_is_cut(path: Path, db: sqlite3.Connection) -> bool:
+    """Whether SQLite passed over commits in the write-ahead log of `path`, which none writes now.
+
+    It reads a log up to the first frame that does not match its checksum, for there a crash tears
+    it (https://www.sqlite.org/walformat.html). Behind that frame a crash leaves one commit at
+    most; more of them, or none of the log's, tell of a changed bit.
+    """
+    log = path.with_name(path.name + "-wal")
+    raw = log.read_bytes() if log.exists() else b""
+    if len(raw) <= _LOG.size:
+        return False
+    magic, _, page, _, *own, first, second = _LOG.unpack_from(raw)
+    if _log_sum(raw[: _LOG.size - 8], "<>"[magic & 1]) != (first, second):
+        return True
+    (_, read, _) = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    width = _FRAME.size + page
+    commits, stranger = 0, False
+    for start in range(_LOG.size + read * width, len(raw) - width + 1, width):
+        _, pages, *salts = _FRAME.unpack_from(raw, start)
+        if salts != own:
+            # What is left of the log before this one; or a frame with a changed bit.
+            stranger = True
+        elif stranger:
+            return True
+        commits += salts == own and pages > 0
+    return commits > 1
+
+
+def _log_sum(raw: bytes, order: str) -> tuple[int, int]:
+    first = second = 0
+    for even, odd in struct.iter_unpack(f"{order}2I", raw):
+        first = (first + even + second) % 2**32
+        second = (second + odd + first) % 2**32
+    return first, second
 
 
 def _row_sum(*values: object) -> int:

@@ -232,13 +232,18 @@ class Record:
             checksums.keep(connection)
             (found,) = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         except (sqlite3.DatabaseError, TypeError) as error:
-            raise RunError(f"{folder / 'sweep.db'} is not a samtune record: {error}") from None
+            why = str(error).splitlines()[0]
+            raise RunError(f"{folder / 'sweep.db'} is not a samtune record: {why}") from None
         if json.loads(found) > FORMAT:
             raise RunError(
                 f"{folder} was written by a newer samtune: "
                 f"it has format {found}, and this one reads {FORMAT}"
             )
-        return cls(folder, connection)
+        record = cls(folder, connection)
+        left = (folder / "sweep.db-wal").exists() and not record.is_locked()
+        if left and checksums.log_is_cut(folder / "sweep.db", connection):
+            record.add_event("damaged", "sweep.db-wal: its last commits cannot be read")
+        return record
 
     def __enter__(self) -> Record:
         return self

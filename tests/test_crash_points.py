@@ -13,9 +13,8 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +48,6 @@ STUDY = {
         }
     ),
 }
-
-
-@pytest.fixture
-def disk() -> Iterator[Path]:
-    """A folder in memory where there is one: hundreds of sweeps fsync a hundred times each."""
-    memory = Path("/dev/shm")
-    folder = tempfile.mkdtemp(dir=memory if memory.is_dir() else None)
-    yield Path(folder)
-    shutil.rmtree(folder)
 
 
 class _Told(Exception):
@@ -129,9 +119,9 @@ def sweep(record: Record, witness: int) -> None:
 
 def run_or_resume(runs: Path, witness: int) -> None:
     taken = (runs / "mine").exists()
-    with Record.open(runs, "mine") if taken else Record.create(runs, "mine", [STUDY]) as record:
-        with record.lock():
-            sweep(record, witness)
+    record = Record.open(runs, "mine") if taken else Record.create(runs, "mine", [STUDY])
+    with record, record.lock():
+        sweep(record, witness)
 
 
 def killed_at(number: int, runs: Path, witness: int) -> bool:
@@ -208,18 +198,18 @@ def assert_whole(runs: Path, told: list[tuple[int, ...]]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("crash", [failed_at, killed_at])
 def test_a_sweep_survives_a_crash_at_every_write(
-    disk: Path, crash: Callable[[int, Path, int], bool]
+    memory: Path, crash: Callable[[int, Path, int], bool]
 ) -> None:
-    with (disk / "witness").open("wb") as witness:
-        run_or_resume(disk / "unharmed", witness.fileno())
-    unharmed = content(disk / "unharmed" / "mine")
+    with (memory / "witness").open("wb") as witness:
+        run_or_resume(memory / "unharmed", witness.fileno())
+    unharmed = content(memory / "unharmed" / "mine")
     for number in itertools.count(1):
-        runs = disk / str(number)
-        with (disk / "witness").open("wb") as witness:
+        runs = memory / str(number)
+        with (memory / "witness").open("wb") as witness:
             crashed = crash(number, runs, witness.fileno())
         if not crashed:
             break
-        lines = (disk / "witness").read_text().splitlines()
+        lines = (memory / "witness").read_text().splitlines()
         assert_whole(runs, [tuple(map(int, line.split())) for line in lines])
         shutil.rmtree(runs, ignore_errors=True)
     assert content(runs / "mine") == unharmed
