@@ -12,10 +12,8 @@ import struct
 import zlib
 from pathlib import Path
 
-_TABLE = "CREATE TABLE checksums (name TEXT PRIMARY KEY, rows INTEGER, sum INTEGER)"
-_SCHEMA = "SELECT sql FROM main.sqlite_master ORDER BY name"
-
-
+_TABLE = "CREATE TABLE IF NOT EXISTS checksums (name TEXT PRIMARY KEY, rows INTEGER, sum INTEGER)"
+_SCHEMA = "sqlite_master"
 # Magic number, format, bytes a page, count of checkpoints, two salts, two checksums.
 _LOG = struct.Struct(">8I")
 # Page number, pages of the file after a commit (else 0), two salts; its checksums follow.
@@ -27,16 +25,20 @@ class DamagedError(sqlite3.DatabaseError):
 
 
 def start(db: sqlite3.Connection) -> None:
-    """Makes the table `checksums`, once all the other tables of a new file are made."""
+    """Makes the table `checksums`, or makes it anew after a change of the schema."""
+    db.create_function("row_sum", -1, _row_sum, deterministic=True)
     db.execute(_TABLE)
-    db.executemany("INSERT INTO checksums VALUES (?, 0, 0)", [(name,) for name in _tables(db)])
-    db.execute("INSERT INTO checksums VALUES ('sqlite_master', 0, ?)", (_schema_sum(db),))
+    sums = [(name, *_found(db, name)) for name in _tables(db)]
+    db.execute("DELETE FROM checksums")
+    db.executemany("INSERT INTO checksums VALUES (?, ?, ?)", [*sums, (_SCHEMA, *_schema(db))])
     db.commit()
 
 
 def keep(db: sqlite3.Connection) -> None:
     """Lets what this connection writes be counted. Raises sqlite3.DatabaseError."""
     db.create_function("row_sum", -1, _row_sum, deterministic=True)
+    # Without it, INSERT OR REPLACE deletes a row unseen.
+    db.execute("PRAGMA recursive_triggers = ON")
     for table in _tables(db):
         columns = _columns(db, table)
         new, old = (", ".join(f"{row}.{c}" for c in columns) for row in ("new", "old"))
@@ -60,13 +62,12 @@ def verify(db: sqlite3.Connection) -> None:
         (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise DamagedError(found.splitlines()[-1])
-        if _kept(db, "sqlite_master") != (0, _schema_sum(db)):
-            raise DamagedError("the schema has changed")
+        kept = {name: tuple(sums) for name, *sums in db.execute("SELECT * FROM checksums")}
+        if kept.get(_SCHEMA) != _schema(db):
+            raise DamagedError("its schema does not match its checksum")
         for table in _tables(db):
-            columns = ", ".join(_columns(db, table))
-            rows = db.execute(f"SELECT COUNT(*), IFNULL(SUM(row_sum({columns})), 0) FROM {table}")
-            if _kept(db, table) != tuple(rows.fetchone()):
-                raise DamagedError(f"table {table} does not match its checksum")
+            if kept.get(table) != _found(db, table):
+                raise DamagedError(f"its table {table} does not match its checksum")
     except DamagedError:
         raise
     except sqlite3.DatabaseError as error:
@@ -115,13 +116,16 @@ def _row_sum(*values: object) -> int:
     return zlib.crc32(repr(values).encode())
 
 
-def _schema_sum(db: sqlite3.Connection) -> int:
-    return _row_sum(*(sql for (sql,) in db.execute(_SCHEMA)))
+def _schema(db: sqlite3.Connection) -> tuple[int, int]:
+    rows = db.execute("SELECT sql FROM main.sqlite_master ORDER BY name").fetchall()
+    return len(rows), _row_sum(*(sql for (sql,) in rows))
 
 
-def _kept(db: sqlite3.Connection, name: str) -> tuple[int, int] | None:
-    row = db.execute("SELECT rows, sum FROM checksums WHERE name = ?", (name,)).fetchone()
-    return row and tuple(row)
+def _found(db: sqlite3.Connection, table: str) -> tuple[int, int]:
+    columns = ", ".join(_columns(db, table))
+    query = f"SELECT COUNT(*), IFNULL(SUM(row_sum({columns})), 0) FROM main.{table}"
+    rows, total = db.execute(query).fetchone()
+    return rows, total
 
 
 def _tables(db: sqlite3.Connection) -> list[str]:

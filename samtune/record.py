@@ -221,10 +221,10 @@ class Record:
             known = sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
             hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
             raise RunError(f"no run {name!r}; {hint}", exit_code=2)
-        if any((folder / part).is_symlink() for part in ("", "sweep.db", "checkpoints")):
+        if any((folder / part).is_symlink() for part in ("", ".lock", "sweep.db", "checkpoints")):
             raise RunError(
-                f"{folder}, its sweep.db or its checkpoints is a symbolic link; "
-                "a run is written only where it stands: name the real place with --runs",
+                f"{folder}, or a part of it, is a symbolic link, and a run is written only where "
+                "it stands; name the folder that holds it with --runs",
                 exit_code=2,
             )
         try:
