@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-Decision = Literal["continue", "stop"]
+Decision = Literal["continue", "stop", "pause"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Rungs:
         """Trials judged at each rung."""
         return tuple(len(values) for values in self._values)
 
+    def promoted(self) -> int | None:
+        """A paused trial that may go on now; each is returned once. Nothing pauses here."""
+        return None
+
     def judge(self, trial: int, used: float, value: float) -> Verdict:
         """Decides on a report of `trial` that has used `used` of its budget."""
         if not math.isfinite(value):
@@ -95,7 +99,9 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         verdict = self._on_report(trial, result)
-        return TrialScheduler.STOP if verdict.decision == "stop" else TrialScheduler.CONTINUE
+        # A paused trial gives its worker back; it is served again as a trial of Tune's.
+        ends = verdict.decision != "continue"
+        return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
         self._on_error(trial)

@@ -25,13 +25,15 @@ class DamagedError(sqlite3.DatabaseError):
 
 
 def start(db: sqlite3.Connection) -> None:
-    """Makes the table `checksums`, or makes it anew after a change of the schema."""
+    """Makes the table `checksums`, or makes it anew after a change of the schema.
+
+    The caller commits.
+    """
     db.create_function("row_sum", -1, _row_sum, deterministic=True)
     db.execute(_TABLE)
     sums = [(name, *_found(db, name)) for name in _tables(db)]
     db.execute("DELETE FROM checksums")
     db.executemany("INSERT INTO checksums VALUES (?, ?, ?)", [*sums, (_SCHEMA, *_schema(db))])
-    db.commit()
 
 
 def keep(db: sqlite3.Connection) -> None:

@@ -10,12 +10,14 @@ import click
 
 from samtune import __version__
 from samtune.commands.look import leaderboard, status
-from samtune.commands.run import confirm, run
+from samtune.commands.run import confirm, resume, run
 from samtune.commands.spaces import spaces
+from samtune.commands.stop import stop
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 failed; 2 wrong usage or space file; 3 done, but some trials failed;
-4 run name in use; 5 environment (folder, data, Ray); 75 stopped, nothing lost; 130 stopped twice.
+4 run name in use; 5 environment (folder, disk, data, Ray); 75 stopped, nothing lost (`resume`
+goes on); 130 stopped twice.
 """
 
 
@@ -25,7 +27,7 @@ def cli() -> None:
     """Which sharpness-aware optimizer, with which settings, for my problem and my budget?"""
 
 
-for command in (run, confirm, status, leaderboard, spaces):
+for command in (run, resume, stop, confirm, status, leaderboard, spaces):
     cli.add_command(command)
 
 

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
+from samtune.outcome import of_exception
 from samtune.record import RunError, hostname_hash
 from samtune.space import resolve
 from samtune.space_document import Resources
@@ -162,12 +163,34 @@ def run_trial(config: Mapping[str, Any]) -> None:
     sys.path.extend(path for path in config["path"] if path not in sys.path)
     try:
         trainable = resolve(trial.trainable)
-        with running(trial, send):
+        with _alone_in(trial.checkpoint_dir), running(trial, send):
             trainable(trial)
     except Exception as error:
+        cause, again = of_exception(error)
+        # A worker that is out of memory, or whose CUDA context may be broken, is not used again.
+        raises = cause == "oom" or trial.gpus > 0
         tune.report(
-            {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            {
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": traceback.format_exc(),
+                "cause": cause,
+                "again": again,
+                "raises": raises,
+            }
         )
-        # A worker whose CUDA context may be broken is not to be used again.
-        if trial.gpus:
+        if raises:
             raise
+
+
+@contextmanager
+def _alone_in(folder: str | None) -> Iterator[None]:
+    """Waits until the last worker of this trial is gone: its sweep may have been killed just now.
+
+    Raises Timeout after a minute; the trial is tried again then.
+    """
+    if folder is None:
+        yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(folder, ".lock"), timeout=60):
+        yield

@@ -97,6 +97,8 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
     """
     try:
         with db:
+            # Python's sqlite3 would commit a change of the schema at once.
+            db.execute("BEGIN IMMEDIATE")
             yield
             _point()
     except sqlite3.OperationalError as error:

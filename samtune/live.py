@@ -16,7 +16,7 @@ from rich.text import Text
 from samtune.record import State
 
 if TYPE_CHECKING:
-    from samtune.sweep import Progress
+    from samtune.progress import Progress
 
 _REFRESH_S = 0.5
 

@@ -1,8 +1,8 @@
 """The record of a run: one SQLite file, the truth from which every table is made.
 
 The driver is its only writer. A report is committed before the scheduler decides on it, and the
-decision right after, so `sweep.db` alone tells what each trial was given, did and was told. The
-rungs are replayed from it, and so can the search and the interrupted trials be.
+decision right after, so `sweep.db` alone tells what each trial was given, did and was told. A
+killed sweep goes on from it: rungs, search and interrupted trials are rebuilt without a pickle.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,12 +30,15 @@ from samtune import __version__, checksums, durable
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
-    from samtune.asha import Verdict
+    from samtune.asha import Decision, Verdict
 
-State = Literal["running", "completed", "pruned", "diverged", "error", "cancelled"]
+State = Literal["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
 Stage = Literal["search", "confirm"]
 
-FORMAT = 1
+# 2: attempts have a cause, and know which reports came before them.
+FORMAT = 2
+# From this format on a record holds checksums.
+_CHECKED = 2
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 _SCHEMA = """
@@ -50,7 +54,8 @@ CREATE TABLE trials (
     proposed_at REAL NOT NULL, ended_at REAL, UNIQUE (study, stage, number));
 CREATE TABLE attempts (
     trial INTEGER NOT NULL REFERENCES trials, attempt INTEGER NOT NULL,
-    started_at REAL NOT NULL, ended_at REAL, wall_s REAL, PRIMARY KEY (trial, attempt));
+    started_at REAL NOT NULL, ended_at REAL, wall_s REAL,
+    cause TEXT, after INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (trial, attempt));
 CREATE TABLE reports (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, trial INTEGER NOT NULL REFERENCES trials,
     attempt INTEGER NOT NULL, epoch INTEGER NOT NULL, used REAL NOT NULL, value REAL,
@@ -118,7 +123,7 @@ class ReportRow:
     metrics: dict[str, float]
     checkpoint_sha256: str | None
     at: float
-    decision: str | None
+    decision: Decision | None
     rung: int | None
     cutoff: float | None
 
@@ -146,12 +151,16 @@ def check_name(name: str) -> str:
 def refuse_taken(runs: Path, name: str) -> None:
     """Raises RunError if `name` is no name (exit code 2) or already a run's (exit code 4)."""
     folder = runs.absolute() / check_name(name)
-    if os.path.lexists(folder):
-        raise RunError(
-            f"the name {name!r} is taken: {folder} exists; choose another --name, "
-            f"or look at it with `samtune status {name}`",
-            exit_code=4,
-        )
+    if not os.path.lexists(folder):
+        return
+    hint = (
+        f"or look at it with `samtune status {name}`, go on with it with `samtune resume {name}`"
+        if (folder / "sweep.db").is_file()
+        else "or remove it: it holds no run"
+    )
+    raise RunError(
+        f"the name {name!r} is taken: {folder} exists; choose another --name, {hint}", exit_code=4
+    )
 
 
 class Record:
@@ -166,11 +175,18 @@ class Record:
         return self.folder.name
 
     @classmethod
-    def create(cls, runs: Path, name: str | None, spaces: Sequence[Mapping[str, str]]) -> Record:
+    def create(
+        cls,
+        runs: Path,
+        name: str | None,
+        spaces: Sequence[Mapping[str, str]],
+        asked: Mapping[str, Any] | None = None,
+    ) -> Record:
         """Makes the folder `runs/name`; without a name, the first free of `space`, `space-2`, ...
 
-        `spaces` are rows of the table studies. Raises RunError when the name is taken (exit code
-        4) or the folder cannot be written (exit code 5).
+        `spaces` are rows of the table studies; `asked` is what the run was asked beside them,
+        for its resume. A folder that has a `sweep.db` has a whole one. Raises RunError when the
+        name is taken (exit code 4) or the folder cannot be written (exit code 5).
         """
         if name is not None:
             refuse_taken(runs, name)
@@ -186,9 +202,7 @@ class Record:
                 durable.write(aside / copy, space["space"].encode())
             with closing(_connect(aside / "sweep.db")) as db:
                 db.executescript(_SCHEMA)
-                checksums.start(db)
-                checksums.keep(db)
-                _describe(db, spaces)
+                _describe(db, spaces, asked or {})
             count = 1
             while True:
                 try:
@@ -229,9 +243,10 @@ class Record:
             )
         try:
             connection = _connect(folder / "sweep.db")
-            checksums.keep(connection)
             (found,) = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-        except (sqlite3.DatabaseError, TypeError) as error:
+            if json.loads(found) >= _CHECKED:
+                checksums.keep(connection)
+        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
             why = str(error).splitlines()[0]
             raise RunError(f"{folder / 'sweep.db'} is not a samtune record: {why}") from None
         if json.loads(found) > FORMAT:
@@ -261,7 +276,10 @@ class Record:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for writing. Raises RunError (exit code 4) while another process does."""
+        """Holds the run for writing.
+
+        Raises RunError: while another process does (exit code 4), and for a damaged record.
+        """
         lock = FileLock(self.folder / ".lock")
         try:
             # Longer than a look by `is_locked` takes.
@@ -273,6 +291,8 @@ class Record:
                 exit_code=4,
             ) from None
         try:
+            self._upgrade()
+            self.verify()
             yield
         finally:
             lock.release()
@@ -287,7 +307,26 @@ class Record:
                 self._db.close()
                 shutil.rmtree(self.folder)
 
+    def _upgrade(self) -> None:
+        """Brings a record of an earlier format up to this one."""
+        if self.meta("format") < _CHECKED:
+            with durable.transaction(self._db):
+                self._db.execute("ALTER TABLE attempts ADD COLUMN cause TEXT")
+                self._db.execute(
+                    "ALTER TABLE attempts ADD COLUMN after INTEGER NOT NULL DEFAULT 0"
+                )
+                self._set_meta("format", FORMAT)
+                checksums.start(self._db)
+            checksums.keep(self._db)
+
     # Writing
+
+    def set_meta(self, key: str, value: Any) -> None:
+        with durable.transaction(self._db):
+            self._set_meta(key, value)
+
+    def _set_meta(self, key: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     def add_trial(
         self,
@@ -316,7 +355,7 @@ class Record:
             self._db.execute(
                 "UPDATE trials SET config = ? WHERE trial = ?", (canonical(plain), trial)
             )
-        return next(self.trials("trial = ?", trial))
+        return self.trial(trial)
 
     def start_attempt(self, trial: TrialRow) -> tuple[int, str | None]:
         """Opens the next attempt at a trial; they count from 0.
@@ -335,7 +374,8 @@ class Record:
                 "SELECT COUNT(*) FROM attempts WHERE trial = ?", (trial.trial,)
             ).fetchone()
             self._db.execute(
-                "INSERT INTO attempts (trial, attempt, started_at) VALUES (?, ?, ?)",
+                "INSERT INTO attempts (trial, attempt, started_at, after)"
+                " SELECT ?, ?, ?, COALESCE(MAX(seq), 0) FROM reports",
                 (trial.trial, attempt, now()),
             )
             if trial.stage == "confirm":
@@ -384,19 +424,46 @@ class Record:
                 (seq, verdict.decision, verdict.rung, verdict.milestone, verdict.cutoff),
             )
 
+    def end_attempt(self, trial: int, cause: str, wall_s: float | None = None) -> None:
+        """Ends the open attempt at a trial that will be tried again."""
+        with durable.transaction(self._db):
+            self._end_attempt(trial, cause, wall_s)
+
     def end_trial(
-        self, trial: int, state: State, reason: str | None = None, wall_s: float | None = None
+        self,
+        trial: int,
+        state: State,
+        reason: str | None = None,
+        wall_s: float | None = None,
+        cause: str | None = None,
     ) -> None:
+        """Ends a trial and the open attempt at it, whose cause is the state if none is given."""
         with durable.transaction(self._db):
             self._db.execute(
                 "UPDATE trials SET state = ?, reason = ?, ended_at = ? WHERE trial = ?",
                 (state, reason and reason[:500], now(), trial),
             )
-            self._db.execute(
-                "UPDATE attempts SET ended_at = ?, wall_s = ?"
-                " WHERE trial = ? AND ended_at IS NULL",
-                (now(), wall_s, trial),
-            )
+            self._end_attempt(trial, cause or state, wall_s)
+
+    def _end_attempt(self, trial: int, cause: str, wall_s: float | None) -> None:
+        self._db.execute(
+            "UPDATE attempts SET ended_at = ?, wall_s = ?, cause = ?"
+            " WHERE trial = ? AND ended_at IS NULL",
+            (now(), wall_s, cause, trial),
+        )
+
+    def end_attempts_of_the_killed(self) -> int:
+        """Ends the attempts that a killed process left open, at their last sign of life.
+
+        Returns how many there were. Only the holder of the lock may ask.
+        """
+        with durable.transaction(self._db):
+            return self._db.execute(
+                "UPDATE attempts SET cause = 'killed', ended_at = COALESCE(("
+                "  SELECT MAX(at) FROM reports WHERE reports.trial = attempts.trial"
+                "  AND reports.attempt = attempts.attempt), started_at)"
+                " WHERE ended_at IS NULL"
+            ).rowcount
 
     def add_event(self, kind: str, detail: str = "", trial: int | None = None) -> None:
         with durable.transaction(self._db):
@@ -409,6 +476,8 @@ class Record:
 
     def verify(self) -> None:
         """Reads the whole record. Raises RunError when a bit of it is not as committed."""
+        if self.meta("format") < _CHECKED:
+            return
         try:
             checksums.verify(self._db)
         except checksums.DamagedError as error:
@@ -424,6 +493,9 @@ class Record:
     def studies(self) -> list[StudyRow]:
         rows = self._db.execute("SELECT * FROM studies ORDER BY study")
         return [StudyRow(**{**dict(row), "settings": json.loads(row["settings"])}) for row in rows]
+
+    def trial(self, trial: int) -> TrialRow:
+        return next(self.trials("trial = ?", trial))
 
     def trials(self, where: str = "1", *values: Any) -> Iterator[TrialRow]:
         """Trials in the order in which they were proposed."""
@@ -449,8 +521,12 @@ class Record:
             fields["value"] = float("nan") if row["value"] is None else row["value"]
             yield ReportRow(**fields)
 
-    def attempts(self) -> list[sqlite3.Row]:
-        return self._db.execute("SELECT * FROM attempts ORDER BY trial, attempt").fetchall()
+    def attempts(self, where: str = "1", *values: Any) -> list[sqlite3.Row]:
+        """Attempts by trial; `started` numbers them in the order in which they began."""
+        return self._db.execute(
+            f"SELECT rowid AS started, * FROM attempts WHERE {where} ORDER BY trial, attempt",
+            values,
+        ).fetchall()
 
     def openings(self) -> list[sqlite3.Row]:
         """Permissions to open test, in the order in which they were granted."""
@@ -458,6 +534,12 @@ class Record:
 
     def events(self) -> list[sqlite3.Row]:
         return self._db.execute("SELECT * FROM events ORDER BY seq").fetchall()
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run's results may depend on."""
+    found = {name: version(name) for name in ("torch", "ray", "optuna")}
+    return {"samtune": __version__, **found}
 
 
 def now() -> float:
@@ -474,20 +556,28 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _describe(db: sqlite3.Connection, spaces: Sequence[Mapping[str, str]]) -> None:
+def _describe(
+    db: sqlite3.Connection, spaces: Sequence[Mapping[str, str]], asked: Mapping[str, Any]
+) -> None:
+    meta = {
+        "format": FORMAT,
+        "samtune_version": __version__,
+        "versions": versions(),
+        "created_at": time.time(),
+        "git_commit": _git_commit(),
+        "asked": dict(asked),
+    }
     with durable.transaction(db):
         db.executemany(
             "INSERT INTO studies VALUES"
             " (:study, :name, :variant, :base, :space, :sha256, :settings)",
             [{**space, "study": k} for k, space in enumerate(spaces)],
         )
-        for key, value in {
-            "format": FORMAT,
-            "samtune_version": __version__,
-            "created_at": time.time(),
-            "git_commit": _git_commit(),
-        }.items():
-            db.execute("INSERT INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+        db.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            [(key, json.dumps(value)) for key, value in meta.items()],
+        )
+        checksums.start(db)
 
 
 def hostname_hash() -> str:

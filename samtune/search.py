@@ -93,6 +93,7 @@ class Proposals:
                 load_if_exists=True,
             )
         self._open: dict[int, optuna.Trial] = {}
+        self._row: dict[int, int] = {}
 
     def ask(self) -> Proposal | None:
         """The next proposal, or None when all have been made."""
@@ -111,35 +112,49 @@ class Proposals:
             fixed = {name: _place(domain, u) for (name, domain), u in row} | fixed
         seed = np.random.SeedSequence([self.space.search.seed, number]).generate_state(1)[0]
         self.study.sampler = self._sampler(int(seed))
+        return Proposal(number, self._enqueue(number, fixed), origin)
+
+    def ask_again(self, number: int, knobs: Mapping[str, Value]) -> None:
+        """Puts a proposal of the record, or one that had paused, before the study; nothing is
+        drawn. Raises ValueError when the knobs are not of this space."""
+        self.asked = max(self.asked, number + 1)
+        self.study.sampler = optuna.samplers.RandomSampler(seed=0)
+        if self._enqueue(number, self._drawn(knobs)) != dict(knobs):
+            raise ValueError(f"trial {number} of {self.space.name} does not fit its space")
+
+    def _enqueue(self, number: int, fixed: dict[str, Value]) -> dict[str, Value]:
         self.study.enqueue_trial(fixed)
         trial = self.study.ask()
-        self._open[number] = trial
-        return Proposal(number, self._resolve({}, trial), origin)
+        self._open[number], self._row[number] = trial, trial.number
+        return self._resolve({}, trial)
 
     def tell(self, number: int, state: str, values: Mapping[int, float]) -> None:
         """Tells the study how a trial ended; `values` are its reports by epoch.
 
-        A pruned trial is told as PRUNED with its last value. A diverged one is told as PRUNED
-        without any, which TPE ranks below every other trial. An error teaches nothing (FAIL).
+        A pruned trial is told as PRUNED with its last value, and so is a paused one, which is
+        asked again if it goes on. A diverged one is told as PRUNED without any, which TPE ranks
+        below every other trial. An error teaches nothing (FAIL).
         """
-        trial = self._open.pop(number)
-        trial.set_user_attr("state", state)
-        if state in {"completed", "pruned"}:
-            for step, value in sorted(values.items()):
-                trial.report(value, step)
-        match state:
-            case "completed":
-                self.study.tell(trial, values[max(values)])
-            case "pruned" | "diverged":
-                self.study.tell(trial, state=TrialState.PRUNED)
-            case _:
-                self.study.tell(trial, state=TrialState.FAIL)
-        if self._mirror is not None:
+        # One that is pruned after a pause has been told already.
+        trial = self._open.pop(number, None)
+        if trial is not None:
+            trial.set_user_attr("state", "pruned" if state == "paused" else state)
+            if state in {"completed", "pruned", "paused"}:
+                for step, value in sorted(values.items()):
+                    trial.report(value, step)
+            match state:
+                case "completed":
+                    self.study.tell(trial, values[max(values)])
+                case "pruned" | "paused" | "diverged":
+                    self.study.tell(trial, state=TrialState.PRUNED)
+                case _:
+                    self.study.tell(trial, state=TrialState.FAIL)
+        if self._mirror is not None and state != "paused":
             self._mirror.add_trial(self.told(number))
 
     def told(self, number: int) -> optuna.trial.FrozenTrial:
         """Optuna's own row of a proposal."""
-        return self.study.get_trials(deepcopy=False)[number]
+        return self.study.get_trials(deepcopy=False)[self._row[number]]
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         if self.space.search.method == "tpe":
@@ -196,11 +211,15 @@ class _Mirror(JournalFileBackend):
 
 
 class ProposalSearcher(Searcher):
-    """Puts proposals before Ray Tune, and hands back how each trial ended."""
+    """Puts trials before Ray Tune, and hands back how each ended.
+
+    `propose` answers with a trial's configuration, with None when there is none before another
+    trial ends, and with `ProposalSearcher.FINISHED` when there is none any more.
+    """
 
     def __init__(
         self,
-        propose: Callable[[str], dict[str, Any] | None],
+        propose: Callable[[str], dict[str, Any] | str | None],
         on_end: Callable[[str, dict[str, Any] | None, bool], None],
     ) -> None:
         super().__init__()
@@ -208,7 +227,7 @@ class ProposalSearcher(Searcher):
         self._on_end = on_end
 
     def suggest(self, trial_id: str) -> Any:
-        return self._propose(trial_id) or Searcher.FINISHED
+        return self._propose(trial_id)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

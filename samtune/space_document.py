@@ -84,6 +84,12 @@ def _whole_or_auto(value: Any) -> Any:
     raise ValueError(f"{quoted(value)} is neither a whole number of at least 1 nor `auto`")
 
 
+def _seconds_or_auto(value: Any) -> Any:
+    if value == "auto" or (not isinstance(value, str) and _number(value) > 0):
+        return value
+    raise ValueError(f"{quoted(value)} is neither a number of seconds above 0 nor `auto`")
+
+
 def _first(value: Any) -> Any:
     if value == "default" or isinstance(value, dict):
         return value
@@ -211,6 +217,14 @@ class Resources(_Words):
     )
     parallel: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = Field(
         default="auto", description="Most trials at a time; auto: as many as fit."
+    )
+    retries: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
+        default=2,
+        description="How often a trial is tried again whose worker died or stalled.",
+    )
+    stall_after: Annotated[float | Literal["auto"], BeforeValidator(_seconds_or_auto)] = Field(
+        default="auto",
+        description="Seconds without a report after which a trial is killed; auto: by its pace.",
     )
 
 

@@ -106,4 +106,4 @@ def status_text(status: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_OPEN = {"running", "cancelled"}
+_OPEN = {"running", "paused", "cancelled"}

@@ -20,9 +20,12 @@ from samtune import tables
 from samtune.cluster import Cluster
 from samtune.export import export
 from samtune.live import QuietView
+from samtune.progress import Progress
 from samtune.record import Record, TrialRow
 from samtune.space import SearchSpace
-from samtune.sweep import Confirm, Progress, Search, Stop, run_stage, rungs_of
+from samtune.stages import Confirm, Search, rungs_of
+from samtune.stop import Stop
+from samtune.sweep import run_stage
 
 LAB = '''
 import os
@@ -169,7 +172,7 @@ def test_a_mistake_that_fails_every_trial_is_given_up_early(
     stop = Stop()
     with record_of(runs, spaces) as record:
         progress = sweep(record, spaces, two_slots, stop)
-        assert stop.gave_up and progress.ended < 10 < progress.total
+        assert stop.why == "gave up" and progress.ended < 10 < progress.total
 
 
 def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
@@ -188,7 +191,7 @@ def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
 def test_a_second_signal_ends_the_process_at_once() -> None:
     code = """if True:
         import os, signal
-        from samtune.sweep import Stop
+        from samtune.stop import Stop
         with Stop().on_signals(lambda: None):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -238,10 +241,17 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
         # Repeats already on record are not run again; more seeds add only what is missing.
         assert Confirm(record, spaces, None, None).progress.total == 0
         assert Confirm(record, spaces, None, 5).progress.total == 6
-        # A repeat that was cut short is run again, under a new permit.
-        cut = next(record.trials("stage = 'confirm'"))
-        record.end_trial(cut.trial, "cancelled")
+        # A repeat that was cut short is run again, under a new permit; one that had come to its
+        # end, and was only not said to have, is not.
+        first, second = list(record.trials("stage = 'confirm'"))[:2]
+        for cut in (first, second):
+            record.end_trial(cut.trial, "cancelled")
+        with record._db as db:
+            last = max(r.seq for r in record.reports("trial = ?", second.trial))
+            db.execute("DELETE FROM decisions WHERE seq = ?", (last,))
+            db.execute("DELETE FROM reports WHERE seq = ?", (last,))
         again = Confirm(record, spaces, None, None)
+        assert record.trial(first.trial).state == "completed"
         assert run_stage(again, record, two_slots, QuietView(), Stop()).states["completed"] == 1
         assert len(record.openings()) == 5
         export(record)

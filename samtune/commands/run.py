@@ -1,11 +1,13 @@
-"""The commands that train: `samtune run` and `samtune confirm`."""
+"""The commands that train: `samtune run`, `samtune resume` and `samtune confirm`."""
 
 from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,8 @@ from samtune.commands.spaces import load_spaces
 if TYPE_CHECKING:
     from samtune.record import Record
     from samtune.space import SearchSpace
+    from samtune.stages import Confirm
+    from samtune.stop import Stop
 
 
 @click.command()
@@ -63,11 +67,13 @@ def run(
     """Sweeps one or several spaces and prints the leaderboard.
 
     SPACE is a file, or the name of a shipped space: `samtune run spaces/asam.yaml`,
-    `samtune run sgd sam asam`.
+    `samtune run sgd sam asam`. With the --name and the spaces of a run that was stopped, it goes
+    on with that run.
     """
-    from samtune.record import Record, refuse_taken
+    from samtune.record import Record, check_name, refuse_taken
 
-    if name is not None:
+    stopped = name is not None and (runs / check_name(name) / "sweep.db").is_file()
+    if name is not None and not stopped:
         refuse_taken(runs, name)
     loaded = load_spaces(spaces, overrides)
     if dry_run:
@@ -77,8 +83,19 @@ def run(
         text = "\n\n".join(plan_text(space) for space in planned)
         click.echo(json.dumps({"schema": "plan/1", "spaces": planned}) if as_json else text)
         return
+    asked = {"confirm": confirmed, "top": top, "seeds": seeds}
+    if name is not None and stopped:
+        with Record.open(runs, name) as record:
+            if [study.sha256 for study in record.studies()] != [s.sha256 for s in loaded]:
+                refuse_taken(runs, name)
+            with record.lock():
+                _same_versions(record, accepted=False)
+                record.set_meta("asked", asked)
+                if not _go_on(record, address, quiet, as_json):
+                    refuse_taken(runs, name)
+        return
     from samtune.search import Proposals
-    from samtune.sweep import searched
+    from samtune.stages import searched
 
     record = Record.create(
         runs,
@@ -102,11 +119,40 @@ def run(
             }
             for space in loaded
         ],
+        asked,
     )
     with record, record.lock(), record.removed_if_empty():
         stages = ["search", "confirm"] if confirmed else ["search"]
         code = _stages(record, loaded, stages, top, seeds, address, quiet)
         _finish(record, code, as_json)
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--accept-version-change",
+    "accepted",
+    is_flag=True,
+    help="Go on although samtune, torch, ray or optuna is not the version that began the run.",
+)
+@runs_option
+@address_option
+@quiet_option
+@json_option
+def resume(
+    name: str, accepted: bool, runs: Path, address: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Goes on with a run that was stopped or killed, to the end it was meant to have.
+
+    Interrupted trials go on from their last checkpoints; the space is the run's own frozen copy.
+    """
+    from samtune.record import Record
+
+    with Record.open(runs, name) as record, record.lock():
+        _same_versions(record, accepted)
+        if not _go_on(record, address, quiet, as_json):
+            click.echo(f"nothing is left to do in {name}", err=True)
+            _finish(record, 0, as_json)
 
 
 @click.command()
@@ -131,15 +177,65 @@ def confirm(
     Repeats that the run already has are kept, so `--seeds 10` after 5 adds 5.
     """
     from samtune.record import Record
-    from samtune.space import SearchSpace
 
     with Record.open(runs, name) as record, record.lock():
-        spaces = [
-            SearchSpace.from_text(study.space, study.name, f"{name}/{study.name}")
-            for study in record.studies()
-        ]
-        code = _stages(record, spaces, ["confirm"], top, seeds, address, quiet)
+        record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
+        code = _stages(record, _frozen(record), ["confirm"], top, seeds, address, quiet)
         _finish(record, code, as_json)
+
+
+def _frozen(record: Record) -> list[SearchSpace]:
+    """The spaces as the run was begun with, whatever their files say now."""
+    from samtune.space import SearchSpace
+
+    return [
+        SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
+        for study in record.studies()
+    ]
+
+
+def _same_versions(record: Record, accepted: bool) -> None:
+    """Raises RunError (exit code 2) for a run that other versions began, unless accepted."""
+    from samtune.record import RunError, versions
+
+    began, now = record.meta("versions") or {}, versions()
+    changed = ", ".join(
+        f"{name} was {began[name]} and is {now[name]}"
+        for name in sorted(began.keys() & now.keys())
+        if began[name] != now[name]
+    )
+    if not changed:
+        return
+    if not accepted:
+        raise RunError(
+            f"{record.name} was begun with other versions: {changed}; its later trials may not "
+            f"compare with its earlier ones: `samtune resume {record.name} "
+            "--accept-version-change` goes on all the same",
+            exit_code=2,
+        )
+    record.add_event("version change accepted", changed)
+    record.set_meta("versions", now)
+
+
+def _go_on(record: Record, address: str | None, quiet: bool, as_json: bool) -> bool:
+    """Runs what a run has left to do, and exits; False when there is nothing."""
+    from samtune.stages import Confirm, Search, has_work
+
+    spaces = _frozen(record)
+    asked = record.meta("asked") or {"confirm": True, "top": None, "seeds": None}
+    stages = []
+    if has_work(Search(record, spaces)):
+        stages.append("search")
+    if asked["confirm"] and (
+        stages or has_work(Confirm(record, spaces, asked["top"], asked["seeds"]))
+    ):
+        stages.append("confirm")
+    if not stages:
+        return False
+    record.add_event("resumed", f"{' and '.join(stages)} to do")
+    code = _stages(record, spaces, stages, asked["top"], asked["seeds"], address, quiet)
+    _finish(record, code, as_json)
+    return True
 
 
 def _stages(
@@ -154,16 +250,19 @@ def _stages(
     """Runs the stages and answers with the exit code."""
     from samtune.cluster import cluster
     from samtune.live import view
-    from samtune.sweep import Confirm, Search, Stop, run_stage
+    from samtune.stages import Confirm, Search
+    from samtune.stop import Stop, withdraw
+    from samtune.sweep import run_stage
 
     console = console_for(stderr=True)
     click.echo(f"run {record.name}: {record.folder}", err=True)
+    withdraw(record.folder)
     stop = Stop()
-    signals = partial(stop.on_signals, partial(_cut_short, record.folder))
+    signals = partial(stop.on_signals, partial(_cut_short, record.folder, stop))
     failed = 0
     wanted = [space.resources for space in spaces]
     # Ray puts its own handlers in place of ours when it starts, so they are set once more.
-    with signals(), cluster(wanted, address) as on, signals():
+    with signals(), cluster(wanted, address) as on, signals(), _room(record):
         for stage in stages:
             if stop.requested:
                 break
@@ -171,33 +270,70 @@ def _stages(
                 plan: Search | Confirm = Search(record, spaces)
             else:
                 plan = Confirm(record, spaces, top, seeds)
-                if "search" not in stages and any(record.trials("state = 'cancelled'")):
-                    click.echo(
-                        "the search was stopped before its end; confirming its best", err=True
-                    )
-                for name in plan.without_winner:
-                    click.echo(f"{name}: no trial was completed, so none is confirmed", err=True)
-                    failed += 1
+                failed += _tell_winners(record, plan, searched="search" in stages)
             with view(console, quiet=quiet) as shown:
                 progress = run_stage(plan, record, on, shown, stop)
             failed += progress.states.get("error", 0)
-    if stop.requested and not stop.gave_up:
-        return 75
-    if stop.gave_up or not any(record.trials("state = 'completed'")):
+    if stop.requested:
+        return _stopped(record, stop)
+    if not any(record.trials("state = 'completed'")):
         return 1
     return 3 if failed else 0
 
 
-def _cut_short(folder: Path) -> None:
+def _tell_winners(record: Record, plan: Confirm, *, searched: bool) -> int:
+    """Says what a confirmation cannot confirm; returns how many spaces have no winner."""
+    if not searched and any(record.trials("state = 'cancelled'")):
+        click.echo("the search was stopped before its end; confirming its best", err=True)
+    for name in plan.without_winner:
+        click.echo(f"{name}: no trial was completed, so none is confirmed", err=True)
+    return len(plan.without_winner)
+
+
+def _stopped(record: Record, stop: Stop) -> int:
+    """The exit code of a stop. Raises RunError (exit code 5) for one that the disk asked for."""
+    if stop.why == "disk full":
+        raise _full(record, stop.detail)
+    return 1 if stop.why == "gave up" else 75
+
+
+def _full(record: Record, detail: str) -> Exception:
+    from samtune.record import RunError
+
+    return RunError(
+        f"stopped, because {record.folder} has no room left ({detail}); all of it is on record: "
+        f"make room, and `samtune resume {record.name}` goes on",
+        exit_code=5,
+    )
+
+
+@contextmanager
+def _room(record: Record) -> Iterator[None]:
+    """Tells of a full disk as such, wherever in a stage or a table it was met."""
+    from samtune.stop import disk_refuses
+
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if not disk_refuses(error):
+            raise
+        raise _full(record, str(error)) from error
+
+
+def _cut_short(folder: Path, stop: Stop) -> None:
     """Ends the process when Ray does not let go of it: the record is whole before it does."""
     from samtune.record import Record
 
     with Record.open(folder.parent, folder.name) as record:
         for trial in record.trials("state = 'running'"):
-            record.end_trial(trial.trial, "cancelled", "stopped on request")
+            record.end_trial(trial.trial, "cancelled", "stopped on request", cause="stopped")
         record.add_event("stopped", "Ray did not end its trials in time")
-    click.echo(f"stopped; all of it is on record: samtune status {folder.name}", err=True)
-    os._exit(75)
+    click.echo(_on_record(folder.name), err=True)
+    os._exit({"gave up": 1, "disk full": 5}.get(stop.why or "", 75))
+
+
+def _on_record(name: str) -> str:
+    return f"stopped; all of it is on record: `samtune resume {name}` goes on"
 
 
 def _finish(record: Record, code: int, as_json: bool) -> None:
@@ -206,14 +342,15 @@ def _finish(record: Record, code: int, as_json: bool) -> None:
     from analysis.leaderboard import save
     from samtune.export import export
 
-    export(record)
-    board = compare([record.folder])
-    save(board, record.folder / "leaderboard.parquet")
+    with _room(record):
+        export(record)
+        board = compare([record.folder])
+        save(board, record.folder / "leaderboard.parquet")
     print_board(board, "json" if as_json else "table")
     if code in {1, 3}:
         for reason in list(dict.fromkeys(t.reason for t in record.trials("state = 'error'")))[:3]:
             click.echo(f"a trial failed: {reason}", err=True)
     if code == 75:
-        click.echo(f"stopped; all of it is on record: samtune status {record.name}", err=True)
+        click.echo(_on_record(record.name), err=True)
     click.echo(f"files: {record.folder}", err=True)
     sys.exit(code)

@@ -1,0 +1,308 @@
+"""The two stages of a sweep: which trials there are, and what their reports and ends mean.
+
+`Search` lets each space's Optuna study propose and its rungs judge; `Confirm` re-runs the best
+configurations on fresh seeds and opens test. Both are made from the record, so a stage that is
+resumed stands where it stood: made anew from an empty record, rebuilt from a full one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from samtune.asha import Rungs, Verdict
+from samtune.progress import Best, Progress
+from samtune.rebuild import Past, replay
+from samtune.record import Record, Stage, State, TrialRow
+from samtune.search import Proposals
+from samtune.space import Fixed, SearchSpace
+from samtune.trial import Seeds, TrialConfig
+
+# Repeats draw from seeds that no search uses.
+_FIRST_BUNDLE = 1_000_000
+
+
+class StagePlan(Protocol):
+    """Which trials a stage has, and what its reports and ends mean."""
+
+    spaces: Sequence[SearchSpace]
+    progress: Progress
+
+    def next(self) -> TrialRow | None:
+        """The next trial to run, or None when there is none before another one ends."""
+
+    def again(self, trial: TrialRow) -> None:
+        """Has `next` answer with a trial once more, before all others."""
+
+    def judge(self, trial: TrialRow, used: float, value: float) -> Verdict:
+        """Decides on a finite report that goes further than all before it."""
+
+    def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
+        """Learns how a trial ended or paused; `values` are its finite reports by epoch."""
+
+    def finish(self) -> None:
+        """Ends what was only waiting; called when nothing runs and nothing can come any more."""
+
+
+class Search:
+    """Trials proposed by one Optuna study a space, in turn, so that spaces share the cluster.
+
+    Interrupted trials go first, then promoted ones, then new ones.
+    """
+
+    def __init__(self, record: Record, spaces: Sequence[SearchSpace]) -> None:
+        self._record = record
+        self.spaces = spaces
+        journal = record.folder / "optuna.journal"
+        for stale in (journal, journal.with_name("optuna.journal.lock")):
+            stale.unlink(missing_ok=True)
+        self._proposals = [Proposals(space, mirror=journal) for space in spaces]
+        self._waiting: list[TrialRow] = []
+        self._paused: dict[int, TrialRow] = {}
+        self._turn = 0
+        self.progress = _progress("search", record, spaces)
+        self.progress.total = sum(proposals.total for proposals in self._proposals)
+        self.progress.rungs = {study: rungs_of(space) for study, space in enumerate(spaces)}
+        self._rebuild()
+
+    def next(self) -> TrialRow | None:
+        if self._waiting:
+            return self._waiting.pop(0)
+        for study, rungs in self.progress.rungs.items():
+            while (promoted := rungs.promoted()) is not None:
+                trial = self._paused.pop(promoted, None)
+                if trial is not None:
+                    self._proposals[study].ask_again(trial.number, trial.config.knobs)
+                    return trial
+        for _ in self.spaces:
+            study = self._turn % len(self.spaces)
+            self._turn += 1
+            proposal = self._proposals[study].ask()
+            if proposal is None:
+                continue
+            space = self.spaces[study]
+            config = TrialConfig(
+                trainable=space.trainable,
+                variant=space.variant,
+                base=space.base,
+                knobs=proposal.knobs,
+                task={word: value for word, value in space.task.items() if word != "split_seed"},
+                budget=space.trial_budget,
+                seeds=Seeds(space.search.seed, space.search.seed, int(space.task["split_seed"])),
+                metric=space.search.metric,
+                cpus=space.resources.cpus,
+                gpus=space.resources.gpus,
+            )
+            return self._record.add_trial(
+                study, "search", proposal.number, proposal.origin, config
+            )
+        return None
+
+    def again(self, trial: TrialRow) -> None:
+        self._waiting.insert(0, trial)
+
+    def judge(self, trial: TrialRow, used: float, value: float) -> Verdict:
+        return self.progress.rungs[trial.study].judge(trial.trial, used, value)
+
+    def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
+        if state == "cancelled":
+            # It goes on when the run is resumed.
+            return
+        self._proposals[trial.study].tell(trial.number, state, values)
+        if state == "paused":
+            self._paused[trial.trial] = dataclasses.replace(trial, state="paused")
+            return
+        shutil.rmtree(trial.config.checkpoint_dir or "", ignore_errors=True)
+        if state == "completed":
+            value = values[max(values)]
+            best = self.progress.best.get(trial.study)
+            sign = 1 if self.spaces[trial.study].search.mode == "max" else -1
+            if best is None or sign * value > sign * best.value:
+                free = self.progress.searched[trial.study]
+                knobs = {k: v for k, v in trial.config.knobs.items() if k in free}
+                self.progress.best[trial.study] = Best(value, trial.number, knobs)
+
+    def finish(self) -> None:
+        """Prunes the trials that paused and were never promoted."""
+        for trial in self._paused.values():
+            self._record.end_trial(trial.trial, "pruned", self._record.trial(trial.trial).reason)
+            self.progress.count("paused", -1)
+            self.progress.count("pruned", 1)
+            self.ended(trial, "pruned", {})
+        self._paused.clear()
+
+    def _rebuild(self) -> None:
+        """Brings proposals, rungs and progress to where the record stands.
+
+        What a killed process had not come to say is said now.
+        """
+        self._record.end_attempts_of_the_killed()
+        trials = {trial.trial: trial for trial in self._record.trials("stage = 'search'")}
+        attempts = [a for a in self._record.attempts() if a["trial"] in trials]
+        attempts.sort(key=lambda attempt: int(attempt["started"]))
+        paused = {(r.trial, r.attempt) for r in self._record.reports("decision = 'pause'")}
+        promoted = [a for a in attempts if (a["trial"], a["attempt"] - 1) in paused]
+        pasts = replay(
+            self._record,
+            "search",
+            lambda report: self.judge(trials[report.trial], report.used, report.value),
+            [
+                (a["after"], self.progress.rungs[trials[a["trial"]].study].promoted)
+                for a in promoted
+            ],
+        )
+        for attempt in attempts:
+            trial, count = trials[attempt["trial"]], attempt["attempt"]
+            proposals = self._proposals[trial.study]
+            if (trial.trial, count - 1) in paused:
+                proposals.tell(trial.number, "paused", pasts[trial.trial].by_epoch(before=count))
+                proposals.ask_again(trial.number, trial.config.knobs)
+            elif count == 0:
+                proposals.ask_again(trial.number, trial.config.knobs)
+        for unserved in sorted(trials.keys() - {attempt["trial"] for attempt in attempts}):
+            trial = trials[unserved]
+            self._proposals[trial.study].ask_again(trial.number, trial.config.knobs)
+        for trial in trials.values():
+            self._turn = trial.study + 1
+
+        newest = {attempt["trial"]: attempt["attempt"] for attempt in attempts}
+        for trial in sorted(trials.values(), key=lambda t: (t.ended_at or math.inf, t.trial)):
+            past = pasts[trial.trial]
+            self.progress.used[trial.trial] = past.used
+            state = _settle(self._record, trial, past, newest.get(trial.trial, 0))
+            if state is None:
+                self._waiting.append(trial)
+            else:
+                self.progress.count(state, 1)
+                self.ended(trial, state, past.by_epoch())
+        self._waiting.sort(key=lambda trial: trial.trial)
+        self.progress.ended_before = self.progress.ended
+
+
+class Confirm:
+    """The best configurations of each study on fresh seeds, the same seeds for every variant.
+
+    A repeat has its own split, initialisation and order. Repeats already in the record are not
+    run again, those that were cut short are.
+    """
+
+    def __init__(
+        self, record: Record, spaces: Sequence[SearchSpace], top: int | None, seeds: int | None
+    ) -> None:
+        self._record = record
+        self.spaces = spaces
+        record.end_attempts_of_the_killed()
+        # Left behind by a process that was killed: this one holds the lock, so nothing runs.
+        for trial in record.trials("stage = 'search' AND state = 'running'"):
+            record.end_trial(trial.trial, "cancelled", "its process was killed")
+        pasts = replay(record, "confirm", lambda report: Verdict("continue"))
+        newest = {attempt["trial"]: attempt["attempt"] for attempt in record.attempts()}
+        repeats = {(t.source, t.bundle): t for t in record.trials("stage = 'confirm'")}
+        self._waiting: list[TrialRow | tuple[TrialRow, int, int]] = []
+        self._count = len(repeats)
+        self.without_winner: list[str] = []
+        for study, space in enumerate(spaces):
+            winners = ranked(record, study, space.search.mode)[: top or space.confirm.top]
+            if not winners:
+                self.without_winner.append(space.name)
+            for rank, winner in enumerate(winners):
+                for bundle in range(seeds or space.confirm.seeds):
+                    repeat = repeats.get((winner.trial, bundle))
+                    if repeat is None:
+                        self._waiting.append((winner, rank, bundle))
+                        continue
+                    attempt = newest.get(repeat.trial, 0)
+                    if _settle(record, repeat, pasts[repeat.trial], attempt) in {None, "error"}:
+                        self._waiting.append(repeat)
+        self.progress = _progress("confirm", record, spaces)
+        self.progress.total = len(self._waiting)
+
+    def next(self) -> TrialRow | None:
+        if not self._waiting:
+            return None
+        waiting = self._waiting.pop(0)
+        if isinstance(waiting, TrialRow):
+            return waiting
+        winner, rank, bundle = waiting
+        self._count += 1
+        seed = _FIRST_BUNDLE + bundle
+        config = dataclasses.replace(winner.config, seeds=Seeds(seed, seed, seed))
+        return self._record.add_trial(
+            winner.study,
+            "confirm",
+            self._count,
+            "repeat",
+            config,
+            source=winner.trial,
+            rank=rank,
+            bundle=bundle,
+        )
+
+    def again(self, trial: TrialRow) -> None:
+        self._waiting.insert(0, trial)
+
+    def judge(self, trial: TrialRow, used: float, value: float) -> Verdict:
+        return Verdict("continue")
+
+    def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
+        """Nothing to learn from a repeat: the leaderboard reads it from the record."""
+
+    def finish(self) -> None:
+        """No repeat waits for another."""
+
+
+def searched(space: SearchSpace) -> set[str]:
+    """The knobs that differ between trials."""
+    free = {name for name, domain in space.knobs.items() if not isinstance(domain, Fixed)}
+    return free.union(*space.points)
+
+
+def rungs_of(space: SearchSpace) -> Rungs:
+    """The empty rungs of a space."""
+    return Rungs(space.asha.grace, space.asha.factor, space.budget.per_trial, space.search.mode)
+
+
+def ranked(record: Record, study: int, mode: str) -> list[TrialRow]:
+    """The completed trials of a study, best last value first; the earlier of equals first."""
+    last = {report.trial: report.value for report in record.reports()}
+    trials = list(record.trials("study = ? AND stage = 'search' AND state = 'completed'", study))
+    return sorted(trials, key=lambda t: -last[t.trial] if mode == "max" else last[t.trial])
+
+
+def has_work(plan: StagePlan) -> bool:
+    """Whether a stage has a trial to run; one that has none is brought to its end."""
+    trial = plan.next()
+    if trial is None:
+        plan.finish()
+        return False
+    plan.again(trial)
+    return True
+
+
+def _progress(stage: Stage, record: Record, spaces: Sequence[SearchSpace]) -> Progress:
+    return Progress(
+        stage,
+        record.name,
+        [space.name for space in spaces],
+        0,
+        spaces[0].budget.kind,
+        spaces[0].search.metric,
+        [searched(space) for space in spaces],
+    )
+
+
+def _settle(record: Record, trial: TrialRow, past: Past, attempt: int) -> State | None:
+    """The state of a trial, None for one to go on with.
+
+    One that was interrupted after the report that ended it ends now, without being run.
+    """
+    if trial.state not in {"running", "cancelled"}:
+        return trial.state
+    end = past.end(trial, attempt)
+    if end is None:
+        return None
+    record.end_trial(trial.trial, end.state, end.reason)
+    return end.state
