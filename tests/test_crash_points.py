@@ -15,20 +15,24 @@ import shutil
 import signal
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 import samtune
-from samtune import durable, tables
+from samtune import cluster, durable, tables
 from samtune.export import export
 from samtune.live import QuietView
 from samtune.record import Record, RunError
 from samtune.space import SearchSpace
-from samtune.sweep import Search, Stop, _Driver, rungs_of
-from samtune.trial import TrialConfig, running
+from samtune.stages import Search, rungs_of
+from samtune.stop import Stop, Watch
+from samtune.sweep import _Driver
+from samtune.trial import TrialConfig
 from trainables import checkpoint
 
 SPACE = SearchSpace.load(
@@ -50,8 +54,8 @@ STUDY = {
 }
 
 
-class _Told(Exception):
-    """The driver told the trial to stop."""
+class _Told(BaseException):
+    """The driver told the trial to stop; as in Ray, no trainable catches it."""
 
 
 def train(config: TrialConfig) -> None:
@@ -77,14 +81,14 @@ def send(state: dict[str, Any], saved: checkpoint.Saved) -> None:
     )
 
 
-class _Tune:
+@dataclass
+class _Trial:
     """As much of Ray Tune's trial as the driver looks at."""
 
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
+    trial_id: str
 
 
-def sweep(record: Record, witness: int) -> None:
+def sweep(record: Record, witness: int) -> Stop:
     """The whole search and its tables; a line to `witness` for each report that is committed."""
     add_report = record.add_report
 
@@ -94,34 +98,37 @@ def sweep(record: Record, witness: int) -> None:
         return seq
 
     record.add_report = witnessed  # type: ignore[method-assign]
-    driver = _Driver(Search(record, [SPACE]), record, QuietView(), Stop())
+    stop = Stop()
+    watch = Watch(record.folder, stop)
+    driver = _Driver(Search(record, [SPACE]), record, QuietView(), stop, watch)
     for number in itertools.count():
-        tune = _Tune(str(number))
-        proposal = driver.propose(tune.trial_id)
-        if proposal is None:
+        trial = _Trial(str(number))
+        config = driver.propose(trial.trial_id)
+        if not isinstance(config, dict):
             break
-        config = TrialConfig.from_dict(proposal["trial"])
 
-        def commit(report: dict[str, Any], tune: Any = tune) -> None:
-            verdict = driver.reported(tune, {"report": json.dumps(report)})
-            if verdict.decision == "stop":
+        def told(result: dict[str, Any], trial: Any = trial) -> None:
+            if driver.reported(trial, result).decision == "stop":
                 raise _Told
 
-        try:
-            with running(config, commit):
-                train(config)
-        except _Told:
-            pass
-        driver.ended(tune.trial_id, {"done": True}, False)
-    driver.close()
-    export(record)
+        returned = True
+        with mock.patch.multiple(cluster, tune=mock.Mock(report=told), resolve=lambda _: train):
+            try:
+                cluster.run_trial(config)
+            except _Told:
+                returned = False
+        driver.ended(trial.trial_id, {"done": returned}, False)
+    driver.close(cut=stop.requested)
+    if not stop.requested:
+        export(record)
+    return stop
 
 
-def run_or_resume(runs: Path, witness: int) -> None:
+def run_or_resume(runs: Path, witness: int) -> Stop:
     taken = (runs / "mine").exists()
     record = Record.open(runs, "mine") if taken else Record.create(runs, "mine", [STUDY])
     with record, record.lock():
-        sweep(record, witness)
+        return sweep(record, witness)
 
 
 def killed_at(number: int, runs: Path, witness: int) -> bool:
@@ -146,7 +153,7 @@ def failed_at(number: int, runs: Path, witness: int) -> bool:
     """Runs the sweep on a disk that is full from a crash point on; whether it came to that."""
     try:
         durable.fault("enospc", number)
-        run_or_resume(runs, witness)
+        return run_or_resume(runs, witness).why == "disk full"
     except OSError as error:
         assert error.errno == errno.ENOSPC
         return True
@@ -155,7 +162,6 @@ def failed_at(number: int, runs: Path, witness: int) -> bool:
         return True
     finally:
         durable.fault(None)
-    return False
 
 
 def content(folder: Path) -> dict[str, list[Any]]:
@@ -200,8 +206,8 @@ def assert_whole(runs: Path, told: list[tuple[int, ...]]) -> None:
 def test_a_sweep_survives_a_crash_at_every_write(
     memory: Path, crash: Callable[[int, Path, int], bool]
 ) -> None:
-    with (memory / "witness").open("wb") as witness:
-        run_or_resume(memory / "unharmed", witness.fileno())
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    run_or_resume(memory / "unharmed", nobody)
     unharmed = content(memory / "unharmed" / "mine")
     for number in itertools.count(1):
         runs = memory / str(number)
@@ -211,6 +217,8 @@ def test_a_sweep_survives_a_crash_at_every_write(
             break
         lines = (memory / "witness").read_text().splitlines()
         assert_whole(runs, [tuple(map(int, line.split())) for line in lines])
-        shutil.rmtree(runs, ignore_errors=True)
+        run_or_resume(runs, nobody)
+        assert content(runs / "mine") == unharmed, f"crash point {number}"
+        shutil.rmtree(runs)
     assert content(runs / "mine") == unharmed
     assert number > 80
