@@ -55,7 +55,8 @@ def status_of(record: Record) -> dict[str, Any]:
         "run": record.name,
         "folder": str(record.folder),
         "running": running,
-        "seconds": (now() if running or not ends else max(ends)) - record.meta("created_at"),
+        # The clock may have been set back since.
+        "seconds": max(0.0, (now() if running or not ends else max(ends)) - began),
         "studies": studies,
         "test_openings": [dict(opening) for opening in record.openings()],
         "errors": [

@@ -5,9 +5,15 @@ Where each row of the fault matrix is tested:
 
 from __future__ import annotations
 
+import itertools
+import json
+import multiprocessing
+import os
 import random
 import shutil
 import sqlite3
+import time
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,14 +22,23 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from test_crash_points import content, failed_at, run_or_resume
 from test_record import CONFIG, STUDY, message
+from test_sweep import record_of
 
 from samtune import tables
+from samtune.cluster import Cluster
 from samtune.export import export
+from samtune.live import QuietView
 from samtune.record import Record, RunError
 from samtune.search import Proposals
 from samtune.space import SearchSpace
+from samtune.stages import Search
+from samtune.status import status_of
+from samtune.stop import Stop
+from samtune.sweep import run_stage
 
+ROOT = Path(__file__).parents[1]
 FLIPS = 500
 
 
@@ -173,3 +188,163 @@ def test_a_torn_journal_is_mended_by_the_next_line(tmp_path: Path) -> None:
         ended(Proposals(space, journal))
         storage = JournalStorage(JournalFileBackend(str(journal)))
         assert len(optuna.load_study(study_name="sgd", storage=storage).trials) == 2
+
+
+LAB = """
+import os
+import resource
+import signal
+from pathlib import Path
+
+import torch
+
+import samtune
+
+
+def quick(config):
+    mode, once = config.knobs["mode"], Path(config.checkpoint_dir, "once")
+    for epoch in range(1, 4):
+        loss, accuracy = 0.5, 0.5
+        if epoch == 2:
+            match mode:
+                case "infinite":
+                    accuracy = float("inf")
+                case "huge loss":
+                    loss = 1e308 * 10
+                case "nan in validation alone":
+                    accuracy = float("nan")
+                case "gpu memory":
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+                case "host memory":
+                    used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+                    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, -1))
+                    torch.ones(2**30)
+                case "kill" if not once.exists():
+                    once.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "escapes":
+                    raise ValueError("\\x1b[2J\\x1b]0;owned\\x07 <script>\\u202e")
+        samtune.report(epoch=epoch, val_acc=accuracy, train_loss=loss)
+"""
+
+
+def test_each_trial_bears_its_own_fault(
+    two_slots: Cluster, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab_of_faults.py").write_text(LAB)
+    monkeypatch.chdir(tmp_path)
+    diverging = ["infinite", "huge loss", "nan in validation alone"]
+    modes = [*diverging, "gpu memory", "host memory", "kill", "escapes", "none"]
+    Path("lab.yaml").write_text(
+        "samtune: 1\ntrainable: lab_of_faults:quick\nbudget: {kind: epochs, per_trial: 3}\n"
+        "asha: {grace: 2, factor: 2}\nsearch: {method: grid}\nresources: {retries: 1}\n"
+        f"knobs:\n  mode: {{grid: {json.dumps(modes)}}}\n"
+    )
+    told: list[str] = []
+
+    class Listen(QuietView):
+        def event(self, text: str) -> None:
+            told.append(text)
+
+    spaces = [SearchSpace.load(Path("lab.yaml"))]
+    with record_of(runs, spaces) as record:
+        run_stage(Search(record, spaces), record, two_slots, Listen(), Stop())
+        trials = {trial.config.knobs["mode"]: trial for trial in record.trials()}
+        causes = {
+            mode: [attempt["cause"] for attempt in record.attempts("trial = ?", trial.trial)]
+            for mode, trial in trials.items()
+        }
+        assert causes == {
+            **{mode: ["diverged"] for mode in diverging},
+            **{mode: ["oom", "oom"] for mode in ("gpu memory", "host memory")},
+            **{"kill": ["worker_died", "completed"], "escapes": ["error", "error"]},
+            "none": ["completed"],
+        }
+        epochs = {
+            mode: [report.epoch for report in record.reports("trial = ?", trial.trial)]
+            for mode, trial in trials.items()
+        }
+        assert all(epochs[mode] == [1, 2] for mode in diverging), "no epoch after the divergence"
+        judged = {report.trial for report in record.reports("rung IS NOT NULL")}
+        assert judged == {trials["kill"].trial, trials["none"].trial}
+        reasons = [trial.reason or "" for trial in trials.values()]
+        details = [event["detail"] for event in record.events()]
+        assert "owned" in trials["escapes"].reason
+        for text in (*told, *reasons):
+            assert text.isprintable(), repr(text)
+        assert not any("\x1b" in detail for detail in details)
+
+
+def test_a_lock_ends_with_its_process(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+
+        def hold() -> None:
+            with Record.open(runs, "mine") as theirs, theirs.lock():
+                there.send("held")
+                time.sleep(600)
+
+        holder = context.Process(target=hold)
+        holder.start()
+        assert here.recv() == "held" and record.is_locked()
+        holder.kill()
+        holder.join()
+        assert not record.is_locked()
+        with record.lock():
+            pass
+
+
+def test_a_clock_that_jumps_changes_nothing_but_times(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    run_or_resume(memory / "steady", nobody)
+    draw, true = random.Random(0), time.time
+    monkeypatch.setattr(time, "time", lambda: true() + draw.uniform(-86_400, 86_400))
+    for number in range(10, 80, 10):
+        runs = memory / str(number)
+        assert failed_at(number, runs, nobody)
+        run_or_resume(runs, nobody)
+        assert content(runs / "mine") == content(memory / "steady" / "mine")
+        with Record.open(runs, "mine") as record:
+            assert all(0 <= row["wall_s"] < 60 for row in record.attempts() if row["wall_s"])
+            assert status_of(record)["seconds"] >= 0
+
+
+def test_status_of_10_000_trials_is_one_pass_over_the_record(memory: Path) -> None:
+    steps = {}
+    for trials in (1000, 10_000):
+        with Record.create(memory, f"of-{trials}", [STUDY]) as record:
+            fill(record, trials=1, epochs=2)
+            with record._db as db:
+                db.execute(
+                    "WITH RECURSIVE n(k) AS (SELECT 2 UNION SELECT k + 1 FROM n WHERE k < ?)"
+                    " INSERT INTO trials (key, study, stage, number, origin, config, config_sha,"
+                    " state, proposed_at, ended_at) SELECT key, study, stage, k, origin, config,"
+                    " config_sha, state, proposed_at, ended_at FROM trials, n",
+                    (trials,),
+                )
+                db.execute(
+                    "INSERT INTO reports (trial, attempt, epoch, used, value, metrics, at)"
+                    " SELECT t.trial, attempt, epoch, used, value, metrics, at"
+                    " FROM trials t, reports WHERE t.trial > 1"
+                )
+            record.verify()
+            count = itertools.count()
+            record._db.set_progress_handler(lambda count=count: next(count) and 0, 100)
+            tracemalloc.start()
+            status = status_of(record)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert status["studies"][0]["states"] == {"completed": trials}
+            steps[trials] = next(count), peak
+    (few, small), (many, large) = steps.values()
+    assert many < 11 * few and large < 11 * small
+    assert large < 200e6
+
+
+def test_no_trial_of_ours_has_loader_processes() -> None:
+    """What cannot die need not be survived: the data is resident, and batches are indexed."""
+    for path in (ROOT / "trainables").rglob("*.py"):
+        assert "DataLoader(" not in path.read_text(), path
