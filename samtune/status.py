@@ -51,6 +51,7 @@ def status_of(record: Record) -> dict[str, Any]:
         )
     ends = [trial.ended_at for trial in trials if trial.ended_at]
     running = record.is_locked()
+    began = record.meta("created_at")
     return {
         "run": record.name,
         "folder": str(record.folder),

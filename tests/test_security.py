@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,9 @@ def listening() -> Counter[str]:
     return +found
 
 
-def test_nothing_listens_beyond_rays_own_ports(two_slots: Cluster, runs: Path) -> None:
+def test_nothing_listens_beyond_rays_own_ports(
+    two_slots: Cluster, runs: Path, record_property: Callable[[str, object], None]
+) -> None:
     seen: list[Counter[str]] = []
 
     class Look(QuietView):
@@ -75,6 +78,7 @@ def test_nothing_listens_beyond_rays_own_ports(two_slots: Cluster, runs: Path) -
         for name, count in sockets.items():
             assert count <= rays.get(name, name.startswith("worker")), sockets
     assert before <= 1
+    record_property("listening sockets beyond Ray's own", f"0 of {sum(seen[-1].values())}")
 
 
 def test_ray_tells_nobody_and_asks_for_a_token(two_slots: Cluster) -> None:
