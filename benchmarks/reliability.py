@@ -31,9 +31,8 @@ from xml.etree import ElementTree
 import psutil
 
 from samtune import tables
+from samtune.asha import Rungs
 from samtune.record import Record
-from samtune.space import SearchSpace
-from samtune.stages import rungs_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -182,8 +181,7 @@ class Sweep:
     def rungs_replay(self) -> bool:
         """Whether each decision on record is the one that the reports before it lead to."""
         with Record.open(self.folder / "runs", self.name) as record:
-            space = SearchSpace.from_text(record.studies()[0].space, "steady", self.name)
-            rungs = rungs_of(space)
+            rungs = Rungs(grace=1, factor=3, limit=9)
             return all(
                 rungs.judge(r.trial, r.used, r.value).decision == r.decision
                 for r in record.reports()
@@ -292,8 +290,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["PYTHONPATH"] = os.pathsep.join([folder, str(ROOT)])
-        sys.path.insert(0, folder)
         figures = kills(Path(folder), chosen.kills)
     figures |= counted()
     for name, figure in figures.items():

@@ -105,7 +105,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         code = _ERRNO.get(error.sqlite_errorcode & 0xFF)
         if code is None:
             raise
-        raise OSError(code, os.strerror(code)) from error
+        raise OSError(code, str(error)) from error
     # Committed; whoever dies here never hears of it.
     _point(only="kill")
 

@@ -1,6 +1,53 @@
-"""Faults that a sweep must bear: damaged files, changed clocks, killed processes.
+"""Faults that a sweep must bear, and where each is tested: injected, or a real kill.
 
-Where each row of the fault matrix is tested:
+ 1  a worker is killed              test_each_trial_bears_its_own_fault,
+                                    test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
+ 2  the driver is killed            test_resume: test_a_killed_run_ends_in_the_tables_of_one,
+                                    test_crash_points: test_a_sweep_survives_a_crash_at_every
+ 3  it and all of Ray are killed    test_a_run_goes_on_after_its_whole_tree_was_killed
+ 4  a node is lost                  test_the_trials_of_a_lost_node_go_on_elsewhere
+ 5  the disk is full                test_crash_points: test_a_sweep_survives_a_crash_at_every,
+                                    test_a_run_goes_on_after_its_whole_tree_was_killed,
+                                    test_resume: test_a_full_disk_stops_cleanly,
+                                    test_checkpoint: test_a_disk_that_fails_at_any_write
+ 6  torn files                      test_a_torn_log, test_torn_tables, test_a_torn_journal,
+                                    test_checkpoint: test_a_damaged_newest_falls_back
+ 7  a bit has changed               test_a_flipped_bit_in_a_table, test_a_flipped_bit_in_the_record,
+                                    test_a_flipped_bit_in_the_log,
+                                    test_checkpoint: test_every_single_flipped_bit
+ 8  NaN, infinity, huge loss        test_each_trial_bears_its_own_fault,
+                                    test_search: test_a_diverged_trial_counts_as_worse
+ 9  host memory                     test_each_trial_bears_its_own_fault
+10  device memory                   test_each_trial_bears_its_own_fault
+11  a trial hangs                   test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
+12  a loader process dies           there is none: test_no_trial_of_ours_has_loader_processes
+13  the clock jumps                 test_a_clock_that_jumps
+14  two runs, one name              test_cli: test_of_two_runs_of_one_name_one_wins,
+                                    test_resume: test_a_run_is_stopped_from_elsewhere
+15  a lock is left                  it cannot be, the kernel's ends with its process:
+                                    test_a_lock_ends_with_its_process
+16  Ctrl-C once, twice              test_cli: test_a_signal_stops_cleanly,
+                                    test_sweep: test_a_second_signal_ends_the_process_at_once
+17  SIGTERM, SIGHUP                 test_cli: test_a_signal_stops_cleanly,
+                                    test_sweep: test_a_signal_asks_to_stop_unless_it_is_ignored
+18  half a space file               test_space: test_files_that_are_no_space
+19  a hostile space file            test_space: test_hostile_input_is_refused
+20  a hostile name or link          test_security: test_a_name_is_refused, test_every_command_refuses,
+                                    test_a_run_that_is_a_link, test_a_link_to_nowhere
+21  a hostile checkpoint            test_checkpoint: test_a_payload_is_refused_and_not_executed
+22  another trial's checkpoint      test_vision: test_a_checkpoint_of_another_trial_is_refused
+23  a wrong or hostile archive      test_datasets: test_a_truncated_archive_is_refused,
+                                    test_a_tar_archive_that_leads_out, test_an_archive_with_one_other
+24  two fetch at once               test_datasets: test_of_several_processes_one_downloads
+25  no network                      test_datasets: test_without_a_network_it_says
+26  ports                           test_security: test_nothing_listens_beyond_rays_own_ports,
+                                    test_ray_tells_nobody, test_an_open_ray_is_refused
+27  other versions                  test_resume: test_a_run_is_stopped_from_elsewhere
+28  the space file changes          test_resume: test_a_run_is_stopped_from_elsewhere
+29  10,000 trials                   test_status_of_10_000_trials
+30  a report doubled, late, early   test_resume: test_reports_that_come_twice_late_or_out_of_order
+31  escapes for a terminal          test_each_trial_bears_its_own_fault,
+                                    test_space: test_hostile_input_is_refused
 """
 
 from __future__ import annotations
@@ -10,8 +57,11 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -27,6 +77,7 @@ from test_crash_points import content, failed_at, run_or_resume
 from test_record import CONFIG, STUDY, message
 from test_sweep import record_of
 
+from benchmarks.reliability import Sweep, left_over
 from samtune import tables
 from samtune.cluster import Cluster
 from samtune.export import export
@@ -41,6 +92,21 @@ from samtune.sweep import run_stage
 
 ROOT = Path(__file__).parents[1]
 FLIPS = 500
+
+
+def test_every_row_of_the_matrix_names_tests_that_there_are() -> None:
+    rows = re.findall(r"^ ?(\d+)  .*\n(?: {20,}.*\n)*", __doc__ or "", re.MULTILINE)
+    assert rows == [str(row) for row in range(1, 32)]
+    module = Path(__file__).stem
+    for row in re.split(r"\n(?= ?\d+  )", __doc__ or "")[1:]:
+        module = Path(__file__).stem
+        names = re.findall(r"(test_\w+)(:?)", row)
+        assert any(not colon for _, colon in names), row
+        for name, colon in names:
+            if colon:
+                module = name
+            elif (file := ROOT / "tests" / f"{module}.py").exists():
+                assert f"def {name}" in file.read_text(), f"{module} has no {name}"
 
 
 def fill(record: Record, trials: int = 6, epochs: int = 4) -> None:
@@ -370,3 +436,80 @@ def test_no_trial_of_ours_has_loader_processes() -> None:
     """What cannot die need not be survived: the data is resident, and batches are indexed."""
     for path in (ROOT / "trainables").rglob("*.py"):
         assert "DataLoader(" not in path.read_text(), path
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_its_whole_tree_was_killed_and_its_disk_was_full(
+    tmp_path: Path,
+) -> None:
+    whole, cut = Sweep(tmp_path, "whole"), Sweep(tmp_path, "cut")
+    whole.start()
+    assert whole.end()[0] == 0
+    cut.start()
+    assert cut.wait_for_reports(3) is not None
+    before = cut.reports()
+    assert left_over(cut.kill(tree=True), 30) == []
+    assert before <= cut.reports()
+    cut.start(SAMTUNE_FAULT="enospc@40")
+    code, said = cut.end()
+    assert code == 5 and "no room left" in said and "samtune resume cut" in said, said
+    cut.start()
+    assert cut.wait_for_reports(3) is not None
+    assert left_over(cut.kill(tree=False), 30) == []
+    cut.start()
+    code, said = cut.end()
+    assert code == 0, said
+    assert cut.content() == whole.content() and cut.rungs_replay()
+
+
+LOSE_A_NODE = """
+import sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from samtune.cluster import cluster
+from samtune.live import QuietView
+from samtune.record import Record
+from samtune.space import SearchSpace
+from samtune.stages import Search
+from samtune.stop import Stop
+from samtune.sweep import run_stage
+from test_sweep import record_of
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+lost = [nodes.add_node(num_cpus=1)]
+
+class Lose(QuietView):
+    def event(self, text):
+        print(text, flush=True)
+        if lost and text.startswith("[2/"):
+            nodes.remove_node(lost.pop(), allow_graceful=False)
+
+words = ["resources.parallel=2", "search.method=random"]
+spaces = [SearchSpace.load(Path("steady.yaml"), words)]
+with record_of(Path("runs"), spaces) as record:
+    with cluster([spaces[0].resources], nodes.address) as on:
+        assert on.slots == 2, on
+        run_stage(Search(record, spaces), record, on, Lose(), Stop())
+    print(sorted({t.state for t in record.trials()}), len(list(record.trials())), "trials")
+    print("causes", sorted({a["cause"] for a in record.attempts()}))
+nodes.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_the_trials_of_a_lost_node_go_on_elsewhere(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "run")
+    lost = subprocess.run(
+        [sys.executable, "-c", LOSE_A_NODE],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "SAMTUNE_BEGAN": str(sweep.began)}
+        | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64, "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert lost.returncode == 0, lost.stderr
+    *_, ends, causes = lost.stdout.splitlines()
+    assert ends == "['completed', 'pruned'] 12 trials", lost.stdout
+    assert "node_lost" in causes or "worker_died" in causes, lost.stdout
