@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import sqlite3
@@ -192,7 +193,7 @@ class Record:
             refuse_taken(runs, name)
         wanted = check_name(name or "-".join(space["name"] for space in spaces)[:60])
         folder = runs.absolute() / wanted
-        aside = runs.absolute() / f".{wanted}.{os.getpid()}.tmp"
+        aside = runs.absolute() / f".{wanted}.{secrets.token_hex(4)}.tmp"
         try:
             runs.mkdir(parents=True, exist_ok=True)
             aside.mkdir()
