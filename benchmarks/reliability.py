@@ -132,7 +132,7 @@ class Sweep:
     def end(self) -> tuple[int, str]:
         """Waits for its exit code, and what it said."""
         assert self._process is not None
-        said, _ = self._process.communicate(timeout=300)
+        said, _ = self._process.communicate(timeout=600)
         return self._process.returncode, said
 
     def kill(self, *, tree: bool) -> list[psutil.Process]:
@@ -226,7 +226,7 @@ def kills(folder: Path, wanted: int) -> dict[str, Any]:
             lost.append(len(before - sweep.reports()))
             orphans += left_over(below, 30)
             rungs += sweep.rungs_replay()
-            print(f"kill {len(lost)}: {lost[-1]} reports lost, {len(orphans)} orphans")
+            print(f"kill {len(lost)}: {lost[-1]} reports lost, left over: {orphans}", flush=True)
         code, said = sweep.end()
         if code:
             raise RuntimeError(said)

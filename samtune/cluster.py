@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
+from samtune.orphans import ended_with_us
 from samtune.outcome import of_exception
 from samtune.record import RunError, hostname_hash
 from samtune.space import resolve
@@ -83,6 +84,7 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
             prefix=f"samtune-{os.getpid()}-", dir=short, ignore_cleanup_errors=True
         ) as scratch,
         FileLock(Path(scratch, "lock")),
+        ended_with_us(scratch) if address is None else contextlib.nullcontext(),
     ):
         # An empty working folder: Ray would put the user's own in front of the workers' path,
         # and a stray ./trainables there would be trained in place of ours.

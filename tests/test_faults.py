@@ -439,6 +439,7 @@ def test_no_trial_of_ours_has_loader_processes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_goes_on_after_its_whole_tree_was_killed_and_its_disk_was_full(
     tmp_path: Path,
 ) -> None:
