@@ -27,7 +27,9 @@ from samtune.cluster import Cluster, cluster
 from samtune.live import QuietView
 from samtune.record import Record, RunError, check_name
 from samtune.space import SearchSpace
-from samtune.sweep import Search, Stop, run_stage
+from samtune.stages import Search
+from samtune.stop import Stop
+from samtune.sweep import run_stage
 
 ROOT = Path(samtune.__file__).parents[1]
 OURS = sorted(
