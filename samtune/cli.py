@@ -10,6 +10,7 @@ import click
 
 from samtune import __version__
 from samtune.commands.look import leaderboard, status
+from samtune.commands.replay import replay
 from samtune.commands.run import confirm, resume, run
 from samtune.commands.spaces import spaces
 from samtune.commands.stop import stop
@@ -27,7 +28,7 @@ def cli() -> None:
     """Which sharpness-aware optimizer, with which settings, for my problem and my budget?"""
 
 
-for command in (run, resume, stop, confirm, status, leaderboard, spaces):
+for command in (run, resume, stop, confirm, status, leaderboard, replay, spaces):
     cli.add_command(command)
 
 

@@ -31,12 +31,12 @@ from samtune import __version__, checksums, durable
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
-    from samtune.asha import Decision, Verdict
+    from samtune.rungs import Verdict
 
 State = Literal["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
 Stage = Literal["search", "confirm"]
 
-# 2: attempts have a cause, and know which reports came before them.
+# 2: attempts have a cause, and know the last report before their beginning and their end.
 FORMAT = 2
 # From this format on a record holds checksums.
 _CHECKED = 2
@@ -56,7 +56,7 @@ CREATE TABLE trials (
 CREATE TABLE attempts (
     trial INTEGER NOT NULL REFERENCES trials, attempt INTEGER NOT NULL,
     started_at REAL NOT NULL, ended_at REAL, wall_s REAL,
-    cause TEXT, after INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (trial, attempt));
+    cause TEXT, after INTEGER NOT NULL DEFAULT 0, until INTEGER, PRIMARY KEY (trial, attempt));
 CREATE TABLE reports (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, trial INTEGER NOT NULL REFERENCES trials,
     attempt INTEGER NOT NULL, epoch INTEGER NOT NULL, used REAL NOT NULL, value REAL,
@@ -124,7 +124,7 @@ class ReportRow:
     metrics: dict[str, float]
     checkpoint_sha256: str | None
     at: float
-    decision: Decision | None
+    decision: str | None
     rung: int | None
     cutoff: float | None
 
@@ -312,10 +312,8 @@ class Record:
         """Brings a record of an earlier format up to this one."""
         if self.meta("format") < _CHECKED:
             with durable.transaction(self._db):
-                self._db.execute("ALTER TABLE attempts ADD COLUMN cause TEXT")
-                self._db.execute(
-                    "ALTER TABLE attempts ADD COLUMN after INTEGER NOT NULL DEFAULT 0"
-                )
+                for column in ("cause TEXT", "after INTEGER NOT NULL DEFAULT 0", "until INTEGER"):
+                    self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
                 self._set_meta("format", FORMAT)
                 checksums.start(self._db)
             checksums.keep(self._db)
@@ -419,10 +417,13 @@ class Record:
         return seq
 
     def add_decision(self, seq: int, verdict: Verdict) -> None:
+        """Commits what a report led to; going on for the audit alone is the decision `audit`."""
+        audit = verdict.audited and verdict.decision == "continue"
+        decision = "audit" if audit else verdict.decision
         with durable.transaction(self._db):
             self._db.execute(
                 "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)",
-                (seq, verdict.decision, verdict.rung, verdict.milestone, verdict.cutoff),
+                (seq, decision, verdict.rung, verdict.milestone, verdict.cutoff),
             )
 
     def end_attempt(self, trial: int, cause: str, wall_s: float | None = None) -> None:
@@ -448,7 +449,8 @@ class Record:
 
     def _end_attempt(self, trial: int, cause: str, wall_s: float | None) -> None:
         self._db.execute(
-            "UPDATE attempts SET ended_at = ?, wall_s = ?, cause = ?"
+            "UPDATE attempts SET ended_at = ?, wall_s = ?, cause = ?,"
+            " until = (SELECT COALESCE(MAX(seq), 0) FROM reports)"
             " WHERE trial = ? AND ended_at IS NULL",
             (now(), wall_s, cause, trial),
         )

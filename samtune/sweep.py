@@ -21,7 +21,7 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
-from samtune.asha import RungScheduler, Verdict
+from samtune.asha import RungScheduler
 from samtune.cluster import Cluster, run_trial
 from samtune.live import knob_list
 from samtune.outcome import (
@@ -32,8 +32,9 @@ from samtune.outcome import (
     printable,
 )
 from samtune.progress import Progress, View
-from samtune.rebuild import Past
+from samtune.rebuild import Past, recorded
 from samtune.record import Record, RunError, TrialRow, canonical
+from samtune.rungs import Verdict
 from samtune.search import ProposalSearcher
 from samtune.stages import StagePlan, has_work
 from samtune.stop import Stop, Watch
@@ -129,7 +130,7 @@ class _Driver:
 
     def _start(self, trial_id: str, trial: TrialRow) -> dict[str, Any]:
         attempt, permit = self._record.start_attempt(trial)
-        live = self._live[trial_id] = _Live(trial, attempt)
+        live = self._live[trial_id] = _Live(trial, attempt, n_val=trial.facts.get("n_val"))
         if attempt:
             live.recall(self._record)
         if trial.state == "paused":
@@ -183,6 +184,7 @@ class _Driver:
         if live.earlier.get(epoch) == canonical(metrics):
             # An interrupted trial sends its last report once more: it may not have arrived.
             return Verdict("continue")
+        live.n_val = report["facts"].get("n_val", live.n_val)
         value, metric = metrics[trial.config.metric], trial.config.metric
         seq = self._record.add_report(trial.trial, live.attempt, report, metric)
         verdict = live.past.add(
@@ -191,7 +193,7 @@ class _Driver:
             report["used"],
             value,
             metrics,
-            lambda: self._plan.judge(trial, report["used"], value),
+            partial(self._plan.judge, trial, report["used"], live.n_val),
         )
         self._record.add_decision(seq, verdict)
         self._plan.progress.used[trial.trial] = live.past.used
@@ -307,6 +309,7 @@ class _Live:
     earlier: dict[int, str] = field(default_factory=dict)
     own: set[int] = field(default_factory=set)
     failed: list[str] = field(default_factory=list)
+    n_val: float | None = None
     end: End | None = None
     again: bool = True
     worker: Any = None
@@ -327,7 +330,7 @@ class _Live:
                 report.used,
                 report.value,
                 report.metrics,
-                partial(Verdict, report.decision or "continue", report.rung, None, report.cutoff),
+                lambda value, report=report: recorded(report),  # type: ignore[misc]
             )
         furthest = "trial = ? AND attempt >= ?"
         attempts = record.attempts(furthest, self.trial.trial, self.past.attempt)

@@ -94,6 +94,7 @@ def run(
                 if not _go_on(record, address, quiet, as_json):
                     refuse_taken(runs, name)
         return
+    from samtune.replay import rule_text
     from samtune.search import Proposals
     from samtune.stages import searched
 
@@ -110,7 +111,7 @@ def run(
                 "settings": json.dumps(
                     {
                         "search_alg": space.search.method,
-                        "scheduler": f"asha {space.asha.grace:g} x {space.asha.factor:g}",
+                        "scheduler": rule_text(space.asha.model_dump()),
                         "mode": space.search.mode,
                         "trials": Proposals(space).total,
                         "searched": sorted(searched(space)),
