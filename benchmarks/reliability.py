@@ -31,8 +31,8 @@ from xml.etree import ElementTree
 import psutil
 
 from samtune import tables
-from samtune.asha import Rungs
 from samtune.record import Record
+from samtune.rungs import StoppingRungs
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,7 +75,7 @@ SPACE = """
 samtune: 1
 trainable: reliability_lab:steady
 budget: {kind: epochs, per_trial: 9, trials: 12}
-asha: {grace: 1, factor: 3}
+asha: {grace: 1, factor: 3, mode: stop}
 search: {method: tpe, seed: 3, first: []}
 resources: {parallel: 1}
 knobs:
@@ -181,7 +181,7 @@ class Sweep:
     def rungs_replay(self) -> bool:
         """Whether each decision on record is the one that the reports before it lead to."""
         with Record.open(self.folder / "runs", self.name) as record:
-            rungs = Rungs(grace=1, factor=3, limit=9)
+            rungs = StoppingRungs(grace=1, factor=3, limit=9)
             return all(
                 rungs.judge(r.trial, r.used, r.value).decision == r.decision
                 for r in record.reports()

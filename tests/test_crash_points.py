@@ -187,7 +187,7 @@ def assert_whole(runs: Path, told: list[tuple[int, ...]]) -> None:
         record.verify()
         reports = list(record.reports())
         assert {*told} <= {(r.trial, r.attempt, r.epoch) for r in reports}
-        rungs = rungs_of(SPACE)
+        rungs = rungs_of(SPACE, 3)
         for report in reports:
             verdict = rungs.judge(report.trial, report.used, report.value)
             assert report.decision in {None, verdict.decision}
