@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import traceback
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
+from samtune.orphans import ended_with_us
 from samtune.outcome import of_exception
 from samtune.record import RunError, hostname_hash
 from samtune.space import resolve
@@ -60,13 +62,15 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
     """Starts a Ray of our own, or joins the one at `address`.
 
     A trial gets the largest of the `wanted` resources. Raises RunError (exit code 5) when no
-    trial fits.
+    trial fits, and when the Ray that it would start lets everyone on the network in.
     """
     cpus = max(resources.cpus for resources in wanted)
     gpus = max(resources.gpus for resources in wanted)
     parallel = max((r.parallel for r in wanted if isinstance(r.parallel, int)), default=None)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if address is None:
+        _refuse_open_ray()
     # A token of our own: Ray would write one into the user's home folder.
     if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -80,6 +84,7 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
             prefix=f"samtune-{os.getpid()}-", dir=short, ignore_cleanup_errors=True
         ) as scratch,
         FileLock(Path(scratch, "lock")),
+        ended_with_us(scratch) if address is None else contextlib.nullcontext(),
     ):
         # An empty working folder: Ray would put the user's own in front of the workers' path,
         # and a stray ./trainables there would be trained in place of ours.
@@ -120,6 +125,18 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
             yield Cluster(min(fits, parallel or fits), cpus, gpus, Path(scratch))
         finally:
             ray.shutdown()
+
+
+def _refuse_open_ray() -> None:
+    """Ray listens on all interfaces, and whoever reaches it without a token runs code."""
+    if os.environ["RAY_AUTH_MODE"] != "disabled" or os.environ.get("SAMTUNE_ALLOW_OPEN_RAY"):
+        return
+    if any(not name.startswith("lo") for _, name in socket.if_nameindex()):
+        raise RunError(
+            "RAY_AUTH_MODE=disabled would let everyone who reaches this machine run code on it; "
+            "unset it, or say --allow-open-ray",
+            exit_code=5,
+        )
 
 
 def _own_cpus() -> int:

@@ -33,7 +33,11 @@ _REPORTS_AT_ONCE = 20_000
 
 
 def export(record: Record, folder: Path | None = None) -> list[Path]:
-    """Writes trials, curves and repeats into the run's folder or another; returns their paths."""
+    """Writes trials, curves and repeats into the run's folder or another; returns their paths.
+
+    Raises RunError when the record is damaged, and OSError when they cannot be written.
+    """
+    record.verify()
     folder = record.folder if folder is None else folder
     studies, trials = record.studies(), list(record.trials())
     metadata = {

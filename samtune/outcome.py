@@ -78,10 +78,20 @@ def of_exception(error: BaseException) -> tuple[Cause, bool]:
     if disk_refuses(error):
         return "disk_full", True
     # By name: torch has its own, and this side of samtune does not import torch.
-    named = type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error)
-    if isinstance(error, MemoryError) or named:
+    named = type(error).__name__ == "OutOfMemoryError"
+    # What torch's allocator of host memory says is a plain RuntimeError.
+    said = re.search("not enough memory|can't allocate memory", str(error))
+    if isinstance(error, MemoryError) or named or said:
         return "oom", True
     return "error", not isinstance(error, ReportError)
+
+
+def printable(text: str) -> str:
+    """`text` without what would move a terminal's cursor, set its title or turn its direction."""
+    kept = (
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+    return "".join(kept)
 
 
 def of_death(told: str) -> Cause:

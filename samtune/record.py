@@ -7,17 +7,19 @@ killed sweep goes on from it: rungs, search and interrupted trials are rebuilt w
 
 from __future__ import annotations
 
+import errno
 import getpass
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from samtune import __version__
+from samtune import __version__, checksums, durable
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ Stage = Literal["search", "confirm"]
 
 # 2: attempts have a cause, and know the last report before their beginning and their end.
 FORMAT = 2
+# From this format on a record holds checksums.
+_CHECKED = 2
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 _SCHEMA = """
@@ -149,7 +153,7 @@ def check_name(name: str) -> str:
 def refuse_taken(runs: Path, name: str) -> None:
     """Raises RunError if `name` is no name (exit code 2) or already a run's (exit code 4)."""
     folder = runs.absolute() / check_name(name)
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return
     hint = (
         f"or look at it with `samtune status {name}`, go on with it with `samtune resume {name}`"
@@ -190,71 +194,73 @@ class Record:
             refuse_taken(runs, name)
         wanted = check_name(name or "-".join(space["name"] for space in spaces)[:60])
         folder = runs.absolute() / wanted
+        aside = runs.absolute() / f".{wanted}.{secrets.token_hex(4)}.tmp"
         try:
             runs.mkdir(parents=True, exist_ok=True)
+            aside.mkdir()
+            (aside / "checkpoints").mkdir()
+            for space in spaces:
+                copy = "space.yaml" if len(spaces) == 1 else f"space.{space['name']}.yaml"
+                durable.write(aside / copy, space["space"].encode())
+            with closing(_connect(aside / "sweep.db")) as db:
+                db.executescript(_SCHEMA)
+                _describe(db, spaces, asked or {})
             count = 1
             while True:
                 try:
-                    folder.mkdir()
+                    # Whole or absent, and refused where the name is taken.
+                    durable.rename(aside, folder)
                     break
-                except FileExistsError:
+                except OSError as error:
+                    if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                        raise
                     if name is not None:
                         refuse_taken(runs, name)
                     count += 1
                     folder = folder.with_name(f"{wanted}-{count}")
-            (folder / "checkpoints").mkdir()
-            for space in spaces:
-                copy = "space.yaml" if len(spaces) == 1 else f"space.{space['name']}.yaml"
-                (folder / copy).write_text(space["space"])
-            unfinished = folder / "sweep.db.unfinished"
-            connection = _connect(unfinished)
-            connection.executescript(_SCHEMA)
-            with connection:
-                connection.executemany(
-                    "INSERT INTO studies VALUES"
-                    " (:study, :name, :variant, :base, :space, :sha256, :settings)",
-                    [{**space, "study": k} for k, space in enumerate(spaces)],
-                )
-                meta = {
-                    "format": FORMAT,
-                    "samtune_version": __version__,
-                    "versions": versions(),
-                    "created_at": time.time(),
-                    "git_commit": _git_commit(),
-                    "asked": dict(asked or {}),
-                }
-                connection.executemany(
-                    "INSERT INTO meta VALUES (?, ?)",
-                    [(key, json.dumps(value)) for key, value in meta.items()],
-                )
-            connection.close()
-            unfinished.rename(folder / "sweep.db")
-            return cls(folder, _connect(folder / "sweep.db"))
+            connection = _connect(folder / "sweep.db")
+            checksums.keep(connection)
         except (OSError, sqlite3.Error) as error:
             raise RunError(
                 f"cannot write {folder}: {_plain(error)}; choose another folder with --runs",
                 exit_code=5,
             ) from None
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return cls(folder, connection)
 
     @classmethod
     def open(cls, runs: Path, name: str, *, read_only: bool = False) -> Record:
         """Opens the run `name`. Raises RunError (exit code 2) when there is none."""
         folder = runs.absolute() / check_name(name)
         if not (folder / "sweep.db").is_file():
-            known = sorted(path.parent.name for path in runs.glob("*/sweep.db"))
+            known = sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
             hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
             raise RunError(f"no run {name!r}; {hint}", exit_code=2)
-        connection = (_connect_to_read if read_only else _connect)(folder / "sweep.db")
+        if any((folder / part).is_symlink() for part in ("", ".lock", "sweep.db", "checkpoints")):
+            raise RunError(
+                f"{folder}, or a part of it, is a symbolic link, and a run is written only where "
+                "it stands; name the folder that holds it with --runs",
+                exit_code=2,
+            )
         try:
+            connection = (_connect_to_read if read_only else _connect)(folder / "sweep.db")
             (found,) = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-        except (sqlite3.DatabaseError, TypeError) as error:
-            raise RunError(f"{folder / 'sweep.db'} is not a samtune record: {error}") from None
+            if json.loads(found) >= _CHECKED and not read_only:
+                checksums.keep(connection)
+        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+            why = str(error).splitlines()[0]
+            raise RunError(f"{folder / 'sweep.db'} is not a samtune record: {why}") from None
         if json.loads(found) > FORMAT:
             raise RunError(
                 f"{folder} was written by a newer samtune: "
                 f"it has format {found}, and this one reads {FORMAT}"
             )
-        return cls(folder, connection)
+        record = cls(folder, connection)
+        left = not read_only and (folder / "sweep.db-wal").exists() and not record.is_locked()
+        if left and checksums.log_is_cut(folder / "sweep.db", connection):
+            record.add_event("damaged", "sweep.db-wal: its last commits cannot be read")
+        return record
 
     def __enter__(self) -> Record:
         return self
@@ -275,7 +281,10 @@ class Record:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for writing. Raises RunError (exit code 4) while another process does."""
+        """Holds the run for writing.
+
+        Raises RunError: while another process does (exit code 4), and for a damaged record.
+        """
         lock = FileLock(self.folder / ".lock")
         try:
             # Longer than a look by `is_locked` takes.
@@ -288,6 +297,7 @@ class Record:
             ) from None
         try:
             self._upgrade()
+            self.verify()
             yield
         finally:
             lock.release()
@@ -304,16 +314,18 @@ class Record:
 
     def _upgrade(self) -> None:
         """Brings a record of an earlier format up to this one."""
-        if self.meta("format") < 2:
-            with self._db:
+        if self.meta("format") < _CHECKED:
+            with durable.transaction(self._db):
                 for column in ("cause TEXT", "after INTEGER NOT NULL DEFAULT 0", "until INTEGER"):
                     self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
                 self._set_meta("format", FORMAT)
+                checksums.start(self._db)
+            checksums.keep(self._db)
 
     # Writing
 
     def set_meta(self, key: str, value: Any) -> None:
-        with self._db:
+        with durable.transaction(self._db):
             self._set_meta(key, value)
 
     def _set_meta(self, key: str, value: Any) -> None:
@@ -335,7 +347,7 @@ class Record:
         plain = config.to_dict()
         identity = canonical({"base": config.base, "knobs": plain["knobs"]})
         key = digest(canonical([self.studies()[study].sha256, study, stage, number, identity]))
-        with self._db:
+        with durable.transaction(self._db):
             trial = self._db.execute(
                 "INSERT INTO trials (key, study, stage, number, origin, config, config_sha,"
                 " source, rank, bundle, proposed_at) VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?)",
@@ -355,7 +367,7 @@ class Record:
         record before it can happen.
         """
         permit = None
-        with self._db:
+        with durable.transaction(self._db):
             self._db.execute(
                 "UPDATE trials SET state = 'running', reason = NULL, ended_at = NULL"
                 " WHERE trial = ?",
@@ -379,7 +391,7 @@ class Record:
 
     def add_report(self, trial: int, attempt: int, report: Mapping[str, Any], metric: str) -> int:
         """Commits a report before anything is decided on it."""
-        with self._db:
+        with durable.transaction(self._db):
             seq = self._db.execute(
                 "INSERT INTO reports (trial, attempt, epoch, used, value, metrics, checkpoint,"
                 " checkpoint_sha256, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -412,7 +424,7 @@ class Record:
         """Commits what a report led to; going on for the audit alone is the decision `audit`."""
         audit = verdict.audited and verdict.decision == "continue"
         decision = "audit" if audit else verdict.decision
-        with self._db:
+        with durable.transaction(self._db):
             self._db.execute(
                 "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)",
                 (seq, decision, verdict.rung, verdict.milestone, verdict.cutoff),
@@ -420,7 +432,7 @@ class Record:
 
     def end_attempt(self, trial: int, cause: str, wall_s: float | None = None) -> None:
         """Ends the open attempt at a trial that will be tried again."""
-        with self._db:
+        with durable.transaction(self._db):
             self._end_attempt(trial, cause, wall_s)
 
     def end_trial(
@@ -432,7 +444,7 @@ class Record:
         cause: str | None = None,
     ) -> None:
         """Ends a trial and the open attempt at it, whose cause is the state if none is given."""
-        with self._db:
+        with durable.transaction(self._db):
             self._db.execute(
                 "UPDATE trials SET state = ?, reason = ?, ended_at = ? WHERE trial = ?",
                 (state, reason and reason[:500], now(), trial),
@@ -452,7 +464,7 @@ class Record:
 
         Returns how many there were. Only the holder of the lock may ask.
         """
-        with self._db:
+        with durable.transaction(self._db):
             return self._db.execute(
                 "UPDATE attempts SET cause = 'killed', ended_at = COALESCE(("
                 "  SELECT MAX(at) FROM reports WHERE reports.trial = attempts.trial"
@@ -461,7 +473,7 @@ class Record:
             ).rowcount
 
     def add_event(self, kind: str, detail: str = "", trial: int | None = None) -> None:
-        with self._db:
+        with durable.transaction(self._db):
             self._db.execute(
                 "INSERT INTO events (at, kind, trial, detail) VALUES (?, ?, ?, ?)",
                 (now(), kind, trial, detail),
@@ -472,6 +484,18 @@ class Record:
     def query(self, question: str, *values: Any) -> sqlite3.Cursor:
         """The rows that answer a SELECT, for readers who want columns and not whole rows."""
         return self._db.execute(question, values)
+
+    def verify(self) -> None:
+        """Reads the whole record. Raises RunError when a bit of it is not as committed."""
+        if self.meta("format") < _CHECKED:
+            return
+        try:
+            checksums.verify(self._db)
+        except checksums.DamagedError as error:
+            raise RunError(
+                f"{self.folder / 'sweep.db'} is damaged ({error}): put a copy of it in its place, "
+                "or run its space anew; the tables beside it are as of the last export"
+            ) from error
 
     def meta(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -541,6 +565,30 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def _describe(
+    db: sqlite3.Connection, spaces: Sequence[Mapping[str, str]], asked: Mapping[str, Any]
+) -> None:
+    meta = {
+        "format": FORMAT,
+        "samtune_version": __version__,
+        "versions": versions(),
+        "created_at": time.time(),
+        "git_commit": _git_commit(),
+        "asked": dict(asked),
+    }
+    with durable.transaction(db):
+        db.executemany(
+            "INSERT INTO studies VALUES"
+            " (:study, :name, :variant, :base, :space, :sha256, :settings)",
+            [{**space, "study": k} for k, space in enumerate(spaces)],
+        )
+        db.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            [(key, json.dumps(value)) for key, value in meta.items()],
+        )
+        checksums.start(db)
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:

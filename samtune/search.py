@@ -24,6 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from samtune import durable
 from samtune.space import Choice, Domain, Fixed, Grid, Range, SearchSpace
 from samtune.trial import Value
 
@@ -86,7 +87,7 @@ class Proposals:
         self._mirror: optuna.Study | None = None
         if mirror is not None:
             self._mirror = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(mirror))),
+                storage=JournalStorage(_Mirror(mirror)),
                 study_name=space.name,
                 direction=direction,
                 load_if_exists=True,
@@ -195,6 +196,18 @@ class Proposals:
                 drawn[POINT] = index
                 break
         return drawn
+
+
+class _Mirror(JournalFileBackend):
+    """Optuna's journal without its lock, which would outlive a killed process: one writes here."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        durable.append(self._path, "".join(lines).encode())
 
 
 class ProposalSearcher(Searcher):

@@ -80,7 +80,9 @@ def _clock(record: Record) -> dict[str, Any]:
     running, end = record.is_locked(), None
     if not running:
         (end,) = record.query("SELECT MAX(ended_at) FROM trials").fetchone()
-    return {"running": running, "seconds": (end or now()) - record.meta("created_at")}
+    # The clock may have been set back since.
+    seconds = max(0.0, (end or now()) - record.meta("created_at"))
+    return {"running": running, "seconds": seconds}
 
 
 def best_trial(record: Record, study: StudyRow) -> tuple[TrialRow, float] | None:

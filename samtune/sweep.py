@@ -30,6 +30,7 @@ from samtune.outcome import (
     End,
     is_final,
     of_death,
+    printable,
 )
 from samtune.progress import Progress, View
 from samtune.rebuild import Past, recorded
@@ -181,13 +182,13 @@ class _Driver:
         return verdict
 
     def _raised(self, live: _Live, result: Mapping[str, Any]) -> Verdict:
-        told = " ".join(str(result["error"]).split())
+        told = printable(" ".join(str(result["error"]).split()))
         live.end = End("error", told, result["cause"])
         live.again = bool(result["again"])
         if result["cause"] == "disk_full":
             live.end = End("cancelled", told, "disk_full")
             self._stop.request("disk full", told)
-        self._record.add_event("error", str(result["traceback"]), live.trial.trial)
+        self._record.add_event("error", printable(str(result["traceback"])), live.trial.trial)
         # It raises once more, and its worker is not used again, where that may be broken.
         return Verdict("continue" if result["raises"] else "stop")
 
@@ -222,7 +223,7 @@ class _Driver:
         live = self._live.get(tune_trial.trial_id)
         if live is not None and live.end is None:
             told = str(tune_trial.get_error() or "the worker died").strip()
-            live.end = End("error", told.splitlines()[-1], of_death(told))
+            live.end = End("error", printable(told.splitlines()[-1]), of_death(told))
 
     def ended(self, trial_id: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """Tune is through with an attempt, for a reason that is known by now or not at all."""

@@ -7,10 +7,13 @@ split is 1. Readers accept extra columns and refuse a higher major version of a 
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from samtune import durable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,6 +85,12 @@ COLUMNS = {
 }
 
 
+# Page checksums guard the values only. This one guards the names, types and counts around them
+# too; it is of the file with these words in its place.
+_KEY = b"samtune.sha256"
+_BLANK = b"the SHA-256 of the file with these words in place of the digest:"
+
+
 class TableError(Exception):
     """A Parquet file that is missing, damaged, or of a version this samtune cannot read."""
 
@@ -119,33 +128,24 @@ def write(
     knobs: Mapping[str, Iterable[Any]] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the rows as `path`: zstd, page checksums, aside first, fsynced and renamed.
+    """Writes the rows as `path`: zstd, with page checksums and a SHA-256 of the whole file.
 
-    Rows may come as batches of the table's columns too. Either way they are written as they
-    come, so that memory does not grow with the table.
+    Rows may come as batches of the table's columns too. Either way they are packed as they come,
+    so that memory grows with the file and not with the table.
+
+    Raises OSError, and then leaves the file that was there.
     """
     import pyarrow.parquet as pq
 
     typed = schema(table, knobs)
     typed = typed.with_metadata({**typed.metadata, **(metadata or {})})
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            with pq.ParquetWriter(
-                file, typed, compression="zstd", write_page_checksum=True
-            ) as writer:
-                for batch in _batches(rows, typed):
-                    writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, typed, compression="zstd", write_page_checksum=True) as writer:
+        for batch in _batches(rows, typed):
+            writer.write_batch(batch)
+        writer.add_key_value_metadata({_KEY: _BLANK})
+    raw = buffer.getvalue()
+    durable.replace(path, raw.replace(_BLANK, _digest(raw)))
 
 
 def batch(typed: pa.Schema, length: int, columns: Mapping[str, Any]) -> pa.RecordBatch:
@@ -188,7 +188,7 @@ def _batches(
 
 
 def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads a table, or some of its columns, with its page checksums verified.
+    """Reads a table, or some of its columns, the whole file verified.
 
     Raises TableError when the file is missing, damaged or of another table or later version.
     """
@@ -197,9 +197,14 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
 
     if not path.exists():
         raise TableError(f"{path}: no such file")
+    raw = path.read_bytes()
     try:
+        # Before a byte of it is parsed.
+        stored = raw[(start := raw.rfind(_KEY) + len(_KEY) + 2) : start + len(_BLANK)]
+        if stored != _digest(raw.replace(stored, _BLANK)):
+            raise OSError("its content does not match its SHA-256")
         content = pq.read_table(
-            path, columns=columns and list(columns), page_checksum_verification=True
+            io.BytesIO(raw), columns=columns and list(columns), page_checksum_verification=True
         )
     except (pa.ArrowException, OSError) as error:
         raise TableError(
@@ -213,3 +218,7 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
             "a newer samtune wrote it"
         )
     return content
+
+
+def _digest(raw: bytes) -> bytes:
+    return hashlib.sha256(raw).hexdigest().encode()

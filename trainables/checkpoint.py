@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from samtune import durable
 
 _STATE = "state.pt"
 _SUMS = "SHA256SUMS"
@@ -50,21 +50,19 @@ def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Save
     sha256 = hashlib.sha256(raw).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(_UNFINISHED + "*"):
-        shutil.rmtree(leftover)
+        durable.remove(leftover)
     target = folder / f"{_PREFIX}{epoch:05d}"
     unfinished = folder / f"{_UNFINISHED}{target.name}"
     unfinished.mkdir()
-    _write(unfinished / _STATE, raw)
-    _write(unfinished / _SUMS, _sums(raw))
-    _sync(unfinished)
+    durable.write(unfinished / _STATE, raw)
+    durable.write(unfinished / _SUMS, _sums(raw))
     if target.exists():
         # A damaged one of the same epoch: a folder cannot be renamed onto a full one.
-        shutil.rmtree(target)
-    unfinished.rename(target)
-    _sync(folder)
+        durable.remove(target)
+    durable.rename(unfinished, target)
     _verified(target)
     for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old)
+        durable.remove(old)
     return Saved(target, sha256)
 
 
@@ -160,18 +158,3 @@ def _verified(path: Path) -> bytes:
     if sums != _sums(raw):
         raise CheckpointError(f"checkpoint {path} is damaged: {_STATE} does not match {_SUMS}")
     return raw
-
-
-def _write(path: Path, raw: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -50,7 +50,7 @@ def status(name: str | None, runs: Path, watch: float | None, as_json: bool) -> 
     from samtune.record import Record
     from samtune.status import status_of
 
-    names = [name] if name else sorted(path.parent.name for path in runs.glob("*/sweep.db"))
+    names = [name] if name else sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
     if watch is not None and names:
         _watch(runs, names, watch, as_json)
         return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,9 +33,26 @@ set_option = click.option(
     metavar="WORD=VALUE",
     help="Changes a value of the space: lr.max=0.3, task.label_noise=0, rho=0.05. Repeatable.",
 )
-address_option = click.option(
-    "--address", help="A running Ray cluster to join; else one is started."
-)
+
+
+def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--address`, and `--allow-open-ray`, which no command needs to know of."""
+    address = click.option("--address", help="A running Ray cluster to join; else one is started.")
+    allow = click.option(
+        "--allow-open-ray",
+        is_flag=True,
+        expose_value=False,
+        callback=_allow_open_ray,
+        help="Start Ray even where RAY_AUTH_MODE=disabled lets everyone on the network use it.",
+    )
+    return address(allow(command))
+
+
+def _allow_open_ray(context: click.Context, option: click.Parameter, allowed: bool) -> None:
+    if allowed:
+        os.environ["SAMTUNE_ALLOW_OPEN_RAY"] = "1"
+
+
 log_option = click.option(
     "--log",
     "logs",
@@ -45,6 +65,7 @@ hook_option = click.option(
     metavar="MODULE:FUNCTION",
     help="Call this function with a dict for each report.",
 )
+
 top_option = click.option(
     "--top", type=click.IntRange(1), help="How many configurations to confirm."
 )

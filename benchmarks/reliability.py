@@ -1,0 +1,303 @@
+"""What survives: sweeps killed for real, and the figures that the tests of faults count.
+
+    python -m benchmarks.reliability --kills 10 --json benchmarks/results/reliability.json
+
+Kills the driver, or it and all of Ray, at random moments of sweeps that run one trial at a time,
+resumes each until it is done, and compares it with one that was never killed. Then it runs the
+tests of faults and adds what they counted. Linux only, because it looks into /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+from xml.etree import ElementTree
+
+import psutil
+
+from samtune import tables
+from samtune.record import Record
+from samtune.rungs import StoppingRungs
+
+ROOT = Path(__file__).parents[1]
+
+LAB = '''
+"""A trial that writes down each epoch when it begins it, and saves and reports as ours do."""
+import os
+import time
+from pathlib import Path
+
+import torch
+
+import samtune
+from trainables import checkpoint
+
+
+def steady(config):
+    folder, began = Path(config.checkpoint_dir), Path("began")
+    state = {"epoch": 0, "weights": torch.full((64,), float(config.knobs["lr"]))}
+    found = checkpoint.latest(folder)
+    if found is not None:
+        state = checkpoint.load(found)
+        report(state, checkpoint.verify(found))
+    while state["epoch"] < config.budget.per_trial:
+        with open(os.environ["SAMTUNE_BEGAN"], "a") as file:
+            file.write(f"{folder.name} {state['epoch'] + 1}\\n")
+        time.sleep(0.05)
+        weights = torch.cos(state["weights"] + state["epoch"])
+        state = {"epoch": state["epoch"] + 1, "weights": weights}
+        report(state, checkpoint.save(folder, state["epoch"], state))
+
+
+def report(state, saved):
+    accuracy = state["weights"].mean().item()
+    samtune.report(
+        epoch=state["epoch"], val_acc=accuracy, checkpoint=str(saved.path),
+        checkpoint_sha256=saved.sha256,
+    )
+'''
+SPACE = """
+samtune: 1
+trainable: reliability_lab:steady
+budget: {kind: epochs, per_trial: 9, trials: 12}
+asha: {grace: 1, factor: 3, mode: stop}
+search: {method: tpe, seed: 3, first: []}
+resources: {parallel: 1}
+knobs:
+  lr: {min: 0.01, max: 3}
+"""
+# What a killed run and its resume may differ in.
+PASSING = {
+    *("run", "wall_s", "started_at", "ended_at", "reported_at", "state_reason"),
+    *("attempt", "attempts", "epochs_repeated", "superseded", "ckpt_sha256"),
+}
+
+
+TESTS = [
+    *("tests/test_crash_points.py", "tests/test_faults.py", "tests/test_security.py"),
+    "tests/test_checkpoint.py",
+    "tests/test_record.py::test_a_hostile_name_is_refused",
+    "tests/test_space.py::test_hostile_input_is_refused_in_under_a_second",
+    "tests/test_vision.py::test_a_resumed_trial_is_bitwise_one_that_never_stopped",
+]
+# Figures that count the tests which passed.
+PASSED = {
+    "optimizers resumed bit for bit, each from 4 places": ("is_bitwise",),
+    "hostile names, links, files and checkpoints refused": (
+        *("hostile", "that_is_a_link", "link_to_nowhere", "payload", "that_is_no_state"),
+    ),
+}
+
+
+class Sweep:
+    """The sweep of `SPACE` in a folder of its own, in processes that can be killed."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.began = folder / f"{name}.began"
+        (folder / "reliability_lab.py").write_text(LAB)
+        (folder / "steady.yaml").write_text(SPACE)
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, **environment: str) -> None:
+        """Begins the sweep, or goes on with it."""
+        there = (self.folder / "runs" / self.name / "sweep.db").exists()
+        words = ["resume", self.name] if there else ["run", "steady.yaml", "--name", self.name]
+        words += [] if there else ["--no-confirm"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from samtune.cli import main; main()", *words],
+            cwd=self.folder,
+            env=os.environ | {"SAMTUNE_BEGAN": str(self.began)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self) -> tuple[int, str]:
+        """Waits for its exit code, and what it said."""
+        assert self._process is not None
+        said, _ = self._process.communicate(timeout=600)
+        return self._process.returncode, said
+
+    def kill(self, *, tree: bool) -> list[psutil.Process]:
+        """Kills the driver alone, or it and all that it started; returns what it had started."""
+        assert self._process is not None
+        below = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        if tree:
+            for process in below:
+                process.kill()
+        self.end()
+        return below
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def reports(self) -> set[tuple[int, int]]:
+        """Trial and epoch of each committed report, read as a stranger would."""
+        try:
+            path = self.folder / "runs" / self.name / "sweep.db"
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                return set(db.execute("SELECT trial, epoch FROM reports"))
+        except sqlite3.OperationalError:
+            return set()
+
+    def wait_for_reports(self, more: int) -> float | None:
+        """Seconds until that many new reports are on record; None when the sweep ended before."""
+        began, first = time.monotonic(), len(self.reports())
+        while len(self.reports()) < first + more:
+            if not self.running():
+                return None
+            time.sleep(0.01)
+        return time.monotonic() - began
+
+    def content(self) -> dict[str, list[dict[str, Any]]]:
+        """Its tables, but for times and attempts."""
+        rows = {}
+        for table in ("trials", "curves"):
+            path = self.folder / "runs" / self.name / f"{table}.parquet"
+            read = tables.read(path, table).to_pylist()
+            kept = [row for row in read if not row.get("superseded")]
+            rows[table] = [{k: v for k, v in row.items() if k not in PASSING} for row in kept]
+        rows["curves"].sort(key=lambda row: (row["trial_key"], row["epoch"]))
+        return rows
+
+    def rungs_replay(self) -> bool:
+        """Whether each decision on record is the one that the reports before it lead to."""
+        with Record.open(self.folder / "runs", self.name) as record:
+            rungs = StoppingRungs(grace=1, factor=3, limit=9)
+            return all(
+                rungs.judge(r.trial, r.used, r.value).decision == r.decision
+                for r in record.reports()
+                if r.decision is not None
+            )
+
+
+def left_over(processes: Sequence[psutil.Process], seconds: float) -> list[str]:
+    """Names of those processes that are still there after so many seconds."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def kills(folder: Path, wanted: int) -> dict[str, Any]:
+    """Kills sweeps that many times, at random moments, and resumes each to its end."""
+    whole = Sweep(folder, "whole")
+    whole.start()
+    code, said = whole.end()
+    if code:
+        raise RuntimeError(said)
+    draw = random.Random(0)
+    lost: list[int] = []
+    repeated: list[int] = []
+    seconds: list[float] = []
+    orphans: list[str] = []
+    rungs = equal = sweeps = 0
+    while len(lost) < wanted:
+        sweep, marks = Sweep(folder, f"killed-{sweeps}"), [0]
+        sweeps += 1
+        while True:
+            sweep.start()
+            first = sweep.wait_for_reports(1)
+            if len(marks) > 1 and first is not None:
+                seconds.append(first)
+            sweep.wait_for_reports(draw.randint(1, 12))
+            time.sleep(draw.uniform(0, 0.1))
+            if len(lost) == wanted or not sweep.running():
+                break
+            before = sweep.reports()
+            below = sweep.kill(tree=draw.random() < 0.5)
+            marks.append(len(sweep.began.read_text().splitlines()))
+            lost.append(len(before - sweep.reports()))
+            orphans += left_over(below, 30)
+            rungs += sweep.rungs_replay()
+            print(f"kill {len(lost)}: {lost[-1]} reports lost, left over: {orphans}", flush=True)
+        code, said = sweep.end()
+        if code:
+            raise RuntimeError(said)
+        equal += sweep.content() == whole.content()
+        began = sweep.began.read_text().splitlines()
+        for mark, end in itertools.pairwise([*marks[1:], len(began)]):
+            repeated.append(len({*began[:mark]} & {*began[mark:end]}))
+    n = len(lost)
+    return {
+        "committed reports lost per kill": _figure(f"{mean(lost):g} (worst {max(lost)})", n),
+        "epochs begun again per kill": _figure(f"{mean(repeated):.2g} (worst {max(repeated)})", n),
+        "kills after which the rungs equal a replay of the record": _figure(rungs, n),
+        "resumed sweeps with the tables of one never killed": _figure(
+            f"{equal} of {sweeps}", sweeps
+        ),
+        "seconds from resume to the first new report": _figure(
+            f"median {median(seconds):.1f}, worst {max(seconds):.1f}", len(seconds)
+        ),
+        "processes left 30 s after a kill": _figure(len(orphans), n),
+    }
+
+
+def counted() -> dict[str, Any]:
+    """What the tests of faults have counted, which must all pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        command = [sys.executable, "-m", "pytest", "-o", "junit_family=xunit1"]
+        subprocess.run([*command, f"--junitxml={report}", *TESTS], cwd=ROOT, check=True)
+        cases = [*ElementTree.parse(report).iter("testcase")]
+    figures = {}
+    for case in cases:
+        for counted in case.iter("property"):
+            value, _, n = counted.attrib["value"].partition(" of ")
+            figures[counted.attrib["name"]] = _figure(value, int(n))
+    for name, parts in PASSED.items():
+        n = sum(any(part in case.attrib["name"] for part in parts) for case in cases)
+        figures[name] = _figure(n, n)
+    return figures
+
+
+def _figure(value: object, n: int) -> dict[str, Any]:
+    return {"value": str(value), "n": n}
+
+
+def environment() -> dict[str, Any]:
+    """Device and versions."""
+    names = ("torch", "ray", "optuna", "pyarrow")
+    return {
+        "device": f"CPU, {os.cpu_count()} cores",
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": {name: version(name).split("+")[0] for name in names}
+        | {"sqlite": sqlite3.sqlite_version},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = kills(Path(folder), chosen.kills)
+    figures |= counted()
+    for name, figure in figures.items():
+        print(f"{name}: {figure['value']}, n = {figure['n']}")
+    if chosen.json:
+        results = {"environment": environment(), "figures": figures}
+        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,516 @@
+"""Faults that a sweep must bear, and where each is tested: injected, or a real kill.
+
+ 1  a worker is killed              test_each_trial_bears_its_own_fault,
+                                    test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
+ 2  the driver is killed            test_resume: test_a_killed_run_ends_in_the_tables_of_one,
+                                    test_crash_points: test_a_sweep_survives_a_crash_at_every
+ 3  it and all of Ray are killed    test_a_run_goes_on_after_its_whole_tree_was_killed
+ 4  a node is lost                  test_the_trials_of_a_lost_node_go_on_elsewhere
+ 5  the disk is full                test_a_run_goes_on_after_its_whole_tree_was_killed,
+                                    test_crash_points: test_a_sweep_survives_a_crash_at_every,
+                                    test_resume: test_a_full_disk_stops_cleanly,
+                                    test_checkpoint: test_a_disk_that_fails_at_any_write
+ 6  torn files                      test_a_torn_log, test_torn_tables, test_a_torn_journal,
+                                    test_checkpoint: test_a_damaged_newest_falls_back
+ 7  a bit has changed               test_a_flipped_bit_in_a_table,
+                                    test_a_flipped_bit_in_the_record,
+                                    test_a_flipped_bit_in_the_log,
+                                    test_checkpoint: test_every_single_flipped_bit
+ 8  NaN, infinity, huge loss        test_each_trial_bears_its_own_fault,
+                                    test_search: test_a_diverged_trial_counts_as_worse
+ 9  host memory                     test_each_trial_bears_its_own_fault
+10  device memory                   test_each_trial_bears_its_own_fault
+11  a trial hangs                   test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
+12  a loader process dies           there is none: test_no_trial_of_ours_has_loader_processes
+13  the clock jumps                 test_a_clock_that_jumps
+14  two runs, one name              test_cli: test_of_two_runs_of_one_name_one_wins,
+                                    test_resume: test_a_run_is_stopped_from_elsewhere
+15  a lock is left                  it cannot be, the kernel's ends with its process:
+                                    test_a_lock_ends_with_its_process
+16  Ctrl-C once, twice              test_cli: test_a_signal_stops_cleanly,
+                                    test_sweep: test_a_second_signal_ends_the_process_at_once
+17  SIGTERM, SIGHUP                 test_cli: test_a_signal_stops_cleanly,
+                                    test_sweep: test_a_signal_asks_to_stop_unless_it_is_ignored
+18  half a space file               test_space: test_files_that_are_no_space
+19  a hostile space file            test_space: test_hostile_input_is_refused
+20  a hostile name or link          test_security: test_a_name_is_refused,
+                                    test_every_command_refuses, test_a_run_that_is_a_link
+21  a hostile checkpoint            test_checkpoint: test_a_payload_is_refused_and_not_executed
+22  another trial's checkpoint      test_vision: test_a_checkpoint_of_another_trial_is_refused
+23  a wrong or hostile archive      test_datasets: test_a_truncated_archive_is_refused,
+                                    test_a_tar_archive_that_leads_out
+24  two fetch at once               test_datasets: test_of_several_processes_one_downloads
+25  no network                      test_datasets: test_without_a_network_it_says
+26  ports                           test_security: test_nothing_listens_beyond_rays_own_ports,
+                                    test_ray_tells_nobody, test_an_open_ray_is_refused
+27  other versions                  test_resume: test_a_run_is_stopped_from_elsewhere
+28  the space file changes          test_resume: test_a_run_is_stopped_from_elsewhere
+29  10,000 trials                   test_status_of_10_000_trials
+30  a report doubled, late, early   test_resume: test_reports_that_come_twice_late_or_out_of_order
+31  escapes for a terminal          test_each_trial_bears_its_own_fault,
+                                    test_space: test_hostile_input_is_refused
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from test_crash_points import content, failed_at, run_or_resume
+from test_record import CONFIG, STUDY, message
+from test_sweep import record_of
+
+from benchmarks.reliability import Sweep, left_over
+from samtune import tables
+from samtune.cluster import Cluster
+from samtune.export import export
+from samtune.live import QuietView
+from samtune.record import Record, RunError
+from samtune.search import Proposals
+from samtune.space import SearchSpace
+from samtune.stages import Search
+from samtune.status import status_of
+from samtune.stop import Stop
+from samtune.sweep import run_stage
+
+ROOT = Path(__file__).parents[1]
+FLIPS = 500
+
+
+def test_every_row_of_the_matrix_names_tests_that_there_are() -> None:
+    rows = re.findall(r"^ ?(\d+)  .*\n(?: {20,}.*\n)*", __doc__ or "", re.MULTILINE)
+    assert rows == [str(row) for row in range(1, 32)]
+    for row in re.split(r"\n(?= ?\d+  )", __doc__ or "")[1:]:
+        module = Path(__file__).stem
+        names = re.findall(r"(test_\w+)(:?)", row)
+        assert any(not colon for _, colon in names), row
+        for name, colon in names:
+            if colon:
+                module = name
+            elif (file := ROOT / "tests" / f"{module}.py").exists():
+                assert f"def {name}" in file.read_text(), f"{module} has no {name}"
+
+
+def fill(record: Record, trials: int = 6, epochs: int = 4) -> None:
+    for number in range(trials):
+        trial = record.add_trial(0, "search", number, "sampled", CONFIG)
+        attempt, _ = record.start_attempt(trial)
+        for epoch in range(1, epochs + 1):
+            record.add_report(trial.trial, attempt, message(epoch, number / 7 + epoch), "val_acc")
+        record.end_trial(trial.trial, "completed", wall_s=1.5)
+
+
+def dump(folder: Path) -> list[tuple[Any, ...]]:
+    """Every row of every table of a record."""
+    with closing(sqlite3.connect(folder / "sweep.db")) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE sql > ''")]
+        kept = [name for name in names if not name.endswith(("_of_trial", "_sequence"))]
+        return [(name, *row) for name in kept for row in db.execute(f"SELECT * FROM {name}")]
+
+
+def flipped(raw: bytes, bit: int) -> bytes:
+    changed = bytearray(raw)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def bits(raw: bytes) -> list[int]:
+    return random.Random(0).sample(range(8 * len(raw)), FLIPS)
+
+
+@pytest.fixture
+def killed(memory: Path) -> Path:
+    """A run as a killed process leaves it: the last commits are in the write-ahead log."""
+    left = memory / "left"
+    with Record.create(memory, "mine", [STUDY]) as record:
+        fill(record)
+        shutil.copytree(record.folder, left)
+    (left / "sweep.db-shm").unlink()
+    assert (left / "sweep.db-wal").stat().st_size > 100_000
+    return left
+
+
+def test_a_flipped_bit_in_a_table_is_found(
+    runs: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        fill(record)
+        path = next(path for path in export(record) if path.name == "curves.parquet")
+    raw = path.read_bytes()
+    for bit in bits(raw):
+        path.write_bytes(flipped(raw, bit))
+        with pytest.raises(tables.TableError, match="damaged"):
+            tables.read(path, "curves")
+    record_property("flipped bits found, Parquet", f"{FLIPS} of {FLIPS}")
+
+
+def test_a_flipped_bit_in_the_record_is_found(
+    memory: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with Record.create(memory, "mine", [STUDY]) as record:
+        fill(record, trials=20, epochs=10)
+    folder = memory / "mine"
+    whole, raw, found = dump(folder), (folder / "sweep.db").read_bytes(), 0
+    for bit in bits(raw):
+        (folder / "sweep.db").write_bytes(flipped(raw, bit))
+        try:
+            with Record.open(memory, "mine") as record:
+                record.verify()
+        except RunError as error:
+            assert "sweep.db" in str(error) and "\n" not in str(error)
+            found += 1
+        else:
+            # One of those that say nothing: free space, or SQLite's own statistics.
+            assert dump(folder) == whole
+        for rest in ("sweep.db-wal", "sweep.db-shm"):
+            (folder / rest).unlink(missing_ok=True)
+    assert found > FLIPS / 5
+    told = f"flipped bits found, record ({FLIPS - found} changed nothing that it says)"
+    record_property(told, f"{found} of {found}")
+
+
+def reopened(left: Path, log: bytes) -> Record:
+    """The run `left` once more, with `log` for its write-ahead log."""
+    again = left.with_name("again")
+    shutil.rmtree(again, ignore_errors=True)
+    shutil.copytree(left, again)
+    (again / "sweep.db-wal").write_bytes(log)
+    return Record.open(again.parent, again.name)
+
+
+def test_a_torn_log_costs_the_last_commit_and_nothing_else(
+    killed: Path, record_property: Callable[[str, object], None]
+) -> None:
+    raw = (killed / "sweep.db-wal").read_bytes()
+    with reopened(killed, raw) as record:
+        *before, last = record.trials()
+        reports = list(record.reports())
+        assert last.state == "completed"
+    for cut in range(1, 201):
+        with reopened(killed, raw[:-cut]) as record:
+            record.verify()
+            *same, torn = record.trials()
+            assert same == before and torn.state == "running" and torn.config == last.config
+            assert list(record.reports()) == reports
+            assert not record.events()
+    record_property("torn logs that cost the last commit alone", "200 of 200")
+
+
+def test_a_flipped_bit_in_the_log_is_found_or_costs_the_last_commit(
+    killed: Path, record_property: Callable[[str, object], None]
+) -> None:
+    raw = (killed / "sweep.db-wal").read_bytes()
+    with reopened(killed, raw) as record:
+        whole = list(record.trials()), list(record.reports())
+    lost = {"found": 0, "last commit": 0}
+    for bit in bits(raw):
+        try:
+            with reopened(killed, flipped(raw, bit)) as record:
+                record.verify()
+                found = any(event["kind"] == "damaged" for event in record.events())
+                trials, reports = list(record.trials()), list(record.reports())
+        except RunError:
+            found = True
+        if not found and (trials, reports) != whole:
+            assert reports == whole[1] and trials[:-1] == whole[0][:-1]
+            lost["last commit"] += 1
+        lost["found"] += found
+    assert lost["found"] > FLIPS * 0.9
+    changed = sum(lost.values())
+    told = "flipped bits found, log of a killed process (the rest cost its last commit)"
+    record_property(told, f"{lost['found']} of {changed}")
+
+
+def test_torn_tables_are_told_and_made_anew(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        fill(record, trials=2)
+        path = next(path for path in export(record) if path.name == "curves.parquet")
+        raw = path.read_bytes()
+        for cut in range(1, 201):
+            path.write_bytes(raw[:-cut])
+            with pytest.raises(tables.TableError, match="damaged"):
+                tables.read(path, "curves")
+        export(record)
+    assert path.read_bytes() == raw
+
+
+def test_a_torn_journal_is_mended_by_the_next_line(tmp_path: Path) -> None:
+    space, journal = SearchSpace.load("sgd"), tmp_path / "optuna.journal"
+
+    def ended(proposals: Proposals) -> None:
+        proposal = proposals.ask()
+        assert proposal is not None
+        proposals.tell(proposal.number, "completed", {1: 0.5})
+
+    for _ in range(2):
+        ended(Proposals(space, journal))
+    raw = journal.read_bytes()
+    for cut in range(1, 201):
+        journal.write_bytes(raw[:-cut])
+        ended(Proposals(space, journal))
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        assert len(optuna.load_study(study_name="sgd", storage=storage).trials) == 2
+
+
+LAB = """
+import os
+import resource
+import signal
+from pathlib import Path
+
+import torch
+
+import samtune
+
+
+def quick(config):
+    mode, once = config.knobs["mode"], Path(config.checkpoint_dir, "once")
+    for epoch in range(1, 4):
+        loss, accuracy = 0.5, 0.5
+        if epoch == 2:
+            match mode:
+                case "infinite":
+                    accuracy = float("inf")
+                case "huge loss":
+                    loss = 1e308 * 10
+                case "nan in validation alone":
+                    accuracy = float("nan")
+                case "gpu memory":
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+                case "host memory":
+                    used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+                    resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, -1))
+                    torch.ones(2**30)
+                case "kill" if not once.exists():
+                    once.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "escapes":
+                    raise ValueError("\\x1b[2J\\x1b]0;owned\\x07 <script>\\u202e")
+        samtune.report(epoch=epoch, val_acc=accuracy, train_loss=loss)
+"""
+
+
+def test_each_trial_bears_its_own_fault(
+    two_slots: Cluster,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    (tmp_path / "lab_of_faults.py").write_text(LAB)
+    monkeypatch.chdir(tmp_path)
+    diverging = ["infinite", "huge loss", "nan in validation alone"]
+    modes = [*diverging, "gpu memory", "host memory", "kill", "escapes", "none"]
+    Path("lab.yaml").write_text(
+        "samtune: 1\ntrainable: lab_of_faults:quick\nbudget: {kind: epochs, per_trial: 3}\n"
+        "asha: {grace: 2, factor: 2}\nsearch: {method: grid}\nresources: {retries: 1}\n"
+        f"knobs:\n  mode: {{grid: {json.dumps(modes)}}}\n"
+    )
+    told: list[str] = []
+
+    class Listen(QuietView):
+        def event(self, text: str) -> None:
+            told.append(text)
+
+    spaces = [SearchSpace.load(Path("lab.yaml"))]
+    with record_of(runs, spaces) as record:
+        run_stage(Search(record, spaces), record, two_slots, Listen(), Stop())
+        trials = {trial.config.knobs["mode"]: trial for trial in record.trials()}
+        causes = {
+            mode: [
+                attempt["cause"].replace("pruned", "completed")
+                for attempt in record.attempts("trial = ?", trial.trial)
+            ]
+            for mode, trial in trials.items()
+        }
+        assert causes == {
+            **{mode: ["diverged"] for mode in diverging},
+            **{mode: ["oom", "oom"] for mode in ("gpu memory", "host memory")},
+            **{"kill": ["worker_died", "completed"], "escapes": ["error", "error"]},
+            "none": ["completed"],
+        }
+        epochs = {
+            mode: [report.epoch for report in record.reports("trial = ?", trial.trial)]
+            for mode, trial in trials.items()
+        }
+        assert all(epochs[mode] == [1, 2] for mode in diverging), "no epoch after the divergence"
+        record_property("epochs trained after a divergence", f"0 of {len(diverging)}")
+        judged = {report.trial for report in record.reports("rung IS NOT NULL")}
+        assert judged == {trials["kill"].trial, trials["none"].trial}
+        reasons = [trial.reason or "" for trial in trials.values()]
+        details = [event["detail"] for event in record.events()]
+        assert "owned" in trials["escapes"].reason
+        for text in (*told, *reasons):
+            assert text.isprintable(), repr(text)
+        assert not any("\x1b" in detail for detail in details)
+
+
+def test_a_lock_ends_with_its_process(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+
+        def hold() -> None:
+            with Record.open(runs, "mine") as theirs, theirs.lock():
+                there.send("held")
+                time.sleep(600)
+
+        holder = context.Process(target=hold)
+        holder.start()
+        assert here.recv() == "held" and record.is_locked()
+        holder.kill()
+        holder.join()
+        assert not record.is_locked()
+        with record.lock():
+            pass
+
+
+def test_a_clock_that_jumps_changes_nothing_but_times(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    run_or_resume(memory / "steady", nobody)
+    draw, true = random.Random(0), time.time
+    monkeypatch.setattr(time, "time", lambda: true() + draw.uniform(-86_400, 86_400))
+    for number in range(10, 80, 10):
+        runs = memory / str(number)
+        assert failed_at(number, runs, nobody)
+        run_or_resume(runs, nobody)
+        assert content(runs / "mine") == content(memory / "steady" / "mine")
+        with Record.open(runs, "mine") as record:
+            assert all(0 <= row["wall_s"] < 60 for row in record.attempts() if row["wall_s"])
+            assert status_of(record)["seconds"] >= 0
+
+
+def test_status_of_10_000_trials_is_one_pass_over_the_record(memory: Path) -> None:
+    steps = {}
+    for trials in (1000, 10_000):
+        with Record.create(memory, f"of-{trials}", [STUDY]) as record:
+            fill(record, trials=1, epochs=2)
+            with record._db as db:
+                db.execute(
+                    "WITH RECURSIVE n(k) AS (SELECT 2 UNION SELECT k + 1 FROM n WHERE k < ?)"
+                    " INSERT INTO trials (key, study, stage, number, origin, config, config_sha,"
+                    " state, proposed_at, ended_at) SELECT key, study, stage, k, origin, config,"
+                    " config_sha, state, proposed_at, ended_at FROM trials, n",
+                    (trials,),
+                )
+                db.execute(
+                    "INSERT INTO reports (trial, attempt, epoch, used, value, metrics, at)"
+                    " SELECT t.trial, attempt, epoch, used, value, metrics, at"
+                    " FROM trials t, reports WHERE t.trial > 1"
+                )
+            record.verify()
+            count = itertools.count()
+            record._db.set_progress_handler(lambda count=count: next(count) and 0, 100)
+            tracemalloc.start()
+            status = status_of(record)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert status["studies"][0]["states"] == {"completed": trials}
+            steps[trials] = next(count), peak
+    (few, small), (many, large) = steps.values()
+    assert many < 11 * few and large < 11 * small
+    assert large < 200e6
+
+
+def test_no_trial_of_ours_has_loader_processes() -> None:
+    """What cannot die need not be survived: the data is resident, and batches are indexed."""
+    for path in (ROOT / "trainables").rglob("*.py"):
+        assert "DataLoader(" not in path.read_text(), path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_goes_on_after_its_whole_tree_was_killed_and_its_disk_was_full(
+    tmp_path: Path,
+) -> None:
+    whole, cut = Sweep(tmp_path, "whole"), Sweep(tmp_path, "cut")
+    whole.start()
+    assert whole.end()[0] == 0
+    cut.start()
+    assert cut.wait_for_reports(3) is not None
+    before = cut.reports()
+    assert left_over(cut.kill(tree=True), 30) == []
+    assert before <= cut.reports()
+    cut.start(SAMTUNE_FAULT="enospc@40")
+    code, said = cut.end()
+    assert code == 5 and "no room left" in said and "samtune resume cut" in said, said
+    cut.start()
+    assert cut.wait_for_reports(3) is not None
+    assert left_over(cut.kill(tree=False), 30) == []
+    cut.start()
+    code, said = cut.end()
+    assert code == 0, said
+    assert cut.content() == whole.content() and cut.rungs_replay()
+
+
+LOSE_A_NODE = """
+import sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from samtune.cluster import cluster
+from samtune.live import QuietView
+from samtune.record import Record
+from samtune.space import SearchSpace
+from samtune.stages import Search
+from samtune.stop import Stop
+from samtune.sweep import run_stage
+from test_sweep import record_of
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+lost = [nodes.add_node(num_cpus=1)]
+
+class Lose(QuietView):
+    def event(self, text):
+        print(text, flush=True)
+        if lost and text.startswith("[2/"):
+            nodes.remove_node(lost.pop(), allow_graceful=False)
+
+words = ["resources.parallel=2", "search.method=random"]
+spaces = [SearchSpace.load(Path("steady.yaml"), words)]
+with record_of(Path("runs"), spaces) as record:
+    with cluster([spaces[0].resources], nodes.address) as on:
+        assert on.slots == 2, on
+        run_stage(Search(record, spaces), record, on, Lose(), Stop())
+    print(sorted({t.state for t in record.trials()}), len(list(record.trials())), "trials")
+    print("causes", sorted({a["cause"] for a in record.attempts()}))
+nodes.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_the_trials_of_a_lost_node_go_on_elsewhere(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "run")
+    lost = subprocess.run(
+        [sys.executable, "-c", LOSE_A_NODE],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "SAMTUNE_BEGAN": str(sweep.began)}
+        | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64, "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert lost.returncode == 0, lost.stderr
+    *_, ends, causes = lost.stdout.splitlines()
+    assert ends == "['completed', 'pruned'] 12 trials", lost.stdout
+    assert "node_lost" in causes or "worker_died" in causes, lost.stdout
