@@ -53,7 +53,8 @@ def make_run(runs: Path, name: str, trials: int, epochs: int, repeats: int = 5) 
                 _trials(record.folder, space, trials, total),
             )
             db.executemany(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO attempts (trial, attempt, started_at, ended_at, wall_s)"
+                " VALUES (?, ?, ?, ?, ?)",
                 (
                     (trial, attempt, 1e9, 1e9 + 60.0, 60.0)
                     for trial in range(1, total + 1)

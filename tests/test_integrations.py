@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from samtune import integrations
-from samtune.asha import Verdict
 from samtune.cli import main
 from samtune.integrations import Hook, Observers
 from samtune.record import Record, RunError
+from samtune.rungs import Verdict
 from samtune.space import SearchSpace
 from samtune.trial import Seeds, TrialConfig
 

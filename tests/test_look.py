@@ -22,13 +22,13 @@ from benchmarks.scale_tables import make_run
 from samtune import export as exporting
 from samtune import status as looking
 from samtune import tables
-from samtune.asha import Rungs
 from samtune.best import Winner, python, winner_of
 from samtune.cli import main
 from samtune.commands.trials import _STATES
 from samtune.export import export
 from samtune.optimizers import BASES, VARIANTS
 from samtune.record import Record, Stage, State, TrialRow
+from samtune.rungs import StoppingRungs
 from samtune.space import SearchSpace, resolve
 from samtune.status import status_of, status_text, watched
 from samtune.trial import Seeds, TrialConfig
@@ -65,7 +65,7 @@ def add(
     stage: Stage = "confirm" if "source" in more else "search"
     trial = record.add_trial(study, stage, number, "sampled", config, **more)
     attempt, _ = record.start_attempt(trial)
-    rungs = RUNGS.setdefault((record.folder, study), Rungs(2, 3, 20))
+    rungs = RUNGS.setdefault((record.folder, study), StoppingRungs(2, 3, 20))
     for epoch, value in enumerate(values, 1):
         seq = record.add_report(trial.trial, attempt, message(epoch, value), "val_acc")
         record.add_decision(seq, rungs.judge(trial.trial, 2.0 * epoch, value))
@@ -74,7 +74,7 @@ def add(
     return trial
 
 
-RUNGS: dict[Any, Rungs] = {}
+RUNGS: dict[Any, StoppingRungs] = {}
 
 
 @pytest.fixture(scope="module")
