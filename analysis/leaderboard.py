@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 from samtune import tables
 
 # Rows that differ in one of these answer different questions, so they are ranked apart.
-QUESTION = ["dataset", "label_noise", "model", "augment", "budget_kind", "budget_max"]
+QUESTION = ["dataset", "model", "task", "budget_kind", "budget_max"]
 
 
 def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
@@ -74,14 +74,8 @@ def _row(trials: pd.DataFrame, repeats: pd.DataFrame) -> dict[str, Any]:
             name: first[name]
             for name in (
                 *("run", "space", "variant", "base_optimizer", "dataset", "label_noise", "model"),
-                *(
-                    "augment",
-                    "budget_kind",
-                    "budget_max",
-                    "search_alg",
-                    "scheduler",
-                    "knobs_searched",
-                ),
+                *("augment", "task", "budget_kind", "budget_max"),
+                *("search_alg", "scheduler", "knobs_searched"),
             )
         },
         "search_see": trials["see"].sum(),
@@ -181,10 +175,25 @@ def cells(board: pd.DataFrame) -> list[list[str]]:
 
 def questions(board: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows that may be compared with each other, under what they answer."""
+    named = {"dataset", "model", "label_noise"}
+    words = [set(json.loads(task).items()) for task in board["task"]]
+    # What all rows share besides is left to their spaces.
+    shared = set.intersection(*words) if words else set()
     return [
         (
-            f"{row['dataset']}, {row['model']}, label noise {row['label_noise']:g}, "
-            f"{row['budget_max']:g} {row['budget_kind']}",
+            ", ".join(
+                [
+                    row["dataset"],
+                    row["model"],
+                    f"label noise {row['label_noise']:g}",
+                    *(
+                        f"{word} {value}"
+                        for word, value in sorted(set(json.loads(row["task"]).items()) - shared)
+                        if word not in named
+                    ),
+                    f"{row['budget_max']:g} {row['budget_kind']}",
+                ]
+            ),
             rows,
         )
         for _, rows in board.groupby(QUESTION, sort=False)

@@ -240,6 +240,7 @@ def _task(trial: TrialRow) -> dict[str, Any]:
         "model": str(config.task.get("model", "")),
         "label_noise": float(config.task.get("label_noise", 0.0)),
         "augment": _augment(config.task),
+        "task": canonical(dict(config.task)),
         "budget_kind": config.budget.kind,
         "budget_max": config.budget.per_trial,
         "config_sha": trial.config_sha,

@@ -165,7 +165,8 @@ def status_text(status: dict[str, Any]) -> str:
     if not status["running"]:
         if unfinished:
             lines.append("  stopped before its end; what it did is on record")
-        if confirmed:
+            lines.append(f"next: samtune resume {name}")
+        elif confirmed:
             lines.append(f"next: samtune leaderboard {name}")
         elif any(study["best"] for study in status["studies"]):
             lines.append(f"next: samtune confirm {name}")

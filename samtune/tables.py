@@ -23,7 +23,7 @@ VERSIONS = {"trials": 1, "curves": 1, "repeats": 1, "leaderboard": 1}
 
 _TASK = """
     variant! string, base_optimizer! string, dataset! string, model! string,
-    label_noise! float64, augment! string
+    label_noise! float64, augment! string, task! string
 """
 
 _SHARPNESS = """
@@ -69,7 +69,7 @@ COLUMNS = {
     "leaderboard": """
     rank int16, run! string, space! string, variant! string, base_optimizer! string,
     dataset! string, label_noise! float64,
-    model! string, augment! string, budget_kind! string, budget_max! float64,
+    model! string, augment! string, task! string, budget_kind! string, budget_max! float64,
     search_see! float64, n_knobs! int16, knobs_searched! string,
     search_alg! string, scheduler! string, config_json! string, config_sha! string,
     studies! int16, trials! int32,

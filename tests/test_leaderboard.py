@@ -22,14 +22,20 @@ from analysis.leaderboard import (
 from samtune import tables
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+TASK = {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "augment": "none"}
+
+
+def task_columns(**changes: Any) -> dict[str, Any]:
+    task = TASK | changes
+    return {name: task[name] for name in TASK} | {"task": json.dumps(task, sort_keys=True)}
 
 
 def trial(number: int, state: str, val_acc: float | None, **changes: Any) -> dict[str, Any]:
     lr = 0.1 * (number + 1)
     row = {
         **{"run": "r", "study": 0, "space": "sam", "trial": number, "trial_key": f"k{number}"},
-        **{"variant": "sam", "base_optimizer": "sgd", "dataset": "digits", "model": "small_cnn"},
-        **{"label_noise": 0.4, "augment": "none", "stage": "search", "search_alg": "tpe"},
+        **{"variant": "sam", "base_optimizer": "sgd", "stage": "search", "search_alg": "tpe"},
+        **task_columns(),
         **{
             "scheduler": "asha 2 x 3",
             "knobs_searched": '["lr"]',
@@ -51,7 +57,7 @@ def trial(number: int, state: str, val_acc: float | None, **changes: Any) -> dic
 def repeat(bundle: int, test_acc: float | None, **changes: Any) -> dict[str, Any]:
     row = {
         **{"run": "r", "study": 0, "space": "sam", "variant": "sam", "base_optimizer": "sgd"},
-        **{"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "augment": "none"},
+        **task_columns(),
         **{"budget_kind": "compute", "budget_max": 20.0, "source_trial_key": "k1"},
         **{"config_sha": "c1", "rank_in_search": 0, "seed_bundle": bundle, "test_openings": 1},
         **{"val_acc": 0.9, "test_acc": test_acc, "test_nll": 0.5, "test_ece": 0.1, "n_test": 500},
@@ -122,13 +128,16 @@ def test_ranks_count_within_equal_task_and_budget_and_not_over_survivors(tmp_pat
         one("a", [0.7, 0.7]),
         one("b", [0.8, 0.8]),
         one("c", [0.9, None]),
-        one("d", [0.95, 0.95], label_noise=0.0),
+        one("d", [0.95, 0.95], **task_columns(label_noise=0.0)),
+        one("e", [0.5, 0.6], **task_columns(train_size=0.5)),
     ]
     board = leaderboard([*folders, folders[0]])
     ranks = {row["run"]: row["rank"] for row in records(board)}
-    assert ranks == {"a": 2, "b": 1, "c": None, "d": 1}
+    assert ranks == {"a": 2, "b": 1, "c": None, "d": 1, "e": 1}
     apart = {name: len(rows) for name, rows in questions(board)}
-    assert sorted(apart.values()) == [1, 3] and any("label noise 0," in name for name in apart)
+    assert sorted(apart.values()) == [1, 1, 3]
+    assert any("label noise 0," in name for name in apart)
+    assert any("train_size 0.5," in name for name in apart)
 
 
 def test_the_winner_is_what_was_repeated_whatever_metric_chose_it(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ from trainables.models import build
 from trainables.precision import Precision
 from trainables.targets import Mixer, cross_entropy, hits
 
+# Sets the order's draws apart from those of the split seed, which may be the same number: else the
+# first epoch would begin with the very images whose labels are noise.
+_ORDER = 1
+
 
 class Trial:
     """One run of the loop; `config` is complete and checked."""
@@ -117,7 +121,7 @@ class Trial:
 
     def _order(self) -> Tensor:
         """This epoch's order of the training images; a resumed trial draws the same again."""
-        rng = np.random.default_rng((self.config.seeds.order, self.meter.epoch))
+        rng = np.random.default_rng((self.config.seeds.order, self.meter.epoch, _ORDER))
         return torch.from_numpy(rng.permutation(self.meter.n_train)).to(self.device)
 
     def _validate(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from samtune.commands.board import console_for, csv_table, markdown_table, print
 from samtune.commands.options import format_option, json_option, runs_option
 
 _PLOT_WIDTH = 60
-_STATES = ["running", "completed", "pruned", "diverged", "error", "cancelled"]
+_STATES = ["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
 
 space_option = click.option("--space", help="Only this space of the run.")
 
