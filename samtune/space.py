@@ -46,6 +46,7 @@ from samtune.space_knobs import (
 from samtune.space_layers import (
     SpaceError,
     find,
+    on_setting,
     override,
     parse,
     read,
@@ -102,13 +103,22 @@ class SearchSpace:
     origin: dict[str, str] = field(compare=False, default_factory=dict)
 
     @classmethod
-    def load(cls, reference: str | Path, overrides: Sequence[str] = ()) -> SearchSpace:
+    def load(
+        cls,
+        reference: str | Path,
+        overrides: Sequence[str] = (),
+        on: str | Path | None = None,
+    ) -> SearchSpace:
         """Reads a space file, or a shipped space by name, with `path=value` overrides on top.
 
-        The trainable is imported and asked for its knobs. Raises SpaceError with every mistake.
+        All but its trainable, base and knobs comes from the space `on`, if one is named. The
+        trainable is imported and asked for its knobs. Raises SpaceError with every mistake.
         """
         found = find(reference)
-        root, problems = override(read(found.path), overrides, _settable)
+        root = read(found.path)
+        if on is not None:
+            root = on_setting(root, read(find(on).path))
+        root, problems = override(root, overrides, _settable)
         space = _Builder(root, problems, frozen=False).space(found.name)
         # The dataclass is frozen for its users; here it is not yet handed out.
         object.__setattr__(space, "path", found.path)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samtune import strict_yaml
-from samtune.space_document import Document, nearest, shape_of
+from samtune.space_document import SECTIONS, Document, nearest, shape_of
 from samtune.strict_yaml import MAX_BYTES, Mark, Node, Problem, StrictYamlError, quoted
 
 SHARED = "common"
+# What variants that are compared share; the rest of a space is the variant's own.
+_SETTING = {"task", *SECTIONS}
 MAX_FILES = 32
 
 
@@ -203,6 +205,12 @@ def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
         else:
             merged[word] = node
     return Node(merged, above.mark, above.key)
+
+
+def on_setting(root: Node, setting: Node) -> Node:
+    """A space with another's task, budget, search, rungs, resources and confirmation."""
+    kept = {word: node for word, node in _entries(setting).items() if word in _SETTING}
+    return merge(root, Node(kept, root.mark, root.key))
 
 
 def _changes_shape(below: Node, above: Node) -> bool:

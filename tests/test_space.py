@@ -1024,3 +1024,17 @@ def test_settings_of_papers_load_and_plan(name: str) -> None:
     assert len(planned["rungs"]) >= 2
     assert 0 < planned["see_expected"] < planned["budget_at_most"] / 2
     assert f"{planned['budget_per_trial']:g} see" in plan_text(planned)
+
+
+def test_variants_are_compared_on_another_spaces_setting() -> None:
+    setting = SearchSpace.load("cifar100_wrn28_10")
+    for name in ("sgd", "asam", "gsam"):
+        own = SearchSpace.load(name)
+        space = SearchSpace.load(name, on="cifar100_wrn28_10")
+        assert (space.name, space.variant, space.knobs) == (name, own.variant, own.knobs)
+        assert space.task == setting.task and space.budget == setting.budget
+        assert space.asha == setting.asha and space.resources == setting.resources
+        assert space.origin["task.dataset"].startswith(str(shipped()["cifar100_wrn28_10"]))
+    assert SearchSpace.load("asam", ["budget.trials=3"], "cifar100_wrn28_10").budget.trials == 3
+    with pytest.raises(SpaceError, match="did you mean 'cifar10_resnet18'"):
+        SearchSpace.load("asam", on="cifar10_resnet")

@@ -33,6 +33,12 @@ set_option = click.option(
     metavar="WORD=VALUE",
     help="Changes a value of the space: lr.max=0.3, task.label_noise=0, rho=0.05. Repeatable.",
 )
+on_option = click.option(
+    "--on",
+    "setting",
+    metavar="SPACE",
+    help="Take the task, budget, search, rungs and resources from this space: cifar10_resnet18.",
+)
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from samtune.commands.options import (
     hook_option,
     json_option,
     log_option,
+    on_option,
     quiet_option,
     runs_option,
     seeds_option,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("spaces", nargs=-1, required=True, metavar="SPACE...")
 @set_option
+@on_option
 @click.option("--name", help="Name of the run; else the spaces' names and a count.")
 @runs_option
 @click.option(
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 def run(
     spaces: tuple[str, ...],
     overrides: tuple[str, ...],
+    setting: str | None,
     name: str | None,
     runs: Path,
     confirmed: bool,
@@ -73,8 +76,8 @@ def run(
     """Sweeps one or several spaces and prints the leaderboard.
 
     SPACE is a file, or the name of a shipped space: `samtune run spaces/asam.yaml`,
-    `samtune run sgd sam asam`. With the --name and the spaces of a run that was stopped, it goes
-    on with that run.
+    `samtune run sgd sam asam`, `samtune run sgd sam asam --on cifar10_resnet18`. With the --name
+    and the spaces of a run that was stopped, it goes on with that run.
     """
     from samtune import integrations
     from samtune.record import Record, check_name, refuse_taken
@@ -83,7 +86,7 @@ def run(
     stopped = name is not None and (runs / check_name(name) / "sweep.db").is_file()
     if name is not None and not stopped:
         refuse_taken(runs, name)
-    loaded = load_spaces(spaces, overrides)
+    loaded = load_spaces(spaces, overrides, setting)
     if dry_run:
         from samtune.plan import plan, plan_text
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from samtune.commands.options import json_option, set_option
+from samtune.commands.options import json_option, on_option, set_option
 
 if TYPE_CHECKING:
     from samtune.space import SearchSpace
@@ -31,19 +31,23 @@ def list_spaces(as_json: bool) -> None:
             json.dumps({"schema": "spaces/1", "spaces": {k: str(v) for k, v in paths.items()}})
         )
         return
+    width = max(map(len, paths))
     for name, path in paths.items():
         first = path.read_text().splitlines()[0].lstrip("# ")
-        click.echo(f"{name:16}{first}")
+        click.echo(f"{name:{width}}  {first}")
 
 
 @spaces.command("show")
 @click.argument("space")
 @set_option
+@on_option
 @click.option("--origin", is_flag=True, help="Where each value comes from.")
 @json_option
-def show_space(space: str, overrides: tuple[str, ...], origin: bool, as_json: bool) -> None:
+def show_space(
+    space: str, overrides: tuple[str, ...], setting: str | None, origin: bool, as_json: bool
+) -> None:
     """What a space resolves to, every default filled in."""
-    (loaded,) = load_spaces([space], overrides)
+    (loaded,) = load_spaces([space], overrides, setting)
     if as_json:
         from samtune.plan import plan
 
@@ -59,9 +63,10 @@ def show_space(space: str, overrides: tuple[str, ...], origin: bool, as_json: bo
 @spaces.command("check")
 @click.argument("files", nargs=-1, required=True, metavar="SPACE...")
 @set_option
-def check_spaces(files: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+@on_option
+def check_spaces(files: tuple[str, ...], overrides: tuple[str, ...], setting: str | None) -> None:
     """Tells every mistake in space files; exit code 2 if there is one."""
-    for space in load_spaces(files, overrides):
+    for space in load_spaces(files, overrides, setting):
         click.echo(f"{space.path}: right; {space.name}, SHA-256 {space.sha256[:16]}")
 
 
@@ -73,14 +78,16 @@ def print_schema() -> None:
     click.echo(json.dumps(space_schema(), indent=2))
 
 
-def load_spaces(references: Sequence[str], overrides: Sequence[str]) -> list[SearchSpace]:
+def load_spaces(
+    references: Sequence[str], overrides: Sequence[str], setting: str | None = None
+) -> list[SearchSpace]:
     """All spaces, or every mistake in all of them at once."""
     from samtune.space import SearchSpace, SpaceError
 
     loaded, messages = [], []
     for reference in references:
         try:
-            space = SearchSpace.load(reference, overrides)
+            space = SearchSpace.load(reference, overrides, setting)
         except SpaceError as error:
             where = f"{reference}: " if len(references) > 1 else ""
             messages += [f"{where}{message}" for message in error.messages]
