@@ -1,8 +1,9 @@
 """Ends what a killed sweep leaves behind: Ray's agents outlive a killed Ray by over a minute.
 
 A process of its own waits for the end of its standard input, whose other end the sweep holds, and
-which the kernel closes however the sweep dies. Then it kills each process that was started with
-the sweep's mark in its environment. It needs /proc; where there is none, Ray's own time counts.
+which the kernel closes however the sweep dies. Then it kills each process that has a file of the
+sweep's Ray open for writing, as its log is for all that Ray has started. It needs /proc; where
+there is none, Ray takes its own time.
 """
 
 from __future__ import annotations
@@ -17,44 +18,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_MARK = "SAMTUNE_SCRATCH"
-_ATTEMPTS = 20
+_ATTEMPTS = 50
 _PAUSE_S = 0.1
 
 
 @contextmanager
 def ended_with_us(scratch: str) -> Iterator[None]:
-    """Marks what is started inside the block; none of it outlives the block, or this process."""
+    """Nothing that Ray starts in the folder `scratch` outlives the block, or this process."""
     command = [sys.executable, __file__, scratch]
     # A session of its own: a Ctrl-C in a terminal is not for it.
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    before = os.environ.get(_MARK)
-    os.environ[_MARK] = scratch
     try:
         yield
     finally:
-        os.environ.pop(_MARK)
-        if before is not None:
-            os.environ[_MARK] = before
         guard.communicate()
 
 
-def marked(scratch: str) -> list[int]:
-    """The processes, other than this one, that were started with the mark of `scratch`."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
+def writers(folder: str) -> set[int]:
+    """The processes that have a file below `folder` open for writing."""
+    found = set()
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         # It may be gone by now, or another user's.
         with contextlib.suppress(OSError):
-            words = (entry / "environ").read_bytes().split(b"\0")
-            if f"{_MARK}={scratch}".encode() in words and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
+            if os.readlink(descriptor).startswith(f"{folder}/"):
+                process = descriptor.parents[1]
+                info = (process / "fdinfo" / descriptor.name).read_text()
+                flags = next(line for line in info.splitlines() if line.startswith("flags:"))
+                if int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY:
+                    found.add(int(process.name))
     return found
 
 
 def _main(scratch: str) -> None:
+    sweep = os.getppid()
     sys.stdin.buffer.read()
     for _ in range(_ATTEMPTS):
-        left = marked(scratch)
+        left = writers(scratch) - {sweep, os.getpid()}
         if not left:
             break
         for pid in left:

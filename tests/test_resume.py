@@ -6,11 +6,13 @@ import errno
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -345,12 +347,15 @@ def test_a_record_of_the_first_format_is_brought_up(
     with record:
         Slots(record, Search(record, spaces), 1, random.Random(0), 0).run({})
         whole = outcome(record)
+    with closing(sqlite3.connect(runs / "old" / "sweep.db")) as db, db:
         for column in ("cause", "after", "until"):
-            record._db.execute(f"ALTER TABLE attempts DROP COLUMN {column}")
-        record.set_meta("format", 1)
+            db.execute(f"ALTER TABLE attempts DROP COLUMN {column}")
+        db.execute("DROP TABLE checksums")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'format'")
     with Record.open(runs, "old") as record, record.lock():
         assert record.meta("format") == 2
         assert not has_work(Search(record, spaces)) and outcome(record) == whole
+        record.verify()
 
 
 LAB = """
