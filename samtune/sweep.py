@@ -64,7 +64,6 @@ def run_stage(
     if not has_work(plan):
         return plan.progress
     watch = Watch(record.folder, stop)
-    observers = observers or Observers(record, [], view.event)
     driver = _Driver(plan, record, view, stop, watch, observers)
     record.add_event(f"{plan.progress.stage} started", f"{on.slots} slots")
     tuner = tune.Tuner(
@@ -116,14 +115,14 @@ class _Driver:
         view: View,
         stop: Stop,
         watch: Watch,
-        observers: Observers,
+        observers: Observers | None = None,
     ) -> None:
         self._plan = plan
         self._record = record
         self._view = view
         self._stop = stop
         self._watch = watch
-        self._observers = observers
+        self._observers = observers or Observers(record, [], view.event)
         self._live: dict[str, _Live] = {}
         self._errors_in_a_row = 0
         self._longest_silence = 0.0

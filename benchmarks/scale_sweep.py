@@ -1,0 +1,185 @@
+"""What the driver itself takes of a large sweep: its processor time, memory and record.
+
+    python -m benchmarks.scale_sweep --json benchmarks/results/scale-sweep.json
+
+Ray is played by an event queue, so that a sweep of 10,000 trials at 256 at a time takes minutes on
+one core; proposals, rungs and record are the real ones. A trial sends 10 reports, and each lasts
+`--epoch` seconds of the queue's clock. The driver is one server in that queue, and a call keeps it
+for as long as it really takes: what the slots wait for it is what is not `busy`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from samtune.live import QuietView
+from samtune.record import Record
+from samtune.space import SearchSpace
+from samtune.stages import Search
+from samtune.stop import Stop, Watch
+from samtune.sweep import _Driver
+
+_EPOCHS = 10
+_SPACE = """\
+samtune: 1
+extends: sam.yaml
+budget: {{kind: epochs, per_trial: 10, trials: {trials}}}
+asha: {{grace: 2, factor: 3}}
+search: {{method: {method}}}
+"""
+
+
+class _Named:
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
+def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, float]:
+    """One sweep to its end. Times in seconds, sizes in bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "scale.yaml")
+        file.write_text(_SPACE.format(method=method, trials=trials))
+        space = SearchSpace.load(file)
+        settings = {"mode": "max", "trials": trials, "search_alg": method, "scheduler": "asha"}
+        row = {"name": space.name, "variant": "sam", "base": "sgd", "space": space.text}
+        row |= {"sha256": space.sha256, "settings": json.dumps(settings | {"searched": []})}
+        with Record.create(Path(folder), "run", [row]) as record:
+            stop = Stop()
+            driver = _Driver(
+                Search(record, [space]), record, QuietView(), stop, Watch(record.folder, stop)
+            )
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            cpu, started = time.process_time(), time.perf_counter()
+            reports, busy = _play(driver, slots, epoch_s)
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - started
+            driver.close(cut=False)
+            after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Closed, so its write-ahead log has been taken in.
+        size = (record.folder / "sweep.db").stat().st_size
+    return {
+        "method": method,
+        "trials": trials,
+        "reports": reports,
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "cpu_ms_per_trial": 1000 * cpu / trials,
+        "cpu_ms_per_report": 1000 * cpu / reports,
+        "bytes_per_report": size / reports,
+        "grown_mib": (after - before) / 1024,
+        "busy": busy,
+    }
+
+
+def _play(driver: _Driver, slots: int, epoch_s: float) -> tuple[int, float]:
+    """Runs all trials; how many reports there were, and the share of the slots' time in use."""
+    draw = random.Random(1)
+    names = itertools.count()
+    waiting: list[tuple[float, int, int, str, float]] = []
+    free_at = reports = 0
+    trained = 0.0
+
+    def serve(arrives: float, call: Callable[[], Any]) -> tuple[Any, float]:
+        """A call to the driver that arrives at a time: its answer, and when it has it."""
+        nonlocal free_at
+        began = time.perf_counter()
+        answer = call()
+        free_at = max(free_at, arrives) + time.perf_counter() - began  # type: ignore[assignment]
+        return answer, free_at
+
+    def start(slot: int, arrives: float) -> None:
+        name = str(next(names))
+        config, at = serve(arrives, lambda: driver.propose(name))
+        if isinstance(config, dict):
+            quality = draw.random()
+            heapq.heappush(waiting, (at + epoch_s, slot, 1, name, quality))
+
+    for slot in range(slots):
+        start(slot, 0.0)
+    last = full_until = 0.0
+    while waiting:
+        now, slot, epoch, name, quality = heapq.heappop(waiting)
+        trained += epoch_s
+        reports += 1
+        value = quality * (1 - 0.5**epoch)
+        report = {
+            **{"epoch": epoch, "used": float(epoch), "checkpoint": None},
+            **{"checkpoint_sha256": None, "facts": {"n_val": 10_000} if epoch == 1 else {}},
+            "metrics": {
+                **{"val_acc": value, "val_loss": 1 - value, "train_acc": value},
+                **{"train_loss": 1 - value, "see": 2.0 * epoch, "lr": 0.1, "rho": 0.05},
+                **{"step": 100 * epoch, "forward_samples": 1e5, "backward_samples": 1e5},
+                **{"skipped_steps": 0, "train_s": 1.0, "eval_s": 0.1, "data_s": 0.1},
+                **{"peak_rss_mb": 500.0, "peak_gpu_mb": 0.0},
+            },
+        }
+        told = {"report": json.dumps(report)}
+        verdict, at = serve(now, lambda n=name, t=told: driver.reported(_Named(n), t))
+        last = max(last, at)
+        if verdict.decision == "continue" and epoch < _EPOCHS:
+            heapq.heappush(waiting, (at + epoch_s, slot, epoch + 1, name, quality))
+            continue
+        _, at = serve(at, lambda n=name: driver.ended(n, {"done": True}, False))
+        start(slot, at)
+        if len(waiting) == slots:
+            full_until, trained_full = at, trained
+    # Up to where the queue ran dry: the end of a sweep empties its slots one by one.
+    return reports, trained_full / (slots * full_until)
+
+
+def _alone(arguments: tuple[str, int, int, float]) -> dict[str, float]:
+    return sweep(*arguments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", default="100,1000,10000")
+    parser.add_argument("--methods", default="random,tpe")
+    parser.add_argument("--slots", type=int, default=256)
+    parser.add_argument("--epoch", type=float, default=30.0, help="seconds between two reports")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    arguments = parser.parse_args()
+    rows = []
+    print(
+        "| search | trials | slots | CPU ms a trial | a report | MiB grown | bytes a report | busy |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for method, trials in itertools.product(
+        arguments.methods.split(","), map(int, arguments.trials.split(","))
+    ):
+        slots = min(arguments.slots, max(2, trials // 10))
+        # A process of its own, so that its memory is its own too.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            row = pool.map(_alone, [(method, trials, slots, arguments.epoch)])[0]
+        rows.append(row | {"slots": slots})
+        print(
+            f"| {method} | {trials} | {slots} | {row['cpu_ms_per_trial']:.1f} "
+            f"| {row['cpu_ms_per_report']:.2f} | {row['grown_mib']:.0f} "
+            f"| {row['bytes_per_report']:.0f} | {100 * row['busy']:.1f} % |",
+            flush=True,
+        )
+    if arguments.json:
+        about = {
+            "device": f"{os.cpu_count()} cores, {platform.machine()}",
+            "python": platform.python_version(),
+            "load": os.getloadavg()[0],
+            "epoch_s": arguments.epoch,
+            "rows": rows,
+        }
+        arguments.json.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
