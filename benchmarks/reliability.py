@@ -272,14 +272,18 @@ def _figure(value: object, n: int) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Device and versions."""
+    """Device, versions, commit and command."""
     names = ("torch", "ray", "optuna", "pyarrow")
     return {
         "device": f"CPU, {os.cpu_count()} cores",
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()}, {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: version(name).split("+")[0] for name in names}
         | {"sqlite": sqlite3.sqlite_version},
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip(),
+        "command": " ".join(["python -m benchmarks.reliability", *sys.argv[1:]]),
     }
 
 
