@@ -152,10 +152,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     rows = []
-    print(
-        "| search | trials | slots | CPU ms a trial | a report | MiB grown | bytes a report | busy |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    heads = ("search", "trials", "slots", "CPU ms a trial", "CPU ms a report", "MiB more")
+    print("|", " | ".join((*heads, "bytes a report", "slots busy")), "|")
+    print("|---" * 8 + "|")
     for method, trials in itertools.product(
         arguments.methods.split(","), map(int, arguments.trials.split(","))
     ):
