@@ -121,8 +121,8 @@ def fill(record: Record, trials: int = 6, epochs: int = 4) -> None:
 def dump(folder: Path) -> list[tuple[Any, ...]]:
     """Every row of every table of a record."""
     with closing(sqlite3.connect(folder / "sweep.db")) as db:
-        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE sql > ''")]
-        kept = [name for name in names if not name.endswith(("_of_trial", "_sequence"))]
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        kept = [name for (name,) in tables if name != "sqlite_sequence"]
         return [(name, *row) for name in kept for row in db.execute(f"SELECT * FROM {name}")]
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from samtune.optimizers import SAM, GradientOracle
 from samtune.optimizers.oracle import Index
@@ -303,29 +304,28 @@ def test_networks_train_as_one_graph(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["pyramidnet_shakedrop", "vit"])
-def test_compiled_networks_train_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_networks_train_alike(name: str) -> None:
     """Those whose code is their own; half a minute each, nearly all of it g++'s."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile on the CPU needs a C++ compiler (g++ or clang++)")
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
-    # Compiled code has a stream of its own; this takes the plain one's draws.
-    monkeypatch.setattr(torch._inductor.config, "fallback_random", True)
-    compiles(name, "inductor")
+    # Compiled code has a stream of its own; `fallback_random` takes the plain one's draws.
+    with inductor.patch(compile_threads=1, fallback_random=True):
+        compiles(name, "inductor")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_compiled_shakedrop_replays_its_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_shakedrop_replays_its_draws() -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile on the CPU needs a C++ compiler (g++ or clang++)")
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
     torch._dynamo.reset()
-    shake = torch.compile(ShakeDrop(0.5), fullgraph=True)
-    x = torch.ones(64, 1, 2, 2)
-    state = torch.get_rng_state()
-    first, other = shake(x), shake(x)
-    torch.set_rng_state(state)
-    assert torch.equal(shake(x), first) and not torch.equal(first, other)
+    with inductor.patch(compile_threads=1):
+        shake = torch.compile(ShakeDrop(0.5), fullgraph=True)
+        x = torch.ones(64, 1, 2, 2)
+        state = torch.get_rng_state()
+        first, other = shake(x), shake(x)
+        torch.set_rng_state(state)
+        assert torch.equal(shake(x), first) and not torch.equal(first, other)
 
 
 # ShakeDrop and stochastic depth

@@ -347,7 +347,7 @@ def _stages(
 
 def _tell_winners(record: Record, plan: Confirm, *, searched: bool) -> int:
     """Says what a confirmation cannot confirm; returns how many spaces have no winner."""
-    if not searched and any(record.trials("state = 'cancelled'")):
+    if not searched and any(record.trials("stage = 'search' AND state = 'cancelled'")):
         click.echo("the search was stopped before its end; confirming its best", err=True)
     for name in plan.without_winner:
         click.echo(f"{name}: no trial was completed, so none is confirmed", err=True)
