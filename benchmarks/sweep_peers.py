@@ -1,0 +1,180 @@
+"""The same sweep by samtune's peers, each as its documentation has it.
+
+    python -m benchmarks.sweep_peers one-process|optuna|ray|syne-tune SWEEP.json
+
+SWEEP.json holds the configurations, as `benchmarks.sweep` writes it. `train` is what all of them
+run, samtune too: it trains, and notes its own processor time in the file that
+`SAMTUNE_BENCHMARK_LOG` names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from samtune.trial import Budget, Seeds, TrialConfig, running
+
+
+class Timed:
+    """The shipped SAM trainable, which also notes what each trial's training took."""
+
+    variant = "sam"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        from trainables.vision import sam
+
+        return getattr(sam, name)
+
+    def __call__(self, config: TrialConfig) -> None:
+        from trainables.vision import sam
+
+        started = time.thread_time()
+        try:
+            sam(config)
+        finally:
+            self._note(config, time.thread_time() - started)
+
+    def _note(self, config: TrialConfig, cpu_s: float) -> None:
+        line = json.dumps({"cpu_s": cpu_s, "knobs": dict(config.knobs)})
+        with Path(os.environ["SAMTUNE_BENCHMARK_LOG"]).open("a") as log:
+            log.write(line + "\n")
+
+
+train = Timed()
+
+
+def trial_config(sweep: Mapping[str, Any], knobs: Mapping[str, float]) -> TrialConfig:
+    """One trial of the sweep."""
+    return TrialConfig(
+        trainable="trainables.vision:sam",
+        variant="sam",
+        base="sgd",
+        knobs=knobs,
+        task=sweep["task"],
+        budget=Budget("compute", sweep["per_trial"]),
+        seeds=Seeds(1, 1, 0),
+    )
+
+
+def train_reporting(
+    sweep: Mapping[str, Any], knobs: Mapping[str, float], send: Callable[[float], object]
+) -> float:
+    """Trains one configuration; returns its last validation accuracy."""
+    last = 0.0
+
+    def keep(report: dict[str, Any]) -> None:
+        nonlocal last
+        last = report["metrics"]["val_acc"]
+        send(last)
+
+    with running(trial_config(sweep, knobs), keep):
+        train(trial_config(sweep, knobs))
+    return last
+
+
+def one_process(sweep: Mapping[str, Any]) -> list[float]:
+    """A loop and nothing else: what no system can do without."""
+    return [train_reporting(sweep, knobs, lambda value: None) for knobs in sweep["configurations"]]
+
+
+def optuna_sweep(sweep: Mapping[str, Any]) -> list[float]:
+    """Optuna's own loop in one process, told which configurations to try."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    for knobs in sweep["configurations"]:
+        study.enqueue_trial(knobs)
+
+    def objective(trial: optuna.Trial) -> float:
+        knobs = {
+            name: trial.suggest_categorical(name, values) for name, values in sweep["grid"].items()
+        }
+        steps = iter(range(1, 10_000))
+        return train_reporting(
+            sweep, knobs | sweep["fixed"], lambda value: trial.report(value, next(steps))
+        )
+
+    study.optimize(objective, n_trials=len(sweep["configurations"]))
+    return [trial.value or 0.0 for trial in study.trials]
+
+
+def ray_sweep(sweep: Mapping[str, Any]) -> list[float]:
+    """Ray Tune with its defaults: a grid search of a function trainable, one CPU a trial."""
+    import ray
+    from ray import tune
+
+    def trainable(config: dict[str, float]) -> None:
+        train_reporting(sweep, config, lambda value: tune.report({"val_acc": value}))
+
+    ray.init(address="local", num_cpus=2)
+    space = {name: tune.grid_search(values) for name, values in sweep["grid"].items()}
+    results = tune.Tuner(
+        trainable,
+        param_space=space | sweep["fixed"],
+        run_config=tune.RunConfig(storage_path=os.getcwd(), name="ray"),
+    ).fit()
+    return [result.metrics["val_acc"] for result in results]
+
+
+def syne_tune_sweep(sweep: Mapping[str, Any]) -> list[float]:
+    """Syne Tune's local backend: two workers, a process a trial."""
+    from syne_tune import StoppingCriterion, Tuner
+    from syne_tune.backend import LocalBackend
+    from syne_tune.config_space import choice
+    from syne_tune.optimizer.baselines import RandomSearch
+
+    space = {name: choice(values) for name, values in sweep["grid"].items()} | sweep["fixed"]
+    tuner = Tuner(
+        trial_backend=LocalBackend(entry_point=__file__),
+        scheduler=RandomSearch(
+            space,
+            metrics=["val_acc"],
+            do_minimize=False,
+            random_seed=1,
+            points_to_evaluate=sweep["configurations"],
+        ),
+        stop_criterion=StoppingCriterion(max_num_trials_finished=len(sweep["configurations"])),
+        n_workers=2,
+        save_tuner=False,
+    )
+    tuner.run()
+    rows = [results[-1] for results in tuner.trial_backend._trial_dict.values() if results]
+    return [row["val_acc"] for row in rows if "val_acc" in row]
+
+
+def syne_tune_trial() -> None:
+    """What Syne Tune starts for each trial: this file, with the knobs as arguments."""
+    from argparse import ArgumentParser
+
+    from syne_tune import Reporter
+
+    sweep = json.loads(Path(os.environ["SAMTUNE_BENCHMARK_SWEEP"]).read_text())
+    parser = ArgumentParser()
+    for name in {**sweep["grid"], **sweep["fixed"]}:
+        parser.add_argument(f"--{name}", type=float)
+    arguments, _ = parser.parse_known_args()
+    report = Reporter()
+    train_reporting(sweep, vars(arguments), lambda value: report(val_acc=value))
+
+
+PEERS: dict[str, Callable[[Mapping[str, Any]], list[float]]] = {
+    "one-process": one_process,
+    "optuna": optuna_sweep,
+    "ray": ray_sweep,
+    "syne-tune": syne_tune_sweep,
+}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] in PEERS:
+        print(max(PEERS[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))))
+    else:
+        syne_tune_trial()
