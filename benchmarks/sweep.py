@@ -138,11 +138,9 @@ def summary(name: str, rounds: list[dict[str, float]], trials: int) -> dict[str,
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown; the last columns are ratios to samtune."""
     ours = next((row for row in rows if row["contender"] == "samtune"), None)
-    lines = [
-        "| contender | CPU s | wall s | training CPU s | useful share | beyond training, s a trial "
-        "| processes | CPU x samtune | wall x samtune |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ("contender", "CPU s", "wall s", "training CPU s", "useful share")
+    heads += ("beyond training, s a trial", "processes", "CPU x samtune", "wall x samtune")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         ratios = (
             f"{row['cpu_s'] / ours['cpu_s']:.2f} | {row['wall_s'] / ours['wall_s']:.2f}"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from samtune.audit import audit_used, wrong_stops
 from samtune.live import clock, knob_list
 from samtune.record import Record, StudyRow, TrialRow, now
 
@@ -53,6 +54,7 @@ def status_of(record: Record) -> dict[str, Any]:
                 "rungs": rungs.get(study.study, []),
                 "used": used.get(study.study, 0),
                 "best": _best(record, study),
+                "audit": _audit(record, study),
             }
             for study in record.studies()
         ],
@@ -73,6 +75,14 @@ def status_of(record: Record) -> dict[str, Any]:
 def label(stage: str, number: int) -> str:
     """What a trial is called within its space: its number, with an `r` before a repeat's."""
     return f"r{number}" if stage == "confirm" else str(number)
+
+
+def _audit(record: Record, study: StudyRow) -> dict[str, float] | None:
+    """What the audited stops say of all; None where none were asked for."""
+    if "audit" not in study.settings["scheduler"]:
+        return None
+    audited, wrong = wrong_stops(record, study.study)
+    return {"audited": audited, "wrong": wrong, "used": audit_used(record, study.study)}
 
 
 def _clock(record: Record) -> dict[str, Any]:
@@ -152,6 +162,11 @@ def status_text(status: dict[str, Any]) -> str:
         if best := study["best"]:
             lines.append(
                 f"    best {best['value']:.4f}, trial {best['trial']}: {knob_list(best['knobs'])}"
+            )
+        if audit := study["audit"]:
+            lines.append(
+                f"    audit: of {audit['audited']} stops {audit['wrong']} were wrong; "
+                f"that took {audit['used']:g} of the budget"
             )
         if study["repeats"]:
             repeats = "  ".join(f"{state} {count}" for state, count in study["repeats"].items())

@@ -23,8 +23,10 @@ from samtune.cli import main
 from samtune.live import QuietView
 from samtune.outcome import is_final, of_death, of_exception
 from samtune.record import Record
+from samtune.replay import rule_text
 from samtune.space import SearchSpace
 from samtune.stages import Search, has_work
+from samtune.status import status_of, status_text
 from samtune.stop import Stop, Watch
 from samtune.sweep import _Driver
 from samtune.trial import ReportError
@@ -131,7 +133,9 @@ def create(runs: Path, tmp_path: Path) -> Callable[..., tuple[Record, list[Searc
         (tmp_path / "space.yaml").write_text(SPACE)
         space = SearchSpace.load(tmp_path / "space.yaml", overrides)
         row = {"name": space.name, "variant": "sam", "base": "sgd", "space": space.text}
-        row |= {"sha256": space.sha256, "settings": json.dumps({"mode": "max", "trials": 14})}
+        settings = {"mode": "max", "trials": 14, "searched": ["lr", "rho"]}
+        settings |= {"scheduler": rule_text(space.asha.model_dump())}
+        row |= {"sha256": space.sha256, "settings": json.dumps(settings)}
         return Record.create(runs, name, [row]), [space]
 
     return create
@@ -284,6 +288,24 @@ def test_a_full_disk_stops_cleanly_and_the_sweep_goes_on_after_it(
         assert len(list(record.trials())) < 14
         Slots(record, Search(record, spaces), 1, random.Random(0), 0).run(checkpoints)
         assert outcome(record) == whole
+
+
+def test_audited_stops_run_on_and_status_says_how_many_were_wrong(
+    create: Callable[..., tuple[Record, list[SearchSpace]]],
+) -> None:
+    record, spaces = create("audited", "asha.audit=1")
+    with record:
+        Slots(record, Search(record, spaces), 1, random.Random(0), 0).run({})
+        (study,) = status_of(record)["studies"]
+        judged = [report for report in record.reports() if report.rung is not None]
+        stopped = {report.trial for report in judged if report.decision == "audit"}
+        assert stopped and study["audit"]["audited"] == len(stopped)
+        # The longer, the better, for each trial alike: what leads at first leads at last.
+        assert study["audit"]["wrong"] < len(stopped) and study["audit"]["used"] > 0
+        assert study["states"] == {"completed": 14 - study["states"].get("error", 0)} | {
+            state: count for state, count in study["states"].items() if state == "error"
+        }
+        assert f"of {len(stopped)} stops" in status_text(status_of(record))
 
 
 def test_reports_that_come_twice_late_or_out_of_order_are_ignored(
