@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from samtune import __version__
+from samtune.commands.data import data
 from samtune.commands.look import leaderboard, status
 from samtune.commands.run import confirm, resume, run
 from samtune.commands.spaces import spaces
@@ -27,7 +28,7 @@ def cli() -> None:
     """Which sharpness-aware optimizer, with which settings, for my problem and my budget?"""
 
 
-for command in (run, resume, stop, confirm, status, leaderboard, spaces):
+for command in (run, resume, stop, confirm, status, leaderboard, spaces, data):
     cli.add_command(command)
 
 

@@ -82,12 +82,19 @@ def _task(trial: TrialRow) -> dict[str, Any]:
         "dataset": str(config.task.get("dataset", "")),
         "model": str(config.task.get("model", "")),
         "label_noise": float(config.task.get("label_noise", 0.0)),
-        "augment": str(config.task.get("augment", "none")),
+        "augment": _augment(config.task),
         "budget_kind": config.budget.kind,
         "budget_max": config.budget.per_trial,
         "config_sha": trial.config_sha,
         "state": trial.state,
     }
+
+
+def _augment(task: Mapping[str, Any]) -> str:
+    """All that is done to training images and targets: `cutout, mixup 0.2`."""
+    loss_side = ("mixup", "cutmix", "label_smoothing")
+    words = [f"{word} {task[word]:g}" for word in loss_side if task.get(word)]
+    return ", ".join([str(task.get("augment", "none")), *words])
 
 
 def _repeat(trial: TrialRow, reports: list[ReportRow]) -> dict[str, Any]:
@@ -143,6 +150,7 @@ def _trial(
             name: facts.get(name)
             for name in (
                 *("n_train", "n_val", "n_params", "device", "threads", "deterministic"),
+                *("precision", "compiled", "channels_last"),
                 *("hostname_hash", "torch_version"),
             )
         },

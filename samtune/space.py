@@ -224,7 +224,9 @@ class _Builder:
         reference, base = self.document.trainable, self.document.base
         if reference is None:
             if ("trainable",) not in self.broken:
-                message = f"'trainable' is missing; write one of {', '.join(shipped())}"
+                from samtune.optimizers import VARIANTS
+
+                message = f"'trainable' is missing; write one of {', '.join(sorted(VARIANTS))}"
                 problems.append((self.root.mark, f"{message}: `trainable: asam`"))
             return None
         try:

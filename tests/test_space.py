@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 import samtune
 from samtune import strict_yaml
+from samtune.optimizers import VARIANTS
+from samtune.plan import plan, plan_text
 from samtune.space import (
     Choice,
     Fixed,
@@ -32,6 +34,7 @@ from samtune.space import (
     space_schema,
 )
 from samtune.strict_yaml import StrictYamlError
+from trainables.models import check_name
 
 HEAD = "samtune: 1\ntrainable: labtrainables.mod:toy\n"
 
@@ -607,7 +610,7 @@ def test_knobs_that_cannot_be(knob: str, message: str) -> None:
         (
             "samtune: 1\n",
             "lab.yaml:1:1: 'trainable' is missing; "
-            f"write one of {', '.join(sorted(shipped()))}: `trainable: asam`",
+            f"write one of {', '.join(sorted(VARIANTS))}: `trainable: asam`",
         ),
         (
             "samtune: 1\ntrainable: labtrainables.mod:tpy\n",
@@ -984,7 +987,7 @@ def test_shipped_files_fit_the_schema(name: str) -> None:
         jsonschema.validate({**plain, "knobs": {"lr": {"chioce": [1]}}}, schema)
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_shipped_spaces_load_without_a_warning(name: str) -> None:
     space = SearchSpace.load(name)
     assert space.warnings == []
@@ -995,3 +998,19 @@ def test_shipped_spaces_load_without_a_warning(name: str) -> None:
     for knob, domain in space.knobs.items():
         if isinstance(domain, Range):
             assert space.origin[f"knobs.{knob}.default"].startswith(str(shipped()[name].parent))
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped()) - set(VARIANTS)))
+def test_settings_of_papers_load_and_plan(name: str) -> None:
+    space = SearchSpace.load(name)
+    assert space.warnings == []
+    assert (space.name, space.variant, space.resources.gpus) == (name, "sam", 1)
+    assert space.task["dataset"] == name.split("_")[0]
+    assert space.task["label_noise"] == 0 and space.task["compile"] is True
+    check_name(str(space.task["model"]))
+    assert same(SearchSpace.from_text(space.text, name, "space.yaml"), space)
+    planned = plan(space)
+    # At least two rungs, and a search that costs less than half of what it would without them.
+    assert len(planned["rungs"]) >= 2
+    assert 0 < planned["see_expected"] < planned["budget_at_most"] / 2
+    assert f"{planned['budget_per_trial']:g} see" in plan_text(planned)

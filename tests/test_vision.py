@@ -18,11 +18,13 @@ from ray import cloudpickle
 from samtune.optimizers import GradientOracle
 from samtune.optimizers.variant import KnobError
 from samtune.trial import Budget, Seeds, TrialConfig, running
-from trainables import checkpoint, data, vision
+from trainables import checkpoint, data, loop, vision
+from trainables.datasets import digits
 from trainables.evaluation import calibration_error
 from trainables.meter import Meter
 from trainables.models import MODELS, build
 from trainables.models.small_cnn import small_cnn
+from trainables.task import TASK
 
 ALL = (vision.sgd, vision.adamw, vision.sam, vision.asam)
 # Metrics that a clock or the operating system decides.
@@ -175,11 +177,11 @@ def test_each_epoch_takes_every_image_once_in_an_order_of_its_own(
 ) -> None:
     taken: list[torch.Tensor] = []
 
-    def spy(model: Any, inputs: torch.Tensor, *rest: Any) -> GradientOracle:
-        taken.append(inputs)
-        return GradientOracle(model, inputs, *rest)
+    def spy(model: Any, inputs: torch.Tensor, *rest: Any, **how: Any) -> GradientOracle:
+        taken.append(inputs.clone())
+        return GradientOracle(model, inputs, *rest, **how)
 
-    monkeypatch.setattr(vision, "GradientOracle", spy)
+    monkeypatch.setattr(loop, "GradientOracle", spy)
     train(config_of(vision.sgd))
     first, second = (
         [image.numpy().tobytes() for batch in epoch for image in batch]
@@ -314,7 +316,7 @@ def test_a_search_trial_never_opens_the_test_split(monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise AssertionError("the test split was opened")
 
-    monkeypatch.setattr(vision, "open_test", refuse)
+    monkeypatch.setattr(loop, "open_test", refuse)
     reports = train(config_of(vision.sgd))
     assert not [name for report in reports for name in report["metrics"] if "test" in name]
     with pytest.raises(AssertionError, match="was opened"):
@@ -330,7 +332,7 @@ def test_a_confirmed_trial_opens_the_test_split_once_at_its_end(
         opened.append((seed, permit))
         return data.open_test(task, seed, permit)
 
-    monkeypatch.setattr(vision, "open_test", counted)
+    monkeypatch.setattr(loop, "open_test", counted)
     config = config_of(vision.sam, test_permit="p-1", checkpoint_dir=str(tmp_path))
     *before, last = train(replace(config, budget=Budget("compute", 10)))
     assert opened == [(3, "p-1")]
@@ -374,7 +376,10 @@ def test_a_report_holds_what_the_record_asks_for() -> None:
         "n_params": 19258,
         "device": "cpu",
         "threads": 1,
-        "data_sha256": data.DIGITS_SHA256,
+        "precision": "fp32",
+        "compiled": False,
+        "channels_last": False,
+        "data_sha256": digits.SHA256,
         "torch_version": str(torch.__version__),
         "deterministic": True,
     }
@@ -386,7 +391,7 @@ def test_a_report_holds_what_the_record_asks_for() -> None:
         ({"knobs": {"lr": 0.1, "roh": 1.0}}, "roh; did you mean rho"),
         ({"knobs": {"lr": -1.0}}, "lr is -1"),
         ({"task": {"dataset": "digit"}}, "did you mean digits"),
-        ({"task": {"model": "resnet"}}, "model is 'resnet'; it must be small_cnn"),
+        ({"task": {"model": "resnet"}}, "unknown model 'resnet'; did you mean 'resnet"),
         ({"task": {"batchsize": 64}}, "did you mean batch_size"),
         ({"task": {"label_noise": 2.0}}, "label_noise is 2"),
         ({"task": {"batch_size": 0}}, "batch_size is 0"),
@@ -420,7 +425,7 @@ def test_a_trainable_declares_its_words_and_pickles_by_reference(
     for base in trainable.bases:
         assert "lr" in trainable.knobs(base)
         assert ("rho" in trainable.knobs(base)) == (trainable.variant in {"sam", "asam"})
-    assert set(trainable.task) == {"dataset", "model", "label_noise", "batch_size"}
+    assert set(trainable.task) == set(TASK) >= {knob.name for knob in data.TASK}
     for knob in trainable.task.values():
         assert knob.check(knob.default) == knob.default
 
@@ -433,14 +438,13 @@ def test_a_model_is_drawn_from_its_seed_alone() -> None:
     first, again, other = (model.state_dict() for model in models)
     assert_bitwise_equal(first, again)
     assert not torch.equal(first["0.weight"], other["0.weight"])
-    with pytest.raises(ValueError, match="did you mean small_cnn"):
+    with pytest.raises(ValueError, match="did you mean 'small_cnn'"):
         build("smal_cnn", (1, 8, 8), 10, 0)
 
 
 @pytest.mark.parametrize("in_shape", [(1, 8, 8), (3, 32, 32), (3, 37, 53)])
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_a_model_takes_images_of_any_size(name: str, in_shape: tuple[int, int, int]) -> None:
-    model = build(name, in_shape, 7, 0)
+def test_the_small_cnn_takes_images_of_any_size(in_shape: tuple[int, int, int]) -> None:
+    model = build("small_cnn", in_shape, 7, 0)
     assert model(torch.zeros(2, *in_shape)).shape == (2, 7)
 
 

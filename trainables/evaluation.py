@@ -9,32 +9,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.augment import Normaliser
 from trainables.data import Split
+from trainables.precision import Precision
+
+# Images of 32 x 32 at a time; of larger ones as many fewer.
+_AT_A_TIME = 1024
 
 
-class Normaliser:
-    """uint8 images (N, C, H, W) -> float32 of mean 0 and standard deviation 1 per channel."""
+class Predictor:
+    """Logits of a model on the images of a split, as the trial's passes compute them."""
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        self.mean = mean.view(-1, 1, 1)
-        self.std = std.view(-1, 1, 1)
+    def __init__(self, model: nn.Module, normalise: Normaliser, precision: Precision) -> None:
+        self.model = model
+        self.normalise = normalise
+        self.precision = precision
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self.mean).div_(self.std)
+    @torch.inference_mode()
+    def __call__(self, split: Split) -> tuple[Tensor, Tensor]:
+        """float32 logits (N, classes) and labels (N,), in the split's order, on the device.
+
+        Leaves the model in eval mode.
+        """
+        self.model.eval()
+        device, layout = self.precision.device, self.precision.memory_format
+        pixels = split.images.shape[2] * split.images.shape[3]
+        size = max(1, min(_AT_A_TIME, _AT_A_TIME * 32 * 32 // pixels))
+        logits, labels = [], []
+        for images, theirs in split.batches(torch.arange(len(split)), size, device):
+            inputs = self.normalise(images).contiguous(memory_format=layout)
+            with self.precision.autocast():
+                logits.append(self.model(inputs).float())
+            labels.append(theirs)
+        return torch.cat(logits), torch.cat(labels)
 
 
-def evaluate(model: nn.Module, split: Split, normalise: Normaliser) -> dict[str, float]:
+def evaluate(predict: Predictor, split: Split) -> dict[str, float]:
     """Mean cross-entropy `loss` (nats) and `acc` (share, 0 to 1) on `split`."""
-    logits = _logits(model, split.images, normalise)
-    loss = F.cross_entropy(logits, split.labels)
-    accuracy = (logits.argmax(dim=1) == split.labels).double().mean()
+    logits, labels = predict(split)
+    loss = F.cross_entropy(logits, labels)
+    accuracy = (logits.argmax(dim=1) == labels).double().mean()
     return {"loss": loss.item(), "acc": accuracy.item()}
 
 
 def evaluate_samples(
-    model: nn.Module,
+    predict: Predictor,
     split: Split,
-    normalise: Normaliser,
     sampled_weights: Callable[[int], AbstractContextManager[None]],
     samples: int = 32,
 ) -> dict[str, float]:
@@ -45,29 +65,30 @@ def evaluate_samples(
     total: Tensor | float = 0.0
     for sample in range(samples):
         with sampled_weights(sample):
-            total = total + _logits(model, split.images, normalise).softmax(dim=1)
+            logits, labels = predict(split)
+        total = total + logits.softmax(dim=1)
     mean = torch.as_tensor(total) / samples
-    loss = F.nll_loss(mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), split.labels)
-    accuracy = (mean.argmax(dim=1) == split.labels).double().mean()
+    loss = F.nll_loss(mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), labels)
+    accuracy = (mean.argmax(dim=1) == labels).double().mean()
     return {"loss": loss.item(), "acc": accuracy.item()}
 
 
-def evaluate_test(model: nn.Module, split: Split, normalise: Normaliser) -> dict[str, float]:
+def evaluate_test(predict: Predictor, split: Split) -> dict[str, float]:
     """The figures of a confirmed repeat on its test split.
 
     `test_loss` is the mean of the task's loss, `test_nll` the mean negative log-likelihood of the
     true class (equal while the loss is plain cross-entropy), `test_ece` see `calibration_error`,
     `test_correct` of `n_test` images are right.
     """
-    logits = _logits(model, split.images, normalise)
-    loss = F.cross_entropy(logits, split.labels).item()
-    correct = int((logits.argmax(dim=1) == split.labels).sum())
+    logits, labels = predict(split)
+    loss = F.cross_entropy(logits, labels).item()
+    correct = int((logits.argmax(dim=1) == labels).sum())
     return {
-        "test_acc": correct / len(split.labels),
+        "test_acc": correct / len(labels),
         "test_loss": loss,
         "test_nll": loss,
-        "test_ece": calibration_error(logits.softmax(dim=1), split.labels),
-        "n_test": len(split.labels),
+        "test_ece": calibration_error(logits.softmax(dim=1), labels),
+        "n_test": len(labels),
         "test_correct": correct,
     }
 
@@ -85,9 +106,3 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
     surplus = (predicted == labels).double() - confidence
     gaps = torch.zeros_like(edges[1:]).index_add_(0, index, surplus)
     return float(gaps.abs().sum() / len(labels))
-
-
-@torch.inference_mode()
-def _logits(model: nn.Module, images: Tensor, normalise: Normaliser, chunk: int = 1024) -> Tensor:
-    model.eval()
-    return torch.cat([model(normalise(part)) for part in torch.split(images, chunk)])

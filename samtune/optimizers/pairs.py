@@ -49,7 +49,15 @@ def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
     """The vector as tensors again, in the shapes, dtypes and places of those of `like`."""
     like = list(like)
     parts = iter(torch.split(vector, [t.numel() for t in like if t is not None]))
-    return [None if t is None else next(parts).view_as(t).to(t) for t in like]
+    return [None if t is None else _laid_out(next(parts).view_as(t).to(t), t) for t in like]
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    # torch's fused optimizers walk through memory: of a channels_last weight and a contiguous
+    # direction they would add elements that do not belong together.
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_like(like).copy_(tensor)
 
 
 def without_(g: Tensor, h: Tensor) -> Tensor:

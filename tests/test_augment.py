@@ -1,0 +1,357 @@
+"""Augmentation: exact against a plain loop over images, fair in its draws, the same for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.augment import (
+    KINDS,
+    OPERATIONS,
+    Augment,
+    Normaliser,
+    PaddedCrop,
+    cutout_,
+    draw_boxes,
+    randaugment,
+    resized_crop,
+)
+from trainables.targets import Mixer, cross_entropy, hits
+
+SHAPES = [(1, 8, 8), (3, 32, 32), (3, 24, 40)]
+AS_IT_IS = Normaliser(torch.zeros(1), torch.ones(1))
+
+
+@pytest.fixture
+def draw() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def pictures(draw: torch.Generator, count: int, shape: tuple[int, int, int]) -> Tensor:
+    return torch.randint(256, (count, *shape), generator=draw, dtype=torch.uint8)
+
+
+def whole(draw: torch.Generator, below: int, count: int) -> Tensor:
+    return torch.randint(below, (count,), generator=draw)
+
+
+# Each operation against what one would write for a single image.
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_crop_is_a_slice_of_the_padded_image(
+    shape: tuple[int, int, int], draw: torch.Generator
+) -> None:
+    _, height, width = shape
+    top, left = height // 8, width // 8
+    crop = PaddedCrop()
+    for count in (12, 5, 40):
+        images = pictures(draw, count, shape)
+        dy, dx = whole(draw, 2 * top + 1, count), whole(draw, 2 * left + 1, count)
+        flip = whole(draw, 2, count)
+        found = crop(images, dy, dx, flip)
+        for i in range(count):
+            image = images[i].flip(-1) if flip[i] else images[i]
+            padded = F.pad(image, (left, left, top, top))
+            expected = padded[:, dy[i] : dy[i] + height, dx[i] : dx[i] + width]
+            assert torch.equal(found[i], expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cutout_blanks_a_square_that_may_reach_over_the_border(
+    shape: tuple[int, int, int], draw: torch.Generator
+) -> None:
+    _, height, width = shape
+    images = torch.rand(20, *shape, generator=draw) + 1
+    y, x = whole(draw, height, 20), whole(draw, width, 20)
+    y[:4], x[:4] = torch.tensor([0, 0, height - 1, height - 1]), torch.tensor([0, width - 1] * 2)
+    found = cutout_(images.clone(), y, x)
+    half = height // 4
+    for i in range(20):
+        expected = images[i].clone()
+        rows = slice(max(0, int(y[i]) - half), int(y[i]) + half)
+        columns = slice(max(0, int(x[i]) - half), int(x[i]) + half)
+        expected[:, rows, columns] = 0
+        assert torch.equal(found[i], expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (3, 48, 72)])
+def test_a_resized_crop_is_the_interpolated_slice(
+    shape: tuple[int, int, int], draw: torch.Generator
+) -> None:
+    _, height, width = shape
+    images = pictures(draw, 24, shape).float()
+    boxes = draw_boxes(24, height, width, draw)
+    flip = whole(draw, 2, 24)
+    found = resized_crop(images, *boxes, flip)
+    for i in range(24):
+        top, left, tall, wide = (int(edge[i]) for edge in boxes)
+        box = images[i : i + 1, :, top : top + tall, left : left + wide]
+        expected = F.interpolate(box, (height, width), mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(
+            found[i], expected.flip(-1) if flip[i] else expected, atol=0.02, rtol=0
+        )
+
+
+def of_torchvision(name: str, image: Tensor, sign: int) -> Tensor:
+    """RandAugment's operation at magnitude 9 of 30, by torchvision's own."""
+    f = pytest.importorskip("torchvision.transforms.v2.functional")
+    factor, height, width = 1 + sign * 0.27, *image.shape[1:]
+
+    def affine(
+        angle: float = 0, x: float = 0, y: float = 0, shear: tuple[float, float] = (0, 0)
+    ) -> Any:
+        degrees = [math.degrees(s) for s in shear]
+        return f.affine(image, angle, [int(x), int(y)], 1.0, degrees)
+
+    known: dict[str, Callable[[], Any]] = {
+        "identity": lambda: image,
+        "autocontrast": lambda: f.autocontrast(image),
+        "brightness": lambda: f.adjust_brightness(image, factor),
+        "contrast": lambda: f.adjust_contrast(image, factor),
+        "color": lambda: f.adjust_saturation(image, factor),
+        "sharpness": lambda: f.adjust_sharpness(image, factor),
+        "posterize": lambda: f.posterize(image, 7),
+        "solarize": lambda: f.solarize(image, 255 * 0.7),
+        "rotate": lambda: affine(angle=9 * sign),
+        "shear_x": lambda: affine(shear=(math.atan(0.09) * sign, 0)),
+        "shear_y": lambda: affine(shear=(0, math.atan(0.09) * sign)),
+        "translate_x": lambda: affine(x=150 / 331 * width * 0.3 * sign),
+        "translate_y": lambda: affine(y=150 / 331 * height * 0.3 * sign),
+    }
+    return known[name]()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_randaugments_operations_are_torchvisions(
+    name: str, sign: int, draw: torch.Generator
+) -> None:
+    # Smooth pictures: where a nearest pixel is a matter of rounding, its neighbour is close.
+    rough = pictures(draw, 6, (3, 6, 6)).float()
+    images = F.interpolate(rough, (36, 48), mode="bilinear").round()
+    which = torch.full((6,), OPERATIONS.index(name))
+    found = randaugment(images, which, torch.full((6,), sign))
+    expected = [of_torchvision(name, image, sign) for image in images.to(torch.uint8)]
+    assert (found - torch.stack(expected)).abs().max() <= 1
+    assert torch.equal(found, found.round())
+    assert torch.equal(found, images) == (name == "identity")
+
+
+def test_each_image_has_an_operation_of_its_own(draw: torch.Generator) -> None:
+    images = pictures(draw, 26, (3, 16, 16)).float()
+    which = torch.arange(26) % len(OPERATIONS)
+    sign = torch.tensor([1] * 13 + [-1] * 13)
+    together = randaugment(images, which, sign)
+    for i in range(26):
+        alone = randaugment(images[i : i + 1], which[i : i + 1], sign[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, atol=0, rtol=0)
+
+
+def test_without_augmentation_a_batch_is_only_normalised(draw: torch.Generator) -> None:
+    images = pictures(draw, 9, (3, 8, 8))
+    mean, std = torch.tensor([100.0, 110, 120]), torch.tensor([50.0, 60, 70])
+    augment = Augment("none", Normaliser(mean, std), seed=1)
+    augment.start(1)
+    expected = (images.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    assert torch.equal(augment(images), expected)
+    assert torch.equal(Normaliser(mean, std)(images), expected)
+
+
+def test_the_blank_square_is_of_the_mean_colour(draw: torch.Generator) -> None:
+    augment = Augment("cutout", Normaliser(torch.tensor([40.0]), torch.tensor([2.0])), seed=1)
+    augment.start(1)
+    found = augment(torch.full((50, 1, 32, 32), 240, dtype=torch.uint8))
+    # 240 is 100 standard deviations above the mean, the padding 20 below.
+    assert set(found.unique().tolist()) == {-20.0, 0.0, 100.0}
+
+
+# The draws.
+
+
+def chances(found: Tensor, outcomes: int) -> float:
+    """Chi-squared per degree of freedom against even chances: about 1, far above 2 if uneven."""
+    counts = torch.bincount(found.long(), minlength=outcomes).double()
+    assert len(counts) == outcomes
+    expected = len(found) / outcomes
+    return float(((counts - expected) ** 2 / expected).sum() / (outcomes - 1))
+
+
+def test_crops_and_flips_are_drawn_evenly() -> None:
+    # Each pixel tells its row and column.
+    row, column = torch.meshgrid(torch.arange(1, 33), torch.arange(1, 33), indexing="ij")
+    images = torch.stack([row, column]).to(torch.uint8).expand(4000, 2, 32, 32)
+    augment = Augment("standard", AS_IT_IS, seed=3)
+    augment.start(1)
+    found = augment(images)
+    flip = (found[:, 1, 16, 17] < found[:, 1, 16, 16]).long()
+    dy = found[:, 0, 16, 16] - 17 + 4
+    dx = torch.where(flip == 1, 16 - found[:, 1, 16, 16], found[:, 1, 16, 16] - 17) + 4
+    assert chances(dy, 9) < 2
+    assert chances(dx, 9) < 2
+    assert chances(flip, 2) < 6
+    assert chances(9 * dy + dx, 81) < 1.5, "they do not depend on each other"
+
+
+def test_blank_squares_are_drawn_evenly() -> None:
+    # Without its crop, an image of ones: the centre of the hole is where both edges say.
+    augment = Augment("cutout", AS_IT_IS, seed=3)
+    augment.start(1)
+    generator = augment._generator
+    y, x = (torch.randint(32, (8000,), generator=generator) for _ in range(2))
+    found = cutout_(torch.ones(8000, 1, 32, 32), y, x)
+    assert chances(y, 32) < 2
+    # A pixel is hit by as many of the 32 x 32 centres as lie within 8 of it.
+    reach = [min(32, i + 8 + 1) - max(0, i - 7) for i in range(32)]
+    expected = 1 - torch.tensor([[a * b / 1024 for b in reach] for a in reach])
+    assert (found.mean(dim=(0, 1)) - expected).abs().max() < 0.03
+
+
+def test_boxes_are_drawn_as_random_resized_crop_draws_them() -> None:
+    draw = torch.Generator().manual_seed(2)
+    top, left, tall, wide = draw_boxes(20_000, 64, 64, draw)
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + tall <= 64).all() and (left + wide <= 64).all()
+    area, ratio = tall * wide / 64**2, wide / tall
+    assert area.min() > 0.07 and area.max() <= 1
+    assert ratio.min() > 0.68 and ratio.max() < 1.48
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    torch.manual_seed(2)
+    theirs = [v2.RandomResizedCrop(64).make_params([torch.empty(3, 64, 64)]) for _ in range(4000)]
+    for ours, name in ((top, "top"), (left, "left"), (tall, "height"), (wide, "width")):
+        other = torch.tensor([float(params[name]) for params in theirs])
+        for q in (0.1, 0.25, 0.5, 0.75, 0.9):
+            assert abs(ours.quantile(q) - other.quantile(q)) <= 2, (name, q)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+def test_draws_are_a_function_of_seed_and_epoch(kind: str, draw: torch.Generator) -> None:
+    images = pictures(draw, 30, (3, 32, 32))
+
+    def epoch(augment: Augment, number: int) -> list[Tensor]:
+        augment.start(number)
+        return [augment(batch).clone() for batch in images.split(13)]
+
+    def equal(a: list[Tensor], b: list[Tensor]) -> bool:
+        return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    augment = Augment(kind, AS_IT_IS, seed=5)
+    first, second = epoch(augment, 1), epoch(augment, 2)
+    assert not equal(first, second)
+    torch.rand(3)
+    assert equal(epoch(Augment(kind, AS_IT_IS, seed=5), 2), second), "as a resumed trial"
+    assert not equal(epoch(Augment(kind, AS_IT_IS, seed=6), 2), second)
+    assert first[0].shape == (13, 3, 32, 32) and first[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_global_generators_are_left_alone(kind: str, draw: torch.Generator) -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    augment = Augment(kind, AS_IT_IS, seed=5)
+    augment.start(1)
+    augment(pictures(draw, 8, (3, 16, 16)))
+    Mixer(1.0, 1.0, 10, 5)(torch.rand(4, 1, 8, 8, generator=draw), torch.arange(4))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
+def test_batches_come_in_the_layout_that_was_asked_for(draw: torch.Generator) -> None:
+    images = pictures(draw, 8, (3, 16, 16))
+    plain = Augment("cutout", AS_IT_IS, seed=5)
+    last = Augment("cutout", AS_IT_IS, seed=5, memory_format=torch.channels_last)
+    for augment in (plain, last):
+        augment.start(1)
+    found = last(images)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, plain(images))
+
+
+# Mixtures and losses.
+
+
+def test_mixup_mixes_images_and_labels_by_one_share(draw: torch.Generator) -> None:
+    mixer = Mixer(mixup=0.4, cutmix=0.0, classes=10, seed=5)
+    mixer.start(3)
+    rng = np.random.default_rng((5, 3, 2))
+    images, labels = torch.rand(7, 3, 8, 8, generator=draw), whole(draw, 10, 7)
+    found, targets = mixer(images.clone(), labels)
+    other, share = rng.permutation(7), rng.beta(0.4, 0.4)
+    for i in range(7):
+        expected = (1 - share) * images[i] + share * images[other[i]]
+        torch.testing.assert_close(found[i], expected)
+        row = torch.zeros(10)
+        row[labels[i]] += 1 - share
+        row[labels[other[i]]] += share
+        torch.testing.assert_close(targets[i], row)
+
+
+def test_cutmix_pastes_a_box_and_its_share_of_the_label(draw: torch.Generator) -> None:
+    mixer = Mixer(mixup=0.0, cutmix=1.0, classes=4, seed=5)
+    mixer.start(1)
+    labels = torch.arange(4)
+    for _ in range(50):
+        # Image i is all i: what is not, was pasted.
+        images = labels.float().view(4, 1, 1, 1).expand(4, 2, 16, 24).clone()
+        found, targets = mixer(images, labels)
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
+        for i in range(4):
+            for j in range(4):
+                share = float((found[i] == j).float().mean())
+                assert targets[i, j] == pytest.approx(share, abs=1e-6)
+        pasted = found[:, 0] != labels.view(4, 1, 1)
+        rows, columns = pasted.any(dim=(0, 2)).sum(), pasted.any(dim=(0, 1)).sum()
+        assert (pasted.sum(dim=(1, 2)) % max(1, int(rows * columns)) == 0).all(), "a rectangle"
+
+
+def test_shares_are_drawn_from_beta_and_methods_evenly() -> None:
+    mixer = Mixer(mixup=0.3, cutmix=0.3, classes=2, seed=9)
+    mixer.start(1)
+    labels, shares, pasted = torch.tensor([0, 1]), [], 0
+    for _ in range(3000):
+        images = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 32, 32).clone()
+        found, targets = mixer(images, labels)
+        if targets[0, 0] not in (0, 1):
+            boxed = bool(((found == 0) | (found == 1)).all())
+            pasted += boxed
+            shares += [] if boxed else [float(targets[0, 1])]
+    # Half of the permutations leave both images alone; Beta(0.3, 0.3) has sd 0.395.
+    assert 0.4 < pasted / (pasted + len(shares)) < 0.52, "some boxes are empty"
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.04)
+    assert np.std(shares) == pytest.approx(math.sqrt(0.25 / 1.6), abs=0.02)
+
+
+def test_nothing_is_mixed_without_an_alpha(draw: torch.Generator) -> None:
+    images, labels = torch.rand(5, 1, 4, 4, generator=draw), whole(draw, 10, 5)
+    found, targets = Mixer(0.0, 0.0, 10, 1)(images, labels)
+    assert found is images and targets is labels
+
+
+def test_losses_stay_per_sample_with_mixtures_and_smoothing(draw: torch.Generator) -> None:
+    outputs = torch.randn(6, 10, generator=draw)
+    a, b = whole(draw, 10, 6), whole(draw, 10, 6)
+    mixed = 0.7 * F.one_hot(a, 10) + 0.3 * F.one_hot(b, 10)
+    loss_fn = cross_entropy(0.1)
+    logs = outputs.log_softmax(dim=1)
+    for i in range(6):
+        alone = -(0.9 * mixed[i] + 0.01) @ logs[i]
+        torch.testing.assert_close(loss_fn(outputs, mixed)[i], alone)
+        hard = -(0.9 * logs[i, a[i]] + 0.01 * logs[i].sum())
+        torch.testing.assert_close(loss_fn(outputs, a)[i], hard)
+    index = torch.tensor([4, 1])
+    assert torch.equal(loss_fn(outputs[index], mixed[index]), loss_fn(outputs, mixed)[index])
+    half = loss_fn(outputs.bfloat16(), mixed)
+    assert half.dtype == torch.float32
+
+
+def test_hits_counts_the_share_of_the_predicted_class() -> None:
+    outputs = torch.eye(3)
+    assert hits(outputs, torch.tensor([0, 1, 0])) == 2
+    mixed = torch.tensor([[0.6, 0.4, 0], [0.25, 0.75, 0], [0.5, 0.5, 0]])
+    assert hits(outputs, mixed).item() == pytest.approx(1.35)

@@ -1,0 +1,324 @@
+"""Dtype, layout and compilation: as the task says, recorded, and compiled once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from samtune.optimizers import BASES, SAM, BayesianSAM, GradientOracle, Variant
+from samtune.trial import Budget, Seeds, TrialConfig, running
+from trainables import checkpoint, precision, vision
+from trainables.models import build
+from trainables.precision import CompileError, Precision, compile_forward
+from trainables.targets import cross_entropy
+from trainables.vision import Vision
+
+TRAINABLES = [value for value in vars(vision).values() if isinstance(value, Vision)]
+CPU = torch.device("cpu")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+Report = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    def forget() -> None:
+        torch.compiler.reset()
+        counters.clear()
+        precision._compiled_for = None
+
+    forget()
+    yield
+    forget()
+
+
+def config_of(trainable: Vision, gpus: float = 0, **task: Any) -> TrialConfig:
+    return TrialConfig(
+        trainable=f"trainables.vision:{trainable.variant}",
+        variant=trainable.variant,
+        base=(trainable.bases or ("none",))[0],
+        knobs={},
+        task=task,
+        budget=Budget("epochs", 2),
+        seeds=Seeds(1, 2, 3),
+        gpus=gpus,
+    )
+
+
+def train(config: TrialConfig, cut_at: int | None = None) -> list[Report]:
+    reports: list[Report] = []
+
+    def send(report: Report) -> None:
+        reports.append(report)
+        if report["epoch"] == cut_at:
+            raise KeyboardInterrupt
+
+    with running(config, send):
+        getattr(vision, config.variant)(config)
+    return reports
+
+
+def losses(reports: list[Report]) -> list[float]:
+    return [report["metrics"]["train_loss"] for report in reports]
+
+
+def state_of(report: Report) -> dict[str, Any]:
+    return checkpoint.load(Path(report["checkpoint"]))
+
+
+# What the task's words mean.
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ({}, ("fp32", False, False)),
+        ({"precision": "fp32"}, ("fp32", False, False)),
+        ({"precision": "bf16", "compile": True}, ("bf16", False, True)),
+        ({"precision": "fp16", "memory_format": "channels_last"}, ("fp16", True, False)),
+        ({"memory_format": "contiguous"}, ("fp32", False, False)),
+    ],
+)
+def test_on_the_cpu_auto_is_float32_as_it_lies(
+    task: dict[str, Any], expected: tuple[str, bool, bool]
+) -> None:
+    words = {"precision": "auto", "memory_format": "auto", "compile": False, **task}
+    found = Precision.of(words, CPU)
+    assert (found.precision, found.channels_last, found.compiled) == expected
+    assert found.facts() == dict(
+        zip(("precision", "channels_last", "compiled"), expected, strict=True)
+    )
+
+
+@pytest.mark.cuda
+@cuda
+def test_on_cuda_auto_is_bf16_and_channels_last() -> None:
+    reports = train(config_of(vision.sam, gpus=1))
+    assert reports[0]["facts"]["device"] == "cuda"
+    assert reports[0]["facts"]["precision"] == "bf16"
+    assert reports[0]["facts"]["channels_last"]
+    assert losses(reports)[-1] < losses(reports)[0]
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_half_precision_is_of_the_passes_and_not_of_the_weights(name: str, tmp_path: Path) -> None:
+    plain = train(config_of(vision.sam, train_size=0.2))
+    config = config_of(vision.sam, train_size=0.2, precision=name)
+    reports = train(replace(config, checkpoint_dir=str(tmp_path)))
+    assert losses(reports) != losses(plain)
+    assert losses(reports) == pytest.approx(losses(plain), rel=0.1)
+    assert reports[0]["facts"]["precision"] == name
+    # Evaluation computes as the passes do.
+    vals = [found[-1]["metrics"]["val_loss"] for found in (reports, plain)]
+    assert vals[0] != vals[1] and vals[0] == pytest.approx(vals[1], rel=0.1)
+    state = state_of(reports[-1])
+    assert all(w.dtype != torch.half for w in state["model"].values())
+    assert state["model"]["0.weight"].dtype == torch.float32
+    assert bool(state["scaler"]) == (name == "fp16")
+
+
+def test_a_resumed_fp16_trial_has_the_scale_it_had(tmp_path: Path) -> None:
+    config = config_of(vision.sam, precision="fp16", train_size=0.1)
+    whole = train(replace(config, checkpoint_dir=str(tmp_path / "whole")))
+    cut = replace(config, checkpoint_dir=str(tmp_path / "cut"))
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, cut_at=1)
+    after = train(cut)
+    assert losses(after) == losses(whole)
+    assert state_of(after[-1])["scaler"] == state_of(whole[-1])["scaler"]
+
+
+@pytest.mark.parametrize("trainable", TRAINABLES, ids=lambda t: t.variant)
+def test_channels_last_changes_the_layout_and_not_the_step(trainable: Vision) -> None:
+    """Two layouts in one fused step would add elements that do not belong together."""
+    draw = torch.Generator().manual_seed(1)
+    batches = [
+        (torch.randn(24, 1, 8, 8, generator=draw, dtype=torch.float64), torch.arange(24) % 10)
+        for _ in range(6)
+    ]
+    weights = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = build("small_cnn", (1, 8, 8), 10, 0).double().to(memory_format=layout)
+        seen: set[bool] = set()
+
+        def see(layer: nn.Module, _: Any, seen: set[bool] = seen) -> None:
+            seen.add(layer.weight.is_contiguous(memory_format=torch.channels_last))
+
+        model[3].register_forward_pre_hook(see)
+        variant = variant_of(trainable, model)
+        for inputs, labels in batches:
+            inputs = inputs.contiguous(memory_format=layout)
+            variant.step(GradientOracle(model, inputs, labels, double_loss))
+        assert seen == {layout == torch.channels_last}, "in every pass"
+        weights.append([p.detach() for p in model.parameters()])
+    for p, q in zip(*weights, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11)
+
+
+def double_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def variant_of(trainable: Vision, model: nn.Module) -> Variant:
+    if trainable.variant_class is BayesianSAM:
+        return BayesianSAM(model.parameters(), n_data=144)
+    base = BASES[trainable.bases[0]]
+    return trainable.variant_class(base.build(model.parameters(), lr=0.01))
+
+
+def test_a_resumed_channels_last_trial_is_bitwise_one_that_never_stopped(tmp_path: Path) -> None:
+    task = {"memory_format": "channels_last", "augment": "cutout", "cutmix": 1.0, "mixup": 0.2}
+    config = config_of(vision.sam, **task)
+    whole = train(replace(config, checkpoint_dir=str(tmp_path / "whole")))
+    cut = replace(config, checkpoint_dir=str(tmp_path / "cut"))
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, cut_at=1)
+    after = train(cut)
+    assert losses(after) == losses(whole)
+    ours, theirs = state_of(after[-1])["model"], state_of(whole[-1])["model"]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+# Compilation. Dynamo decides when to compile, whatever the backend: counted without inductor's.
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, nothing_compiled: None) -> dict[str, int]:
+    """Graphs compiled in all, by a backend that only traces."""
+    count = {"graphs": 0}
+
+    def backend(graph: Any, inputs: list[Tensor]) -> Any:
+        count["graphs"] += 1
+        return graph.forward
+
+    original = compile_forward
+    monkeypatch.setattr(
+        precision, "compile_forward", lambda model, program: original(model, program, backend)
+    )
+    return count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainable", TRAINABLES, ids=lambda t: t.variant)
+def test_after_the_first_steps_nothing_is_compiled_again(
+    trainable: Vision, counted: dict[str, int]
+) -> None:
+    """Not for the second pass at other weights, the last batch of 22, nor in the next trial."""
+    config = config_of(trainable, compile=True, train_size=0.15)
+    first = train(replace(config, budget=Budget("epochs", 1)))
+    # Training, evaluation, and for some a forward pass without gradients or a part of the batch.
+    assert 2 <= counted["graphs"] <= 4
+    assert first[0]["facts"]["compiled"]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        again = train(replace(config, seeds=Seeds(4, 5, 6)))
+    assert again[-1]["metrics"]["step"] == 6
+    assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_compiled_sam_step_has_one_graph_for_both_passes(
+    layout: str, counted: dict[str, int]
+) -> None:
+    model = build("small_cnn", (1, 8, 8), 10, 0)
+    words = {"precision": "auto", "memory_format": layout, "compile": True}
+    how = Precision.of(words, CPU)
+    model = how.place(model, "small_cnn")
+    sam = SAM(BASES["sgd"].build(model.parameters(), lr=0.1))
+    # torch's own kernels take batches below 16, and a single image, another way: once each.
+    for size, graphs in ((64, 1), (64, 1), (40, 1), (64, 1), (7, 2), (1, 3), (9, 3), (64, 3)):
+        inputs = torch.randn(size, 1, 8, 8).contiguous(memory_format=how.memory_format)
+        oracle = GradientOracle(model, inputs, torch.arange(size) % 10, cross_entropy(0))
+        assert sam.step(oracle).forward_samples == 2 * size
+        assert counted["graphs"] == graphs
+
+
+def test_another_architecture_in_a_warm_worker_starts_afresh(counted: dict[str, int]) -> None:
+    """torch would give up compiling a function at its eighth version, across all models."""
+    for width in range(2, 14):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.Linear(width, 3))
+        precision.compile_forward(model, f"width {width}")
+        assert model(torch.ones(5, 4)).shape == (5, 3)
+        assert counted["graphs"] == width - 1
+
+
+def test_a_compiled_model_has_the_state_of_the_plain_one(counted: dict[str, int]) -> None:
+    plain, model = (build("small_cnn", (1, 8, 8), 10, 3) for _ in range(2))
+    precision.compile_forward(model, "small_cnn")
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    images = torch.randn(6, 1, 8, 8)
+    torch.testing.assert_close(model(images), plain(images))
+    assert counted["graphs"] == 1
+
+
+def test_both_compiled_passes_drop_the_same_units(nothing_compiled: None) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 64), nn.Dropout(0.5), nn.Linear(64, 3))
+    compile_forward(model, "dropout", backend="aot_eager")
+    oracle = GradientOracle(
+        model, torch.randn(8, 1, 4, 4), torch.zeros(8, dtype=torch.long), cross_entropy(0)
+    )
+    first = oracle.grad([*model.parameters()])
+    for g, h in zip(first, oracle.grad([*model.parameters()]), strict=True):
+        assert g is not None and h is not None and torch.equal(g, h)
+
+
+def test_without_a_compiler_the_trial_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(CompileError, match=r"install g\+\+, or leave task\.compile out"):
+        train(config_of(vision.sgd, compile=True))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_inductor_trains_as_torch_does(
+    nothing_compiled: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The real compiler, on the smallest net there is; the cache lies where it should."""
+    from torch._inductor import config
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    plain, model = (nn.Sequential(nn.Flatten(), nn.Linear(16, 3)) for _ in range(2))
+    plain.load_state_dict(model.state_dict())
+    inputs, labels = torch.randn(12, 1, 4, 4), torch.arange(12) % 3
+    # Precompiled headers take a minute, and pay for large models only.
+    with config.patch(cpp_cache_precompile_headers=False):
+        compile_forward(model, "linear")
+        for net in (plain, model):
+            sam = SAM(BASES["sgd"].build(net.parameters(), lr=0.1))
+            for size in (12, 12, 5):
+                sam.step(GradientOracle(net, inputs[:size], labels[:size], cross_entropy(0)))
+    for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "samtune" / "inductor")
+    assert any((tmp_path / "samtune" / "inductor").iterdir())
+
+
+@pytest.mark.cuda
+@cuda
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+def test_compiled_training_on_cuda_is_near_the_plain_one(
+    name: str, nothing_compiled: None
+) -> None:
+    plain = train(config_of(vision.sam, gpus=1, precision=name))
+    compiled = train(config_of(vision.sam, gpus=1, precision=name, compile=True))
+    assert losses(compiled) == pytest.approx(losses(plain), rel=0.05)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        train(config_of(vision.sam, gpus=1, precision=name, compile=True))

@@ -1,0 +1,94 @@
+"""Where images come from: one file a source, all found by the name that a space gives."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from trainables.datasets import cifar, digits, tinyimagenet
+from trainables.datasets.paths import PathSet
+from trainables.datasets.source import DataError, Part, Source
+from trainables.datasets.store import root
+
+__all__ = [
+    "FORMS",
+    "NAMES",
+    "DataError",
+    "Part",
+    "Source",
+    "corrupted",
+    "find",
+    "full_name",
+    "path_set",
+]
+
+NAMES = ("digits", "cifar10", "cifar100", "tinyimagenet", "imagenet")
+FORMS = ("parquet", "folder")
+_IMAGENET_SIZE = 224
+
+
+def full_name(name: object) -> str:
+    """The name with its path made absolute. Raises DataError for one that names no data set."""
+    if name in NAMES:
+        return str(name)
+    form, colon, path = str(name).partition(":")
+    if colon and form in FORMS:
+        if not path:
+            raise DataError(f"{name!r} names no folder; write {form}:/path")
+        folder = Path(path).expanduser().absolute()
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise DataError(f"{name!r} names no folder: {folder} {what}")
+        return f"{form}:{folder}"
+    near = difflib.get_close_matches(form if colon else str(name), NAMES + FORMS, n=1)
+    if near:
+        meant = f"{near[0]}:/path" if near[0] in FORMS else near[0]
+        raise DataError(f"unknown data set {name!r}; did you mean {meant}?")
+    known = ", ".join((*NAMES, *(f"{form}:/path" for form in FORMS)))
+    raise DataError(f"unknown data set {name!r}; there is: {known}")
+
+
+def path_set(name: str, image_size: int) -> PathSet:
+    """The set of `folder:/path`, `parquet:/path` or `imagenet`, which lies in the data root."""
+    if name == "imagenet":
+        folder = root() / "imagenet"
+        if not folder.is_dir():
+            raise DataError(
+                f"the data set imagenet is not in {root()}, and its licence lets nobody fetch it "
+                f"for you; put its images, or a link to them, at {folder}/train/CLASS/ and "
+                f"{folder}/val/CLASS/"
+            )
+        return PathSet(name, "folder", folder, image_size or _IMAGENET_SIZE)
+    form, _, path = name.partition(":")
+    return PathSet(name, form, Path(path), image_size)
+
+
+def find(name: str, image_size: int = 0) -> Source:
+    """The data set, its images at the size they have, or resized to `image_size`.
+
+    Nothing is downloaded. Raises DataError where the set is missing or damaged, and for a size
+    where the images of a set are all of one.
+    """
+    name = full_name(name)
+    if name == "imagenet" or ":" in name:
+        return path_set(name, image_size).source()
+    if image_size:
+        raise DataError(
+            f"image_size is {image_size}, but all images of {name} have one size; set it to 0"
+        )
+    if name == "digits":
+        return digits.digits()
+    return tinyimagenet.tinyimagenet() if name == "tinyimagenet" else cifar.cifar(name)
+
+
+def corrupted(source: Source, corruption: str, severity: int) -> Part:
+    """The official test images of CIFAR-10 or CIFAR-100 under a corruption.
+
+    Raises DataError for another set, and where they are missing.
+    """
+    if source.name not in {"cifar10", "cifar100"}:
+        raise DataError(
+            f"corruption is {corruption}, but only cifar10 and cifar100 have corrupted test "
+            f"images; set it to none for {source.name}"
+        )
+    return cifar.corrupted(source.name, corruption, severity)

@@ -1,0 +1,149 @@
+"""All data sets there are: what is at hand, what is whole, and how the rest is to be had."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.datasets import NAMES, cifar, digits, full_name, path_set, store, tinyimagenet
+from trainables.datasets.archive import ARCHIVES
+from trainables.datasets.paths import PathSet
+from trainables.datasets.source import DataError
+
+CORRUPTED = ("cifar10c", "cifar100c")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set. `state` is shipped, ready, missing or damaged; `size` is in bytes.
+
+    `where` is the folder it is or would be in; `note` says what it holds, or how to get it.
+    """
+
+    name: str
+    state: str
+    size: int
+    where: str
+    note: str
+
+
+def fetch(name: str, from_file: Path | None, image_size: int, say: store.Say) -> None:
+    """Makes a data set ready: downloads, checks and maps it, or maps the images of a folder.
+
+    One that is ready and whole stays as it is. Raises DataError, and then leaves nothing behind.
+    """
+    if name not in CORRUPTED:
+        name = full_name(name)
+    if name not in ARCHIVES:
+        if from_file is not None:
+            raise DataError(f"{name} comes from no archive; leave --from-file out")
+        if name == "digits":
+            say("digits is part of samtune; there is nothing to fetch")
+        else:
+            path_set(name, image_size).fetch(say)
+        return
+    if image_size:
+        raise DataError(f"all images of {name} have one size; leave --image-size out")
+    with store.locked(name, say):
+        try:
+            check(name)
+        except DataError:
+            _fetch(name, from_file, say)
+
+
+def check(name: str, image_size: int = 0) -> Entry:
+    """The data set, after a look at its every byte. Raises DataError where one is wrong."""
+    if name not in CORRUPTED:
+        name = full_name(name)
+    if name == "digits":
+        held = len(digits.digits().parts["train"].labels)
+        size = digits.FILE.stat().st_size
+        return Entry(name, "shipped", size, str(digits.FILE.parent), f"{held:,} images")
+    if name in CORRUPTED:
+        count = store.verify_sums(name)
+        return Entry(name, "ready", _size(name), str(store.root() / name), f"{count} files")
+    if name in ARCHIVES:
+        store.verify(name)
+        return _mapped(name)
+    images = path_set(name, image_size)
+    if store.manifest(images.slug) is None:
+        raise DataError(f"{name} is not mapped yet; type: samtune data fetch {name}")
+    return _check_mapped(images.slug)
+
+
+def entries() -> Iterator[Entry]:
+    """Every known set, and every folder that was mapped, without a look at the images' bytes."""
+    yield check("digits")
+    for name, archive in ARCHIVES.items():
+        there = (store.root() / name).is_dir()
+        if there and name in CORRUPTED:
+            count = len(list((store.root() / name).glob("*.npy")))
+            yield Entry(name, "ready", _size(name), str(store.root() / name), f"{count} files")
+        elif there:
+            yield _mapped(name)
+        else:
+            note = f"{archive.size / 1e6:,.0f} MB: samtune data fetch {name}"
+            yield Entry(name, "missing", archive.size, str(store.root() / name), note)
+    folder = store.root() / "imagenet"
+    state = "ready" if folder.is_dir() else "missing"
+    note = "its images at train/CLASS and val/CLASS there, or a link to them"
+    yield Entry("imagenet", state, 0, str(folder), note)
+    for folder in sorted(store.root().glob("*-*-*/")):
+        if folder.name not in NAMES and not folder.name.startswith("."):
+            yield _mapped(folder.name)
+
+
+def checked_entries() -> Iterator[Entry]:
+    """What `entries` has of sets that are there, each byte looked at."""
+    for entry in entries():
+        if entry.state == "ready" and entry.name != "imagenet":
+            slug = Path(entry.where).name
+            try:
+                yield check(slug) if slug in ARCHIVES else _check_mapped(slug)
+            except DataError as error:
+                yield dataclasses.replace(entry, state="damaged", note=str(error))
+        elif entry.state != "missing":
+            yield entry
+
+
+def _check_mapped(slug: str) -> Entry:
+    origin = store.verify(slug)["origin"]
+    entry = _mapped(slug)
+    size = origin["image_size"]
+    images = PathSet(entry.name, origin["form"], Path(origin["folder"]), size)
+    if origin["sha256"] != images.content():
+        option = f" --image-size {size}" if size else ""
+        raise DataError(
+            f"the files of {entry.name} have changed since they were mapped; "
+            f"type: samtune data fetch {entry.name}{option}"
+        )
+    return entry
+
+
+def _fetch(name: str, from_file: Path | None, say: store.Say) -> None:
+    if name in CORRUPTED:
+        cifar.fetch_corrupted(name, from_file, say)
+    elif name == tinyimagenet.NAME:
+        tinyimagenet.fetch_tinyimagenet(from_file, say)
+    else:
+        cifar.fetch_cifar(name, from_file, say)
+
+
+def _mapped(slug: str) -> Entry:
+    where = str(store.root() / slug)
+    try:
+        source, about = store.opened(slug), store.manifest(slug)
+    except DataError as error:
+        return Entry(slug, "damaged", _size(slug), where, str(error))
+    if source is None or about is None:
+        return Entry(slug, "damaged", _size(slug), where, "it has no manifest.json; remove it")
+    counts = " + ".join(f"{len(part.labels):,}" for part in source.parts.values())
+    shape = " x ".join(map(str, about["shape"]))
+    note = f"{counts} images of {shape}, {len(source.class_names)} classes"
+    return Entry(source.name, "ready", _size(slug), where, note)
+
+
+def _size(slug: str) -> int:
+    return sum(path.stat().st_size for path in (store.root() / slug).iterdir() if path.is_file())

@@ -1,0 +1,193 @@
+"""The user's own images, `folder:/path` and `parquet:/path`: mapped once, or streamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from trainables.datasets import store
+from trainables.datasets.decode import Encoded, encoded
+from trainables.datasets.layout import ANNOTATIONS, SUFFIXES, with_test
+from trainables.datasets.source import DataError, Part, Source
+from trainables.deal import Rows
+
+# A trial maps a set of its own accord up to this size, in bytes: a minute on two cores.
+MAPPED = 2 << 30
+# So many images tell mean and standard deviation of a set that is not mapped.
+_LOOKED_AT = 1024
+
+
+class Found(Protocol):
+    """What a folder holds; `read` and `where` take a part and a row of its labels."""
+
+    labels: dict[str, Rows]
+    class_names: list[str]
+    random_access: bool
+
+    def read(self, part: str, row: int) -> bytes: ...
+
+    def where(self, part: str, row: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class PathSet:
+    """The images in `folder`, and where their memory maps are or will be."""
+
+    name: str
+    form: str
+    folder: Path
+    image_size: int
+
+    @property
+    def slug(self) -> str:
+        words = f"{self.form}:{self.folder} {self.image_size}"
+        stem = re.sub(r"[^A-Za-z0-9._-]", "_", self.folder.name)[:40]
+        return f"{self.form}-{stem}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+
+    def source(self) -> Source:
+        """The set mapped, or streamed where it is large and `fetch` has not mapped it.
+
+        Raises DataError for images that are missing, bad, or too many to be streamed.
+        """
+        files = self._files()
+        about = store.manifest(self.slug)
+        source = store.opened(self.slug) if about is not None else None
+        if source is not None and about is not None and about["origin"]["mark"] == _mark(files):
+            return source
+        found = self._found(list(files))
+        parts = self._parts(found)
+        needed = sum(np.prod(images.shape) * len(images) for images, _ in parts.values())
+        if needed <= MAPPED:
+            return self.fetch()
+        if not found.random_access:
+            option = f" --image-size {self.image_size}" if self.image_size else ""
+            raise DataError(
+                f"{self.name} takes {needed / 1e9:.1f} GB of {store.root()}; "
+                f"to make it ready type: samtune data fetch {self.name}{option}"
+            )
+        return self._streamed(parts, found.class_names, _mark(files))
+
+    def fetch(self, say: store.Say = lambda _: None) -> Source:
+        """Maps the set, unless that is done; one process does it while the others wait."""
+        with store.locked(self.slug, say):
+            files = self._files()
+            source = self._mapped(files)
+            if source is None:
+                found = self._found(list(files))
+                pixels = {
+                    part: store.Pixels(
+                        (len(images), *images.shape),
+                        (chunk.numpy() for chunk in images.images()),
+                        labels,
+                    )
+                    for part, (images, labels) in self._parts(found).items()
+                }
+                say(f"{self.name}: {sum(len(p.labels) for p in pixels.values()):,} images")
+                origin = {
+                    "form": self.form,
+                    "folder": str(self.folder),
+                    "image_size": self.image_size,
+                    "mark": _mark(files),
+                    "sha256": self.content(files),
+                }
+                with store.workspace(self.slug) as folder:
+                    store.write(folder, self.name, pixels, found.class_names, origin)
+                source = store.opened(self.slug)
+        assert source is not None
+        return source
+
+    def content(self, files: Iterable[str] | None = None) -> str:
+        """SHA-256 of the names and bytes of all files."""
+        every = hashlib.sha256()
+        for file in self._files() if files is None else files:
+            with (self.folder / file).open("rb") as opened:
+                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+            every.update(f"{sha256}  {file}\n".encode())
+        return every.hexdigest()
+
+    def _mapped(self, files: Mapping[str, str]) -> Source | None:
+        """The maps, if they are of these files: equal sizes and times, or else equal bytes."""
+        about = store.manifest(self.slug)
+        if about is None:
+            return None
+        origin, mark = about["origin"], _mark(files)
+        if origin["mark"] != mark:
+            if origin["sha256"] != self.content(files):
+                return None
+            store.remember(self.slug, {**origin, "mark": mark})
+        return store.opened(self.slug)
+
+    def _files(self) -> dict[str, str]:
+        """The files that count, in order, each with its size and time."""
+        if not self.folder.is_dir():
+            raise DataError(f"{self.name} is not there: {self.folder} is no folder")
+        endings = (".parquet",) if self.form == "parquet" else (*SUFFIXES, ANNOTATIONS)
+        files = {}
+        for parent, folders, names in os.walk(self.folder, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            within = Path(parent).relative_to(self.folder).as_posix()
+            for name in names:
+                if name.lower().endswith(endings) and not name.startswith("."):
+                    about = os.stat(os.path.join(parent, name))
+                    file = name if within == "." else f"{within}/{name}"
+                    files[file] = f"{about.st_size} {about.st_mtime_ns}"
+        if not files:
+            raise DataError(f"{self.folder} holds no file that ends in {' or '.join(endings)}")
+        return dict(sorted(files.items()))
+
+    def _found(self, files: list[str]) -> Found:
+        if self.form == "parquet":
+            from trainables.datasets.parquet import Parquet
+
+            return Parquet(self.folder, files)
+        from trainables.datasets.folder import Folder
+
+        return Folder(self.folder, files)
+
+    def _parts(self, found: Found) -> dict[str, tuple[Encoded, Rows]]:
+        """Images and labels of training, test and perhaps validation, decoded to one shape."""
+        parts: dict[str, tuple[Encoded, Rows]] = {}
+        for part, (held, rows) in with_test(found.labels).items():
+            if not len(rows):
+                raise DataError(f"the {part} split of {self.name} is empty")
+            read, where = partial(found.read, held), partial(found.where, held)
+            images = encoded(read, where, rows.tolist(), self.image_size)
+            parts[part] = images, found.labels[held][rows]
+        shapes = {part: images.shape for part, (images, _) in parts.items()}
+        if len(set(shapes.values())) > 1:
+            raise DataError(
+                f"the images of {self.name} differ in channels, height and width: "
+                f"{', '.join(f'{part} {shape}' for part, shape in shapes.items())}; set image_size"
+            )
+        return parts
+
+    def _streamed(
+        self, parts: dict[str, tuple[Encoded, Rows]], class_names: list[str], mark: str
+    ) -> Source:
+        images, _ = parts["train"]
+        store.check(self.name, {part: held for part, (_, held) in parts.items()}, class_names)
+        step = max(1, len(images) // _LOOKED_AT)
+        seen = [images.image(row) for row in range(0, len(images), step)]
+        mean, std = store.statistics(store.levels(torch.stack(seen).numpy()))
+        return Source(
+            self.name,
+            {part: Part(images, held) for part, (images, held) in parts.items()},
+            tuple(class_names),
+            mark,
+            tuple(mean),
+            tuple(std),
+        )
+
+
+def _mark(files: Mapping[str, str]) -> str:
+    lines = [f"{about} {file}\n" for file, about in files.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

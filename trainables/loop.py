@@ -1,0 +1,234 @@
+"""The one training loop: batches, steps, validation, reports and checkpoints of a trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samtune.optimizers import BayesianSAM, GradientOracle, Perturbing, Variant
+from samtune.trial import TrialConfig, Value, report
+from trainables import checkpoint
+from trainables.augment import Augment, Normaliser
+from trainables.data import TrainVal, load, open_test
+from trainables.evaluation import Predictor, evaluate, evaluate_samples, evaluate_test
+from trainables.meter import Meter
+from trainables.models import build
+from trainables.precision import Precision
+from trainables.targets import Mixer, cross_entropy, hits
+
+
+class Trial:
+    """One run of the loop; `config` is complete and checked."""
+
+    def __init__(
+        self, config: TrialConfig, make_optimizer: Callable[[nn.Module, int], Variant]
+    ) -> None:
+        self.config = config
+        self.threads = max(1, int(config.cpus))
+        torch.set_num_threads(self.threads)
+        on_gpu = config.gpus > 0 and torch.cuda.is_available()
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        # A warm worker's generators still stand where its last trial left them.
+        checkpoint.seed_rng(config.seeds.order)
+
+        data = load(config.task, config.seeds.split)
+        self.train, self.val = data.train.resident(self.device), data.val.resident(self.device)
+        self.data_sha256 = data.sha256
+        self._build(data)
+        n_train = len(data.train)
+        self.optimizer = make_optimizer(self.model, n_train)
+        self.meter = Meter(config.budget, n_train, min(int(config.task["batch_size"]), n_train))
+
+    def _build(self, data: TrainVal) -> None:
+        task, seed = self.config.task, self.config.seeds.order
+        self.precision = Precision.of(task, self.device)
+        self.scaler = self.precision.scaler()
+        channels, height, width = data.train.images.shape[1:]
+        shape = channels, height, width
+        model = build(str(task["model"]), shape, data.classes, self.config.seeds.init)
+        self.model = self.precision.place(model, (task["model"], shape, data.classes))
+        normalise = Normaliser(data.mean.to(self.device), data.std.to(self.device))
+        self.augment = Augment(str(task["augment"]), normalise, seed, self.precision.memory_format)
+        self.mix = Mixer(float(task["mixup"]), float(task["cutmix"]), data.classes, seed)
+        self.loss_fn = cross_entropy(float(task["label_smoothing"]))
+        self.predict = Predictor(self.model, normalise, self.precision)
+
+    def run(self) -> None:
+        self._resume()
+        while not self.meter.finished():
+            self.meter.epoch += 1
+            metrics = self._train_epoch() | self._validate()
+            finite = all(math.isfinite(value) for value in metrics.values())
+            if finite and self.meter.finished() and self.config.test_permit is not None:
+                metrics |= self._test()
+            metrics |= self._costs()
+            self._report(metrics, self._save(metrics) if finite else None)
+            if not finite:
+                return
+
+    def _train_epoch(self) -> dict[str, float]:
+        meter, lr = self.meter, float(self.config.knobs["lr"])
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.float64, device=self.device)
+        seen = 0
+        self.model.train()
+        self.augment.start(meter.epoch)
+        self.mix.start(meter.epoch)
+        started = perf_counter()
+        for images, labels in self.train.batches(self._order(), meter.batch_size, self.device):
+            inputs, targets = self.mix(self.augment(images), labels)
+            made = perf_counter()
+            meter.data_s += made - started
+
+            annealed = lr * meter.cosine
+            for group in self.optimizer.base.param_groups:
+                group["lr"] = annealed
+            self.optimizer.set_progress(meter.progress, meter.cosine)
+            result = self.optimizer.step(self._oracle(inputs, targets))
+            loss += result.loss * len(labels)
+            correct += hits(result.outputs, targets)
+            seen += len(labels)
+
+            started = perf_counter()
+            meter.count(result, started - made)
+            if meter.finished():
+                break
+        # The epoch's only wait for the device; what was still queued there is training time.
+        metrics = {"train_loss": loss.item() / seen, "train_acc": correct.item() / seen}
+        meter.train_s += perf_counter() - started
+        return {**metrics, "lr": annealed}
+
+    def _oracle(self, inputs: Tensor, targets: Tensor) -> GradientOracle:
+        autocast = self.precision.dtype
+        return GradientOracle(
+            self.model, inputs, targets, self.loss_fn, autocast=autocast, scaler=self.scaler
+        )
+
+    def _order(self) -> Tensor:
+        """This epoch's order of the training images; a resumed trial draws the same again."""
+        rng = np.random.default_rng((self.config.seeds.order, self.meter.epoch))
+        return torch.from_numpy(rng.permutation(self.meter.n_train)).to(self.device)
+
+    def _validate(self) -> dict[str, float]:
+        started = perf_counter()
+        metrics = evaluate(self.predict, self.val)
+        if isinstance(self.optimizer, BayesianSAM) and self.meter.finished():
+            # As dear as 32 evaluations, so only once.
+            sampled = evaluate_samples(self.predict, self.val, self.optimizer.sampled_weights)
+            metrics |= {f"{name}_sampled": value for name, value in sampled.items()}
+        self.meter.eval_s += perf_counter() - started
+        return {f"val_{name}": value for name, value in metrics.items()}
+
+    def _test(self) -> dict[str, float]:
+        started = perf_counter()
+        split = open_test(self.config.task, self.config.seeds.split, self.config.test_permit)
+        split = split.resident(self.device)
+        metrics = evaluate_test(self.predict, split)
+        if isinstance(self.optimizer, BayesianSAM):
+            sampled = evaluate_samples(self.predict, split, self.optimizer.sampled_weights)
+            metrics |= {f"test_{name}_sampled": value for name, value in sampled.items()}
+        self.meter.eval_s += perf_counter() - started
+        return metrics
+
+    def _costs(self) -> dict[str, float]:
+        meter, rho = self.meter, self._rho()
+        # Kilobytes on Linux, bytes on macOS; of the process, so of its earlier trials too.
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        on_gpu = self.device.type == "cuda"
+        return {
+            "step": meter.step,
+            "see": meter.see,
+            "forward_samples": meter.forward_samples,
+            "backward_samples": meter.backward_samples,
+            "skipped_steps": meter.skipped_steps,
+            "train_s": meter.train_s,
+            "eval_s": meter.eval_s,
+            "data_s": meter.data_s,
+            "peak_rss_mb": rss / (2**20 if sys.platform == "darwin" else 2**10),
+            "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else 0.0,
+            **({} if rho is None else {"rho": rho}),
+        }
+
+    def _rho(self) -> float | None:
+        """The radius of the last step, which a schedule may have changed."""
+        if isinstance(self.optimizer, Perturbing):
+            return self.optimizer.radius
+        rho = self.config.knobs.get("rho")
+        return None if rho is None else float(rho)
+
+    def _facts(self) -> dict[str, Value]:
+        # No CPU operation used here depends on timing; a budget of seconds does.
+        repeatable = self.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        return {
+            "n_train": self.meter.n_train,
+            "n_val": len(self.val),
+            "n_params": sum(parameter.numel() for parameter in self.model.parameters()),
+            "device": self.device.type,
+            "threads": self.threads,
+            **self.precision.facts(),
+            "data_sha256": self.data_sha256,
+            "torch_version": str(torch.__version__),
+            "deterministic": repeatable and self.config.budget.kind != "seconds",
+        }
+
+    def _report(self, metrics: Mapping[str, float], saved: checkpoint.Saved | None) -> None:
+        report(
+            epoch=self.meter.epoch,
+            checkpoint=str(saved.path) if saved else None,
+            checkpoint_sha256=saved.sha256 if saved else None,
+            facts=self._facts(),
+            **metrics,
+        )
+
+    def _save(self, metrics: Mapping[str, float]) -> checkpoint.Saved | None:
+        if self.config.checkpoint_dir is None:
+            return None
+        state = {
+            "trial": _identity(self.config),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "counters": self.meter.counters(),
+            "scaler": self.scaler.state_dict() if self.scaler else {},
+            "rng": checkpoint.rng_state(self.device),
+            "metrics": dict(metrics),
+        }
+        return checkpoint.save(Path(self.config.checkpoint_dir), self.meter.epoch, state)
+
+    def _resume(self) -> None:
+        """Goes on from the newest whole checkpoint, if there is one.
+
+        Its report is sent again, because the interruption may have come between the two.
+        """
+        folder = self.config.checkpoint_dir
+        path = checkpoint.latest(Path(folder)) if folder is not None else None
+        if path is None:
+            return
+        state = checkpoint.load(path)
+        checkpoint.refuse_other_trial(path, state["trial"], _identity(self.config))
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
+        self.meter = dataclasses.replace(self.meter, **state["counters"])
+        checkpoint.restore_rng(state["rng"], self.device)
+        self._report(state["metrics"], checkpoint.verify(path))
+
+
+def _identity(config: TrialConfig) -> dict[str, Value]:
+    """What makes two trials the same one, as dotted words."""
+    plain = config.to_dict()
+    words: dict[str, Value] = {name: plain[name] for name in ("variant", "base")}
+    for group in ("knobs", "task", "seeds", "budget"):
+        words |= {f"{group}.{name}": value for name, value in plain[group].items()}
+    return words

@@ -1,0 +1,87 @@
+"""What the outputs are held against: labels, or with mixup and cutmix a mixture of two of them."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samtune.optimizers.oracle import LossFunction
+
+
+class Mixer:
+    """Mixes each image of a batch with another of it (Zhang et al. 2018, Yun et al. 2019).
+
+    The share of the other image is drawn once a batch, Beta(mixup, mixup) or Beta(cutmix, cutmix)
+    as in both papers' code; where both are above 0, each batch is mixed by one of them, drawn
+    evenly. All draws are functions of the seed and the epoch.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, classes: int, seed: int) -> None:
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.classes = classes
+        self.seed = seed
+        self._rng = np.random.default_rng(seed)
+
+    def start(self, epoch: int) -> None:
+        """Of the batches that follow, this is the epoch."""
+        self._rng = np.random.default_rng((self.seed, epoch, 2))
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, C, H, W), mixed in place, and labels (B,) -> targets.
+
+        Targets are the labels where nothing is mixed, else shares of the classes (B, classes).
+        """
+        if not (self.mixup or self.cutmix):
+            return images, labels
+        # Drawn on the host, so that nothing waits for the device.
+        rng = self._rng
+        other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+        cuts = bool(self.cutmix) and (not self.mixup or rng.random() < 0.5)
+        alpha = self.cutmix if cuts else self.mixup
+        share = float(rng.beta(alpha, alpha))
+        if cuts:
+            share = self._cut_(images, other, share)
+        else:
+            images.lerp_(images.index_select(0, other), share)
+        mine = F.one_hot(labels, self.classes).to(images.dtype)
+        return images, mine.lerp_(mine.index_select(0, other), share)
+
+    def _cut_(self, images: Tensor, other: Tensor, share: float) -> float:
+        """Pastes a box of the other image, and returns its share of the area."""
+        height, width = images.shape[2:]
+        side = math.sqrt(share)
+        rows, columns = (
+            slice(max(0, at - half), min(length, at + half))
+            for length in (height, width)
+            for at, half in [(int(self._rng.integers(length)), int(length * side) // 2)]
+        )
+        images[:, :, rows, columns] = images[:, :, rows, columns].index_select(0, other)
+        return (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+
+
+def cross_entropy(label_smoothing: float) -> LossFunction:
+    """Per-sample cross-entropy (B,) of logits (B, classes), against labels or shares of classes.
+
+    `label_smoothing` is the share of each target that is spread evenly over all classes.
+    """
+    return partial(_cross_entropy, label_smoothing=label_smoothing)
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    return F.cross_entropy(
+        outputs.float(), targets, reduction="none", label_smoothing=label_smoothing
+    )
+
+
+def hits(outputs: Tensor, targets: Tensor) -> Tensor:
+    """How many predictions are right, 0-dim float64; of a mixture, the share of the class."""
+    predicted = outputs.argmax(dim=1)
+    if targets.dim() == 1:
+        return (predicted == targets).sum().double()
+    return targets.gather(1, predicted.unsqueeze(1)).double().sum()

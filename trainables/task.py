@@ -1,0 +1,108 @@
+"""The words under `task:` that the shipped trainables take, those of the data set included."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from samtune.optimizers import Knob
+from samtune.optimizers.variant import KnobError
+from trainables import augment, data, models, precision
+
+
+class _ModelKnob(Knob):
+    """Its value is a name that `trainables.models` can build, `torchvision:resnet50` too."""
+
+    def check(self, value: object) -> str:
+        try:
+            models.check_name(str(value))
+        except models.ModelError as error:
+            raise KnobError(f"{self.name}: {error}") from error
+        return str(value)
+
+
+_word = partial(Knob, kind=str, low=None, high=None, safe=None, scale="linear")
+_number = partial(Knob, kind=float, low=0.0, high=None, scale="linear", choices=None)
+_KNOBS = (
+    *data.TASK,
+    _ModelKnob(
+        name="model",
+        kind=str,
+        default="small_cnn",
+        low=None,
+        high=None,
+        safe=None,
+        scale="linear",
+        choices=tuple(models.MODELS),
+        doc="network, torchvision:NAME or my_package.my_module:my_model; its weights are drawn "
+        "from the init seed",
+        source="trainables/models",
+    ),
+    _number(
+        name="batch_size",
+        kind=int,
+        default=64,
+        low=1,
+        safe=(8, 4096),
+        scale="log",
+        doc="images a step; an epoch's last batch holds what is left",
+        source="BatchNorm needs several images to normalise over",
+    ),
+    _word(
+        name="augment",
+        default="none",
+        choices=augment.KINDS,
+        doc="standard: random crop and flip; cutout: and a blank square; randaugment: and two "
+        "random operations; imagenet: random resized crop and flip",
+        source="trainables/augment.py",
+    ),
+    _number(
+        name="mixup",
+        default=0.0,
+        safe=(0.0, 1.0),
+        doc="alpha: training images are mixed by shares from Beta(alpha, alpha); 0 is off",
+        source="Zhang et al. 2018: 1 on CIFAR-10, 0.2 on ImageNet; DeiT: 0.8",
+    ),
+    _number(
+        name="cutmix",
+        default=0.0,
+        safe=(0.0, 1.0),
+        doc="alpha: boxes of shares from Beta(alpha, alpha) come from another image; 0 is off",
+        source="Yun et al. 2019: 1",
+    ),
+    _number(
+        name="label_smoothing",
+        default=0.0,
+        high=1.0,
+        safe=(0.0, 0.2),
+        doc="share of each training target that is spread evenly over all classes",
+        source="Szegedy et al. 2016: 0.1",
+    ),
+    _word(
+        name="precision",
+        default="auto",
+        choices=precision.PRECISIONS,
+        doc="dtype of the passes, weights are float32; auto: bf16 on CUDA, fp32 on the CPU",
+        source="trainables/precision.py",
+    ),
+    _word(
+        name="memory_format",
+        default="auto",
+        choices=precision.MEMORY_FORMATS,
+        doc="layout of images and convolutions; auto: channels_last on CUDA",
+        source="torch's names for it",
+    ),
+    Knob(
+        name="compile",
+        kind=bool,
+        default=False,
+        low=None,
+        high=None,
+        safe=None,
+        scale="linear",
+        choices=None,
+        doc="torch.compile of the model; pays when an architecture trains for many minutes",
+        source="trainables/precision.py",
+    ),
+)
+TASK = {knob.name: knob for knob in _KNOBS}
+"""By name, in the order in which they are told."""
