@@ -171,7 +171,8 @@ class Search:
         newest = {attempt["trial"]: attempt["attempt"] for attempt in attempts}
         for trial in sorted(trials.values(), key=lambda t: (t.ended_at or math.inf, t.trial)):
             past = pasts[trial.trial]
-            self.progress.used[trial.trial] = past.used
+            if past.verdict is not None:
+                self.progress.used[trial.trial] = past.used
             state = _settle(self._record, trial, past, newest.get(trial.trial, 0))
             if state is None:
                 self._waiting.append(trial)

@@ -115,6 +115,7 @@ class _Driver:
         return object, ()
 
     def propose(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A trial's configuration for Tune, or what `ProposalSearcher` answers without one."""
         config = None
         with self._watch.writing():
             self._watch.room()
@@ -145,6 +146,8 @@ class _Driver:
             live.worker, live.heard = tune_trial.temporary_state.ray_actor, time.monotonic()
 
     def reported(self, tune_trial: Trial, result: Mapping[str, Any]) -> Verdict:
+        """Commits a report, has it judged and commits the verdict; anything but `continue` ends
+        the attempt. Reports that come twice, late or out of order change nothing."""
         verdict = Verdict("stop")
         with self._watch.writing():
             live = self._live.get(tune_trial.trial_id)
@@ -202,6 +205,7 @@ class _Driver:
             live.end = End("error", told.splitlines()[-1], of_death(told))
 
     def ended(self, trial_id: str, result: Mapping[str, Any] | None, error: bool) -> None:
+        """Tune is through with an attempt, for a reason that is known by now or not at all."""
         live = self._live.pop(trial_id)
         if live.end is None:
             live.end = live.silent_end(returned=bool(result and result.get("done")), died=error)
@@ -254,7 +258,10 @@ class _Driver:
         """Ends a trial, or has it tried again: now, or by a resume where the stage is cut."""
         retries = self._plan.spaces[live.trial.study].resources.retries
         failures = [*live.failures(), end.cause]
-        if end.cause not in FAILURES or not live.again or is_final(failures, retries):
+        if cut and end.cause in {"worker_died", "node_lost"}:
+            # What stops the sweep often stops its workers as well; that is no fault of theirs.
+            self._end(live, End("cancelled", end.reason, "stopped"))
+        elif end.cause not in FAILURES or not live.again or is_final(failures, retries):
             self._end(live, end)
         elif cut:
             self._end(live, dataclasses.replace(end, state="cancelled"))

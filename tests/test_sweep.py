@@ -28,7 +28,9 @@ from samtune.stop import Stop
 from samtune.sweep import run_stage
 
 LAB = '''
+import errno
 import os
+import time
 import samtune
 
 def quick(config):
@@ -40,7 +42,22 @@ def quick(config):
         return
     if mode == "die":
         os._exit(7)
-    for epoch in range(1, 21):
+    if mode == "oom":
+        raise MemoryError("no 8 GB left")
+    place = os.path.join(config.checkpoint_dir, "epoch")
+    first = mode.endswith("once") and not os.path.exists(place)
+    for epoch in range(1 if first or not os.path.exists(place) else 3, 21):
+        if epoch == 3 and (first or mode == "hang"):
+            open(place, "w").close()
+            match mode:
+                case "hang" | "hang once":
+                    time.sleep(600)
+                case "die once":
+                    os._exit(7)
+                case "raise once":
+                    raise OSError("the network is away")
+                case "full once":
+                    raise OSError(errno.ENOSPC, "No space left on device")
         if mode == "nan" and epoch == 2:
             samtune.report(epoch=epoch, val_acc=float("nan"))
         if mode == "missing":
@@ -162,6 +179,60 @@ def test_misbehaving_trials_end_alone_and_say_why(
         assert trials["nan"].trial not in judged and trials["good"].trial in judged
         assert len(list(record.reports("trial = ?", trials["nan"].trial))) == 2
         assert any("Traceback" in event["detail"] for event in record.events())
+
+
+def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    modes = ["die once", "raise once", "hang once", "raise", "oom", "silent", "peek", "hang"]
+    knobs = f"  lr: 0.5\n  mode: {{grid: {json.dumps(modes)}}}"
+    words = {"search": "{method: grid}", "resources": "{retries: 1, stall_after: 4}"}
+    spaces = [SearchSpace.load(space_file(lab, knobs, asha="{grace: 10, factor: 3}", **words))]
+    with record_of(runs, spaces) as record:
+        sweep(record, spaces, two_slots)
+        trials = by_mode(record)
+        causes = {
+            mode: [a["cause"] for a in record.attempts("trial = ?", trial.trial)]
+            for mode, trial in trials.items()
+        }
+        assert causes == {
+            "die once": ["worker_died", "completed"],
+            "raise once": ["error", "completed"],
+            "hang once": ["stalled", "completed"],
+            "raise": ["error", "error"],
+            "oom": ["oom", "oom"],
+            "silent": ["error"],
+            "peek": ["error"],
+            "hang": ["stalled", "stalled"],
+        }
+        reasons = {mode: trial.reason or "" for mode, trial in trials.items()}
+        assert reasons["hang"].startswith("stalled: no report for 4 s; resources.stall_after")
+        assert reasons["oom"] == "oom: MemoryError: no 8 GB left"
+        for mode in ("die once", "raise once", "hang once"):
+            epochs = [report.epoch for report in record.reports("trial = ?", trials[mode].trial)]
+            assert trials[mode].state == "completed" and epochs == list(range(1, 11))
+        retries = [event["detail"] for event in record.events() if event["kind"] == "retry"]
+        assert len(retries) == 6 and any("the network is away" in detail for detail in retries)
+
+
+def test_a_checkpoint_that_finds_no_room_stops_the_sweep_and_costs_nothing(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    knobs = "  lr: 0.5\n  mode: {grid: [good, full once]}"
+    words = {"search": "{method: grid}", "asha": "{grace: 10, factor: 3}"}
+    spaces = [SearchSpace.load(space_file(lab, knobs, **words))]
+    stop = Stop()
+    with record_of(runs, spaces) as record:
+        sweep(record, spaces, two_slots, stop)
+        assert stop.why == "disk full" and "No space left" in stop.detail
+        cut = by_mode(record)["full once"]
+        assert cut.state == "cancelled"
+        progress = sweep(record, spaces, two_slots)
+        assert progress.states["completed"] == 2 and progress.ended == 2
+        assert [a["cause"] for a in record.attempts("trial = ?", cut.trial)] == [
+            "disk_full",
+            "completed",
+        ]
 
 
 def test_a_mistake_that_fails_every_trial_is_given_up_early(

@@ -88,7 +88,7 @@ def run(
         with Record.open(runs, name) as record:
             if [study.sha256 for study in record.studies()] != [s.sha256 for s in loaded]:
                 refuse_taken(runs, name)
-            with record.lock():
+            with record.lock(), _room(record):
                 _same_versions(record, accepted=False)
                 record.set_meta("asked", asked)
                 if not _go_on(record, address, quiet, as_json):
@@ -121,7 +121,7 @@ def run(
         ],
         asked,
     )
-    with record, record.lock(), record.removed_if_empty():
+    with record, record.lock(), record.removed_if_empty(), _room(record):
         stages = ["search", "confirm"] if confirmed else ["search"]
         code = _stages(record, loaded, stages, top, seeds, address, quiet)
         _finish(record, code, as_json)
@@ -148,7 +148,7 @@ def resume(
     """
     from samtune.record import Record
 
-    with Record.open(runs, name) as record, record.lock():
+    with Record.open(runs, name) as record, record.lock(), _room(record):
         _same_versions(record, accepted)
         if not _go_on(record, address, quiet, as_json):
             click.echo(f"nothing is left to do in {name}", err=True)
@@ -178,7 +178,7 @@ def confirm(
     """
     from samtune.record import Record
 
-    with Record.open(runs, name) as record, record.lock():
+    with Record.open(runs, name) as record, record.lock(), _room(record):
         record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
         code = _stages(record, _frozen(record), ["confirm"], top, seeds, address, quiet)
         _finish(record, code, as_json)
@@ -262,7 +262,7 @@ def _stages(
     failed = 0
     wanted = [space.resources for space in spaces]
     # Ray puts its own handlers in place of ours when it starts, so they are set once more.
-    with signals(), cluster(wanted, address) as on, signals(), _room(record):
+    with signals(), cluster(wanted, address) as on, signals():
         for stage in stages:
             if stop.requested:
                 break
@@ -309,7 +309,7 @@ def _full(record: Record, detail: str) -> Exception:
 
 @contextmanager
 def _room(record: Record) -> Iterator[None]:
-    """Tells of a full disk as such, wherever in a stage or a table it was met."""
+    """Tells of a full disk as such, wherever it was met: in a stage, or in a table."""
     from samtune.stop import disk_refuses
 
     try:
@@ -342,10 +342,9 @@ def _finish(record: Record, code: int, as_json: bool) -> None:
     from analysis.leaderboard import save
     from samtune.export import export
 
-    with _room(record):
-        export(record)
-        board = compare([record.folder])
-        save(board, record.folder / "leaderboard.parquet")
+    export(record)
+    board = compare([record.folder])
+    save(board, record.folder / "leaderboard.parquet")
     print_board(board, "json" if as_json else "table")
     if code in {1, 3}:
         for reason in list(dict.fromkeys(t.reason for t in record.trials("state = 'error'")))[:3]:

@@ -35,8 +35,8 @@ def stop(name: str, runs: Path) -> None:
         while record.is_locked():
             if time.monotonic() > deadline:
                 click.echo(
-                    f"{name} has not stopped after {_WAIT_S:g} s; it may still do so: "
-                    f"`samtune status {name}`",
+                    f"{name} has not stopped after {_WAIT_S:g} s; it may still do so, and killing "
+                    "its process costs no more than the epochs under way",
                     err=True,
                 )
                 sys.exit(1)
