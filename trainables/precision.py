@@ -100,10 +100,11 @@ def compile_forward(model: nn.Module, program: Hashable, backend: str = "inducto
 
     The batch size is a symbol from the first batch on, so that an epoch's ragged last batch, or
     the part of a batch that a variant asks for, runs the same code (but for a batch of one, and on
-    the CPU one below 16, which torch's kernels take another way: each is compiled once). Weights are arguments of that
-    code, so SAM's second set of them is no reason to compile again, and neither is the next trial
-    of a warm worker with the same `program`: what tells two architectures apart, and their dtype,
-    layout and device. Compiled code is kept on disk for other processes.
+    the CPU one below 16, which torch's kernels take another way: each is compiled once). Weights
+    are arguments of that code, so SAM's second set of them is no reason to compile again, and
+    neither is the next trial of a warm worker with the same `program`: what tells two
+    architectures apart, and their dtype, layout and device. Compiled code is kept on disk for
+    other processes.
     """
     global _compiled_for
     if backend == "inductor":

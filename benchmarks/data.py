@@ -1,0 +1,203 @@
+"""CPU time of a training batch: random crop, flip, cutout and normalise, ours and torchvision's.
+
+Prints a table for images of 32 x 32 and of 64 x 64 and, with `--json`, writes every number to a
+file. See README.md on how to read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import transforms as v1
+from torchvision.transforms import v2
+
+from benchmarks.timing import interleaved
+from trainables.augment import Augment, Normaliser
+from trainables.data import Split, load
+
+BATCH = 128
+OURS = "samtune, resident"
+PIL = "torchvision v1 on PIL images, 0 workers"
+
+
+class Cutout:
+    """Blanks a square of half the side of one normalised image (C, H, W)."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        side = image.shape[1]
+        y, x = torch.randint(side, (2,)).tolist()
+        rows = slice(max(0, y - side // 4), y + side // 4)
+        columns = slice(max(0, x - side // 4), x + side // 4)
+        image[:, rows, columns] = 0
+        return image
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Single images and labels, as torchvision's data sets give them."""
+
+    def __init__(self, split: Split, transform: Callable[[Any], Tensor], as_pil: bool) -> None:
+        self.images = split.images.permute(0, 2, 3, 1).numpy().copy() if as_pil else split.images
+        self.labels = split.labels.tolist()
+        self.transform = transform
+        self.as_pil = as_pil
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        image = Image.fromarray(self.images[i]) if self.as_pil else self.images[i]
+        return self.transform(image), self.labels[i]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
+    parser.add_argument("--images", type=int, default=2560, help="in a round; default: 2560")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    images, what = _images(chosen.images)
+    results: dict[str, Any] = _environment() | {
+        "images": what,
+        "per_round": len(images),
+        "batch_size": BATCH,
+        "cpu_ms_per_1000_images": {},
+    }
+    for side in (32, 64):
+        sized = images
+        if side != images.shape[-1]:
+            sized = F.interpolate(images.float(), side, mode="bilinear").round().to(torch.uint8)
+        runs = contenders(sized)
+        seconds = interleaved(
+            {name: partial(cpu_seconds, run) for name, run in runs.items()}, chosen.rounds
+        )
+        results["cpu_ms_per_1000_images"][str(side)] = _table(side, seconds, len(images))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"wrote {chosen.json}")
+
+
+def contenders(images: Tensor) -> dict[str, Callable[[], object]]:
+    """By name, an epoch over the images (N, 3, S, S) that makes each batch and drops it."""
+    count, side = len(images), images.shape[-1]
+    split = Split(images, torch.arange(count), torch.arange(count) % 10)
+    mean = images.double().mean(dim=(0, 2, 3)).float()
+    std = images.double().std(dim=(0, 2, 3)).float()
+    pad, of_one = side // 8, ((mean / 255).tolist(), (std / 255).tolist())
+    on_pil = v1.Compose(
+        [
+            *(v1.RandomCrop(side, padding=pad), v1.RandomHorizontalFlip()),
+            *(v1.ToTensor(), v1.Normalize(*of_one), Cutout()),
+        ]
+    )
+    on_tensors = v2.Compose(
+        [
+            *(v2.RandomCrop(side, padding=pad), v2.RandomHorizontalFlip()),
+            *(v2.ToDtype(torch.float32, scale=True), v2.Normalize(*of_one), Cutout()),
+        ]
+    )
+    augment = Augment("cutout", Normaliser(mean, std), seed=1)
+    device = torch.device("cpu")
+
+    def ours() -> Iterator[Tensor]:
+        augment.start(1)
+        order = torch.from_numpy(np.random.default_rng(1).permutation(count))
+        for batch, _ in split.batches(order, BATCH, device):
+            yield augment(batch)
+
+    def theirs(pictures: Pictures, workers: int) -> Iterator[Tensor]:
+        for batch, _ in DataLoader(pictures, BATCH, shuffle=True, num_workers=workers):
+            yield batch
+
+    v1_pictures = Pictures(split, on_pil, as_pil=True)
+    v2_pictures = Pictures(split, on_tensors, as_pil=False)
+    epochs: dict[str, Callable[[], Iterator[Tensor]]] = {
+        OURS: ours,
+        PIL: partial(theirs, v1_pictures, 0),
+        "torchvision v1 on PIL images, 2 workers": partial(theirs, v1_pictures, 2),
+        "torchvision v2 on tensors, 0 workers": partial(theirs, v2_pictures, 0),
+        "torchvision v2 on tensors, 2 workers": partial(theirs, v2_pictures, 2),
+    }
+    return {name: partial(_exhaust, epoch) for name, epoch in epochs.items()}
+
+
+def cpu_seconds(epoch: Callable[[], object]) -> float:
+    """Of this process and of the workers that it started, which have ended by then."""
+    before = _used()
+    epoch()
+    return _used() - before
+
+
+def _used() -> float:
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + workers.ru_utime + workers.ru_stime
+
+
+def _exhaust(epoch: Callable[[], Iterator[Tensor]]) -> None:
+    for _ in epoch():
+        pass
+
+
+def _images(count: int) -> tuple[Tensor, str]:
+    """uint8 (count, 3, 32, 32): the real ones where SAMTUNE_DATA has them."""
+    if folder := os.environ.get("SAMTUNE_DATA"):
+        task = {"dataset": f"parquet:{Path(folder, 'cifar10-jpeg').resolve()}"}
+        return load(task, 1).train.images[:count].clone(), "CIFAR-10 (JPEG), 64 x 64: enlarged"
+    draw = torch.Generator().manual_seed(1)
+    return torch.randint(256, (count, 3, 32, 32), generator=draw, dtype=torch.uint8), "random"
+
+
+def _table(side: int, seconds: dict[str, list[float]], count: int) -> dict[str, Any]:
+    """Prints and returns, by contender, the median and the ratios to PIL in the same round."""
+    print(f"\n{side} x {side}: CPU-ms per 1,000 images, and PIL's time as a multiple of it")
+    found = {}
+    for name, took in seconds.items():
+        times = [pil / own for pil, own in zip(seconds[PIL], took, strict=True)]
+        low, middle, high = (
+            quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+        )
+        found[name] = {
+            "ms": 1e6 * median(took) / count,
+            "pil_is_times": [low, middle, high],
+            "rounds_s": took,
+        }
+        ms = 1e6 * median(took) / count
+        print(f"{name:42} {ms:8.1f} ms {middle:6.1f} x ({low:.1f} to {high:.1f})")
+    return found
+
+
+def _environment() -> dict[str, Any]:
+    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
+    packages = ("torch", "torchvision", "pillow", "numpy")
+    return {
+        "device": f"CPU, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(),
+        "command": " ".join(["python -m benchmarks.data", *sys.argv[1:]]),
+    }
+
+
+if __name__ == "__main__":
+    main()
