@@ -43,6 +43,10 @@ def plan(space: SearchSpace) -> dict[str, Any]:
         },
         "points": [dict(point) for point in space.points],
         "task": dict(space.task),
+        "resources": {
+            word: getattr(space.resources, word)
+            for word in ("workers", "cpus", "gpus", "parallel")
+        },
         "budget_kind": budget.kind,
         "budget_per_trial": budget.per_trial,
         "see_per_epoch": per_epoch,
@@ -102,6 +106,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     if plan["points"]:
         lines.append(f"  tied points     {len(plan['points'])}")
     lines.append("  task            " + knob_list(plan["task"]))
+    lines.append("  a trial holds   " + _held(plan["resources"]))
     known = plan["see_expected"] is not None and plan["budget_kind"] != "compute"
     in_see = f" = {plan['see_expected']:.0f} see" if known else ""
     epochs, see = plan["epochs_per_trial"], plan["see_per_epoch"]
@@ -123,6 +128,16 @@ def plan_text(plan: dict[str, Any]) -> str:
         for config in plan["first_configurations"]
     ]
     return "\n".join(lines)
+
+
+def _held(resources: dict[str, Any]) -> str:
+    workers, gpus, parallel = (resources[word] for word in ("workers", "gpus", "parallel"))
+    each = f"{resources['cpus']:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+    if workers > 1:
+        each = f"{workers} workers of {each} that share its batches"
+    return f"{each}; {'as many' if parallel == 'auto' else f'at most {parallel}'} at a time" + (
+        " as fit" if parallel == "auto" else ""
+    )
 
 
 def domain_text(domain: Domain) -> str:

@@ -20,7 +20,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -513,7 +513,10 @@ class Record:
         rows = self._db.execute(f"SELECT * FROM trials WHERE {where} ORDER BY trial", values)
         for row in rows.fetchall():
             fields = dict(row)
-            fields["config"] = TrialConfig.from_dict(json.loads(row["config"] or "{}"))
+            config = TrialConfig.from_dict(json.loads(row["config"] or "{}"))
+            # The run folder may have come from another machine.
+            own = str(self.folder / "checkpoints" / f"{row['trial']:05d}")
+            fields["config"] = replace(config, checkpoint_dir=own)
             fields["facts"] = json.loads(row["facts"])
             yield TrialRow(**fields)
 

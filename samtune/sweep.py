@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,11 +26,11 @@ from samtune.asha import RungScheduler
 from samtune.cluster import Cluster, run_trial
 from samtune.integrations import Observers
 from samtune.live import knob_list
+from samtune.nodes import death
 from samtune.outcome import (
     FAILURES,
     End,
     is_final,
-    of_death,
     printable,
 )
 from samtune.progress import Progress, View
@@ -64,10 +65,10 @@ def run_stage(
     if not has_work(plan):
         return plan.progress
     watch = Watch(record.folder, stop)
-    driver = _Driver(plan, record, view, stop, watch, observers)
+    driver = _Driver(plan, record, view, stop, watch, observers, on.storage)
     record.add_event(f"{plan.progress.stage} started", f"{on.slots} slots")
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"cpu": on.cpus, "gpu": on.gpus}),
+        tune.with_resources(run_trial, on.per_trial),
         tune_config=tune.TuneConfig(
             # The searcher says when there are no more: an interrupted trial comes twice.
             num_samples=-1,
@@ -101,6 +102,14 @@ def run_stage(
     return plan.progress
 
 
+def _told(trial: Trial) -> str:
+    """What Ray says of a worker's death. `Trial.get_error` looks where it is copied to later."""
+    try:
+        return Path(trial.error_file or "").read_text().strip() or "the worker died"
+    except OSError:
+        return "the worker died"
+
+
 def _folder_name(trial: Trial) -> str:
     return str(trial.trial_id)
 
@@ -116,6 +125,7 @@ class _Driver:
         stop: Stop,
         watch: Watch,
         observers: Observers | None = None,
+        storage: str | None = None,
     ) -> None:
         self._plan = plan
         self._record = record
@@ -123,6 +133,8 @@ class _Driver:
         self._stop = stop
         self._watch = watch
         self._observers = observers or Observers(record, [], view.event)
+        self._storage = storage
+        self._warnings: set[str] = set()
         self._live: dict[str, _Live] = {}
         self._errors_in_a_row = 0
         self._longest_silence = 0.0
@@ -155,7 +167,14 @@ class _Driver:
         config = dataclasses.replace(trial.config, test_permit=permit)
         # Ours is importable where samtune is; a user's own may stand beside the user.
         own = trial.config.trainable.startswith("trainables.")
-        return {"trial": config.to_dict(), "path": [] if own else [os.getcwd()]}
+        return {
+            "trial": config.to_dict(),
+            "path": [] if own else [os.getcwd()],
+            "gpu_memory_gb": self._plan.spaces[trial.study].resources.gpu_memory_gb,
+            "storage": self._storage,
+            "run": self._record.name,
+            "last_epoch": max(live.earlier, default=None),
+        }
 
     def started(self, tune_trial: Trial) -> None:
         """A worker has taken the trial up: only now can it be late with a report."""
@@ -172,6 +191,9 @@ class _Driver:
             if live is None or live.end is not None:
                 trial = live.trial.trial if live else None
                 self._record.add_event("ignored report", "its trial had ended", trial)
+            elif "warning" in result:
+                verdict = Verdict("continue")
+                self._warned(live, str(result["warning"]))
             elif "error" in result:
                 verdict = self._raised(live, result)
             else:
@@ -179,6 +201,12 @@ class _Driver:
                 self._watch.room()
                 verdict = self._committed(live, json.loads(result["report"]))
         return verdict
+
+    def _warned(self, live: _Live, warning: str) -> None:
+        self._record.add_event("warning", warning, live.trial.trial)
+        if warning not in self._warnings:
+            self._warnings.add(warning)
+            self._view.event(f"{_name(live.trial, self._plan.progress)}  {warning}")
 
     def _raised(self, live: _Live, result: Mapping[str, Any]) -> Verdict:
         told = printable(" ".join(str(result["error"]).split()))
@@ -197,6 +225,7 @@ class _Driver:
             self._record.add_event("ignored report", f"epoch {epoch} once more", trial.trial)
             return Verdict("continue")
         live.own.add(epoch)
+        live.node = str(report["facts"].get("node", ""))
         if live.earlier.get(epoch) == canonical(metrics):
             # An interrupted trial sends its last report once more: it may not have arrived.
             return Verdict("continue")
@@ -221,8 +250,8 @@ class _Driver:
         """The worker died, or could not be started: nobody reported why."""
         live = self._live.get(tune_trial.trial_id)
         if live is not None and live.end is None:
-            told = str(tune_trial.get_error() or "the worker died").strip()
-            live.end = End("error", printable(told.splitlines()[-1]), of_death(told))
+            told = _told(tune_trial)
+            live.end = End("error", printable(told.splitlines()[-1]), death(told, live.node))
 
     def ended(self, trial_id: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """Tune is through with an attempt, for a reason that is known by now or not at all."""
@@ -331,6 +360,7 @@ class _Live:
     end: End | None = None
     again: bool = True
     worker: Any = None
+    node: str = ""
     heard: float | None = None
     started: float = field(default_factory=time.monotonic)
 

@@ -65,6 +65,7 @@ class Augment:
         self.memory_format = memory_format
         self._generator = torch.Generator(normalise.mean.device)
         self._staging = Staging()
+        self._rows = slice(None)
 
     def start(self, epoch: int) -> None:
         """Of the batches that follow, this is the epoch."""
@@ -72,15 +73,24 @@ class Augment:
         words = np.random.SeedSequence((self.seed, epoch, 1))
         self._generator.manual_seed(int(words.generate_state(1)[0]))
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 (B, C, H, W)."""
+    def __call__(
+        self, images: Tensor, rows: slice = slice(None), count: int | None = None
+    ) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, C, H, W).
+
+        Given `count`, the images are the `rows` of a batch of that many, and are augmented as
+        they would be within it.
+        """
         if self.kind == "none":
             return self._normalised(images)
-        count, _, height, width = images.shape
+        height, width = images.shape[2:]
+        count = len(images) if count is None else count
+        self._rows = rows
         flip = self._whole(2, count)
         if self.kind == "imagenet":
             boxes = draw_boxes(count, height, width, self._generator)
-            return self._normalised(resized_crop(images.float(), *boxes, flip))
+            top, left, tall, wide = (lines[rows] for lines in boxes)
+            return self._normalised(resized_crop(images.float(), top, left, tall, wide, flip))
         dy, dx = (self._whole(2 * (side // 8) + 1, count) for side in (height, width))
         images = padded_crop(images, dy, dx, flip, self._staging)
         if self.kind == "randaugment":
@@ -96,7 +106,8 @@ class Augment:
 
     def _whole(self, below: int, count: int) -> Tensor:
         device = self._generator.device
-        return torch.randint(below, (count,), generator=self._generator, device=device)
+        drawn = torch.randint(below, (count,), generator=self._generator, device=device)
+        return drawn[self._rows]
 
     def _normalised(self, images: Tensor) -> Tensor:
         layout = self.memory_format

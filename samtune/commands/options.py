@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,10 @@ on_option = click.option(
     metavar="SPACE",
     help="Take the task, budget, search, rungs and resources from this space: cifar10_resnet18.",
 )
+top_option = click.option(
+    "--top", type=click.IntRange(1), help="How many configurations to confirm."
+)
+seeds_option = click.option("--seeds", type=click.IntRange(1), help="How many fresh seeds each.")
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,20 +65,67 @@ def _allow_open_ray(context: click.Context, option: click.Parameter, allowed: bo
         os.environ["SAMTUNE_ALLOW_OPEN_RAY"] = "1"
 
 
-log_option = click.option(
-    "--log",
-    "logs",
-    multiple=True,
-    type=click.Choice(["tensorboard", "wandb", "mlflow"]),
-    help="Also log to a folder of that name in the run's. Repeatable.",
-)
-hook_option = click.option(
-    "--hook",
-    metavar="MODULE:FUNCTION",
-    help="Call this function with a dict for each report.",
+@dataclass(frozen=True)
+class Launch:
+    """Where trials run, what is kept elsewhere, and who hears of it: `launch_options`."""
+
+    address: str | None
+    storage: str | None
+    ship_code: bool
+    logs: tuple[str, ...]
+    hook: str | None
+    quiet: bool
+
+
+_LAUNCH_OPTIONS = (
+    address_option,
+    click.option(
+        "--storage",
+        envvar="SAMTUNE_STORAGE",
+        metavar="URL",
+        help="Where the run is copied to once a minute: a path, s3://bucket/folder, ...",
+    ),
+    click.option(
+        "--ship-code",
+        is_flag=True,
+        help="Send samtune and the trainable to a cluster that does not have them.",
+    ),
+    click.option(
+        "--log",
+        "logs",
+        multiple=True,
+        type=click.Choice(["tensorboard", "wandb", "mlflow"]),
+        help="Also log to a folder of that name in the run's. Repeatable.",
+    ),
+    click.option(
+        "--hook",
+        metavar="MODULE:FUNCTION",
+        help="Call this function with a dict for each report.",
+    ),
+    quiet_option,
 )
 
-top_option = click.option(
-    "--top", type=click.IntRange(1), help="How many configurations to confirm."
-)
-seeds_option = click.option("--seeds", type=click.IntRange(1), help="How many fresh seeds each.")
+
+def launch_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of commands that train, which they get as one `launch`."""
+
+    @wraps(command)
+    def launched(
+        *words: Any,
+        address: str | None,
+        storage: str | None,
+        ship_code: bool,
+        logs: tuple[str, ...],
+        hook: str | None,
+        quiet: bool,
+        **others: Any,
+    ) -> None:
+        if storage is not None and "://" not in storage:
+            # Workers have a working folder of their own.
+            storage = str(Path(storage).absolute())
+        launch = Launch(address, storage, ship_code, logs, hook, quiet)
+        command(*words, launch=launch, **others)
+
+    for option in reversed(_LAUNCH_OPTIONS):
+        launched = option(launched)
+    return launched

@@ -16,12 +16,10 @@ import click
 
 from samtune.commands.board import console_for, print_board
 from samtune.commands.options import (
-    address_option,
-    hook_option,
+    Launch,
     json_option,
-    log_option,
+    launch_options,
     on_option,
-    quiet_option,
     runs_option,
     seeds_option,
     set_option,
@@ -52,10 +50,7 @@ if TYPE_CHECKING:
 @top_option
 @seeds_option
 @click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
-@address_option
-@log_option
-@hook_option
-@quiet_option
+@launch_options
 @json_option
 def run(
     spaces: tuple[str, ...],
@@ -67,10 +62,7 @@ def run(
     top: int | None,
     seeds: int | None,
     dry_run: bool,
-    address: str | None,
-    logs: tuple[str, ...],
-    hook: str | None,
-    quiet: bool,
+    launch: Launch,
     as_json: bool,
 ) -> None:
     """Sweeps one or several spaces and prints the leaderboard.
@@ -81,8 +73,9 @@ def run(
     """
     from samtune import integrations
     from samtune.record import Record, check_name, refuse_taken
+    from samtune.storage import copied
 
-    integrations.check(logs, hook)
+    integrations.check(launch.logs, launch.hook)
     stopped = name is not None and (runs / check_name(name) / "sweep.db").is_file()
     if name is not None and not stopped:
         refuse_taken(runs, name)
@@ -99,17 +92,17 @@ def run(
         with Record.open(runs, name) as record:
             if [study.sha256 for study in record.studies()] != [s.sha256 for s in loaded]:
                 refuse_taken(runs, name)
-            with record.lock(), _room(record):
+            with record.lock(), _room(record), copied(record, launch.storage):
                 _same_versions(record, accepted=False)
                 record.set_meta("asked", asked)
-                if not _go_on(record, address, quiet, as_json, logs, hook):
+                if not _go_on(record, launch, as_json):
                     refuse_taken(runs, name)
         return
     from samtune.replay import rule_text
     from samtune.search import Proposals
     from samtune.stages import searched
 
-    _make_ready(loaded, address)
+    _make_ready(loaded, launch.address)
     record = Record.create(
         runs,
         name,
@@ -134,9 +127,15 @@ def run(
         ],
         asked,
     )
-    with record, record.lock(), record.removed_if_empty(), _room(record):
+    with (
+        record,
+        record.lock(),
+        record.removed_if_empty(),
+        _room(record),
+        copied(record, launch.storage, new=True),
+    ):
         stages = ["search", "confirm"] if confirmed else ["search"]
-        code = _stages(record, loaded, stages, top, seeds, address, quiet, logs, hook)
+        code = _stages(record, loaded, stages, top, seeds, launch)
         _finish(record, code, as_json)
 
 
@@ -149,32 +148,28 @@ def run(
     help="Go on although samtune, torch, ray or optuna is not the version that began the run.",
 )
 @runs_option
-@address_option
-@log_option
-@hook_option
-@quiet_option
+@launch_options
 @json_option
-def resume(
-    name: str,
-    accepted: bool,
-    runs: Path,
-    address: str | None,
-    logs: tuple[str, ...],
-    hook: str | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def resume(name: str, accepted: bool, runs: Path, launch: Launch, as_json: bool) -> None:
     """Goes on with a run that was stopped or killed, to the end it was meant to have.
 
     Interrupted trials go on from their last checkpoints; the space is the run's own frozen copy.
     """
     from samtune import integrations
-    from samtune.record import Record
+    from samtune.record import Record, check_name
+    from samtune.storage import copied, fetched
 
-    integrations.check(logs, hook)
-    with Record.open(runs, name) as record, record.lock(), _room(record):
+    integrations.check(launch.logs, launch.hook)
+    if launch.storage and not (runs / check_name(name) / "sweep.db").is_file():
+        fetched(runs, name, launch.storage)
+    with (
+        Record.open(runs, name) as record,
+        record.lock(),
+        _room(record),
+        copied(record, launch.storage),
+    ):
         _same_versions(record, accepted)
-        if not _go_on(record, address, quiet, as_json, logs, hook):
+        if not _go_on(record, launch, as_json):
             click.echo(f"nothing is left to do in {name}", err=True)
             _finish(record, 0, as_json)
 
@@ -184,20 +179,14 @@ def resume(
 @top_option
 @seeds_option
 @runs_option
-@address_option
-@log_option
-@hook_option
-@quiet_option
+@launch_options
 @json_option
 def confirm(
     name: str,
     top: int | None,
     seeds: int | None,
     runs: Path,
-    address: str | None,
-    logs: tuple[str, ...],
-    hook: str | None,
-    quiet: bool,
+    launch: Launch,
     as_json: bool,
 ) -> None:
     """Re-runs a run's best configurations on fresh seeds; opens test once a repeat.
@@ -206,13 +195,19 @@ def confirm(
     """
     from samtune import integrations
     from samtune.record import Record
+    from samtune.storage import copied
 
-    integrations.check(logs, hook)
-    with Record.open(runs, name) as record, record.lock(), _room(record):
-        spaces = _frozen(record)
-        _make_ready(spaces, address)
+    integrations.check(launch.logs, launch.hook)
+    with (
+        Record.open(runs, name) as record,
+        record.lock(),
+        _room(record),
+        copied(record, launch.storage),
+    ):
         record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
-        code = _stages(record, spaces, ["confirm"], top, seeds, address, quiet, logs, hook)
+        spaces = _frozen(record)
+        _make_ready(spaces, launch.address)
+        code = _stages(record, spaces, ["confirm"], top, seeds, launch)
         _finish(record, code, as_json)
 
 
@@ -249,14 +244,7 @@ def _same_versions(record: Record, accepted: bool) -> None:
     record.set_meta("versions", now)
 
 
-def _go_on(
-    record: Record,
-    address: str | None,
-    quiet: bool,
-    as_json: bool,
-    logs: Sequence[str],
-    hook: str | None,
-) -> bool:
+def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
     """Runs what a run has left to do, and exits; False when there is nothing."""
     from samtune.stages import Confirm, Search, has_work
 
@@ -271,11 +259,9 @@ def _go_on(
         stages.append("confirm")
     if not stages:
         return False
-    _make_ready(spaces, address)
+    _make_ready(spaces, launch.address)
     record.add_event("resumed", f"{' and '.join(stages)} to do")
-    code = _stages(
-        record, spaces, stages, asked["top"], asked["seeds"], address, quiet, logs, hook
-    )
+    code = _stages(record, spaces, stages, asked["top"], asked["seeds"], launch)
     _finish(record, code, as_json)
     return True
 
@@ -299,15 +285,13 @@ def _stages(
     stages: Sequence[str],
     top: int | None,
     seeds: int | None,
-    address: str | None,
-    quiet: bool,
-    logs: Sequence[str],
-    hook: str | None,
+    launch: Launch,
 ) -> int:
     """Runs the stages and answers with the exit code."""
     from samtune import integrations
     from samtune.cluster import cluster
     from samtune.live import view
+    from samtune.shipping import modules
     from samtune.stages import Confirm, Search
     from samtune.stop import Stop, withdraw
     from samtune.sweep import run_stage
@@ -319,12 +303,13 @@ def _stages(
     signals = partial(stop.on_signals, partial(_cut_short, record.folder, stop))
     failed = 0
     wanted = [space.resources for space in spaces]
+    ship = modules(space.trainable for space in spaces) if launch.ship_code else []
     warn = partial(click.echo, err=True)
     # Ray puts its own handlers in place of ours when it starts, so they are set once more.
     with (
-        integrations.observers(record, logs, hook, warn) as observers,
+        integrations.observers(record, launch.logs, launch.hook, warn) as observers,
         signals(),
-        cluster(wanted, address) as on,
+        cluster(wanted, launch.address, storage=launch.storage, ship=ship) as on,
         signals(),
     ):
         for stage in stages:
@@ -335,7 +320,7 @@ def _stages(
             else:
                 plan = Confirm(record, spaces, top, seeds)
                 failed += _tell_winners(record, plan, searched="search" in stages)
-            with view(console, quiet=quiet) as shown:
+            with view(console, quiet=launch.quiet) as shown:
                 progress = run_stage(plan, record, on, shown, stop, observers)
             failed += progress.states.get("error", 0)
     if stop.requested:
