@@ -66,25 +66,25 @@ def trial_config(sweep: Mapping[str, Any], knobs: Mapping[str, float]) -> TrialC
 def train_reporting(
     sweep: Mapping[str, Any], knobs: Mapping[str, float], send: Callable[[float], object]
 ) -> float:
-    """Trains one configuration; returns its last validation accuracy."""
-    last = 0.0
+    """Trains one configuration, sends each validation accuracy, and returns the last."""
+    sent = [0.0]
 
     def keep(report: dict[str, Any]) -> None:
-        nonlocal last
-        last = report["metrics"]["val_acc"]
-        send(last)
+        sent.append(report["metrics"]["val_acc"])
+        send(sent[-1])
 
     with running(trial_config(sweep, knobs), keep):
         train(trial_config(sweep, knobs))
-    return last
+    return sent[-1]
 
 
-def one_process(sweep: Mapping[str, Any]) -> list[float]:
+def one_process(sweep: Mapping[str, Any]) -> None:
     """A loop and nothing else: what no system can do without."""
-    return [train_reporting(sweep, knobs, lambda value: None) for knobs in sweep["configurations"]]
+    for knobs in sweep["configurations"]:
+        train_reporting(sweep, knobs, lambda value: None)
 
 
-def optuna_sweep(sweep: Mapping[str, Any]) -> list[float]:
+def optuna_sweep(sweep: Mapping[str, Any]) -> None:
     """Optuna's own loop in one process, told which configurations to try."""
     import optuna
 
@@ -103,10 +103,9 @@ def optuna_sweep(sweep: Mapping[str, Any]) -> list[float]:
         )
 
     study.optimize(objective, n_trials=len(sweep["configurations"]))
-    return [trial.value or 0.0 for trial in study.trials]
 
 
-def ray_sweep(sweep: Mapping[str, Any]) -> list[float]:
+def ray_sweep(sweep: Mapping[str, Any]) -> None:
     """Ray Tune with its defaults: a grid search of a function trainable, one CPU a trial."""
     import ray
     from ray import tune
@@ -116,15 +115,14 @@ def ray_sweep(sweep: Mapping[str, Any]) -> list[float]:
 
     ray.init(address="local", num_cpus=2)
     space = {name: tune.grid_search(values) for name, values in sweep["grid"].items()}
-    results = tune.Tuner(
+    tune.Tuner(
         trainable,
         param_space=space | sweep["fixed"],
         run_config=tune.RunConfig(storage_path=os.getcwd(), name="ray"),
     ).fit()
-    return [result.metrics["val_acc"] for result in results]
 
 
-def syne_tune_sweep(sweep: Mapping[str, Any]) -> list[float]:
+def syne_tune_sweep(sweep: Mapping[str, Any]) -> None:
     """Syne Tune's local backend: two workers, a process a trial."""
     from syne_tune import StoppingCriterion, Tuner
     from syne_tune.backend import LocalBackend
@@ -146,8 +144,6 @@ def syne_tune_sweep(sweep: Mapping[str, Any]) -> list[float]:
         save_tuner=False,
     )
     tuner.run()
-    rows = [results[-1] for results in tuner.trial_backend._trial_dict.values() if results]
-    return [row["val_acc"] for row in rows if "val_acc" in row]
 
 
 def syne_tune_trial() -> None:
@@ -165,7 +161,7 @@ def syne_tune_trial() -> None:
     train_reporting(sweep, vars(arguments), lambda value: report(val_acc=value))
 
 
-PEERS: dict[str, Callable[[Mapping[str, Any]], list[float]]] = {
+PEERS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "one-process": one_process,
     "optuna": optuna_sweep,
     "ray": ray_sweep,
@@ -175,6 +171,6 @@ PEERS: dict[str, Callable[[Mapping[str, Any]], list[float]]] = {
 
 if __name__ == "__main__":
     if sys.argv[1] in PEERS:
-        print(max(PEERS[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))))
+        PEERS[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))
     else:
         syne_tune_trial()
