@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from samtune.record import Record, canonical, digest
+from samtune.record import Record
+from samtune.rows import canonical, digest
 from samtune.space import SearchSpace
 
 _RESULT = Path(__file__).parent / "results" / "scale-tables.json"

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from samtune.record import Record, ReportRow, StudyRow, TrialRow
+from samtune.record import Record
+from samtune.rows import ReportRow, StudyRow, TrialRow
 
 AUDIT = "audit"
 """The decision on record for each report of an audited trial, from its stop on."""

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samtune import tables
-from samtune.record import Record, StudyRow, TrialRow, canonical
+from samtune.record import Record
+from samtune.rows import StudyRow, TrialRow, canonical
 
 if TYPE_CHECKING:
     import pyarrow as pa

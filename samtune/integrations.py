@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from samtune.record import Record, RunError, TrialRow
+from samtune.record import Record, RunError
+from samtune.rows import TrialRow
 
 if TYPE_CHECKING:
     from samtune.rungs import Verdict

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from samtune.record import State
+from samtune.rows import State
 
 if TYPE_CHECKING:
     from samtune.progress import Progress

@@ -20,7 +20,8 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from samtune.record import Record, TrialRow
+from samtune.record import Record
+from samtune.rows import TrialRow
 from samtune.space import Choice, Domain, Fixed, Grid, Range, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

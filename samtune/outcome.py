@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from samtune.record import State
+from samtune.rows import State
 from samtune.rungs import Verdict
 from samtune.stop import disk_refuses
 from samtune.trial import Budget, ReportError

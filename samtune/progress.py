@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from samtune.record import Stage, State
+from samtune.rows import Stage, State
 from samtune.rungs import Rungs
 
 _OPEN = {"running", "paused"}

@@ -11,7 +11,8 @@ from functools import partial
 from typing import cast
 
 from samtune.outcome import End, after_report, is_finite
-from samtune.record import Record, ReportRow, Stage, TrialRow
+from samtune.record import Record
+from samtune.rows import ReportRow, Stage, TrialRow
 from samtune.rungs import Decision, Verdict
 
 

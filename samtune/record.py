@@ -9,70 +9,34 @@ from __future__ import annotations
 
 import errno
 import getpass
-import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from samtune import __version__, checksums, durable
+from samtune.provenance import git_commit, versions
+from samtune.rows import SCHEMA, ReportRow, Stage, State, StudyRow, TrialRow, canonical, digest
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
     from samtune.rungs import Verdict
-
-State = Literal["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
-Stage = Literal["search", "confirm"]
 
 # 2: attempts have a cause, and know the last report before their beginning and their end.
 FORMAT = 2
 # From this format on a record holds checksums.
 _CHECKED = 2
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE studies (
-    study INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, variant TEXT NOT NULL,
-    base TEXT NOT NULL, space TEXT NOT NULL, sha256 TEXT NOT NULL, settings TEXT NOT NULL);
-CREATE TABLE trials (
-    trial INTEGER PRIMARY KEY, key TEXT NOT NULL, study INTEGER NOT NULL REFERENCES studies,
-    stage TEXT NOT NULL, number INTEGER NOT NULL, origin TEXT NOT NULL, config TEXT NOT NULL,
-    config_sha TEXT NOT NULL, source INTEGER REFERENCES trials, rank INTEGER, bundle INTEGER,
-    state TEXT NOT NULL DEFAULT 'running', reason TEXT, facts TEXT NOT NULL DEFAULT '{}',
-    proposed_at REAL NOT NULL, ended_at REAL, UNIQUE (study, stage, number));
-CREATE TABLE attempts (
-    trial INTEGER NOT NULL REFERENCES trials, attempt INTEGER NOT NULL,
-    started_at REAL NOT NULL, ended_at REAL, wall_s REAL,
-    cause TEXT, after INTEGER NOT NULL DEFAULT 0, until INTEGER, PRIMARY KEY (trial, attempt));
-CREATE TABLE reports (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, trial INTEGER NOT NULL REFERENCES trials,
-    attempt INTEGER NOT NULL, epoch INTEGER NOT NULL, used REAL NOT NULL, value REAL,
-    metrics TEXT NOT NULL, checkpoint TEXT, checkpoint_sha256 TEXT, at REAL NOT NULL);
-CREATE INDEX reports_of_trial ON reports (trial, seq);
-CREATE TABLE decisions (
-    seq INTEGER PRIMARY KEY REFERENCES reports, decision TEXT NOT NULL,
-    rung INTEGER, milestone REAL, cutoff REAL);
-CREATE INDEX judged ON decisions (rung) WHERE rung IS NOT NULL;
-CREATE TABLE openings (
-    permit TEXT PRIMARY KEY, trial INTEGER NOT NULL REFERENCES trials, attempt INTEGER NOT NULL,
-    who TEXT NOT NULL, config_sha TEXT NOT NULL, granted_at REAL NOT NULL, used_at REAL);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL,
-    trial INTEGER, detail TEXT NOT NULL);
-"""
 
 
 class RunError(Exception):
@@ -81,63 +45,6 @@ class RunError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@dataclass(frozen=True)
-class StudyRow:
-    study: int
-    name: str
-    variant: str
-    base: str
-    space: str
-    sha256: str
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    trial: int
-    key: str
-    study: int
-    stage: Stage
-    number: int
-    origin: str
-    config: TrialConfig
-    config_sha: str
-    source: int | None
-    rank: int | None
-    bundle: int | None
-    state: State
-    reason: str | None
-    facts: dict[str, Any]
-    proposed_at: float
-    ended_at: float | None
-
-
-@dataclass(frozen=True)
-class ReportRow:
-    seq: int
-    trial: int
-    attempt: int
-    epoch: int
-    used: float
-    value: float
-    metrics: dict[str, float]
-    checkpoint_sha256: str | None
-    at: float
-    decision: str | None
-    rung: int | None
-    cutoff: float | None
-
-
-def canonical(values: Any) -> str:
-    """JSON with one spelling for equal values: sorted keys, no spaces, shortest floats."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
-
-
-def digest(text: str) -> str:
-    """The first 16 hex digits of the SHA-256 of `text`."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_name(name: str) -> str:
@@ -203,7 +110,7 @@ class Record:
                 copy = "space.yaml" if len(spaces) == 1 else f"space.{space['name']}.yaml"
                 durable.write(aside / copy, space["space"].encode())
             with closing(_connect(aside / "sweep.db")) as db:
-                db.executescript(_SCHEMA)
+                db.executescript(SCHEMA)
                 _describe(db, spaces, asked or {})
             count = 1
             while True:
@@ -550,12 +457,6 @@ class Record:
         return self._db.execute("SELECT * FROM events ORDER BY seq").fetchall()
 
 
-def versions() -> dict[str, str]:
-    """The versions that a run's results may depend on."""
-    found = {name: version(name) for name in ("torch", "ray", "optuna")}
-    return {"samtune": __version__, **found}
-
-
 def now() -> float:
     """UTC seconds since 1970."""
     return time.time()
@@ -578,7 +479,7 @@ def _describe(
         "samtune_version": __version__,
         "versions": versions(),
         "created_at": time.time(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "asked": dict(asked),
     }
     with durable.transaction(db):
@@ -601,24 +502,6 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
     connection.row_factory = sqlite3.Row
     return connection
-
-
-def hostname_hash() -> str:
-    """Tells machines apart without naming them."""
-    return digest(socket.gethostname())
-
-
-def _git_commit() -> str | None:
-    """The commit of the folder in which the user stands, if that is a git checkout."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        head = folder / ".git" / "HEAD"
-        if head.is_file():
-            content = head.read_text().strip()
-            if not content.startswith("ref: "):
-                return content
-            ref = folder / ".git" / content.removeprefix("ref: ")
-            return ref.read_text().strip() if ref.is_file() else None
-    return None
 
 
 def _plain(error: BaseException) -> str:

@@ -16,7 +16,8 @@ from statistics import fmean
 from typing import Any
 
 from samtune.live import unit
-from samtune.record import Record, ReportRow, RunError, StudyRow
+from samtune.record import Record, RunError
+from samtune.rows import ReportRow, StudyRow
 from samtune.rungs import Rungs, rungs_for, standard_error
 from samtune.space import SpaceError
 from samtune.space_document import Asha, read_document

@@ -17,7 +17,8 @@ from typing import Protocol
 
 from samtune.progress import Best, Progress
 from samtune.rebuild import Past, replay
-from samtune.record import Record, Stage, State, TrialRow
+from samtune.record import Record
+from samtune.rows import Stage, State, TrialRow
 from samtune.rungs import Rungs, Verdict, rungs_for, standard_error
 from samtune.search import Proposals
 from samtune.space import Fixed, SearchSpace

@@ -14,7 +14,8 @@ from typing import Any
 
 from samtune.audit import audit_used, wrong_stops
 from samtune.live import clock, knob_list
-from samtune.record import Record, StudyRow, TrialRow, now
+from samtune.record import Record, now
+from samtune.rows import StudyRow, TrialRow
 
 # Found in the index on (trial, seq) without a look at the reports before it.
 LAST_REPORT = "r.seq = (SELECT MAX(seq) FROM reports WHERE trial = t.trial)"

@@ -35,7 +35,8 @@ from samtune.outcome import (
 )
 from samtune.progress import Progress, View
 from samtune.rebuild import Past, recorded
-from samtune.record import Record, RunError, TrialRow, canonical
+from samtune.record import Record, RunError
+from samtune.rows import TrialRow, canonical
 from samtune.rungs import Verdict
 from samtune.search import ProposalSearcher
 from samtune.stages import StagePlan, has_work

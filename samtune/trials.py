@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from samtune.record import Record, RunError, StudyRow, TrialRow
+from samtune.record import Record, RunError
+from samtune.rows import StudyRow, TrialRow
 from samtune.status import LAST_REPORT, label
 
 BARS = "▁▂▃▄▅▆▇█"

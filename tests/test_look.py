@@ -27,7 +27,8 @@ from samtune.cli import main
 from samtune.commands.trials import _STATES
 from samtune.export import export
 from samtune.optimizers import BASES, VARIANTS
-from samtune.record import Record, Stage, State, TrialRow
+from samtune.record import Record
+from samtune.rows import Stage, State, TrialRow
 from samtune.rungs import StoppingRungs
 from samtune.space import SearchSpace, resolve
 from samtune.status import status_of, status_text, watched

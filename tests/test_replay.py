@@ -19,8 +19,9 @@ from benchmarks.rungs import searches
 from samtune.audit import audit_used, wrong_stops
 from samtune.cli import main
 from samtune.plan import expected
-from samtune.record import Record, State
+from samtune.record import Record
 from samtune.replay import Curve, replay, report, rule_of, simulate, study_of, summary, text
+from samtune.rows import State
 from samtune.rungs import milestones, rungs_for
 from samtune.space import SpaceError
 from samtune.trial import Budget, Seeds, TrialConfig

@@ -21,7 +21,8 @@ from samtune.cluster import Cluster
 from samtune.export import export
 from samtune.live import QuietView
 from samtune.progress import Progress
-from samtune.record import Record, TrialRow
+from samtune.record import Record
+from samtune.rows import TrialRow
 from samtune.space import SearchSpace
 from samtune.stages import Confirm, Search
 from samtune.stop import Stop

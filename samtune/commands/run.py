@@ -223,7 +223,8 @@ def _frozen(record: Record) -> list[SearchSpace]:
 
 def _same_versions(record: Record, accepted: bool) -> None:
     """Raises RunError (exit code 2) for a run that other versions began, unless accepted."""
-    from samtune.record import RunError, versions
+    from samtune.provenance import versions
+    from samtune.record import RunError
 
     began, now = record.meta("versions") or {}, versions()
     changed = ", ".join(
