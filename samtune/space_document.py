@@ -215,6 +215,14 @@ class Resources(_Words):
     gpus: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
         default=0, description="May be a fraction: 0.5 puts two trials on a GPU."
     )
+    gpu_memory_gb: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+        default=0,
+        description="Memory that must be free on its GPU when a trial starts; 0: not asked.",
+    )
+    workers: Count = Field(
+        default=1,
+        description="Processes a trial that share its batch, each with these cpus and gpus.",
+    )
     parallel: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = Field(
         default="auto", description="Most trials at a time; auto: as many as fit."
     )

@@ -95,6 +95,7 @@ class Search:
                 metric=space.search.metric,
                 cpus=space.resources.cpus,
                 gpus=space.resources.gpus,
+                workers=space.resources.workers,
             )
             return self._record.add_trial(
                 study, "search", proposal.number, proposal.origin, config

@@ -42,7 +42,9 @@ class TrialConfig:
 
     `checkpoint_dir` is the trial's own folder, or None for no checkpoints; a trial that finds a
     checkpoint there goes on from it. `test_permit` names the logged permission to open the test
-    split; search trials have none.
+    split; search trials have none. With `workers` above 1 as many processes run the trainable, in
+    the environment that torchrun would give them: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+    Each has `cpus` and `gpus`, all report alike, and only rank 0's report counts.
     """
 
     trainable: str
@@ -57,6 +59,7 @@ class TrialConfig:
     test_permit: str | None = None
     cpus: float = 1
     gpus: float = 0
+    workers: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain values; `from_dict` is the inverse."""

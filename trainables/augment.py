@@ -66,6 +66,7 @@ class Augment:
         self._generator = torch.Generator(normalise.mean.device)
         self._crop = PaddedCrop()
         self._out: Tensor | None = None
+        self._rows = slice(None)
 
     def start(self, epoch: int) -> None:
         """Of the batches that follow, this is the epoch."""
@@ -73,14 +74,22 @@ class Augment:
         words = np.random.SeedSequence((self.seed, epoch, 1))
         self._generator.manual_seed(int(words.generate_state(1)[0]))
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 (B, C, H, W)."""
+    def __call__(
+        self, images: Tensor, rows: slice = slice(None), count: int | None = None
+    ) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, C, H, W).
+
+        Given `count`, the images are the `rows` of a batch of that many, and are augmented as
+        they would be within it.
+        """
         if self.kind == "none":
             return self.normalise(images, self._buffer(images))
-        count, _, height, width = images.shape
+        height, width = images.shape[2:]
+        count = len(images) if count is None else count
+        self._rows = rows
         flip = self._whole(2, count)
         if self.kind == "imagenet":
-            boxes = draw_boxes(count, height, width, self._generator)
+            boxes = [b[rows] for b in draw_boxes(count, height, width, self._generator)]
             return self.normalise(resized_crop(images.float(), *boxes, flip), self._buffer(images))
         dy, dx = (self._whole(2 * (side // 8) + 1, count) for side in (height, width))
         images = self._crop(images, dy, dx, flip)
@@ -96,7 +105,8 @@ class Augment:
 
     def _whole(self, below: int, count: int) -> Tensor:
         device = self._generator.device
-        return torch.randint(below, (count,), generator=self._generator, device=device)
+        drawn = torch.randint(below, (count,), generator=self._generator, device=device)
+        return drawn[self._rows]
 
     def _buffer(self, images: Tensor) -> Tensor:
         # Page faults of a new buffer cost more than what is computed in it.

@@ -117,8 +117,13 @@ def refuse_other_trial(path: Path, theirs: Mapping[str, Any], ours: Mapping[str,
         )
 
 
-def seed_rng(seed: int) -> None:
-    """Seeds the global generators of Python, NumPy and torch, which dropout and the like use."""
+def seed_rng(seed: int, rank: int = 0) -> None:
+    """Seeds the global generators of Python, NumPy and torch, which dropout and the like use.
+
+    Each rank has draws of its own: its samples are others.
+    """
+    if rank:
+        seed = int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainables.augment import Normaliser
 from trainables.data import Split
+from trainables.parallel import ALONE, Ranks, part_of
 from trainables.precision import Precision
 
 # Images of 32 x 32 at a time; of larger ones as many fewer.
@@ -20,8 +21,11 @@ _AT_A_TIME = 1024
 class Predictor:
     """Logits of a model on the images of a split, as the trial's passes compute them."""
 
-    def __init__(self, model: nn.Module, normalise: Normaliser, precision: Precision) -> None:
+    def __init__(
+        self, model: nn.Module, normalise: Normaliser, precision: Precision, ranks: Ranks = ALONE
+    ) -> None:
         self.model = model
+        self.ranks = ranks
         self.normalise = normalise
         self.precision = precision
 
@@ -29,19 +33,23 @@ class Predictor:
     def __call__(self, split: Split) -> tuple[Tensor, Tensor]:
         """float32 logits (N, classes) and labels (N,), in the split's order, on the device.
 
-        Leaves the model in eval mode.
+        Leaves the model in eval mode. Several ranks share the work; each gets all of it.
         """
         self.model.eval()
+        part = part_of(split, self.ranks)
         device, layout = self.precision.device, self.precision.memory_format
         pixels = split.images.shape[2] * split.images.shape[3]
         size = max(1, min(_AT_A_TIME, _AT_A_TIME * 32 * 32 // pixels))
         logits, labels = [], []
-        for images, theirs in split.batches(torch.arange(len(split)), size, device):
+        for images, theirs in part.batches(torch.arange(len(part)), size, device):
             inputs = self.normalise(images).contiguous(memory_format=layout)
             with self.precision.autocast():
                 logits.append(self.model(inputs).float())
             labels.append(theirs)
-        return torch.cat(logits), torch.cat(labels)
+        found, theirs = torch.cat(logits), torch.cat(labels)
+        if part is split:
+            return found, theirs
+        return self.ranks.joint(found), self.ranks.joint(theirs)
 
 
 def evaluate(predict: Predictor, split: Split) -> dict[str, float]:

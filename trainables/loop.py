@@ -6,9 +6,10 @@ import dataclasses
 import math
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from samtune.optimizers import BayesianSAM, GradientOracle, Perturbing, Variant
 from samtune.trial import TrialConfig, Value, report
 from trainables import checkpoint
 from trainables.augment import Augment, Normaliser
+from trainables.batch_norm import SharedNorm
 from trainables.data import TrainVal, load, open_test
 from trainables.evaluation import Predictor, evaluate, evaluate_samples, evaluate_test
 from trainables.meter import Meter
 from trainables.models import build
+from trainables.parallel import ALONE, Ranks, Share
 from trainables.precision import Precision
 from trainables.targets import Mixer, cross_entropy, hits
 
@@ -30,9 +33,13 @@ class Trial:
     """One run of the loop; `config` is complete and checked."""
 
     def __init__(
-        self, config: TrialConfig, make_optimizer: Callable[[nn.Module, int], Variant]
+        self,
+        config: TrialConfig,
+        make_optimizer: Callable[[nn.Module, int], Variant],
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
+        self.ranks = ranks
         self.threads = max(1, int(config.cpus))
         torch.set_num_threads(self.threads)
         on_gpu = config.gpus > 0 and torch.cuda.is_available()
@@ -40,7 +47,7 @@ class Trial:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         # A warm worker's generators still stand where its last trial left them.
-        checkpoint.seed_rng(config.seeds.order)
+        checkpoint.seed_rng(config.seeds.order, ranks.rank)
 
         data = load(config.task, config.seeds.split)
         self.train, self.val = data.train.resident(self.device), data.val.resident(self.device)
@@ -48,6 +55,7 @@ class Trial:
         self._build(data)
         n_train = len(data.train)
         self.optimizer = make_optimizer(self.model, n_train)
+        self.shared_norm = self._shared_norm()
         self.meter = Meter(config.budget, n_train, min(int(config.task["batch_size"]), n_train))
 
     def _build(self, data: TrainVal) -> None:
@@ -62,7 +70,19 @@ class Trial:
         self.augment = Augment(str(task["augment"]), normalise, seed, self.precision.memory_format)
         self.mix = Mixer(float(task["mixup"]), float(task["cutmix"]), data.classes, seed)
         self.loss_fn = cross_entropy(float(task["label_smoothing"]))
-        self.predict = Predictor(self.model, normalise, self.precision)
+        self.predict = Predictor(self.model, normalise, self.precision, self.ranks)
+
+    def _shared_norm(self) -> SharedNorm | None:
+        """None where BatchNorm sees this process's part alone.
+
+        That is so by the task's word, and where steps are made of parts in any case: a process or
+        a chunk normalises what it perturbs for.
+        """
+        task = self.config.task
+        parts = not task["sync_perturbation"] or self.config.knobs.get("m", 0)
+        if self.ranks.group is None or task["batch_norm"] == "local" or parts:
+            return None
+        return SharedNorm(self.model, self.ranks.group)
 
     def run(self) -> None:
         self._resume()
@@ -86,8 +106,7 @@ class Trial:
         self.augment.start(meter.epoch)
         self.mix.start(meter.epoch)
         started = perf_counter()
-        for images, labels in self.train.batches(self._order(), meter.batch_size, self.device):
-            inputs, targets = self.mix(self.augment(images), labels)
+        for share, inputs, targets in self._batches():
             made = perf_counter()
             meter.data_s += made - started
 
@@ -95,24 +114,55 @@ class Trial:
             for group in self.optimizer.base.param_groups:
                 group["lr"] = annealed
             self.optimizer.set_progress(meter.progress, meter.cosine)
+            if self.shared_norm is not None:
+                self.shared_norm.on = share.copies == 1
             result = self.optimizer.step(self._oracle(inputs, targets))
-            loss += result.loss * len(labels)
-            correct += hits(result.outputs, targets)
-            seen += len(labels)
+            loss += result.loss * (len(targets) / share.copies)
+            correct += hits(result.outputs, targets) / share.copies
+            seen += share.count
 
             started = perf_counter()
-            meter.count(result, started - made)
+            forward, backward, seconds = self.ranks.total(
+                result.forward_samples / share.copies,
+                result.backward_samples / share.copies,
+                # One clock for all: a budget of seconds ends everywhere at the same step.
+                started - made if self.ranks.rank == 0 else 0.0,
+            )
+            meter.count(share.count, (round(forward), round(backward)), result.skipped, seconds)
             if meter.finished():
                 break
         # The epoch's only wait for the device; what was still queued there is training time.
-        metrics = {"train_loss": loss.item() / seen, "train_acc": correct.item() / seen}
-        meter.train_s += perf_counter() - started
-        return {**metrics, "lr": annealed}
+        of_all = self.ranks.total(loss.item(), correct.item())
+        meter.train_s += self.ranks.first(perf_counter() - started)
+        self.ranks.check_equal(self.model)
+        if self.shared_norm is None:
+            self.ranks.average_buffers(self.model)
+        return {"train_loss": of_all[0] / seen, "train_acc": of_all[1] / seen, "lr": annealed}
+
+    def _batches(self) -> Iterator[tuple[Share, Tensor, Tensor]]:
+        """This rank's share of each batch of the epoch, augmented."""
+        # An image may be mixed with one that is in another rank's share.
+        whole = self.mix.mixes
+        for share, images, labels in self.ranks.batches(
+            self.train, self._order(), self.meter.batch_size, self.device, whole=whole
+        ):
+            if whole:
+                inputs, targets = self.mix(self.augment(images), labels)
+                yield share, inputs[share.rows], targets[share.rows]
+            else:
+                yield share, self.augment(images, share.rows, share.count), labels
 
     def _oracle(self, inputs: Tensor, targets: Tensor) -> GradientOracle:
         autocast = self.precision.dtype
         return GradientOracle(
-            self.model, inputs, targets, self.loss_fn, autocast=autocast, scaler=self.scaler
+            self.model,
+            inputs,
+            targets,
+            self.loss_fn,
+            autocast=autocast,
+            scaler=self.scaler,
+            ddp=self.ranks.group,
+            sync_perturbation=bool(self.config.task["sync_perturbation"]),
         )
 
     def _order(self) -> Tensor:
@@ -176,6 +226,7 @@ class Trial:
             "n_params": sum(parameter.numel() for parameter in self.model.parameters()),
             "device": self.device.type,
             "threads": self.threads,
+            **({} if self.ranks.size == 1 else {"workers": self.ranks.size}),
             **self.precision.facts(),
             "data_sha256": self.data_sha256,
             "torch_version": str(torch.__version__),
@@ -200,35 +251,52 @@ class Trial:
             "optimizer": self.optimizer.state_dict(),
             "counters": self.meter.counters(),
             "scaler": self.scaler.state_dict() if self.scaler else {},
-            "rng": checkpoint.rng_state(self.device),
+            "ranks": self.ranks.states(self._own_state()),
             "metrics": dict(metrics),
         }
+        if self.ranks.rank > 0:
+            return None
         return checkpoint.save(Path(self.config.checkpoint_dir), self.meter.epoch, state)
+
+    def _own_state(self) -> dict[str, Any]:
+        """What differs between ranks: generators, and what a variant learns of its own part."""
+        differs = self.ranks.size > 1 and not self.config.task["sync_perturbation"]
+        variant = self.optimizer.state_dict()["state"] if differs else {}
+        return {"rng": checkpoint.rng_state(self.device), "variant": variant}
 
     def _resume(self) -> None:
         """Goes on from the newest whole checkpoint, if there is one.
 
         Its report is sent again, because the interruption may have come between the two.
         """
-        folder = self.config.checkpoint_dir
-        path = checkpoint.latest(Path(folder)) if folder is not None else None
-        if path is None:
+        folder, path, state = self.config.checkpoint_dir, None, {}
+        if folder is not None and self.ranks.rank == 0:
+            path = checkpoint.latest(Path(folder))
+            if path is not None:
+                state = checkpoint.load(path)
+                checkpoint.refuse_other_trial(path, state["trial"], _identity(self.config))
+        # The others may be on machines that do not have the folder.
+        state = self.ranks.told(state)
+        if not state:
             return
-        state = checkpoint.load(path)
-        checkpoint.refuse_other_trial(path, state["trial"], _identity(self.config))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
         self.meter = dataclasses.replace(self.meter, **state["counters"])
-        checkpoint.restore_rng(state["rng"], self.device)
-        self._report(state["metrics"], checkpoint.verify(path))
+        own = state["ranks"][self.ranks.rank]
+        checkpoint.restore_rng(own["rng"], self.device)
+        if own["variant"]:
+            self.optimizer.load_state_dict(
+                {**self.optimizer.state_dict(), "state": own["variant"]}
+            )
+        self._report(state["metrics"], checkpoint.verify(path) if path else None)
 
 
 def _identity(config: TrialConfig) -> dict[str, Value]:
     """What makes two trials the same one, as dotted words."""
     plain = config.to_dict()
-    words: dict[str, Value] = {name: plain[name] for name in ("variant", "base")}
+    words: dict[str, Value] = {name: plain[name] for name in ("variant", "base", "workers")}
     for group in ("knobs", "task", "seeds", "budget"):
         words |= {f"{group}.{name}": value for name, value in plain[group].items()}
     return words

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from samtune.optimizers import StepResult
 from samtune.trial import Budget
 
 
@@ -30,13 +29,13 @@ class Meter:
     eval_s: float = 0.0
     data_s: float = 0.0
 
-    def count(self, result: StepResult, seconds: float) -> None:
-        """Adds a step."""
+    def count(self, samples: int, cost: tuple[int, int], skipped: bool, seconds: float) -> None:
+        """Adds a step on a batch of `samples`; its cost in forward and backward samples."""
         self.step += 1
-        self.samples += len(result.outputs)
-        self.forward_samples += result.forward_samples
-        self.backward_samples += result.backward_samples
-        self.skipped_steps += result.skipped
+        self.samples += samples
+        self.forward_samples += cost[0]
+        self.backward_samples += cost[1]
+        self.skipped_steps += skipped
         self.train_s += seconds
 
     def finished(self) -> bool:

@@ -28,6 +28,10 @@ class Mixer:
         self.seed = seed
         self._rng = np.random.default_rng(seed)
 
+    @property
+    def mixes(self) -> bool:
+        return bool(self.mixup or self.cutmix)
+
     def start(self, epoch: int) -> None:
         """Of the batches that follow, this is the epoch."""
         self._rng = np.random.default_rng((self.seed, epoch, 2))
@@ -37,7 +41,7 @@ class Mixer:
 
         Targets are the labels where nothing is mixed, else shares of the classes (B, classes).
         """
-        if not (self.mixup or self.cutmix):
+        if not self.mixes:
             return images, labels
         # Drawn on the host, so that nothing waits for the device.
         rng = self._rng

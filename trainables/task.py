@@ -103,6 +103,27 @@ _KNOBS = (
         doc="torch.compile of the model; pays when an architecture trains for many minutes",
         source="trainables/precision.py",
     ),
+    _word(
+        name="batch_norm",
+        default="sync",
+        choices=("sync", "local"),
+        doc="with several workers a trial; sync: statistics of the whole batch, as on one; "
+        "local: of each worker's part, which needs no reductions",
+        source="trainables/batch_norm.py",
+    ),
+    Knob(
+        name="sync_perturbation",
+        kind=bool,
+        default=True,
+        low=None,
+        high=None,
+        safe=None,
+        scale="linear",
+        choices=None,
+        doc="with several workers a trial; false: each perturbs by its own part of the batch, "
+        "m-sharpness with m = batch_size / workers",
+        source="Foret et al. 2021, section 4.1",
+    ),
 )
 TASK = {knob.name: knob for knob in _KNOBS}
 """By name, in the order in which they are told."""

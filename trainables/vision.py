@@ -44,6 +44,7 @@ from samtune.optimizers import (
 from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value
 from trainables.loop import Trial
+from trainables.parallel import Ranks
 from trainables.task import TASK
 
 
@@ -104,7 +105,13 @@ class Vision:
         knobs = _complete(config.knobs, self.knobs(base), f"{self.variant} on {base}")
         task = _complete(config.task, self.task, "the task")
         config = dataclasses.replace(config, knobs=knobs, task=task)
-        Trial(config, lambda model, n: self._optimizer(model, n, config)).run()
+        if task["compile"] and config.workers > 1 and task["batch_norm"] == "sync":
+            raise ValueError(
+                "task.compile cannot go with BatchNorm over several workers; "
+                "set task.batch_norm to local, or task.compile to false"
+            )
+        with Ranks.joined(config.workers) as ranks:
+            Trial(config, lambda model, n: self._optimizer(model, n, config), ranks).run()
 
     def _optimizer(self, model: nn.Module, n_data: int, config: TrialConfig) -> Variant:
         values = config.knobs

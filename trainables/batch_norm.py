@@ -1,0 +1,82 @@
+"""BatchNorm over the whole batch of a trial whose batch is spread over processes.
+
+torch's own SyncBatchNorm runs on GPUs only, and weighs ranks alike where their parts differ.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class SharedNorm:
+    """Has a model's BatchNorm layers use the statistics of all ranks' samples while `on`.
+
+    The layers stay what they are, in the checkpoint too. Each training pass then makes two
+    reductions a layer, so all ranks make the same passes. Mean and variance are those of the
+    samples together, whatever each rank has of them, and so is the gradient once the oracle has
+    averaged it by samples.
+    """
+
+    def __init__(self, model: nn.Module, group: dist.ProcessGroup) -> None:
+        self.on = True
+        self._group = group
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.forward = partial(self._forward, module, module.forward)
+
+    def _forward(self, norm: Any, alone: Any, x: Tensor) -> Tensor:
+        statistics = norm.training or norm.running_mean is None
+        if not (self.on and statistics):
+            result: Tensor = alone(x)
+            return result
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        dims = [d for d in range(x.dim()) if d != 1]
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        # Of all ranks: values a channel.
+        count = torch.full((), x.numel() / x.shape[1], dtype=values.dtype, device=x.device)
+        dist.all_reduce(count, group=self._group)
+        mean = _Sum.apply(values.sum(dims), len(x), self._group) / count
+        centred = values - mean.view(shape)
+        variance = _Sum.apply((centred * centred).sum(dims), len(x), self._group) / count
+        if norm.training and norm.running_mean is not None:
+            _move(norm, mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
+        found = centred * torch.rsqrt(variance + norm.eps).view(shape)
+        if norm.weight is not None:
+            found = found * norm.weight.view(shape) + norm.bias.view(shape)
+        return found.to(x.dtype)
+
+
+@torch.no_grad()
+def _move(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    norm.num_batches_tracked.add_(1)
+    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), share)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks.
+
+    Each rank's loss is the mean over its own samples, and its gradient counts by them: what comes
+    back from the others is put in the same unit.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, samples: int, group: dist.ProcessGroup) -> Tensor:
+        ctx.samples, ctx.group = samples, group
+        total = mine.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total = gradient * ctx.samples
+        dist.all_reduce(total, group=ctx.group)
+        return total / ctx.samples, None, None
