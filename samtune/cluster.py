@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
+from samtune import gpu_memory
+from samtune.group import RankFailure, Tell, ranks
 from samtune.outcome import of_exception
 from samtune.record import RunError, hostname_hash
 from samtune.space import resolve
 from samtune.space_document import Resources
+from samtune.storage import Uploads
 from samtune.trial import TrialConfig, running
 
 # Each for a measured reason: warm workers must not be given up on when a trial ends slowly, the
@@ -47,23 +51,43 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running Ray, and how many trials of the wanted size it holds at once."""
+    """A running Ray, and how many trials of the wanted size it holds at once.
+
+    A trial is `workers` processes with `cpus` and `gpus` each. `storage` is the URL to which
+    workers copy checkpoints.
+    """
 
     slots: int
     cpus: float
     gpus: float
     scratch: Path
+    workers: int = 1
+    storage: str | None = None
+
+    @property
+    def per_trial(self) -> tune.PlacementGroupFactory:
+        """A bundle a process, on one node where they fit there."""
+        bundle = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        return tune.PlacementGroupFactory([dict(bundle) for _ in range(self.workers)])
 
 
 @contextmanager
-def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator[Cluster]:
+def cluster(
+    wanted: Sequence[Resources],
+    address: str | None = None,
+    *,
+    storage: str | None = None,
+    ship: Sequence[str] = (),
+) -> Iterator[Cluster]:
     """Starts a Ray of our own, or joins the one at `address`.
 
-    A trial gets the largest of the `wanted` resources. Raises RunError (exit code 5) when no
+    A trial gets the largest of the `wanted` resources. `ship` are paths of Python modules that
+    the workers are sent. Raises RunError (exit code 5) when no
     trial fits.
     """
     cpus = max(resources.cpus for resources in wanted)
     gpus = max(resources.gpus for resources in wanted)
+    workers = max(resources.workers for resources in wanted)
     parallel = max((r.parallel for r in wanted if isinstance(r.parallel, int)), default=None)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -86,15 +110,18 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
         empty = Path(scratch, "empty")
         empty.mkdir()
         local: dict[str, Any] = {
-            "num_cpus": max(_own_cpus(), math.ceil((parallel or 1) * cpus)),
+            "num_cpus": max(_own_cpus(), math.ceil((parallel or 1) * workers * cpus)),
             "include_dashboard": False,
             "object_store_memory": 128 * 2**20,
             "_temp_dir": scratch,
         }
+        sent: dict[str, Any] = {"working_dir": str(empty)}
+        if ship:
+            sent["py_modules"] = list(ship)
         try:
             ray.init(
                 address=address or "local",
-                runtime_env={"working_dir": str(empty)},
+                runtime_env=sent,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 **(local if address is None else {}),
@@ -106,18 +133,21 @@ def cluster(wanted: Sequence[Resources], address: str | None = None) -> Iterator
                 exit_code=5,
             ) from error
         try:
-            have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            fits = int(have.get("CPU", 0) / cpus)
-            if gpus:
-                fits = min(fits, int(have.get("GPU", 0) / gpus + 1e-9))
+            nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
+            fits = sum(_fitting(node, cpus, gpus) for node in nodes) // workers
             if not fits:
+                have = [f"{sum(node.get(kind, 0) for node in nodes):g}" for kind in ("CPU", "GPU")]
+                times = f"{workers} times " if workers > 1 else ""
                 raise RunError(
-                    f"no trial fits: one wants {cpus:g} CPUs and {gpus:g} GPUs, and Ray has "
-                    f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}; "
-                    "try --set resources.gpus=0 or --set resources.cpus=1",
+                    f"no trial fits: one wants {times}{cpus:g} CPUs and {gpus:g} GPUs, and Ray "
+                    f"has {have[0]} and {have[1]} on {len(nodes)} "
+                    f"node{'s' if len(nodes) > 1 else ''}; try --set resources.gpus=0"
+                    f"{', --set resources.workers=1' if workers > 1 else ''} "
+                    "or --set resources.cpus=1",
                     exit_code=5,
                 )
-            yield Cluster(min(fits, parallel or fits), cpus, gpus, Path(scratch))
+            slots = min(fits, parallel or fits)
+            yield Cluster(slots, cpus, gpus, Path(scratch), workers, storage)
         finally:
             ray.shutdown()
 
@@ -127,6 +157,20 @@ def _own_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return list(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def _fitting(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """How many processes a node holds; a GPU is shared by whole processes."""
+    fits = int(node.get("CPU", 0) / cpus + 1e-9)
+    if gpus:
+        have = node.get("GPU", 0)
+        a_gpu = int(1 / gpus + 1e-9)
+        fits = min(fits, int(have) * a_gpu if a_gpu else int(have / gpus + 1e-9))
+    return fits
 
 
 def _sweep_up(folder: Path) -> None:
@@ -140,18 +184,36 @@ def _sweep_up(folder: Path) -> None:
 def run_trial(config: Mapping[str, Any]) -> None:
     """What a Ray worker runs: resolves the trainable by name and reports for it."""
     trial = TrialConfig.from_dict(config["trial"])
+    node = ray.get_runtime_context().get_node_id()
 
-    def send(report: dict[str, Any]) -> None:
-        report["facts"]["hostname_hash"] = hostname_hash()
-        tune.report({"report": json.dumps(report)})
+    def send(report: dict[str, Any], tell: Tell, uploads: Uploads | None) -> None:
+        report["facts"] |= {"hostname_hash": hostname_hash(), "node": node[:16]}
+        try:
+            if uploads is not None:
+                warn(uploads.put(report["checkpoint"]))
+            tune.report({"report": json.dumps(report)})
+        except SystemExit:
+            tell(False)
+            raise
+        tell(True)
 
     sys.path.extend(path for path in config["path"] if path not in sys.path)
     try:
         trainable = resolve(trial.trainable)
-        with _alone_in(trial.checkpoint_dir), running(trial, send):
-            trainable(trial)
+        warn(gpu_memory.warning(trial, config["gpu_memory_gb"]))
+        with _alone_in(trial.checkpoint_dir):
+            uploads = _uploads(trial, config)
+            if uploads is not None and config["last_epoch"] is not None:
+                warn(uploads.fetch(config["last_epoch"]))
+            with (
+                ranks(config, trial) as tell,
+                running(trial, partial(send, tell=tell, uploads=uploads)),
+            ):
+                trainable(trial)
     except Exception as error:
         cause, again = of_exception(error)
+        if isinstance(error, RankFailure):
+            cause, again = error.cause, error.again
         # A worker that is out of memory, or whose CUDA context may be broken, is not used again.
         raises = cause == "oom" or trial.gpus > 0
         tune.report(
@@ -165,6 +227,18 @@ def run_trial(config: Mapping[str, Any]) -> None:
         )
         if raises:
             raise
+
+
+def warn(text: str | None) -> None:
+    """Has the driver put a warning on record."""
+    if text is not None:
+        tune.report({"warning": text})
+
+
+def _uploads(trial: TrialConfig, config: Mapping[str, Any]) -> Uploads | None:
+    if config["storage"] is None or trial.checkpoint_dir is None:
+        return None
+    return Uploads(config["storage"], config["run"], trial.checkpoint_dir)
 
 
 @contextmanager

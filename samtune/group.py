@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from samtune.outcome import of_death, of_exception
+from samtune.outcome import Cause, of_death, of_exception
 from samtune.space import resolve
 from samtune.trial import TrialConfig, running
 
@@ -39,9 +39,9 @@ _CONSEQUENCE = re.compile(
 class RankFailure(RuntimeError):
     """A rank other than 0 failed; `cause` and `again` are as of `samtune.outcome`."""
 
-    def __init__(self, message: str, cause: str, again: bool) -> None:
+    def __init__(self, message: str, cause: Cause, again: bool) -> None:
         super().__init__(message)
-        self.cause = cause
+        self.cause: Cause = cause
         self.again = again
 
 
@@ -102,7 +102,7 @@ def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Tell]:
     port = _free_port()
     nodes = {ray.get_runtime_context().get_node_id(), *ray.get([o.node.remote() for o in others])}
     environment = {
-        "MASTER_ADDR": "127.0.0.1" if len(nodes) == 1 else ray.util.get_node_ip_address(),
+        "MASTER_ADDR": "127.0.0.1" if len(nodes) == 1 else _own_address(),
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(trial.workers),
         # Ray shows each process its own devices only.
@@ -131,6 +131,9 @@ def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Tell]:
         if len(ray.wait(runs, num_returns=len(runs), timeout=_GRACE_S)[0]) < len(runs):
             _disband()
         raise
+    except RankFailure:
+        _disband()
+        raise
     except BaseException as error:
         failure = _behind(error, runs)
         _disband()
@@ -146,13 +149,18 @@ def _gathered(trial: TrialConfig) -> list[Any]:
     if _others and not _alive(_others):
         _disband()
     if not _others:
-        actor = ray.remote(num_cpus=trial.cpus, num_gpus=trial.gpus, max_concurrency=2)(Rank)
+        actor: Any = ray.remote(Rank)
         here = ray.util.get_current_placement_group()
+        assert here is not None, "Tune places a trial of several workers in a group"
         _others.extend(
             actor.options(
+                num_cpus=trial.cpus,
+                num_gpus=trial.gpus,
+                # One that trains, one that answers its reports.
+                max_concurrency=2,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group=here, placement_group_bundle_index=rank
-                )
+                ),
             ).remote()
             for rank in range(1, trial.workers)
         )
@@ -176,7 +184,9 @@ def _disband() -> None:
 def _raise_failure(ends: list[dict[str, Any] | None]) -> None:
     for rank, end in enumerate(ends, 1):
         if end is not None:
-            raise RankFailure(f"rank {rank}: {end['told']}\n{end['at']}", end["cause"], end["again"])
+            raise RankFailure(
+                f"rank {rank}: {end['told']}\n{end['at']}", end["cause"], end["again"]
+            )
 
 
 def _behind(error: BaseException, runs: list[Any]) -> BaseException:
@@ -189,7 +199,7 @@ def _behind(error: BaseException, runs: list[Any]) -> BaseException:
         rank = runs.index(run) + 1
         try:
             _raise_failure([None] * (rank - 1) + [ray.get(run)])
-        except RayActorError as death:
+        except RayError as death:
             told = " ".join(str(death).split())
             return RankFailure(f"rank {rank} died: {told}", of_death(told), True)
         except RankFailure as failure:
@@ -225,6 +235,10 @@ def _environment(words: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(word)
             else:
                 os.environ[word] = value
+
+
+def _own_address() -> str:
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 def _free_port() -> int:

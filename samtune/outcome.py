@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from samtune.asha import Verdict
 from samtune.record import State
+from samtune.rungs import Verdict
 from samtune.stop import disk_refuses
 from samtune.trial import Budget, ReportError
 

@@ -6,10 +6,11 @@ import itertools
 import math
 from typing import Any
 
-from samtune.asha import milestones
 from samtune.live import knob_list, unit
+from samtune.rungs import milestones
 from samtune.search import Proposals
 from samtune.space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
+from samtune.space_document import Asha
 
 _SAMPLED = 5
 
@@ -22,7 +23,7 @@ def plan(space: SearchSpace) -> dict[str, Any]:
     drawn = itertools.islice(iter(proposals.ask, None), len(space.search.first) + _SAMPLED)
     per_epoch = see_per_epoch(space)
     step = {"compute": per_epoch, "epochs": 1.0}.get(budget.kind)
-    expected_budget = expected(proposals.total, rungs, space.asha.factor, budget.per_trial, step)
+    expected_budget = expected(proposals.total, rungs, space.asha, budget.per_trial, step)
     see = {"compute": 1.0, "epochs": per_epoch}.get(budget.kind)
     expected_see = None if see is None else expected_budget * see
     return {
@@ -42,12 +43,17 @@ def plan(space: SearchSpace) -> dict[str, Any]:
         },
         "points": [dict(point) for point in space.points],
         "task": dict(space.task),
+        "resources": {
+            word: getattr(space.resources, word)
+            for word in ("workers", "cpus", "gpus", "parallel")
+        },
         "budget_kind": budget.kind,
         "budget_per_trial": budget.per_trial,
         "see_per_epoch": per_epoch,
         "epochs_per_trial": budget.per_trial / step if step else None,
         "trials": proposals.total,
         "rungs": list(rungs),
+        "rungs_mode": space.asha.mode,
         "budget_at_most": proposals.total * budget.per_trial,
         "budget_expected": expected_budget,
         "see_expected": expected_see,
@@ -69,17 +75,25 @@ def see_per_epoch(space: SearchSpace) -> float | None:
 
 
 def expected(
-    trials: int, rungs: tuple[float, ...], factor: float, per_trial: float, step: float | None
+    trials: int, rungs: tuple[float, ...], asha: Asha, per_trial: float, step: float | None
 ) -> float:
-    """The budget a search uses if one in `factor` trials passes each rung.
+    """The budget a search uses if as many trials pass each rung as have a place there.
 
     `step` is what lies between two reports: a trial is stopped by its first report past a rung.
+    Near ties and trials that pass because they are early come on top of it; that a trial diverges,
+    off it. The audit is in it.
     """
     levels = [math.ceil(rung / step - 1e-9) * step if step else rung for rung in rungs]
     ends = [*(min(level, per_trial) for level in levels), per_trial]
-    starts = [0.0, *ends[:-1]]
-    parts = zip(starts, ends, strict=True)
-    return sum(trials / factor**k * (end - start) for k, (start, end) in enumerate(parts))
+    used, running, begin = 0.0, float(trials), 0.0
+    for end in ends[:-1]:
+        used += running * (end - begin)
+        passing = running / asha.factor
+        if asha.mode != "stop":
+            passing = max(min(1.0, running), running // asha.factor)
+        used += asha.audit * (running - passing) * (per_trial - end)
+        running, begin = passing, end
+    return used + running * (per_trial - begin)
 
 
 def plan_text(plan: dict[str, Any]) -> str:
@@ -92,6 +106,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     if plan["points"]:
         lines.append(f"  tied points     {len(plan['points'])}")
     lines.append("  task            " + knob_list(plan["task"]))
+    lines.append("  a trial holds   " + _held(plan["resources"]))
     known = plan["see_expected"] is not None and plan["budget_kind"] != "compute"
     in_see = f" = {plan['see_expected']:.0f} see" if known else ""
     epochs, see = plan["epochs_per_trial"], plan["see_per_epoch"]
@@ -100,7 +115,8 @@ def plan_text(plan: dict[str, Any]) -> str:
     lines += [
         f"  trials          {plan['trials']}, each at most {plan['budget_per_trial']:g} {kind}"
         f"{long}{cost}",
-        f"  rungs           {', '.join(f'{rung:g}' for rung in plan['rungs']) or 'none'} {kind}",
+        f"  rungs           {', '.join(f'{rung:g}' for rung in plan['rungs']) or 'none'} {kind}"
+        f"{', ' + plan['rungs_mode'] if plan['rungs'] else ''}",
         f"  search          about {plan['budget_expected']:.0f} {kind} expected{in_see}, "
         f"{plan['budget_at_most']:.0f} at most",
         f"  confirm         {plan['confirm']['top']} x {plan['confirm']['seeds']} repeats, "
@@ -112,6 +128,16 @@ def plan_text(plan: dict[str, Any]) -> str:
         for config in plan["first_configurations"]
     ]
     return "\n".join(lines)
+
+
+def _held(resources: dict[str, Any]) -> str:
+    workers, gpus, parallel = (resources[word] for word in ("workers", "gpus", "parallel"))
+    each = f"{resources['cpus']:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+    if workers > 1:
+        each = f"{workers} workers of {each} that share its batches"
+    return f"{each}; {'as many' if parallel == 'auto' else f'at most {parallel}'} at a time" + (
+        " as fit" if parallel == "auto" else ""
+    )
 
 
 def domain_text(domain: Domain) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from samtune.asha import Rungs
 from samtune.record import Stage, State
+from samtune.rungs import Rungs
 
 _OPEN = {"running", "paused"}
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
-from samtune.asha import Verdict
 from samtune.outcome import End, after_report, is_finite
 from samtune.record import Record, ReportRow, Stage, TrialRow
+from samtune.rungs import Decision, Verdict
 
 
 @dataclass
@@ -31,16 +33,17 @@ class Past:
         used: float,
         value: float,
         metrics: Mapping[str, float],
-        judge: Callable[[], Verdict],
+        judge: Callable[[float], Verdict],
     ) -> Verdict:
         """Takes in the next report. One that goes no further than those before it, because an
-        interrupted trial went back to its checkpoint, is not judged again."""
+        interrupted trial went back to its checkpoint, is not judged again. `judge` is given the
+        value, or NaN where the training loss has diverged."""
         verdict = Verdict("continue")
         finite = is_finite(value, metrics)
         if finite:
             self.values.append((attempt, epoch, value))
         if epoch > self.epoch:
-            verdict = judge() if finite else Verdict("stop")
+            verdict = judge(value if finite else math.nan)
             self.epoch, self.attempt, self.verdict = epoch, attempt, verdict
             self.used, self.value = used, value
         return verdict
@@ -60,10 +63,17 @@ class Past:
         return after_report(int(self.epoch), self.used, self.value, self.verdict, budget, metric)
 
 
+def recorded(report: ReportRow) -> Verdict:
+    """The verdict on record; `audit` is going on after a stop, to show whether that was right."""
+    audited = report.decision == "audit"
+    decision = "continue" if audited else report.decision or "continue"
+    return Verdict(cast(Decision, decision), report.rung, None, report.cutoff, audited)
+
+
 def replay(
     record: Record,
     stage: Stage,
-    judge: Callable[[ReportRow], Verdict],
+    judge: Callable[[ReportRow, float], Verdict],
     between: Iterable[tuple[int, Callable[[], object]]] = (),
 ) -> dict[int, Past]:
     """Judges a stage's reports once more, in the order in which they were committed.
@@ -90,9 +100,9 @@ def replay(
         )
         if report.decision is None:
             record.add_decision(report.seq, verdict)
-        elif verdict.decision != report.decision and further:
-            record.add_event("replay differs", f"{verdict.decision} now", report.trial)
-            past.verdict = Verdict(report.decision, report.rung, None, report.cutoff)
+        elif further and dataclasses.replace(verdict, milestone=None) != recorded(report):
+            record.add_event("replay differs", f"{verdict} at report {report.seq}", report.trial)
+            past.verdict = recorded(report)
     for _, happen in waiting:
         happen()
     return pasts

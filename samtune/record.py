@@ -18,7 +18,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,12 +29,12 @@ from samtune import __version__
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
-    from samtune.asha import Decision, Verdict
+    from samtune.rungs import Verdict
 
 State = Literal["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
 Stage = Literal["search", "confirm"]
 
-# 2: attempts have a cause, and know which reports came before them.
+# 2: attempts have a cause, and know the last report before their beginning and their end.
 FORMAT = 2
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -52,7 +52,7 @@ CREATE TABLE trials (
 CREATE TABLE attempts (
     trial INTEGER NOT NULL REFERENCES trials, attempt INTEGER NOT NULL,
     started_at REAL NOT NULL, ended_at REAL, wall_s REAL,
-    cause TEXT, after INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (trial, attempt));
+    cause TEXT, after INTEGER NOT NULL DEFAULT 0, until INTEGER, PRIMARY KEY (trial, attempt));
 CREATE TABLE reports (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, trial INTEGER NOT NULL REFERENCES trials,
     attempt INTEGER NOT NULL, epoch INTEGER NOT NULL, used REAL NOT NULL, value REAL,
@@ -120,7 +120,7 @@ class ReportRow:
     metrics: dict[str, float]
     checkpoint_sha256: str | None
     at: float
-    decision: Decision | None
+    decision: str | None
     rung: int | None
     cutoff: float | None
 
@@ -302,10 +302,8 @@ class Record:
         """Brings a record of an earlier format up to this one."""
         if self.meta("format") < 2:
             with self._db:
-                self._db.execute("ALTER TABLE attempts ADD COLUMN cause TEXT")
-                self._db.execute(
-                    "ALTER TABLE attempts ADD COLUMN after INTEGER NOT NULL DEFAULT 0"
-                )
+                for column in ("cause TEXT", "after INTEGER NOT NULL DEFAULT 0", "until INTEGER"):
+                    self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
                 self._set_meta("format", FORMAT)
 
     # Writing
@@ -407,10 +405,13 @@ class Record:
         return seq
 
     def add_decision(self, seq: int, verdict: Verdict) -> None:
+        """Commits what a report led to; going on for the audit alone is the decision `audit`."""
+        audit = verdict.audited and verdict.decision == "continue"
+        decision = "audit" if audit else verdict.decision
         with self._db:
             self._db.execute(
                 "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)",
-                (seq, verdict.decision, verdict.rung, verdict.milestone, verdict.cutoff),
+                (seq, decision, verdict.rung, verdict.milestone, verdict.cutoff),
             )
 
     def end_attempt(self, trial: int, cause: str, wall_s: float | None = None) -> None:
@@ -436,7 +437,8 @@ class Record:
 
     def _end_attempt(self, trial: int, cause: str, wall_s: float | None) -> None:
         self._db.execute(
-            "UPDATE attempts SET ended_at = ?, wall_s = ?, cause = ?"
+            "UPDATE attempts SET ended_at = ?, wall_s = ?, cause = ?,"
+            " until = (SELECT COALESCE(MAX(seq), 0) FROM reports)"
             " WHERE trial = ? AND ended_at IS NULL",
             (now(), wall_s, cause, trial),
         )
@@ -479,7 +481,10 @@ class Record:
         rows = self._db.execute(f"SELECT * FROM trials WHERE {where} ORDER BY trial", values)
         for row in rows.fetchall():
             fields = dict(row)
-            fields["config"] = TrialConfig.from_dict(json.loads(row["config"] or "{}"))
+            config = TrialConfig.from_dict(json.loads(row["config"] or "{}"))
+            # The run folder may have come from another machine.
+            own = str(self.folder / "checkpoints" / f"{row['trial']:05d}")
+            fields["config"] = replace(config, checkpoint_dir=own)
             fields["facts"] = json.loads(row["facts"])
             yield TrialRow(**fields)
 

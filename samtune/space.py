@@ -372,6 +372,13 @@ class _Builder:
         if gpus > 1 and gpus != int(gpus):
             message = f"resources.gpus: {gpus:g}; above 1 it must be a whole number"
             self.wrong(self.at("resources", "gpus"), message)
+        workers = document.resources.workers
+        if workers > 1 and 0 < gpus < 1:
+            message = (
+                f"resources.workers: {workers} workers cannot share a GPU, and gpus is {gpus:g}; "
+                "give each gpus: 1, or the trial workers: 1"
+            )
+            self.wrong(self.at("resources", "workers"), message)
         if document.search.method == "grid":
             self._grid(knobs)
         nodes = self.at("search", "first").value

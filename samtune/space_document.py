@@ -200,11 +200,24 @@ class Search(_Words):
 class Asha(_Words):
     """Early stopping by successive halving: rungs at grace, grace * factor, ..."""
 
+    mode: Literal["stop", "promote", "halving"] = Field(
+        default="stop",
+        description="stop: a trial is judged once, when it reaches a rung. promote: it pauses "
+        "there until it is among the best. halving: the best go on when all are there.",
+    )
     grace: Positive = Field(
         default=2, description="No trial stops before this; in units of the budget."
     )
     factor: Annotated[float, Field(gt=1), BeforeValidator(_number)] = Field(
         default=3, description="One in `factor` trials goes on at each rung."
+    )
+    tolerance: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+        default=1,
+        description="Near ties go on as well: within this many standard errors of the cutoff.",
+    )
+    audit: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+        default=0,
+        description="Share of the stopped trials that run on, to tell how often that was wrong.",
     )
 
 
@@ -373,6 +386,8 @@ def _sentence(node: Node, path: tuple[int | str, ...], reached: int, error: Erro
             return f"must be at least {context['ge']:g}, not {value}"
         case "less_than":
             return f"must be below {context['lt']:g}, not {value}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}, not {value}"
     if value is None:
         return NOTHING
     found = (

@@ -11,12 +11,13 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
-from samtune.asha import Rungs, Verdict
 from samtune.progress import Best, Progress
 from samtune.rebuild import Past, replay
 from samtune.record import Record, Stage, State, TrialRow
+from samtune.rungs import Rungs, Verdict, rungs_for, standard_error
 from samtune.search import Proposals
 from samtune.space import Fixed, SearchSpace
 from samtune.trial import Seeds, TrialConfig
@@ -37,8 +38,9 @@ class StagePlan(Protocol):
     def again(self, trial: TrialRow) -> None:
         """Has `next` answer with a trial once more, before all others."""
 
-    def judge(self, trial: TrialRow, used: float, value: float) -> Verdict:
-        """Decides on a finite report that goes further than all before it."""
+    def judge(self, trial: TrialRow, used: float, n_val: float | None, value: float) -> Verdict:
+        """Decides on a report that goes further than all before it; `value` is NaN for one that
+        has diverged, and was measured on `n_val` samples."""
 
     def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
         """Learns how a trial ended or paused; `values` are its finite reports by epoch."""
@@ -65,7 +67,10 @@ class Search:
         self._turn = 0
         self.progress = _progress("search", record, spaces)
         self.progress.total = sum(proposals.total for proposals in self._proposals)
-        self.progress.rungs = {study: rungs_of(space) for study, space in enumerate(spaces)}
+        self.progress.rungs = {
+            study: rungs_of(space, self._proposals[study].total)
+            for study, space in enumerate(spaces)
+        }
         self._rebuild()
 
     def next(self) -> TrialRow | None:
@@ -105,13 +110,18 @@ class Search:
     def again(self, trial: TrialRow) -> None:
         self._waiting.insert(0, trial)
 
-    def judge(self, trial: TrialRow, used: float, value: float) -> Verdict:
-        return self.progress.rungs[trial.study].judge(trial.trial, used, value)
+    def judge(self, trial: TrialRow, used: float, n_val: float | None, value: float) -> Verdict:
+        error = standard_error(trial.config.metric, value, n_val)
+        return self.progress.rungs[trial.study].judge(trial.trial, used, value, error)
 
     def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
-        if state == "cancelled":
-            # It goes on when the run is resumed.
-            return
+        # One that is cancelled goes on when the run is resumed.
+        if state != "cancelled":
+            if state != "paused":
+                self.progress.rungs[trial.study].ended(trial.trial)
+            self._learn(trial, state, values)
+
+    def _learn(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
         self._proposals[trial.study].tell(trial.number, state, values)
         if state == "paused":
             self._paused[trial.trial] = dataclasses.replace(trial, state="paused")
@@ -132,7 +142,7 @@ class Search:
             self._record.end_trial(trial.trial, "pruned", self._record.trial(trial.trial).reason)
             self.progress.count("paused", -1)
             self.progress.count("pruned", 1)
-            self.ended(trial, "pruned", {})
+            self._learn(trial, "pruned", {})
         self._paused.clear()
 
     def _rebuild(self) -> None:
@@ -144,16 +154,27 @@ class Search:
         trials = {trial.trial: trial for trial in self._record.trials("stage = 'search'")}
         attempts = [a for a in self._record.attempts() if a["trial"] in trials]
         attempts.sort(key=lambda attempt: int(attempt["started"]))
+        newest = {attempt["trial"]: attempt["attempt"] for attempt in attempts}
         paused = {(r.trial, r.attempt) for r in self._record.reports("decision = 'pause'")}
-        promoted = [a for a in attempts if (a["trial"], a["attempt"] - 1) in paused]
+        happened = []
+        for a in attempts:
+            rungs = self.progress.rungs[trials[a["trial"]].study]
+            if (a["trial"], a["attempt"] - 1) in paused:
+                happened.append((a["after"], a["started_at"], rungs.promoted))
+            over = a["attempt"] == newest[a["trial"]] and trials[a["trial"]].ended_at is not None
+            if over and a["cause"] not in {"paused", "stopped", "killed"}:
+                happened.append((a["until"], a["ended_at"], partial(rungs.ended, a["trial"])))
+        happened.sort(key=lambda each: each[:2])
         pasts = replay(
             self._record,
             "search",
-            lambda report: self.judge(trials[report.trial], report.used, report.value),
-            [
-                (a["after"], self.progress.rungs[trials[a["trial"]].study].promoted)
-                for a in promoted
-            ],
+            lambda report, value: self.judge(
+                trials[report.trial],
+                report.used,
+                trials[report.trial].facts.get("n_val"),
+                value,
+            ),
+            [(after, call) for after, _, call in happened],
         )
         for attempt in attempts:
             trial, count = trials[attempt["trial"]], attempt["attempt"]
@@ -169,7 +190,6 @@ class Search:
         for trial in trials.values():
             self._turn = trial.study + 1
 
-        newest = {attempt["trial"]: attempt["attempt"] for attempt in attempts}
         for trial in sorted(trials.values(), key=lambda t: (t.ended_at or math.inf, t.trial)):
             past = pasts[trial.trial]
             if past.verdict is not None:
@@ -179,7 +199,7 @@ class Search:
                 self._waiting.append(trial)
             else:
                 self.progress.count(state, 1)
-                self.ended(trial, state, past.by_epoch())
+                self._learn(trial, state, past.by_epoch())
         self._waiting.sort(key=lambda trial: trial.trial)
         self.progress.ended_before = self.progress.ended
 
@@ -200,7 +220,7 @@ class Confirm:
         # Left behind by a process that was killed: this one holds the lock, so nothing runs.
         for trial in record.trials("stage = 'search' AND state = 'running'"):
             record.end_trial(trial.trial, "cancelled", "its process was killed")
-        pasts = replay(record, "confirm", lambda report: Verdict("continue"))
+        pasts = replay(record, "confirm", lambda report, value: _unjudged(value))
         newest = {attempt["trial"]: attempt["attempt"] for attempt in record.attempts()}
         repeats = {(t.source, t.bundle): t for t in record.trials("stage = 'confirm'")}
         self._waiting: list[TrialRow | tuple[TrialRow, int, int]] = []
@@ -246,8 +266,8 @@ class Confirm:
     def again(self, trial: TrialRow) -> None:
         self._waiting.insert(0, trial)
 
-    def judge(self, trial: TrialRow, used: float, value: float) -> Verdict:
-        return Verdict("continue")
+    def judge(self, trial: TrialRow, used: float, n_val: float | None, value: float) -> Verdict:
+        return _unjudged(value)
 
     def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
         """Nothing to learn from a repeat: the leaderboard reads it from the record."""
@@ -262,9 +282,10 @@ def searched(space: SearchSpace) -> set[str]:
     return free.union(*space.points)
 
 
-def rungs_of(space: SearchSpace) -> Rungs:
-    """The empty rungs of a space."""
-    return Rungs(space.asha.grace, space.asha.factor, space.budget.per_trial, space.search.mode)
+def rungs_of(space: SearchSpace, trials: int) -> Rungs:
+    """The empty rungs of a space of that many trials."""
+    limit, search = space.budget.per_trial, space.search
+    return rungs_for(space.asha, limit, search.mode, trials, search.seed)
 
 
 def ranked(record: Record, study: int, mode: str) -> list[TrialRow]:
@@ -272,6 +293,10 @@ def ranked(record: Record, study: int, mode: str) -> list[TrialRow]:
     last = {report.trial: report.value for report in record.reports()}
     trials = list(record.trials("study = ? AND stage = 'search' AND state = 'completed'", study))
     return sorted(trials, key=lambda t: -last[t.trial] if mode == "max" else last[t.trial])
+
+
+def _unjudged(value: float) -> Verdict:
+    return Verdict("continue" if math.isfinite(value) else "stop")
 
 
 def has_work(plan: StagePlan) -> bool:

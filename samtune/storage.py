@@ -22,7 +22,14 @@ from pathlib import Path
 
 import click
 from pyarrow import ArrowException
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
+from pyarrow.fs import (
+    FileInfo,
+    FileSelector,
+    FileSystem,
+    FileType,
+    LocalFileSystem,
+    SubTreeFileSystem,
+)
 
 from samtune.record import Record, RunError
 
@@ -55,6 +62,9 @@ class Storage:
                 exit_code=2,
             ) from error
         return cls(SubTreeFileSystem(root, files), name)
+
+    def has_run(self) -> bool:
+        return self._exists("sweep.db")
 
     def put_record(self, folder: Path) -> None:
         """Copies the record as it stands, and the small files beside it."""
@@ -108,7 +118,7 @@ class Storage:
 
         Raises FileNotFoundError when the storage has no such run.
         """
-        if not self._exists("sweep.db"):
+        if not self.has_run():
             raise FileNotFoundError("it has no sweep.db")
         folder.mkdir(parents=True, exist_ok=True)
         for entry in self._files.get_file_info(FileSelector("")):
@@ -129,7 +139,7 @@ class Storage:
         found = (_EPOCH.fullmatch(entry.base_name) for entry in self._listed(trial))
         return sorted(int(match[1]) for match in found if match)
 
-    def _listed(self, folder: str) -> list[object]:
+    def _listed(self, folder: str) -> list[FileInfo]:
         selector = FileSelector(folder, allow_not_found=True)
         return list(self._files.get_file_info(selector))
 
@@ -184,21 +194,25 @@ class Uploads:
 
 
 @contextmanager
-def copied(record: Record, url: str | None, every_s: float = EVERY_S) -> Iterator[None]:
+def copied(
+    record: Record, url: str | None, *, new: bool = False, every_s: float = EVERY_S
+) -> Iterator[None]:
     """Copies the run at intervals while the block runs, and at its end with every checkpoint.
 
-    Raises RunError for a URL that cannot be; what fails later is an event and a warning.
+    Raises RunError for a URL that cannot be, and for a `new` run whose storage cannot be reached
+    or has a run of that name; what fails later is an event and a warning.
     """
     if url is None:
         yield
         return
     storage, folder = Storage.at(url, record.name), record.folder
+    if new:
+        _refuse_taken(storage, record.name, url)
     over = threading.Event()
 
     def keep_copying() -> None:
         # SQLite gives each thread a connection of its own.
         with Record.open(folder.parent, folder.name) as mine:
-            _copy(storage, mine)
             while not over.wait(every_s):
                 _copy(storage, mine)
 
@@ -209,7 +223,7 @@ def copied(record: Record, url: str | None, every_s: float = EVERY_S) -> Iterato
     finally:
         over.set()
         thread.join()
-        if (folder / "sweep.db").exists():
+        if any(record.trials()):
             _copy(storage, record, last=True)
 
 
@@ -224,6 +238,19 @@ def fetched(runs: Path, name: str, url: str) -> None:
         raise RunError(
             f"{name!r} could not be fetched from {url}: {_plain(error)}", exit_code=5
         ) from error
+
+
+def _refuse_taken(storage: Storage, name: str, url: str) -> None:
+    try:
+        taken = storage.has_run()
+    except _REFUSALS as error:
+        raise RunError(f"{url} cannot be reached: {_plain(error)}", exit_code=5) from error
+    if taken:
+        raise RunError(
+            f"{url} has a run {name!r} already; choose another --name, or go on with that one: "
+            f"`samtune resume {name} --storage {url}`",
+            exit_code=4,
+        )
 
 
 def _copy(storage: Storage, record: Record, *, last: bool = False) -> None:

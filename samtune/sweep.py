@@ -21,7 +21,7 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
-from samtune.asha import RungScheduler, Verdict
+from samtune.asha import RungScheduler
 from samtune.cluster import Cluster, run_trial
 from samtune.live import knob_list
 from samtune.outcome import (
@@ -31,8 +31,9 @@ from samtune.outcome import (
     of_death,
 )
 from samtune.progress import Progress, View
-from samtune.rebuild import Past
+from samtune.rebuild import Past, recorded
 from samtune.record import Record, RunError, TrialRow, canonical
+from samtune.rungs import Verdict
 from samtune.search import ProposalSearcher
 from samtune.stages import StagePlan, has_work
 from samtune.stop import Stop, Watch
@@ -54,10 +55,10 @@ def run_stage(plan: StagePlan, record: Record, on: Cluster, view: View, stop: St
     if not has_work(plan):
         return plan.progress
     watch = Watch(record.folder, stop)
-    driver = _Driver(plan, record, view, stop, watch)
+    driver = _Driver(plan, record, view, stop, watch, on.storage)
     record.add_event(f"{plan.progress.stage} started", f"{on.slots} slots")
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"cpu": on.cpus, "gpu": on.gpus}),
+        tune.with_resources(run_trial, on.per_trial),
         tune_config=tune.TuneConfig(
             # The searcher says when there are no more: an interrupted trial comes twice.
             num_samples=-1,
@@ -99,13 +100,21 @@ class _Driver:
     """Between Ray Tune and the record: proposes, commits reports, judges them, ends trials."""
 
     def __init__(
-        self, plan: StagePlan, record: Record, view: View, stop: Stop, watch: Watch
+        self,
+        plan: StagePlan,
+        record: Record,
+        view: View,
+        stop: Stop,
+        watch: Watch,
+        storage: str | None = None,
     ) -> None:
         self._plan = plan
         self._record = record
         self._view = view
         self._stop = stop
         self._watch = watch
+        self._storage = storage
+        self._warnings: set[str] = set()
         self._live: dict[str, _Live] = {}
         self._errors_in_a_row = 0
         self._longest_silence = 0.0
@@ -128,7 +137,7 @@ class _Driver:
 
     def _start(self, trial_id: str, trial: TrialRow) -> dict[str, Any]:
         attempt, permit = self._record.start_attempt(trial)
-        live = self._live[trial_id] = _Live(trial, attempt)
+        live = self._live[trial_id] = _Live(trial, attempt, n_val=trial.facts.get("n_val"))
         if attempt:
             live.recall(self._record)
         if trial.state == "paused":
@@ -137,7 +146,14 @@ class _Driver:
         config = dataclasses.replace(trial.config, test_permit=permit)
         # Ours is importable where samtune is; a user's own may stand beside the user.
         own = trial.config.trainable.startswith("trainables.")
-        return {"trial": config.to_dict(), "path": [] if own else [os.getcwd()]}
+        return {
+            "trial": config.to_dict(),
+            "path": [] if own else [os.getcwd()],
+            "gpu_memory_gb": self._plan.spaces[trial.study].resources.gpu_memory_gb,
+            "storage": self._storage,
+            "run": self._record.name,
+            "last_epoch": max(live.earlier, default=None),
+        }
 
     def started(self, tune_trial: Trial) -> None:
         """A worker has taken the trial up: only now can it be late with a report."""
@@ -154,6 +170,9 @@ class _Driver:
             if live is None or live.end is not None:
                 trial = live.trial.trial if live else None
                 self._record.add_event("ignored report", "its trial had ended", trial)
+            elif "warning" in result:
+                verdict = Verdict("continue")
+                self._warned(live, str(result["warning"]))
             elif "error" in result:
                 verdict = self._raised(live, result)
             else:
@@ -161,6 +180,12 @@ class _Driver:
                 self._watch.room()
                 verdict = self._committed(live, json.loads(result["report"]))
         return verdict
+
+    def _warned(self, live: _Live, warning: str) -> None:
+        self._record.add_event("warning", warning, live.trial.trial)
+        if warning not in self._warnings:
+            self._warnings.add(warning)
+            self._view.event(f"{_name(live.trial, self._plan.progress)}  {warning}")
 
     def _raised(self, live: _Live, result: Mapping[str, Any]) -> Verdict:
         told = " ".join(str(result["error"]).split())
@@ -182,6 +207,7 @@ class _Driver:
         if live.earlier.get(epoch) == canonical(metrics):
             # An interrupted trial sends its last report once more: it may not have arrived.
             return Verdict("continue")
+        live.n_val = report["facts"].get("n_val", live.n_val)
         value, metric = metrics[trial.config.metric], trial.config.metric
         seq = self._record.add_report(trial.trial, live.attempt, report, metric)
         verdict = live.past.add(
@@ -190,7 +216,7 @@ class _Driver:
             report["used"],
             value,
             metrics,
-            lambda: self._plan.judge(trial, report["used"], value),
+            partial(self._plan.judge, trial, report["used"], live.n_val),
         )
         self._record.add_decision(seq, verdict)
         self._plan.progress.used[trial.trial] = live.past.used
@@ -306,6 +332,7 @@ class _Live:
     earlier: dict[int, str] = field(default_factory=dict)
     own: set[int] = field(default_factory=set)
     failed: list[str] = field(default_factory=list)
+    n_val: float | None = None
     end: End | None = None
     again: bool = True
     worker: Any = None
@@ -326,7 +353,7 @@ class _Live:
                 report.used,
                 report.value,
                 report.metrics,
-                partial(Verdict, report.decision or "continue", report.rung, None, report.cutoff),
+                lambda value, report=report: recorded(report),  # type: ignore[misc]
             )
         furthest = "trial = ? AND attempt >= ?"
         attempts = record.attempts(furthest, self.trial.trial, self.past.attempt)

@@ -1,15 +1,106 @@
-"""ASHA's rungs as a pure function of committed reports."""
+"""The rungs' rules as pure functions of reports: stop, promote and halving."""
 
 from __future__ import annotations
 
+import copy
 import math
 import random
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtune.asha import Rungs, milestones
+from samtune.rungs import (
+    PausingRungs,
+    Rungs,
+    StoppingRungs,
+    Verdict,
+    extra_places,
+    milestones,
+    rungs_for,
+    standard_error,
+)
+from samtune.space_document import Asha
+
+LIMIT = 27
+MODES = ("stop", "promote", "halving")
+
+
+def made(mode: str, total: int, factor: float = 3, **words: Any) -> Rungs:
+    asha = Asha.model_validate({"mode": mode, "grace": 1, "factor": factor, **words})
+    return rungs_for(asha, LIMIT, "max", total)
+
+
+class Driver:
+    """Runs trials on `slots` under `rungs`, in an order drawn from `draw`, as an engine does.
+
+    `value(trial, used)` is what a trial reports; `lives(trial)` what it can use before it fails.
+    """
+
+    def __init__(
+        self,
+        rungs: Rungs,
+        total: int,
+        draw: random.Random,
+        value: Callable[[int, int], float],
+        slots: int = 4,
+        error: float = 0.0,
+        lives: Callable[[int], float] = lambda trial: math.inf,
+    ) -> None:
+        self.rungs, self.error = rungs, error
+        self.calls: list[tuple[Any, ...]] = []
+        self.verdicts: list[Verdict] = []
+        self.used = dict.fromkeys(range(total), 0)
+        self.states: dict[int, str] = {}
+        new, running = list(range(total)), []
+        draw.shuffle(new)
+        while True:
+            while len(running) < slots:
+                trial = rungs.promoted()
+                if trial is None and new:
+                    trial = new.pop()
+                if trial is None:
+                    break
+                running.append(trial)
+                self.states[trial] = "running"
+            if not running:
+                break
+            trial = draw.choice(running)
+            self.used[trial] += 1
+            used = self.used[trial]
+            if used > lives(trial):
+                self.told(trial, "failed")
+                rungs.ended(trial)
+                self.calls.append(("ended", trial))
+                running.remove(trial)
+                continue
+            report = (trial, used, value(trial, used), error)
+            verdict = rungs.judge(*report)
+            self.calls.append(("judge", *report))
+            self.verdicts.append(verdict)
+            if verdict.decision != "continue" or used == LIMIT:
+                self.told(trial, "done" if used == LIMIT else verdict.decision)
+                running.remove(trial)
+        assert not rungs.waiting(), "trials wait for what can no longer come"
+
+    def told(self, trial: int, state: str) -> None:
+        self.states[trial] = state
+
+
+def kept(rungs: Rungs) -> list[set[int]]:
+    return [rung.kept | rung.near for rung in rungs._rungs]
+
+
+def distinct(seed: int, total: int) -> Callable[[int, int], float]:
+    """Curves that cross; no two values at a milestone are equal."""
+    draw = random.Random(seed)
+    table = {used: draw.sample(range(total), total) for used in range(1, LIMIT + 1)}
+    return lambda trial, used: table[used][trial] / total
+
+
+# What all rules share
 
 
 def test_milestones_lie_below_the_full_budget() -> None:
@@ -18,68 +109,353 @@ def test_milestones_lie_below_the_full_budget() -> None:
     assert milestones(20, 3, 20) == ()
 
 
+def test_the_standard_error_is_the_binomials_and_only_accuracies_have_one() -> None:
+    assert standard_error("val_acc", 0.9, 100) == pytest.approx(0.03)
+    assert standard_error("val_loss", 0.9, 100) == 0
+    assert standard_error("val_acc", 0.9, None) == standard_error("val_acc", 93.0, 100) == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_a_milestone_every_trial_runs_to_its_end(mode: str) -> None:
+    driver = Driver(made(mode, 5, grace=LIMIT), 5, random.Random(0), distinct(0, 5))
+    assert set(driver.states.values()) == {"done"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_value_stops_and_takes_no_place(mode: str, value: float) -> None:
+    rungs = made(mode, 2)
+    assert rungs.judge(0, 1, value).decision == "stop"
+    assert rungs.occupancy == (0, 0, 0)
+    assert not rungs.waiting()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_judges_only_at_the_highest_milestone_reached_and_once(mode: str) -> None:
+    rungs = made(mode, 1)
+    assert rungs.judge(0, 5, 0.9).rung == 1
+    assert rungs.occupancy == (0, 1, 0)
+    assert rungs.judge(0, 6, 0.1) == Verdict("continue")
+    assert rungs.judge(0, 2, 0.1) == Verdict("continue")
+    assert rungs.judge(0, 9, 0.1).rung == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sum_of_counted_samples_reaches_its_milestone_in_spite_of_rounding(mode: str) -> None:
+    assert made(mode, 1).judge(0, sum([0.1] * 30) - 1e-12, 0.5).rung == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_who_has_used_the_whole_budget_is_done_and_not_stopped(mode: str) -> None:
+    rungs = made(mode, 9)
+    for trial in range(8):
+        rungs.judge(trial, 9, 0.9)
+    assert rungs.judge(8, LIMIT, 0.1).decision == "continue"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_report_that_is_sent_again_is_told_what_stands(mode: str) -> None:
+    rungs = made(mode, 3)
+    first = [rungs.judge(trial, 1, value) for trial, value in enumerate([0.9, 0.2, 0.3])]
+    if mode != "stop":
+        assert rungs.promoted() == 0
+    assert rungs.judge(0, 1, 0.9) == Verdict("continue")
+    assert rungs.judge(1, 1, 0.2) == first[1] != Verdict("continue")
+    assert rungs.occupancy == (3, 0, 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32), st.sampled_from(MODES), st.integers(1, 40), st.sampled_from([0, 0.3])
+)
+def test_a_rebuild_from_the_reports_is_the_live_one(
+    seed: int, mode: str, total: int, audit: float
+) -> None:
+    def run() -> Driver:
+        draw = random.Random(seed)
+        lives = {trial: draw.choice([2, 5, 30, 30, 30]) for trial in range(total)}
+        values = {(t, u): round(draw.random(), 1) for t in range(total) for u in range(1, 28)}
+        rungs = made(mode, total, tolerance=1, audit=audit)
+        return Driver(
+            rungs, total, draw, lambda t, u: values[t, u], error=0.05, lives=lives.__getitem__
+        )
+
+    live, again = run(), run()
+    assert live.calls == again.calls and live.verdicts == again.verdicts
+    rebuilt = made(mode, total, tolerance=1, audit=audit)
+    for name, *call in live.calls:
+        getattr(rebuilt, name)(*call)
+    # Those that were fetched leave the heap when they are next looked for, not before.
+    heap = {"_queue": None, "_queued_ever": None}
+    left = [vars(rungs) | heap for rungs in (rebuilt, live.rungs)]
+    assert left[0] == left[1]
+    assert rebuilt.promoted() is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.sampled_from(MODES), st.integers(1, 40))
+def test_an_audit_changes_no_decision_of_the_rungs(seed: int, mode: str, total: int) -> None:
+    rungs = made(mode, total, audit=0.25)
+    driver = Driver(rungs, total, random.Random(seed), distinct(seed, total))
+    plain = made(mode, total)
+    for (_, *report), verdict in zip(driver.calls, driver.verdicts, strict=True):
+        # What a trial reports after it was stopped, there is no more.
+        if not verdict.audited or verdict.rung is not None:
+            plain.judge(*report)
+    assert kept(plain) == kept(rungs)
+    assert plain.occupancy == rungs.occupancy
+    # All ran on to the end, and their share is right to a trial.
+    losers = total - len(kept(plain)[-1])
+    assert all(driver.states[trial] == "done" for trial in rungs.audited)
+    assert abs(len(rungs.audited) - 0.25 * losers) <= 1
+
+
+def test_audited_trials_say_so_in_every_verdict_and_diverge_as_others_do() -> None:
+    rungs = made("stop", 3, audit=1)
+    rungs.judge(0, 1, 0.9)
+    stopped = rungs.judge(1, 1, 0.1)
+    assert stopped == Verdict("continue", 0, 1, 0.9, audited=True)
+    assert rungs.judge(1, 3, 0.99) == Verdict("continue", audited=True)
+    assert rungs.occupancy == (2, 0, 0)
+    assert rungs.judge(1, 4, math.nan) == Verdict("stop", audited=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("factor", "few", "many"), [(2, 42, 63), (3, 28, 56), (4, 21, 42)])
+def test_equal_trials_still_thin_out_at_any_tolerance(
+    mode: str, factor: float, few: int, many: int
+) -> None:
+    for tolerance, expected in ((0, few), (9, many)):
+        rungs = made(mode, 84, factor, tolerance=tolerance)
+        for trial in range(84):
+            rungs.judge(trial, 1, 0.5, 0.02)
+        assert len(kept(rungs)[0]) == expected
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_extra_places_leave_half_of_the_losers_behind(judged: int, places: int) -> None:
+    extra = extra_places(judged, places)
+    assert 0 <= extra <= places
+    assert judged <= places or judged - places - extra >= (judged - places) / 2
+
+
+# stop
+
+
 def test_keeps_the_best_third_of_what_was_seen() -> None:
-    rungs = Rungs(grace=1, factor=3, limit=9)
+    rungs = StoppingRungs(grace=1, factor=3, limit=9)
     verdicts = [rungs.judge(t, 1, v) for t, v in enumerate([0.5, 0.4, 0.6, 0.55, 0.1, 0.7])]
     assert "".join(v.decision[0] for v in verdicts) == "csccsc"
     assert verdicts[3].cutoff == 0.55 and verdicts[3].milestone == 1 and verdicts[3].rung == 0
 
 
 def test_lower_is_better_under_min() -> None:
-    rungs = Rungs(1, 3, 9, mode="min")
+    rungs = StoppingRungs(1, 3, 9, mode="min")
     assert rungs.judge(0, 1, 0.5).decision == "continue"
     worse = rungs.judge(1, 1, 0.6)
     assert worse.decision == "stop" and worse.cutoff == 0.5
 
 
 def test_equal_values_share_the_places() -> None:
-    rungs = Rungs(1, 3, 9)
-    kept = [rungs.judge(t, 1, 0.5).decision for t in range(81)].count("continue")
-    assert kept == 27
+    rungs = StoppingRungs(1, 3, 9)
+    passed = [rungs.judge(t, 1, 0.5).decision for t in range(81)].count("continue")
+    assert passed == 27
 
 
-def test_judges_only_at_the_highest_milestone_reached_and_once() -> None:
-    rungs = Rungs(1, 3, 27)
-    assert rungs.judge(0, 5, 0.9).rung == 1
-    assert rungs.occupancy == (0, 1, 0)
-    assert rungs.judge(0, 6, 0.1).rung is None
-    assert rungs.judge(0, 9, 0.1).rung == 2
+def test_a_near_tie_passes_and_a_clear_loser_does_not() -> None:
+    def decisions(tolerance: float) -> str:
+        rungs = StoppingRungs(1, 3, 9, tolerance=tolerance)
+        values = [0.90, 0.5, 0.4, 0.89, 0.875, 0.8]
+        return "".join(rungs.judge(t, 1, v, 0.02).decision[0] for t, v in enumerate(values))
+
+    # Of five, two have a place; the third best is near the second, the last far from it.
+    assert decisions(0) == "csscss"
+    assert decisions(1) == "cssccs"
 
 
-def test_a_sum_of_counted_samples_reaches_its_milestone_in_spite_of_rounding() -> None:
-    assert Rungs(2, 3, 20).judge(0, sum([0.1] * 20) - 1e-12, 0.5).rung == 0
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_non_finite_value_stops_and_takes_no_place(value: float) -> None:
-    rungs = Rungs(1, 3, 9)
-    assert rungs.judge(0, 1, value).decision == "stop"
-    assert rungs.occupancy == (0, 0)
-
-
-def plainly(reports: list[tuple[int, float, float]], levels: list[float], factor: int) -> str:
-    """The rule of `Rungs`, written anew from all earlier reports for each one."""
+def plainly(
+    reports: list[tuple[int, float, float]],
+    levels: Sequence[float],
+    factor: int,
+    margin: float,
+) -> str:
+    """The rule of `StoppingRungs`, written anew from all earlier reports for each one."""
     told: list[tuple[float, int, float, str]] = []
     answers = ""
     for trial, used, value in reports:
         level = max((x for x in levels if used >= x), default=None)
-        if level is None or any((x, t) == (level, trial) for x, t, _, _ in told):
-            answers += "c"
+        own = [(x, a) for x, t, _, a in told if t == trial]
+        if level is None or any(x >= level for x, _ in own):
+            answers += "c" if level is None or own[-1][1] != "s" else "s"
             continue
         rivals = [(v, a) for x, _, v, a in told if x == level]
         ahead = sum(v > value or (v == value and a == "c") for v, a in rivals)
-        answers += "c" if ahead < math.ceil((len(rivals) + 1) / factor) else "s"
-        told.append((level, trial, value, answers[-1]))
+        places = math.ceil((len(rivals) + 1) / factor)
+        cutoff = sorted([v for v, _ in rivals] + [value], reverse=True)[places - 1]
+        ties = sum(a == "n" for _, a in rivals)
+        left = min(places, (len(rivals) + 1 - places) // 2) - ties
+        near = "n" if margin > 0 and cutoff - margin <= value and left > 0 else "s"
+        told.append((level, trial, value, "c" if ahead < places else near))
+        answers += told[-1][3].replace("n", "c")
     return answers
 
 
-@given(st.integers(0, 2**32), st.integers(2, 4), st.integers(1, 40))
-def test_decides_as_the_plain_rule_does(seed: int, factor: int, trials: int) -> None:
+@given(
+    st.integers(0, 2**32),
+    st.integers(2, 4),
+    st.integers(1, 40),
+    st.sampled_from([0, 0.15]),
+)
+def test_decides_as_the_plain_rule_does(
+    seed: int, factor: int, trials: int, margin: float
+) -> None:
     draw = random.Random(seed)
     reports = [
         (draw.randrange(trials), draw.choice([1, 2, 3, 4, 9, 16]), round(draw.random(), 1))
         for _ in range(100)
     ]
-    rungs = Rungs(1, factor, 27)
-    answers = "".join(rungs.judge(*report).decision[0] for report in reports)
-    assert answers == plainly(reports, list(rungs.milestones), factor)
+    rungs = StoppingRungs(1, factor, LIMIT, tolerance=1)
+    answers = "".join(rungs.judge(*report, margin).decision[0] for report in reports)
+    assert answers == plainly(reports, rungs.milestones, factor, margin)
+
+
+# promote and halving
+
+
+def halved(
+    value: Callable[[int, int], float],
+    trials: set[int],
+    levels: Sequence[int],
+    factor: int,
+    margin: float,
+) -> list[set[int]]:
+    """Synchronous successive halving, written down in one go."""
+    survivors = []
+    for level in levels:
+        ranked = sorted(trials, key=lambda trial: -value(trial, level))
+        places = max(1, len(ranked) // factor)
+        extra = min(places, (len(ranked) - places) // 2)
+        cutoff = value(ranked[places - 1], level)
+        near = [t for t in ranked[places:][:extra] if value(t, level) >= cutoff - margin]
+        trials = {*ranked[:places], *(near if margin else ())}
+        survivors.append(trials)
+    return survivors
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 40),
+    st.integers(2, 4),
+    st.integers(1, 9),
+    st.sampled_from([0, 0.1]),
+)
+def test_halving_is_synchronous_successive_halving(
+    seed: int, total: int, factor: int, slots: int, margin: float
+) -> None:
+    value = distinct(seed, total)
+    # Some fail before the first milestone, though never all.
+    failing = {t for t in range(1, total) if random.Random(seed + t).random() < 0.2}
+    rungs = made("halving", total, factor, tolerance=1)
+    driver = Driver(
+        rungs,
+        total,
+        random.Random(seed),
+        value,
+        slots,
+        margin,
+        lives=lambda trial: 0 if trial in failing else LIMIT,
+    )
+    levels = [int(level) for level in rungs.milestones]
+    expected = halved(value, set(range(total)) - failing, levels, factor, margin)
+    assert kept(rungs) == expected
+    assert {t for t, state in driver.states.items() if state == "done"} == expected[-1]
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(2, 4), st.integers(1, 9))
+def test_promote_lets_the_best_of_each_rung_go_on_and_none_that_never_was(
+    seed: int, total: int, factor: int, slots: int
+) -> None:
+    value = distinct(seed, total)
+    rungs = made("promote", total, factor)
+    driver = Driver(rungs, total, random.Random(seed), value, slots)
+    once_best: list[set[int]] = [set() for _ in rungs.milestones]
+    arrived: list[list[int]] = [[] for _ in rungs.milestones]
+    for (_, trial, used, *_), verdict in zip(driver.calls, driver.verdicts, strict=True):
+        if verdict.rung is not None:
+            arrived[verdict.rung].append(trial)
+            ranked = sorted(arrived[verdict.rung], key=lambda t: -value(t, used))
+            once_best[verdict.rung] |= set(ranked[: len(ranked) // factor])
+    for rung, level in enumerate(map(int, rungs.milestones)):
+        ranked = sorted(arrived[rung], key=lambda t, at=level: -value(t, at))
+        best = set(ranked[: max(1, len(ranked) // factor)])
+        went_on = {trial for trial in arrived[rung] if driver.used[trial] > level}
+        assert best <= went_on == kept(rungs)[rung] <= best | once_best[rung]
+    assert "done" in driver.states.values()
+
+
+def test_promotes_on_arrival_or_later_and_each_once() -> None:
+    rungs = made("promote", 9)
+    assert [rungs.judge(t, 1, v).decision for t, v in enumerate([0.3, 0.2])] == ["pause"] * 2
+    assert rungs.promoted() is None and rungs.waiting()
+    assert rungs.judge(2, 1, 0.9) == Verdict("continue", 0, 1, 0.9)
+    assert [rungs.judge(t, 1, 0.1).decision for t in (3, 4)] == ["pause"] * 2
+    # Of six, two go on.
+    assert rungs.judge(5, 1, 0.1) == Verdict("pause", 0, 1, 0.3)
+    assert rungs.promoted() == 0 and rungs.promoted() is None
+
+
+def test_the_highest_rung_is_promoted_first() -> None:
+    rungs = made("promote", 99)
+    for trial, value in enumerate([0.1, 0.2, 0.5]):
+        rungs.judge(trial, 3, value)
+    for trial, value in enumerate([0.8, 0.1, 0.2, 0.3, 0.4], 10):
+        rungs.judge(trial, 1, value)
+    rungs.judge(15, 1, 0.1)
+    for trial in (20, 21, 22):
+        rungs.judge(trial, 3, 0.0)
+    assert [rungs.promoted() for _ in range(3)] == [1, 10, 14]
+
+
+@pytest.mark.parametrize("mode", ["promote", "halving"])
+def test_a_place_whose_trial_fails_goes_to_the_next_best(mode: str) -> None:
+    rungs = made(mode, 3)
+    verdicts = [rungs.judge(t, 1, v) for t, v in enumerate([0.9, 0.8, 0.7])]
+    assert [v.decision for v in verdicts] == ["pause", "pause", "stop"]
+    assert rungs.promoted() == 0 and rungs.promoted() is None and not rungs.waiting()
+    assert rungs.judge(0, 2, math.nan).decision == "stop"
+    assert rungs.promoted() == 1
+    rungs.judge(1, LIMIT, 0.8)
+    rungs.ended(1)
+    assert rungs.promoted() is None, "one that is done has used its place"
+
+
+def test_the_last_to_arrive_need_not_pause() -> None:
+    rungs = made("halving", 2)
+    assert rungs.judge(0, 1, 0.1).decision == "pause"
+    assert rungs.judge(1, 1, 0.9) == Verdict("continue", 0, 1, 0.9)
+    assert rungs.promoted() is None
+
+
+def test_those_to_audit_are_fetched_after_those_that_have_a_place() -> None:
+    rungs = PausingRungs(1, 3, LIMIT, total=7, early=False, audit=0.5)
+    values = [0.1, 0.2, 0.3, 0.9, 0.8, 0.4]
+    for trial, value in enumerate(values):
+        assert rungs.judge(trial, 1, value).decision == "pause"
+    rungs.ended(6)
+    fetched = [rungs.promoted() for _ in range(4)]
+    assert fetched[:2] == [3, 4]
+    assert set(fetched[2:]) == rungs.audited and not rungs.waiting()
+    trial = fetched[2]
+    assert rungs.judge(trial, 1, values[trial]) == Verdict("continue", audited=True)
+    assert rungs.judge(trial, 3, 1.0) == Verdict("continue", audited=True)
+    assert rungs.occupancy == (6, 0, 0)
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    rungs = made("promote", 3)
+    rungs.judge(0, 1, 0.5)
+    other = copy.deepcopy(rungs)
+    other.judge(1, 1, 0.6)
+    assert rungs.occupancy == (1, 0, 0)

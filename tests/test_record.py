@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from samtune import tables
-from samtune.asha import Rungs, Verdict
 from samtune.export import export
 from samtune.record import Record, RunError
+from samtune.rungs import StoppingRungs, Verdict
 from samtune.trial import Budget, Seeds, TrialConfig
 
 STUDY = {
@@ -127,7 +127,7 @@ def test_an_opening_of_test_is_logged_before_the_repeat_runs(runs: Path) -> None
 
 
 def test_the_rungs_are_rebuilt_from_the_record(runs: Path) -> None:
-    live = Rungs(2, 3, 20)
+    live = StoppingRungs(2, 3, 20)
     with Record.create(runs, "mine", [STUDY]) as record:
         for number, value in enumerate([0.5, math.nan, 0.7, 0.6, 0.8]):
             trial = record.add_trial(0, "search", number, "sampled", CONFIG)
@@ -139,7 +139,7 @@ def test_the_rungs_are_rebuilt_from_the_record(runs: Path) -> None:
                 record.add_decision(seq, verdict)
                 if verdict.decision == "stop":
                     break
-    rebuilt = Rungs(2, 3, 20)
+    rebuilt = StoppingRungs(2, 3, 20)
     with Record.open(runs, "mine") as record:
         for row in record.reports():
             verdict = rebuilt.judge(row.trial, row.used, row.value)

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from samtune import tables
-from samtune.asha import Rungs, Verdict
 from samtune.cli import main
 from samtune.live import QuietView
 from samtune.record import Record
@@ -78,7 +77,7 @@ class Slots:
     def step(self, trial_id: str) -> None:
         report = next(self.running[trial_id], None)
         if report is not None:
-            verdict = self.driver.reported(Named(trial_id), {"report": json.dumps(report)})
+            verdict = self.driver.reported(Named(trial_id), report)
             if verdict.decision == "continue":
                 return
         del self.running[trial_id]
@@ -97,41 +96,21 @@ def epochs(config: dict[str, Any], checkpoints: dict[str, int]) -> Iterator[dict
     for epoch in range(max(checkpoints.get(place, 1), 1), 10):
         checkpoints[place] = epoch
         value = round(knobs["lr"] + knobs["rho"] * epoch / 20 + knobs["momentum"] / 10, 2)
-        yield {
+        if epoch == 3 and knobs["rho"] == 0.1 and knobs["momentum"]:
+            yield {"error": "bad luck", "traceback": "", "cause": "error", "again": False} | {
+                "raises": False
+            }
+            return
+        report = {
             **{"epoch": epoch, "used": float(epoch), "metrics": {"val_acc": value}},
-            **{"checkpoint": None, "checkpoint_sha256": None, "facts": {}},
+            **{"checkpoint": None, "checkpoint_sha256": None, "facts": {"n_val": 50}},
         }
+        yield {"report": json.dumps(report)}
 
 
-class Pausing(Rungs):
-    """Rungs of the promoting kind, in their plainest form: all pause, the best third goes on."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._gone: set[tuple[int, int]] = set()
-
-    def judge(self, trial: int, used: float, value: float, error: float = 0.0) -> Verdict:
-        verdict = super().judge(trial, used, value)
-        if verdict.rung is None:
-            return verdict
-        return Verdict("pause", verdict.rung, verdict.milestone, verdict.cutoff)
-
-    def promoted(self) -> int | None:
-        for rung in reversed(range(len(self.milestones))):
-            values = self._values[rung]
-            best = sorted(values, key=lambda trial: -values[trial])
-            for trial in best[: int(len(values) / self.factor)]:
-                if (rung, trial) not in self._gone:
-                    self._gone.add((rung, trial))
-                    return trial
-        return None
-
-
-@pytest.fixture(params=["stop", "promote"])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "promote":
-        monkeypatch.setattr("samtune.stages.Rungs", Pausing)
-    return str(request.param)
+@pytest.fixture(params=["stop", "promote", "halving"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return f"asha.mode={request.param}"
 
 
 @pytest.fixture
@@ -194,6 +173,7 @@ def swept(
             return search, kills
         except Killed:
             kills += 1
+        assert "replay differs" not in {event["kind"] for event in record.events()}
         if between_steps:
             rebuilt = Search(record, spaces)
             assert standing(rebuilt) == standing(search)
@@ -226,9 +206,9 @@ class Mortal:
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_one_at_a_time_kills_leave_no_trace(
-    create: Callable[..., tuple[Record, list[SearchSpace]]], kind: str, method: str
+    create: Callable[..., tuple[Record, list[SearchSpace]]], mode: str, method: str
 ) -> None:
-    overrides = [f"search.method={method}", "resources.parallel=1"]
+    overrides = [mode, f"search.method={method}", "resources.parallel=1"]
     record, spaces = create("whole", *overrides)
     with record:
         search, _ = swept(record, spaces, 1, 0)
@@ -245,11 +225,11 @@ def test_one_at_a_time_kills_leave_no_trace(
 
 
 def test_several_at_a_time_kills_lose_nothing(
-    create: Callable[..., tuple[Record, list[SearchSpace]]], kind: str
+    create: Callable[..., tuple[Record, list[SearchSpace]]], mode: str
 ) -> None:
     total = 0
     for seed, manner in enumerate([{"between_steps": 0.1}, {"at_writes": 0.06}] * 2):
-        record, spaces = create(f"cut{seed}")
+        record, spaces = create(f"cut{seed}", mode)
         with record:
             _, kills = swept(record, spaces, 3, seed, **manner)
             total += kills
@@ -302,7 +282,7 @@ def test_reports_that_come_twice_late_or_out_of_order_are_ignored(
         slots = Slots(record, Search(record, spaces), 1, random.Random(0), 0)
         config = slots.driver.propose("1")
         assert isinstance(config, dict)
-        reports = [{"report": json.dumps(r)} for r in epochs(config["trial"], {})]
+        reports = list(epochs(config["trial"], {}))
         tune_trial = Named("1")
         before = [slots.driver.reported(tune_trial, reports[k]) for k in (0, 1)]
         odd = [slots.driver.reported(tune_trial, reports[k]) for k in (1, 0)]

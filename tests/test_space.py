@@ -658,6 +658,16 @@ def test_every_error_is_told_at_once_in_the_order_of_lines() -> None:
     ("body", "message"),
     [
         ("asha: {factor: 1}\n", "asha.factor: must be greater than 1, not 1"),
+        (
+            "asha: {mode: halve}\n",
+            "asha.mode: 'halve' is none of stop, promote, halving; did you mean 'halving'?",
+        ),
+        ("asha: {mode: hyperband}\n", "asha.mode: 'hyperband' is none of stop, promote, halving"),
+        ("asha: {tolerance: -1}\n", "asha.tolerance: must be at least 0, not -1"),
+        ("asha: {tolerance: se}\n", "asha.tolerance: 'se' is text, not a number"),
+        ("asha: {audit: 10}\n", "asha.audit: must be at most 1, not 10"),
+        ("asha: {audit: true}\n", "asha.audit: true is not a number"),
+        ("asha: {adit: 0.1}\n", "'adit' is not a known word here; did you mean 'audit'?"),
         ("resources: {gpus: 1.5}\n", "resources.gpus: 1.5; above 1 it must be a whole number"),
         ("resources: {parallel: 0}\n", "0 is neither a whole number of at least 1 nor `auto`"),
         ("search: {seed: -1}\n", "search.seed: must be at least 0, not -1"),

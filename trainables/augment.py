@@ -89,8 +89,10 @@ class Augment:
         self._rows = rows
         flip = self._whole(2, count)
         if self.kind == "imagenet":
-            boxes = [b[rows] for b in draw_boxes(count, height, width, self._generator)]
-            return self.normalise(resized_crop(images.float(), *boxes, flip), self._buffer(images))
+            boxes = draw_boxes(count, height, width, self._generator)
+            top, left, tall, wide = (lines[rows] for lines in boxes)
+            cut = resized_crop(images.float(), top, left, tall, wide, flip)
+            return self.normalise(cut, self._buffer(images))
         dy, dx = (self._whole(2 * (side // 8) + 1, count) for side in (height, width))
         images = self._crop(images, dy, dx, flip)
         if self.kind == "randaugment":

@@ -28,7 +28,9 @@ class SharedNorm:
         self._group = group
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.forward = partial(self._forward, module, module.forward)
+                module.forward = partial(  # type: ignore[method-assign]
+                    self._forward, module, module.forward
+                )
 
     def _forward(self, norm: Any, alone: Any, x: Tensor) -> Tensor:
         statistics = norm.training or norm.running_mean is None
@@ -49,7 +51,8 @@ class SharedNorm:
         found = centred * torch.rsqrt(variance + norm.eps).view(shape)
         if norm.weight is not None:
             found = found * norm.weight.view(shape) + norm.bias.view(shape)
-        return found.to(x.dtype)
+        normalised: Tensor = found.to(x.dtype)
+        return normalised
 
 
 @torch.no_grad()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,10 +27,46 @@ set_option = click.option(
     metavar="WORD=VALUE",
     help="Changes a value of the space: lr.max=0.3, task.label_noise=0, rho=0.05. Repeatable.",
 )
-address_option = click.option(
-    "--address", help="A running Ray cluster to join; else one is started."
-)
 top_option = click.option(
     "--top", type=click.IntRange(1), help="How many configurations to confirm."
 )
 seeds_option = click.option("--seeds", type=click.IntRange(1), help="How many fresh seeds each.")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials run and what of a run is kept elsewhere: the words of `place_options`."""
+
+    address: str | None
+    storage: str | None
+    ship_code: bool
+
+
+_PLACE_OPTIONS = (
+    click.option("--address", help="A running Ray cluster to join; else one is started."),
+    click.option(
+        "--storage",
+        envvar="SAMTUNE_STORAGE",
+        metavar="URL",
+        help="Where the run is copied to once a minute: a path, s3://bucket/folder, ...",
+    ),
+    click.option(
+        "--ship-code",
+        is_flag=True,
+        help="Send samtune and the trainable to a cluster that does not have them.",
+    ),
+)
+
+
+def place_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --address, --storage and --ship-code, which the command gets as one `place`."""
+
+    @wraps(command)
+    def placed(
+        *words: Any, address: str | None, storage: str | None, ship_code: bool, **others: Any
+    ) -> None:
+        command(*words, place=Place(address, storage, ship_code), **others)
+
+    for option in reversed(_PLACE_OPTIONS):
+        placed = option(placed)
+    return placed

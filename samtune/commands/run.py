@@ -16,8 +16,9 @@ import click
 
 from samtune.commands.board import console_for, print_board
 from samtune.commands.options import (
-    address_option,
+    Place,
     json_option,
+    place_options,
     quiet_option,
     runs_option,
     seeds_option,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 @top_option
 @seeds_option
 @click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
-@address_option
+@place_options
 @quiet_option
 @json_option
 def run(
@@ -60,7 +61,7 @@ def run(
     top: int | None,
     seeds: int | None,
     dry_run: bool,
-    address: str | None,
+    place: Place,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -71,6 +72,7 @@ def run(
     on with that run.
     """
     from samtune.record import Record, check_name, refuse_taken
+    from samtune.storage import copied
 
     stopped = name is not None and (runs / check_name(name) / "sweep.db").is_file()
     if name is not None and not stopped:
@@ -88,12 +90,13 @@ def run(
         with Record.open(runs, name) as record:
             if [study.sha256 for study in record.studies()] != [s.sha256 for s in loaded]:
                 refuse_taken(runs, name)
-            with record.lock(), _room(record):
+            with record.lock(), _room(record), copied(record, place.storage):
                 _same_versions(record, accepted=False)
                 record.set_meta("asked", asked)
-                if not _go_on(record, address, quiet, as_json):
+                if not _go_on(record, place, quiet, as_json):
                     refuse_taken(runs, name)
         return
+    from samtune.replay import rule_text
     from samtune.search import Proposals
     from samtune.stages import searched
 
@@ -110,7 +113,7 @@ def run(
                 "settings": json.dumps(
                     {
                         "search_alg": space.search.method,
-                        "scheduler": f"asha {space.asha.grace:g} x {space.asha.factor:g}",
+                        "scheduler": rule_text(space.asha.model_dump()),
                         "mode": space.search.mode,
                         "trials": Proposals(space).total,
                         "searched": sorted(searched(space)),
@@ -121,9 +124,15 @@ def run(
         ],
         asked,
     )
-    with record, record.lock(), record.removed_if_empty(), _room(record):
+    with (
+        record,
+        record.lock(),
+        record.removed_if_empty(),
+        _room(record),
+        copied(record, place.storage, new=True),
+    ):
         stages = ["search", "confirm"] if confirmed else ["search"]
-        code = _stages(record, loaded, stages, top, seeds, address, quiet)
+        code = _stages(record, loaded, stages, top, seeds, place, quiet)
         _finish(record, code, as_json)
 
 
@@ -136,21 +145,29 @@ def run(
     help="Go on although samtune, torch, ray or optuna is not the version that began the run.",
 )
 @runs_option
-@address_option
+@place_options
 @quiet_option
 @json_option
 def resume(
-    name: str, accepted: bool, runs: Path, address: str | None, quiet: bool, as_json: bool
+    name: str, accepted: bool, runs: Path, place: Place, quiet: bool, as_json: bool
 ) -> None:
     """Goes on with a run that was stopped or killed, to the end it was meant to have.
 
     Interrupted trials go on from their last checkpoints; the space is the run's own frozen copy.
     """
-    from samtune.record import Record
+    from samtune.record import Record, check_name
+    from samtune.storage import copied, fetched
 
-    with Record.open(runs, name) as record, record.lock(), _room(record):
+    if place.storage and not (runs / check_name(name) / "sweep.db").is_file():
+        fetched(runs, name, place.storage)
+    with (
+        Record.open(runs, name) as record,
+        record.lock(),
+        _room(record),
+        copied(record, place.storage),
+    ):
         _same_versions(record, accepted)
-        if not _go_on(record, address, quiet, as_json):
+        if not _go_on(record, place, quiet, as_json):
             click.echo(f"nothing is left to do in {name}", err=True)
             _finish(record, 0, as_json)
 
@@ -160,7 +177,7 @@ def resume(
 @top_option
 @seeds_option
 @runs_option
-@address_option
+@place_options
 @quiet_option
 @json_option
 def confirm(
@@ -168,7 +185,7 @@ def confirm(
     top: int | None,
     seeds: int | None,
     runs: Path,
-    address: str | None,
+    place: Place,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -177,10 +194,16 @@ def confirm(
     Repeats that the run already has are kept, so `--seeds 10` after 5 adds 5.
     """
     from samtune.record import Record
+    from samtune.storage import copied
 
-    with Record.open(runs, name) as record, record.lock(), _room(record):
+    with (
+        Record.open(runs, name) as record,
+        record.lock(),
+        _room(record),
+        copied(record, place.storage),
+    ):
         record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
-        code = _stages(record, _frozen(record), ["confirm"], top, seeds, address, quiet)
+        code = _stages(record, _frozen(record), ["confirm"], top, seeds, place, quiet)
         _finish(record, code, as_json)
 
 
@@ -217,7 +240,7 @@ def _same_versions(record: Record, accepted: bool) -> None:
     record.set_meta("versions", now)
 
 
-def _go_on(record: Record, address: str | None, quiet: bool, as_json: bool) -> bool:
+def _go_on(record: Record, place: Place, quiet: bool, as_json: bool) -> bool:
     """Runs what a run has left to do, and exits; False when there is nothing."""
     from samtune.stages import Confirm, Search, has_work
 
@@ -233,7 +256,7 @@ def _go_on(record: Record, address: str | None, quiet: bool, as_json: bool) -> b
     if not stages:
         return False
     record.add_event("resumed", f"{' and '.join(stages)} to do")
-    code = _stages(record, spaces, stages, asked["top"], asked["seeds"], address, quiet)
+    code = _stages(record, spaces, stages, asked["top"], asked["seeds"], place, quiet)
     _finish(record, code, as_json)
     return True
 
@@ -244,12 +267,13 @@ def _stages(
     stages: Sequence[str],
     top: int | None,
     seeds: int | None,
-    address: str | None,
+    place: Place,
     quiet: bool,
 ) -> int:
     """Runs the stages and answers with the exit code."""
     from samtune.cluster import cluster
     from samtune.live import view
+    from samtune.shipping import modules
     from samtune.stages import Confirm, Search
     from samtune.stop import Stop, withdraw
     from samtune.sweep import run_stage
@@ -261,8 +285,13 @@ def _stages(
     signals = partial(stop.on_signals, partial(_cut_short, record.folder, stop))
     failed = 0
     wanted = [space.resources for space in spaces]
+    ship = modules(space.trainable for space in spaces) if place.ship_code else []
     # Ray puts its own handlers in place of ours when it starts, so they are set once more.
-    with signals(), cluster(wanted, address) as on, signals():
+    with (
+        signals(),
+        cluster(wanted, place.address, storage=place.storage, ship=ship) as on,
+        signals(),
+    ):
         for stage in stages:
             if stop.requested:
                 break

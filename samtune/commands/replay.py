@@ -1,0 +1,59 @@
+"""The command that asks what other rungs would have spent and found: `samtune replay`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from samtune.commands.options import json_option, runs_option
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@click.option(
+    "--asha",
+    "rules",
+    multiple=True,
+    required=True,
+    metavar="WORD=VALUE,...",
+    help="A rule: mode=promote,grace=4,factor=3,tolerance=1. Repeatable.",
+)
+@click.option(
+    "--slots", type=click.IntRange(1), default=1, show_default=True, help="Trials at a time."
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Random orders in which the trials arrive.",
+)
+@runs_option
+@json_option
+def replay(
+    name: str, rules: tuple[str, ...], slots: int, seeds: int, runs: Path, as_json: bool
+) -> None:
+    """What other rungs would have spent and missed on a run without early stopping.
+
+    Trains nothing: it replays the curves of RUN, which `--set asha.grace=<budget>` makes whole.
+    """
+    from samtune.record import Record
+    from samtune.replay import report, rule_of, text
+    from samtune.space import SpaceError
+
+    parsed, messages = [], []
+    for rule in rules:
+        try:
+            parsed.append(rule_of(rule))
+        except SpaceError as error:
+            messages += error.messages
+    if messages:
+        raise SpaceError(messages)
+    with Record.open(runs, name) as record:
+        studies = report(record, parsed, slots, seeds)
+    if as_json:
+        click.echo(json.dumps({"schema": "replay/1", "run": name, "studies": studies}))
+    else:
+        click.echo("\n\n".join(text(study) for study in studies))
