@@ -193,7 +193,7 @@ def _behind(error: BaseException, runs: list[Any]) -> BaseException:
     """The failure that rank 0's exception is a consequence of, or the exception itself."""
     if not (isinstance(error, RayError) or _CONSEQUENCE.search(str(error))):
         return error
-    ready, _ = ray.wait(runs, num_returns=len(runs), timeout=_GRACE_S)
+    ready = ray.wait(runs, num_returns=len(runs), timeout=_GRACE_S)[0] if runs else []
     consequences: list[BaseException] = []
     for run in ready:
         rank = runs.index(run) + 1

@@ -42,10 +42,11 @@ _REFUSALS = (OSError, ArrowException, ValueError, NotImplementedError)
 
 
 class Storage:
-    """The folder of one run there. Every method raises one of pyarrow's errors when refused."""
+    """The folder `name` of one run there. Every method raises one of pyarrow's errors when refused."""
 
     def __init__(self, files: FileSystem, name: str) -> None:
-        self._files = SubTreeFileSystem(name, files)
+        self._files = files
+        self._root = name
 
     @classmethod
     def at(cls, url: str, name: str) -> Storage:
@@ -64,7 +65,7 @@ class Storage:
         return cls(SubTreeFileSystem(root, files), name)
 
     def has_run(self) -> bool:
-        return self._exists("sweep.db")
+        return self._exists(f"{self._root}/sweep.db")
 
     def put_record(self, folder: Path) -> None:
         """Copies the record as it stands, and the small files beside it."""
@@ -75,15 +76,15 @@ class Storage:
                 closing(sqlite3.connect(whole)) as copy,
             ):
                 live.backup(copy)
-            self._files.create_dir("")
-            self._put(whole, "sweep.db")
+            self._files.create_dir(self._root)
+            self._put(whole, f"{self._root}/sweep.db")
         for path in folder.iterdir():
             if path.suffix in {".yaml", ".parquet", ".html"}:
-                self._put(path, path.name)
+                self._put(path, f"{self._root}/{path.name}")
 
     def put_checkpoint(self, checkpoint: Path) -> None:
         """Copies `.../<trial>/epoch-<n>` and drops the trial's oldest ones."""
-        trial = f"checkpoints/{checkpoint.parent.name}"
+        trial = f"{self._root}/checkpoints/{checkpoint.parent.name}"
         target, unfinished = f"{trial}/{checkpoint.name}", f"{trial}/.unfinished"
         if self._exists(target):
             return
@@ -101,7 +102,7 @@ class Storage:
 
         `folder` is the trial's own, on this machine. Returns the epoch that was brought.
         """
-        trial = f"checkpoints/{folder.name}"
+        trial = f"{self._root}/checkpoints/{folder.name}"
         ours = [int(found[1]) for p in _entries(folder) if (found := _EPOCH.fullmatch(p.name))]
         theirs = [epoch for epoch in self._epochs(trial) if epoch <= last_epoch]
         if not theirs or max(theirs) <= max(ours, default=-1):
@@ -121,17 +122,17 @@ class Storage:
         if not self.has_run():
             raise FileNotFoundError("it has no sweep.db")
         folder.mkdir(parents=True, exist_ok=True)
-        for entry in self._files.get_file_info(FileSelector("")):
+        for entry in self._listed(self._root):
             if entry.type == FileType.File and entry.base_name != "sweep.db":
                 self._copy(entry.path, folder / entry.base_name)
         (folder / "checkpoints").mkdir(exist_ok=True)
         # Last: a folder that has a sweep.db has a whole one.
-        self._copy("sweep.db", folder / "sweep.db.unfinished")
+        self._copy(f"{self._root}/sweep.db", folder / "sweep.db.unfinished")
         (folder / "sweep.db.unfinished").rename(folder / "sweep.db")
 
     def forget_checkpoints(self, ended: set[str]) -> None:
         """Drops the checkpoints of trials that have ended; `ended` are names of folders."""
-        for entry in self._listed("checkpoints"):
+        for entry in self._listed(f"{self._root}/checkpoints"):
             if entry.base_name in ended:
                 self._files.delete_dir(entry.path)
 

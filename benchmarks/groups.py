@@ -1,0 +1,146 @@
+"""What it costs to make a trial of two processes: samtune's group beside Ray Train's TorchTrainer.
+
+    python -m benchmarks.groups
+
+Both run the same four trials of Ray Tune, one at a time in one reused actor; each trial's two
+ranks join over gloo, reduce a tensor ten times and leave. Wall is that of `Tuner.fit`, CPU that of
+all processes from its start to its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import torch
+import torch.distributed as dist
+from ray import tune
+
+from samtune.cluster import cluster
+from samtune.group import ranks
+from samtune.space_document import Resources
+from samtune.trial import Budget, Seeds, TrialConfig
+
+_TRIALS = 4
+
+
+def train(config: TrialConfig | None = None) -> None:
+    """One rank's work; also the trainable that the other rank resolves by name."""
+    if config is not None:
+        dist.init_process_group("gloo")
+    ones = torch.ones(1000)
+    for _ in range(10):
+        dist.all_reduce(ones)
+        ones /= dist.get_world_size()
+    if config is not None:
+        dist.destroy_process_group()
+
+
+def by_group(config: Mapping[str, Any]) -> None:
+    trial = TrialConfig(
+        "benchmarks.groups:train",
+        *("sgd", "sgd", {}, {}),
+        Budget("epochs", 1),
+        Seeds(1, 1, 1),
+        workers=2,
+    )
+    with ranks({"trial": trial.to_dict(), "path": config["path"]}, trial):
+        train(trial)
+    tune.report({"done_by": 1})
+
+
+def by_ray_train(config: Mapping[str, Any]) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        TorchTrainer(
+            lambda: train(),
+            scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+            run_config=RunConfig(storage_path=folder),
+        ).fit()
+    tune.report({"done_by": 1})
+
+
+def measure(trainable: Callable[[Mapping[str, Any]], None], bundles: list[dict[str, float]]) -> str:
+    """The figures of one contender, as a line."""
+    with cluster([Resources(workers=2, parallel=1)]) as on:
+        started = time.monotonic()
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
+            param_space={"trial": tune.grid_search(list(range(_TRIALS))), "path": [os.getcwd()]},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
+            run_config=tune.RunConfig(storage_path=str(on.scratch / "tune"), verbose=0),
+        )
+        with _Cpu() as cpu:
+            results = tuner.fit()
+        wall = time.monotonic() - started
+    if results.errors:
+        raise results.errors[0]
+    return json.dumps(
+        {
+            "contender": trainable.__name__,
+            "trials": _TRIALS,
+            "wall_s": round(wall, 1),
+            "cpu_s": round(cpu.seconds, 1),
+            "load": round(os.getloadavg()[0], 1),
+            "ray": ray.__version__,
+            "torch": str(torch.__version__),
+        }
+    )
+
+
+class _Cpu:
+    """CPU seconds of this process and all below it, sampled: Ray's workers end unaccounted."""
+
+    def __init__(self) -> None:
+        self._used: dict[tuple[int, float], float] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> _Cpu:
+        self._look()
+        self._before = dict(self._used)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._look()
+
+    @property
+    def seconds(self) -> float:
+        return sum(used - self._before.get(key, 0.0) for key, used in self._used.items())
+
+    def _sample(self) -> None:
+        while not self._over.wait(0.2):
+            self._look()
+
+    def _look(self) -> None:
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                self._used[process.pid, process.create_time()] = times.user + times.system
+
+
+def main() -> None:
+    sys.path.insert(0, str(Path.cwd()))
+    bundle = {"CPU": 1.0}
+    print(measure(by_group, [bundle, bundle]), flush=True)
+    # Ray Train places its own workers, so the trial itself holds next to nothing.
+    print(measure(by_ray_train, [{"CPU": 0.001}]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

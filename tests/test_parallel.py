@@ -1,0 +1,172 @@
+"""Two processes train one trial: every figure of it equals one process's, where it can."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from samtune.trial import Budget, Seeds, TrialConfig, Value, running
+from trainables.batch_norm import SharedNorm
+from trainables.parallel import ALONE, Ranks
+from trainables.vision import vision
+from samtune.optimizers import VARIANTS
+
+# 129 training images: of the last batch, of 64, of 50 and of 43, there are 1, 29 and 43.
+TASK: dict[str, Value] = {"model": "small_cnn", "batch_size": 64, "train_size": 0.129}
+CASES: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
+    "a last batch of one": ("sam", {}, {}),
+    "an odd batch": ("sgd", {"momentum": 0.9}, {"batch_size": 43, "augment": "standard"}),
+    "random crops": ("sam", {}, {"batch_size": 50, "augment": "imagenet"}),
+    "mixed": ("asam", {}, {"batch_size": 50, "augment": "cutout", "mixup": 1.0, "cutmix": 1.0}),
+    "no norm": ("gsam", {}, {"model": "vit_tiny", "batch_size": 50}),
+    "m-sharpness": ("sam", {"m": 25}, {"batch_size": 50, "train_size": 0.1}),
+    "posterior": ("bayesian_sam", {}, {"batch_size": 50}),
+}
+# Without equality: what each process does alone.
+OTHERS: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
+    "local norm": ("sam", {}, {"batch_size": 50, "batch_norm": "local"}),
+    "unsynchronised": ("friendly_sam", {}, {"batch_size": 50, "sync_perturbation": False}),
+    "selecting": ("esam", {}, {"batch_size": 50}),
+}
+OWN = {"train_s", "eval_s", "data_s", "peak_rss_mb"}
+
+
+def config_of(case: str, workers: int, **words: Any) -> TrialConfig:
+    variant, knobs, task = {**CASES, **OTHERS}[case]
+    return TrialConfig(
+        trainable=f"trainables.vision:{variant}",
+        variant=variant,
+        base="sgd",
+        knobs=knobs,
+        task={**TASK, **task},
+        budget=Budget("epochs", 2),
+        seeds=Seeds(1, 1, 1),
+        workers=workers,
+        **words,
+    )
+
+
+def reports_of(config: TrialConfig) -> list[dict[str, Any]]:
+    reports: list[dict[str, Any]] = []
+    with running(config, reports.append):
+        vision(VARIANTS[config.variant])(config)
+    return reports
+
+
+class Killed(Exception):
+    """Stands for the end of all processes."""
+
+
+def _process(rank: int, file: str, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    found: dict[str, Any] = {case: reports_of(config_of(case, 2)) for case in CASES}
+    for case in OTHERS:
+        folder = f"{file}-{case}"
+        found[case] = reports_of(config_of(case, 2))
+        config = config_of(case, 2, checkpoint_dir=folder)
+        half = dataclasses.replace(config)
+
+        def send(report: dict[str, Any]) -> None:
+            if report["epoch"] == 1:
+                raise Killed
+
+        with pytest.raises(Killed), running(half, send):
+            vision(VARIANTS[half.variant])(half)
+        found[f"{case} resumed"] = reports_of(config)
+    found["norm"] = _norm(rank)
+    torch.save(found, f"{file}.{rank}")
+
+
+def _norm(rank: int) -> dict[str, torch.Tensor]:
+    """Seven samples as two and five, in double precision."""
+    dist.init_process_group("gloo")
+    model, x = norm_problem()
+    mine = slice(0, 2) if rank == 0 else slice(2, None)
+    shared = SharedNorm(model, dist.group.WORLD)
+    loss = model(x[mine]).square().sum(dim=(1, 2, 3)).mean()
+    loss.backward()
+    gradients = [p.grad * len(x[mine]) / len(x) for p in model.parameters()]
+    for gradient in gradients:
+        dist.all_reduce(gradient)
+    shared.on = False
+    dist.destroy_process_group()
+    return {"gradients": gradients, "buffers": [*model.buffers()]}
+
+
+def norm_problem() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(3)
+    layers = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 2, 1)
+    return nn.Sequential(*layers, nn.BatchNorm2d(2, affine=False), nn.Tanh()).double(), torch.randn(
+        7, 2, 5, 5, dtype=torch.float64
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    from samtune.group import _free_port
+
+    file = tmp_path_factory.mktemp("parallel") / "found"
+    mp.spawn(_process, (str(file), _free_port()), nprocs=2)
+    return [torch.load(f"{file}.{rank}", weights_only=False) for rank in range(2)]
+
+
+def assert_equal(found: list[dict[str, Any]], wanted: list[dict[str, Any]], within: float) -> None:
+    assert [r["epoch"] for r in found] == [r["epoch"] for r in wanted]
+    for mine, theirs in zip(found, wanted, strict=True):
+        for name in theirs["metrics"].keys() - OWN:
+            told = mine["metrics"][name]
+            assert told == pytest.approx(theirs["metrics"][name], abs=within), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one_does(two: list[dict[str, Any]], case: str) -> None:
+    assert_equal(two[0][case], two[1][case], 0)
+    assert_equal(two[0][case], reports_of(config_of(case, 1)), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OTHERS)
+def test_what_differs_between_processes_is_in_the_checkpoint(
+    two: list[dict[str, Any]], case: str
+) -> None:
+    first, second = two[0][case]
+    assert_equal(two[0][f"{case} resumed"], [first, second], 0)
+    assert first["metrics"]["train_loss"] != second["metrics"]["train_loss"]
+    one = reports_of(config_of(case, 1))[-1]["metrics"]
+    assert second["metrics"]["train_loss"] != one["train_loss"], "it is another method"
+    assert second["metrics"]["step"] == one["step"]
+
+
+@pytest.mark.slow
+def test_shared_batch_norm_weighs_samples_and_not_processes(two: list[dict[str, Any]]) -> None:
+    model, x = norm_problem()
+    model(x).square().sum(dim=(1, 2, 3)).mean().backward()
+    for rank in two:
+        for mine, p in zip(rank["norm"]["gradients"], model.parameters(), strict=True):
+            torch.testing.assert_close(mine, p.grad, rtol=1e-12, atol=1e-12)
+        for mine, buffer in zip(rank["norm"]["buffers"], model.buffers(), strict=True):
+            torch.testing.assert_close(mine, buffer, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 11])
+def test_shares_are_the_batch(count: int) -> None:
+    shares = [Ranks(rank, 3, None).share(count) for rank in range(3)]
+    rows = [row for share in shares for row in range(count)[share.rows]]
+    assert sorted(rows) == sorted([*range(count)] * shares[0].copies)
+    assert {share.count for share in shares} == {count}
+    assert all(range(count)[share.rows] for share in shares), "no rank is without a sample"
+
+
+def test_alone_nothing_is_shared() -> None:
+    assert ALONE.share(5).rows == slice(0, 5) and ALONE.total(2.0, 3.0) == [2.0, 3.0]

@@ -1,0 +1,208 @@
+"""A run copied to other storage, and gone on with where nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFileSystem
+
+from samtune.cli import main
+from samtune.record import Record, RunError
+from samtune.storage import Storage, Uploads, copied, fetched
+from samtune.trial import Budget, Seeds, TrialConfig
+
+
+@pytest.fixture
+def record(runs: Path) -> Record:
+    space = {"name": "s", "variant": "sam", "base": "sgd", "space": "x", "sha256": "1"}
+    with Record.create(runs, "run", [{**space, "settings": "{}"}]) as record:
+        yield record
+
+
+def start(record: Record, number: int = 1) -> Path:
+    """A trial with one attempt; returns its folder for checkpoints."""
+    config = TrialConfig("t:t", "sam", "sgd", {}, {}, Budget("epochs", 9), Seeds(1, 1, 1))
+    trial = record.add_trial(0, "search", number, "default", config)
+    record.start_attempt(trial)
+    return Path(trial.config.checkpoint_dir or "")
+
+
+def checkpoint(folder: Path, epoch: int) -> Path:
+    path = folder / f"epoch-{epoch:05d}"
+    path.mkdir(parents=True)
+    (path / "state.pt").write_bytes(b"state %d" % epoch)
+    (path / "SHA256SUMS").write_text("sums")
+    return path
+
+
+def report(record: Record, epoch: int) -> None:
+    metrics = {"epoch": epoch, "used": epoch, "metrics": {"val_acc": 0.5}, "facts": {}}
+    record.add_report(1, 0, {**metrics, "checkpoint": None, "checkpoint_sha256": None}, "val_acc")
+
+
+def test_what_is_copied_is_whole_and_comes_back(
+    record: Record, runs: Path, tmp_path: Path
+) -> None:
+    folder, url = start(record), (tmp_path / "there").as_uri()
+    report(record, 1)
+    # What is only in the journal is copied as well.
+    assert (record.folder / "sweep.db-wal").stat().st_size > 0
+    with copied(record, url, new=True):
+        checkpoint(folder, 1)
+    shutil.rmtree(runs)
+    fetched(runs, "run", url)
+    assert not folder.exists(), "checkpoints come when their trials do"
+    with Record.open(runs, "run") as found:
+        assert [r.epoch for r in found.reports()] == [1]
+    assert Uploads(url, "run", str(folder)).fetch(last_epoch=1) is None
+    assert (folder / "epoch-00001" / "state.pt").read_bytes() == b"state 1"
+    assert not list(tmp_path.glob("there/**/*.part"))
+
+
+def test_a_checkpoint_is_never_ahead_of_the_record(tmp_path: Path) -> None:
+    url, folder = str(tmp_path / "there"), tmp_path / "here" / "00001"
+    uploads = Uploads(url, "run", str(folder), every_s=0)
+    for epoch in range(1, 7):
+        assert uploads.put(str(checkpoint(folder, epoch))) is None
+    kept = sorted(path.name for path in Path(url, "run/checkpoints/00001").iterdir())
+    assert kept == [f"epoch-{epoch:05d}" for epoch in (3, 4, 5, 6)]
+    shutil.rmtree(folder)
+    assert uploads.fetch(last_epoch=5) is None
+    assert [path.name for path in folder.iterdir()] == ["epoch-00005"]
+    checkpoint(folder, 7)
+    assert uploads.fetch(last_epoch=6) is None
+    assert not (folder / "epoch-00006").exists(), "what is here and newer stays"
+
+
+def test_uploads_keep_an_interval(tmp_path: Path) -> None:
+    uploads = Uploads(str(tmp_path / "there"), "run", str(tmp_path / "00001"), every_s=3600)
+    assert uploads.put(str(checkpoint(tmp_path / "00001", 1))) is None
+    assert not (tmp_path / "there").exists()
+
+
+def test_any_file_system_of_pyarrow_will_do(record: Record, tmp_path: Path) -> None:
+    memory = MemoryFileSystem(skip_instance_cache=True)
+    memory.store, memory.pseudo_dirs = {}, [""]
+    folder = start(record)
+    for files in (PyFileSystem(FSSpecHandler(memory)), SubTreeFileSystem(str(tmp_path), LocalFileSystem())):
+        storage = Storage(files, "run")
+        assert not storage.has_run()
+        storage.put_record(record.folder)
+        storage.put_checkpoint(checkpoint(folder, 1))
+        shutil.rmtree(folder)
+        folder.mkdir()
+        assert storage.fetch_checkpoint(folder, 1) == 1
+        storage.fetch_record(tmp_path / "other" / "run")
+        with sqlite3.connect(tmp_path / "other" / "run" / "sweep.db") as found:
+            assert found.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert found.execute("SELECT COUNT(*) FROM trials").fetchone() == (1,)
+        storage.forget_checkpoints({folder.name})
+        assert storage.fetch_checkpoint(folder, 9) is None
+        shutil.rmtree(folder)
+        shutil.rmtree(tmp_path / "other")
+
+
+def test_a_storage_that_refuses_ends_nothing(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, there = start(record), tmp_path / "there"
+    with copied(record, str(there)):
+        there.write_text("a file where a folder should be")
+        uploads = Uploads(str(there), "run", str(folder), every_s=0)
+        told = uploads.put(str(checkpoint(folder, 1)))
+        assert told is not None and told.startswith("epoch-00001 was not copied to the storage: ")
+    assert "not up to date" in capsys.readouterr().err
+    assert [event["kind"] for event in record.events()] == ["storage"]
+    assert record.trial(1).state == "running"
+
+
+def test_ended_trials_have_no_checkpoint_there(record: Record, tmp_path: Path) -> None:
+    url = str(tmp_path / "there")
+    first, second = start(record, 1), start(record, 2)
+    with copied(record, url):
+        checkpoint(first, 1), checkpoint(second, 1)
+    record.end_trial(1, "completed")
+    with copied(record, url):
+        pass
+    assert [path.name for path in Path(url, "run", "checkpoints").iterdir()] == [second.name]
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "told"),
+    [("s4://bucket", 2, "no storage that pyarrow knows"), ("there", 4, "has a run 'run' already")],
+)
+def test_a_new_run_is_told_at_once(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, code: int, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start(record)
+    with copied(record, "there"):
+        pass
+    with pytest.raises(RunError, match=told) as caught, copied(record, url, new=True):
+        pass
+    assert caught.value.exit_code == code
+
+
+def test_a_run_that_is_nowhere_is_said_to_be(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["resume", "gone", "--storage", str(tmp_path), "--runs", str(runs)])
+    assert caught.value.code == 2
+    assert "has no run 'gone'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_only_its_copy_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in a trial's third epoch, its folder lost, and resumed from the storage."""
+    monkeypatch.chdir(tmp_path)
+    lab = f"import os, pathlib, samtune\n{_LAB}"
+    Path("copy_lab.py").write_text(lab)
+    space = "samtune: 1\ntrainable: copy_lab:slow\nknobs: {lr: {grid: [0.5, 0.4]}}\n"
+    words = "budget: {kind: epochs, per_trial: 5}\nsearch: {method: grid}\nasha: {grace: 5}\n"
+    Path("copy.yaml").write_text(space + words + "resources: {parallel: 1}\n")
+
+    def samtune(*command: str) -> Any:
+        with pytest.raises(SystemExit) as caught:
+            main([*command, "--storage", "there", "--runs", "here", "--quiet"])
+        return caught.value.code
+
+    assert samtune("run", "copy.yaml", "--name", "run", "--no-confirm") == 75
+    assert len(list(Path("there/run/checkpoints").glob("*/epoch-*"))) == 1
+    shutil.rmtree("here")
+    assert samtune("resume", "run") == 0, capsys.readouterr().err
+    with Record.open(Path("here"), "run") as record:
+        assert [trial.state for trial in record.trials()] == ["completed"] * 2
+        begun = [json.loads(r) for r in Path("begun.jsonl").read_text().splitlines()]
+        assert begun == [["00001", 1], ["00001", 3], ["00002", 1]], "it went on at its checkpoint"
+
+
+_LAB = '''
+def slow(config):
+    """Writes its epochs as checkpoints, and asks its first attempt's sweep to stop after two."""
+    folder = pathlib.Path(config.checkpoint_dir)
+    epochs = sorted(int(path.name[6:]) for path in folder.glob("epoch-*"))
+    first = epochs[-1] + 1 if epochs else 1
+    with open("begun.jsonl", "a") as begun:
+        begun.write(f'["{folder.name}", {first}]\\n')
+    for epoch in range(first, 6):
+        place = folder / f"epoch-{epoch:05d}"
+        place.mkdir()
+        (place / "state.pt").write_text("state")
+        stops = epoch == 2 and first == 1 and folder.name == "00001"
+        if stops:
+            (folder.parents[1] / "stop").touch()
+        samtune.report(epoch=epoch, val_acc=0.5, checkpoint=str(place))
+        while stops:
+            import time
+            time.sleep(0.2)
+            samtune.report(epoch=epoch, val_acc=0.5, checkpoint=str(place))
+'''
