@@ -19,10 +19,12 @@ def warning(
 ) -> str | None:
     """What is odd about the free memory of the trial's GPU, None where nothing is.
 
+    A trial that has its GPU to itself is asked only if its space asks for memory.
+
     `info` answers with free and total bytes of the GPU; torch is asked by default, after its
     cache of the last trial is emptied. Raises GpuMemoryError when less than `wanted_gb` is free.
     """
-    if not trial.gpus:
+    if not (wanted_gb or 0 < trial.gpus < 1):
         return None
     if info is None:
         import torch
@@ -37,7 +39,7 @@ def warning(
             f"{free:.1f} of {total:.1f} GB are free on the GPU, and resources.gpu_memory_gb asks "
             f"for {wanted_gb:g}; raise resources.gpus, or end what else runs there"
         )
-    share = min(trial.gpus, 1) * total
+    share = trial.gpus * total
     if not wanted_gb and free < _SHARE * share:
         return (
             f"{free:.1f} of {total:.1f} GB are free on the GPU, less than resources.gpus "

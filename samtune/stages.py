@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -50,7 +51,9 @@ class StagePlan(Protocol):
 
 
 class Search:
-    """Trials proposed by one Optuna study a space, in turn, so that spaces share the cluster.
+    """Trials proposed by one Optuna study a space; the one with the fewest running is next.
+
+    So spaces share the cluster evenly, however long their trials take; equals take turns.
 
     Interrupted trials go first, then promoted ones, then new ones.
     """
@@ -65,6 +68,7 @@ class Search:
         self._waiting: list[TrialRow] = []
         self._paused: dict[int, TrialRow] = {}
         self._turn = 0
+        self._running: dict[int, int] = {}
         self.progress = _progress("search", record, spaces)
         self.progress.total = sum(proposals.total for proposals in self._proposals)
         self.progress.rungs = {
@@ -74,6 +78,12 @@ class Search:
         self._rebuild()
 
     def next(self) -> TrialRow | None:
+        trial = self._next()
+        if trial is not None:
+            self._running[trial.trial] = trial.study
+        return trial
+
+    def _next(self) -> TrialRow | None:
         if self._waiting:
             return self._waiting.pop(0)
         for study, rungs in self.progress.rungs.items():
@@ -82,12 +92,12 @@ class Search:
                 if trial is not None:
                     self._proposals[study].ask_again(trial.number, trial.config.knobs)
                     return trial
-        for _ in self.spaces:
-            study = self._turn % len(self.spaces)
-            self._turn += 1
+        held, count = Counter(self._running.values()), len(self.spaces)
+        for study in sorted(range(count), key=lambda k: (held[k], (k - self._turn) % count)):
             proposal = self._proposals[study].ask()
             if proposal is None:
                 continue
+            self._turn = study + 1
             space = self.spaces[study]
             config = TrialConfig(
                 trainable=space.trainable,
@@ -108,6 +118,7 @@ class Search:
         return None
 
     def again(self, trial: TrialRow) -> None:
+        self._running.pop(trial.trial, None)
         self._waiting.insert(0, trial)
 
     def judge(self, trial: TrialRow, used: float, n_val: float | None, value: float) -> Verdict:
@@ -115,6 +126,7 @@ class Search:
         return self.progress.rungs[trial.study].judge(trial.trial, used, value, error)
 
     def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
+        self._running.pop(trial.trial, None)
         # One that is cancelled goes on when the run is resumed.
         if state != "cancelled":
             if state != "paused":

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,11 +12,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from samtune.optimizers import VARIANTS
 from samtune.trial import Budget, Seeds, TrialConfig, Value, running
 from trainables.batch_norm import SharedNorm
 from trainables.parallel import ALONE, Ranks
 from trainables.vision import vision
-from samtune.optimizers import VARIANTS
 
 # 129 training images: of the last batch, of 64, of 50 and of 43, there are 1, 29 and 43.
 TASK: dict[str, Value] = {"model": "small_cnn", "batch_size": 64, "train_size": 0.129}
@@ -27,13 +26,17 @@ CASES: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
     "random crops": ("sam", {}, {"batch_size": 50, "augment": "imagenet"}),
     "mixed": ("asam", {}, {"batch_size": 50, "augment": "cutout", "mixup": 1.0, "cutmix": 1.0}),
     "no norm": ("gsam", {}, {"model": "vit_tiny", "batch_size": 50}),
-    "m-sharpness": ("sam", {"m": 25}, {"batch_size": 50, "train_size": 0.1}),
-    "posterior": ("bayesian_sam", {}, {"batch_size": 50}),
+    "m-sharpness": (
+        *("sam", {"m": 25}),
+        {"model": "vit_tiny", "batch_size": 50, "train_size": 0.1},
+    ),
+    "posterior": ("bayesian_sam", {"m": 1}, {"batch_size": 50}),
 }
 # Without equality: what each process does alone.
 OTHERS: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
     "local norm": ("sam", {}, {"batch_size": 50, "batch_norm": "local"}),
     "unsynchronised": ("friendly_sam", {}, {"batch_size": 50, "sync_perturbation": False}),
+    "posterior in parts": ("bayesian_sam", {"m": 8}, {"batch_size": 50, "train_size": 0.109}),
     "selecting": ("esam", {}, {"batch_size": 50}),
 }
 OWN = {"train_s", "eval_s", "data_s", "peak_rss_mb"}
@@ -56,32 +59,41 @@ def config_of(case: str, workers: int, **words: Any) -> TrialConfig:
 
 def reports_of(config: TrialConfig) -> list[dict[str, Any]]:
     reports: list[dict[str, Any]] = []
-    with running(config, reports.append):
-        vision(VARIANTS[config.variant])(config)
+    train(config, reports.append)
     return reports
+
+
+_ports: list[int] = []
+
+
+def train(config: TrialConfig, send: Callable[[dict[str, Any]], None]) -> None:
+    if config.workers > 1:
+        # A group leaves its store a moment after another one: each trial has a new port.
+        os.environ["MASTER_PORT"] = str(_ports.pop())
+    with running(config, send):
+        vision(VARIANTS[config.variant])(config)
 
 
 class Killed(Exception):
     """Stands for the end of all processes."""
 
 
-def _process(rank: int, file: str, port: int) -> None:
+def _process(rank: int, file: str, ports: list[int]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = str(port)
+    _ports[:] = ports
     found: dict[str, Any] = {case: reports_of(config_of(case, 2)) for case in CASES}
     for case in OTHERS:
         folder = f"{file}-{case}"
         found[case] = reports_of(config_of(case, 2))
         config = config_of(case, 2, checkpoint_dir=folder)
-        half = dataclasses.replace(config)
 
         def send(report: dict[str, Any]) -> None:
             if report["epoch"] == 1:
                 raise Killed
 
-        with pytest.raises(Killed), running(half, send):
-            vision(VARIANTS[half.variant])(half)
+        with pytest.raises(Killed):
+            train(config, send)
         found[f"{case} resumed"] = reports_of(config)
     found["norm"] = _norm(rank)
     torch.save(found, f"{file}.{rank}")
@@ -89,6 +101,7 @@ def _process(rank: int, file: str, port: int) -> None:
 
 def _norm(rank: int) -> dict[str, torch.Tensor]:
     """Seven samples as two and five, in double precision."""
+    os.environ["MASTER_PORT"] = str(_ports.pop())
     dist.init_process_group("gloo")
     model, x = norm_problem()
     mine = slice(0, 2) if rank == 0 else slice(2, None)
@@ -106,9 +119,9 @@ def _norm(rank: int) -> dict[str, torch.Tensor]:
 def norm_problem() -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(3)
     layers = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 2, 1)
-    return nn.Sequential(*layers, nn.BatchNorm2d(2, affine=False), nn.Tanh()).double(), torch.randn(
-        7, 2, 5, 5, dtype=torch.float64
-    )
+    return nn.Sequential(
+        *layers, nn.BatchNorm2d(2, affine=False), nn.Tanh()
+    ).double(), torch.randn(7, 2, 5, 5, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +129,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     from samtune.group import _free_port
 
     file = tmp_path_factory.mktemp("parallel") / "found"
-    mp.spawn(_process, (str(file), _free_port()), nprocs=2)
+    ports = [_free_port() for _ in range(len(CASES) + 3 * len(OTHERS) + 1)]
+    mp.spawn(_process, (str(file), ports), nprocs=2)
     return [torch.load(f"{file}.{rank}", weights_only=False) for rank in range(2)]
 
 

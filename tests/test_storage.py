@@ -90,7 +90,10 @@ def test_any_file_system_of_pyarrow_will_do(record: Record, tmp_path: Path) -> N
     memory = MemoryFileSystem(skip_instance_cache=True)
     memory.store, memory.pseudo_dirs = {}, [""]
     folder = start(record)
-    for files in (PyFileSystem(FSSpecHandler(memory)), SubTreeFileSystem(str(tmp_path), LocalFileSystem())):
+    for files in (
+        PyFileSystem(FSSpecHandler(memory)),
+        SubTreeFileSystem(str(tmp_path), LocalFileSystem()),
+    ):
         storage = Storage(files, "run")
         assert not storage.has_run()
         storage.put_record(record.folder)
@@ -176,7 +179,7 @@ def test_a_run_goes_on_where_only_its_copy_is(
         return caught.value.code
 
     assert samtune("run", "copy.yaml", "--name", "run", "--no-confirm") == 75
-    assert len(list(Path("there/run/checkpoints").glob("*/epoch-*"))) == 1
+    assert Path("there/run/checkpoints/00001/epoch-00002/state.pt").is_file()
     shutil.rmtree("here")
     assert samtune("resume", "run") == 0, capsys.readouterr().err
     with Record.open(Path("here"), "run") as record:

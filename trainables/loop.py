@@ -79,7 +79,9 @@ class Trial:
         a chunk normalises what it perturbs for.
         """
         task = self.config.task
-        parts = not task["sync_perturbation"] or self.config.knobs.get("m", 0)
+        # bSAM's parts are of all processes together.
+        chunks = self.config.knobs.get("m", 0) and not isinstance(self.optimizer, BayesianSAM)
+        parts = not task["sync_perturbation"] or chunks
         if self.ranks.group is None or task["batch_norm"] == "local" or parts:
             return None
         return SharedNorm(self.model, self.ranks.group)

@@ -129,10 +129,8 @@ class BayesianSAM(Variant):
         oracle.losses()
         h: Gradients = [None] * len(self.parameters)
         a: Gradients = [None] * len(self.parameters)
-        roots, end = self._roots(), 0
-        for part in oracle.targets.tensor_split(min(self.m, len(oracle))):
-            start, end = end, end + len(part)
-            share, chunk = len(part) / len(oracle), slice(start, end)
+        roots = self._roots()
+        for chunk, share in oracle.parts(self.m):
             with self.perturbed(self.noise(roots)):
                 g_k = oracle.grad(self.parameters, chunk)
             eps = self._ascent(g_k)

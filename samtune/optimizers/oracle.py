@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -172,6 +173,31 @@ class GradientOracle:
         ).sum()
         self.outputs = torch.cat([p.outputs for p in parts if p.outputs is not None])
         self._raise_unless_finite()
+
+    def parts(self, count: int) -> list[tuple[slice, float]]:
+        """At most `count` parts of the batch, neighbours, and the share of the samples in each.
+
+        Every process has as many, so that all make the same passes, and the same shares: a part
+        is then the samples that all of them have in it.
+        """
+        least = float(len(self))
+        if self.ddp is not None:
+            found = torch.tensor(least, device=self.inputs.device)
+            dist.all_reduce(found, dist.ReduceOp.MIN, self.ddp)
+            least = found.item()
+        count = min(count, int(least))
+        each, extra = divmod(len(self), count)
+        sizes = [each + (part < extra) for part in range(count)]
+        shares = [size / len(self) for size in sizes]
+        if self.ddp is not None:
+            of_all = torch.tensor(sizes, dtype=torch.float32, device=self.inputs.device)
+            dist.all_reduce(of_all, group=self.ddp)
+            shares = (of_all / of_all.sum()).tolist()
+        ends = itertools.accumulate(sizes)
+        return [
+            (slice(end - size, end), share)
+            for end, size, share in zip(ends, sizes, shares, strict=True)
+        ]
 
     def shared(self, direction: Gradients) -> Gradients:
         """The direction for all processes: the average of theirs, unless they agree already."""
