@@ -26,6 +26,7 @@ from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
 from samtune import gpu_memory
 from samtune.group import RankFailure, Tell, ranks
+from samtune.nodes import alive, fitting
 from samtune.outcome import of_exception
 from samtune.record import RunError, hostname_hash
 from samtune.space import resolve
@@ -133,8 +134,8 @@ def cluster(
                 exit_code=5,
             ) from error
         try:
-            nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
-            fits = sum(_fitting(node, cpus, gpus) for node in nodes) // workers
+            nodes = alive()
+            fits = sum(fitting(node, cpus, gpus) for node in nodes) // workers
             if not fits:
                 have = [f"{sum(node.get(kind, 0) for node in nodes):g}" for kind in ("CPU", "GPU")]
                 times = f"{workers} times " if workers > 1 else ""
@@ -157,20 +158,6 @@ def _own_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return list(ray.nodes())  # type: ignore[no-untyped-call]
-
-
-def _fitting(node: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """How many processes a node holds; a GPU is shared by whole processes."""
-    fits = int(node.get("CPU", 0) / cpus + 1e-9)
-    if gpus:
-        have = node.get("GPU", 0)
-        a_gpu = int(1 / gpus + 1e-9)
-        fits = min(fits, int(have) * a_gpu if a_gpu else int(have / gpus + 1e-9))
-    return fits
 
 
 def _sweep_up(folder: Path) -> None:

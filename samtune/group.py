@@ -22,7 +22,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from samtune.outcome import Cause, of_death, of_exception
+from samtune.nodes import death
+from samtune.outcome import Cause, of_exception
 from samtune.space import resolve
 from samtune.trial import TrialConfig, running
 
@@ -100,15 +101,16 @@ def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Tell]:
         return
     others = _gathered(trial)
     port = _free_port()
-    nodes = {ray.get_runtime_context().get_node_id(), *ray.get([o.node.remote() for o in others])}
+    nodes = [ray.get_runtime_context().get_node_id(), *ray.get([o.node.remote() for o in others])]
+    one_node = len(set(nodes)) == 1
     environment = {
-        "MASTER_ADDR": "127.0.0.1" if len(nodes) == 1 else _own_address(),
+        "MASTER_ADDR": "127.0.0.1" if one_node else _own_address(),
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(trial.workers),
         # Ray shows each process its own devices only.
         "LOCAL_RANK": "0",
     }
-    if len(nodes) == 1 and sys.platform == "linux":
+    if one_node and sys.platform == "linux":
         # Nothing then listens to the network but the rendezvous.
         environment["GLOO_SOCKET_IFNAME"] = "lo"
     runs = [
@@ -135,7 +137,7 @@ def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Tell]:
         _disband()
         raise
     except BaseException as error:
-        failure = _behind(error, runs)
+        failure = _behind(error, runs, nodes)
         _disband()
         if failure is error:
             raise
@@ -189,7 +191,7 @@ def _raise_failure(ends: list[dict[str, Any] | None]) -> None:
             )
 
 
-def _behind(error: BaseException, runs: list[Any]) -> BaseException:
+def _behind(error: BaseException, runs: list[Any], nodes: list[str]) -> BaseException:
     """The failure that rank 0's exception is a consequence of, or the exception itself."""
     if not (isinstance(error, RayError) or _CONSEQUENCE.search(str(error))):
         return error
@@ -199,9 +201,9 @@ def _behind(error: BaseException, runs: list[Any]) -> BaseException:
         rank = runs.index(run) + 1
         try:
             _raise_failure([None] * (rank - 1) + [ray.get(run)])
-        except RayError as death:
-            told = " ".join(str(death).split())
-            return RankFailure(f"rank {rank} died: {told}", of_death(told), True)
+        except RayError as died:
+            told = " ".join(str(died).split())
+            return RankFailure(f"rank {rank} died: {told}", death(told, nodes[rank]), True)
         except RankFailure as failure:
             if not _CONSEQUENCE.search(str(failure).splitlines()[0]):
                 return failure

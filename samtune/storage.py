@@ -42,7 +42,7 @@ _REFUSALS = (OSError, ArrowException, ValueError, NotImplementedError)
 
 
 class Storage:
-    """The folder `name` of one run there. Every method raises one of pyarrow's errors when refused."""
+    """The folder `name` of one run there. A method raises one of pyarrow's errors when refused."""
 
     def __init__(self, files: FileSystem, name: str) -> None:
         self._files = files

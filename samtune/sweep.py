@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,11 +25,11 @@ from ray.tune.experiment import Trial
 from samtune.asha import RungScheduler
 from samtune.cluster import Cluster, run_trial
 from samtune.live import knob_list
+from samtune.nodes import death
 from samtune.outcome import (
     FAILURES,
     End,
     is_final,
-    of_death,
 )
 from samtune.progress import Progress, View
 from samtune.rebuild import Past, recorded
@@ -90,6 +91,14 @@ def run_stage(plan: StagePlan, record: Record, on: Cluster, view: View, stop: St
     finally:
         driver.close(cut=failed or stop.requested)
     return plan.progress
+
+
+def _told(trial: Trial) -> str:
+    """What Ray says of a worker's death. `Trial.get_error` looks where it is copied to later."""
+    try:
+        return Path(trial.error_file or "").read_text().strip() or "the worker died"
+    except OSError:
+        return "the worker died"
 
 
 def _folder_name(trial: Trial) -> str:
@@ -204,6 +213,7 @@ class _Driver:
             self._record.add_event("ignored report", f"epoch {epoch} once more", trial.trial)
             return Verdict("continue")
         live.own.add(epoch)
+        live.node = str(report["facts"].get("node", ""))
         if live.earlier.get(epoch) == canonical(metrics):
             # An interrupted trial sends its last report once more: it may not have arrived.
             return Verdict("continue")
@@ -227,8 +237,8 @@ class _Driver:
         """The worker died, or could not be started: nobody reported why."""
         live = self._live.get(tune_trial.trial_id)
         if live is not None and live.end is None:
-            told = str(tune_trial.get_error() or "the worker died").strip()
-            live.end = End("error", told.splitlines()[-1], of_death(told))
+            told = _told(tune_trial)
+            live.end = End("error", told.splitlines()[-1], death(told, live.node))
 
     def ended(self, trial_id: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """Tune is through with an attempt, for a reason that is known by now or not at all."""
@@ -336,6 +346,7 @@ class _Live:
     end: End | None = None
     again: bool = True
     worker: Any = None
+    node: str = ""
     heard: float | None = None
     started: float = field(default_factory=time.monotonic)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from samtune.cluster import _fitting
 from samtune.gpu_memory import GpuMemoryError, warning
+from samtune.nodes import fitting
 from samtune.outcome import of_exception
 from samtune.record import Record
 from samtune.space import SearchSpace
@@ -170,6 +170,8 @@ def test_a_node_is_lost_and_nothing_else(lab: Path, short: str) -> None:
                 script.stdin.write(f"{lost}\n")
                 script.stdin.flush()
                 assert script.stdout.readline().strip() == "removed"
+                # Only then: its workers live on for a moment.
+                wait_for(lambda: len(record.attempts("ended_at IS NOT NULL")) == 2, sweep)
                 (lab / "go").touch()
                 assert sweep.wait(240) == 0, sweep.communicate()[0]
                 causes = defaultdict(list)
@@ -245,7 +247,7 @@ def test_a_cluster_that_has_nothing_of_ours_is_sent_it_and_stays(lab: Path, shor
 def test_a_gpu_is_shared_by_whole_trials(
     node: dict[str, float], cpus: float, gpus: float, fits: int
 ) -> None:
-    assert _fitting(node, cpus, gpus) == fits
+    assert fitting(node, cpus, gpus) == fits
 
 
 def test_a_trial_starts_where_its_gpu_has_room() -> None:

@@ -1,4 +1,4 @@
-"""Trials of two processes through a real `samtune run`: equal to one process, and killed ones too."""
+"""Trials of two processes in a real `samtune run`: equal to one process, a killed one too."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def test_two_workers_are_one_and_a_killed_one_costs_nothing(tmp_path: Path) -> N
 
 def test_of_two_errors_the_cause_is_told() -> None:
     mine = ValueError("the data set is upside down")
-    assert _behind(mine, []) is mine
+    assert _behind(mine, [], []) is mine
     lost = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]")
-    behind = _behind(lost, [])
+    behind = _behind(lost, [], [])
     assert isinstance(behind, RankFailure) and behind.cause == "worker_died" and behind.again
     assert of_exception(mine) == ("error", True)
     assert json.dumps(str(behind)).startswith('"the ranks lost each other')
