@@ -128,9 +128,14 @@ def cluster(
                 **(local if address is None else {}),
             )
         except (ConnectionError, RuntimeError, OSError) as error:
+            hint = (
+                "is there room in the folder for temporary files?"
+                if address is None
+                else "is --address right, and RAY_AUTH_TOKEN the cluster's? One that runs without "
+                "tokens needs RAY_AUTH_MODE=disabled"
+            )
             raise RunError(
-                f"Ray did not start ({str(error).splitlines()[0]}); "
-                "is there room in the folder for temporary files, and is --address right?",
+                f"Ray did not start ({str(error).splitlines()[0]}); {hint}",
                 exit_code=5,
             ) from error
         try:

@@ -25,10 +25,10 @@ CASES: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
     "an odd batch": ("sgd", {"momentum": 0.9}, {"batch_size": 43, "augment": "standard"}),
     "random crops": ("sam", {}, {"batch_size": 50, "augment": "imagenet"}),
     "mixed": ("asam", {}, {"batch_size": 50, "augment": "cutout", "mixup": 1.0, "cutmix": 1.0}),
-    "no norm": ("gsam", {}, {"model": "vit_tiny", "batch_size": 50}),
+    "no norm": ("gsam", {}, {"model": "test_parallel:plain", "batch_size": 50}),
     "m-sharpness": (
         *("sam", {"m": 25}),
-        {"model": "vit_tiny", "batch_size": 50, "train_size": 0.1},
+        {"model": "test_parallel:plain", "batch_size": 50, "train_size": 0.1},
     ),
     "posterior": ("bayesian_sam", {"m": 1}, {"batch_size": 50}),
 }
@@ -39,18 +39,36 @@ OTHERS: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
     "posterior in parts": ("bayesian_sam", {"m": 8}, {"batch_size": 50, "train_size": 0.109}),
     "selecting": ("esam", {}, {"batch_size": 50}),
 }
+# The last batch of nine is five and four: fewer than bSAM's eight parts.
+EVERY: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
+    f"{name} {together}": (
+        *(name, {}),
+        {"batch_size": 50, "train_size": 0.109, "sync_perturbation": together},
+    )
+    for name in VARIANTS
+    for together in (True, False)
+}
+
+
+def plain(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A network without BatchNorm, which no split of a batch can tell from the whole."""
+    channels, height, width = in_shape
+    first, last = nn.Conv2d(channels, 8, 3), nn.Linear(8 * (height - 2) * (width - 2), classes)
+    return nn.Sequential(first, nn.Tanh(), nn.Flatten(), last)
+
+
 OWN = {"train_s", "eval_s", "data_s", "peak_rss_mb"}
 
 
 def config_of(case: str, workers: int, **words: Any) -> TrialConfig:
-    variant, knobs, task = {**CASES, **OTHERS}[case]
+    variant, knobs, task = {**CASES, **OTHERS, **EVERY}[case]
     return TrialConfig(
         trainable=f"trainables.vision:{variant}",
         variant=variant,
-        base="sgd",
+        base=(VARIANTS[variant].bases or ("sgd",))[0],
         knobs=knobs,
         task={**TASK, **task},
-        budget=Budget("epochs", 2),
+        budget=Budget("epochs", 1 if case in EVERY else 2),
         seeds=Seeds(1, 1, 1),
         workers=workers,
         **words,
@@ -82,7 +100,7 @@ def _process(rank: int, file: str, ports: list[int]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     _ports[:] = ports
-    found: dict[str, Any] = {case: reports_of(config_of(case, 2)) for case in CASES}
+    found: dict[str, Any] = {case: reports_of(config_of(case, 2)) for case in (*CASES, *EVERY)}
     for case in OTHERS:
         folder = f"{file}-{case}"
         found[case] = reports_of(config_of(case, 2))
@@ -129,7 +147,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     from samtune.group import _free_port
 
     file = tmp_path_factory.mktemp("parallel") / "found"
-    ports = [_free_port() for _ in range(len(CASES) + 3 * len(OTHERS) + 1)]
+    ports = [_free_port() for _ in range(len(CASES) + len(EVERY) + 3 * len(OTHERS) + 1)]
     mp.spawn(_process, (str(file), ports), nprocs=2)
     return [torch.load(f"{file}.{rank}", weights_only=False) for rank in range(2)]
 
@@ -160,6 +178,14 @@ def test_what_differs_between_processes_is_in_the_checkpoint(
     one = reports_of(config_of(case, 1))[-1]["metrics"]
     assert second["metrics"]["train_loss"] != one["train_loss"], "it is another method"
     assert second["metrics"]["step"] == one["step"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EVERY)
+def test_every_variant_makes_the_same_steps_in_both(two: list[dict[str, Any]], case: str) -> None:
+    """Whose weights differed after an epoch would have raised."""
+    assert_equal(two[0][case], two[1][case], 0)
+    assert two[0][case][-1]["metrics"]["step"] == 3
 
 
 @pytest.mark.slow

@@ -65,6 +65,9 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
     def placed(
         *words: Any, address: str | None, storage: str | None, ship_code: bool, **others: Any
     ) -> None:
+        if storage is not None and "://" not in storage:
+            # Workers have a working folder of their own.
+            storage = str(Path(storage).absolute())
         command(*words, place=Place(address, storage, ship_code), **others)
 
     for option in reversed(_PLACE_OPTIONS):
