@@ -173,8 +173,11 @@ class Search:
             rungs = self.progress.rungs[trials[a["trial"]].study]
             if (a["trial"], a["attempt"] - 1) in paused:
                 happened.append((a["after"], a["started_at"], rungs.promoted))
-            over = a["attempt"] == newest[a["trial"]] and trials[a["trial"]].ended_at is not None
-            if over and a["cause"] not in {"paused", "stopped", "killed"}:
+            over = trials[a["trial"]].state not in {"running", "cancelled", "paused"}
+            last = a["attempt"] == newest[a["trial"]] and a["until"] is not None
+            # What its reports ended is over by their judgement alone, and so are the pruned ones
+            # that had paused.
+            if over and last and a["cause"] not in {"paused", "stopped", "killed", "disk_full"}:
                 happened.append((a["until"], a["ended_at"], partial(rungs.ended, a["trial"])))
         happened.sort(key=lambda each: each[:2])
         pasts = replay(

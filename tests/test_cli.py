@@ -79,7 +79,15 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["run"], ["status"], ["confirm"], ["leaderboard"], ["spaces"]):
+    for words in (
+        ["run"],
+        ["resume"],
+        ["stop"],
+        ["status"],
+        ["confirm"],
+        ["leaderboard"],
+        ["spaces"],
+    ):
         code, out, _ = typed(capsys, *words, "--help")
         assert code == 0 and "Usage: samtune" in out
     for name in ("list", "show", "check", "schema"):
@@ -156,7 +164,7 @@ def test_mistakes_outside_a_space(here: Path, capsys: pytest.CaptureFixture[str]
 def test_a_taken_name_stops_at_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs/mine").mkdir(parents=True)
     code, _, err = typed(capsys, "run", "sgd", "--name", "mine")
-    assert code == 4 and "'mine' is taken" in err and "samtune status mine" in err
+    assert code == 4 and "'mine' is taken" in err and "it holds no run" in err
 
 
 def _create(runs: Path, results: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -199,3 +200,48 @@ def test_a_diverged_trial_counts_as_worse_than_any_other() -> None:
     for count in (1, 2):
         _, rest = _split_trials(proposals.study, trials, count)
         assert 0 in {t.number for t in rest}
+
+
+CONDITIONAL = """
+knobs:
+  momentum: {choice: [0.0, 0.9]}
+  nesterov:
+    when: {momentum: 0.9}
+    choice: [true, false]
+"""
+TIED = "points: [{lr: 0.1, rho: 0.05}, {lr: 0.01, rho: 0.5}]\n"
+GRIDS = "knobs:\n  lr: {min: 1e-3, max: 0.5, scale: log}\n  rho: {grid: [0.05, 0.1]}\n"
+STEPS = "knobs:\n  rho: {min: 0.1, max: 0.3, step: 0.1}\n  m: {min: 0, max: 32, type: int}\n"
+
+
+@pytest.mark.parametrize("method", ["tpe", "random", "sobol", "grid"])
+@pytest.mark.parametrize("body", [CONDITIONAL, TIED, GRIDS, STEPS])
+def test_recorded_proposals_bring_a_study_back(tmp_path: Path, body: str, method: str) -> None:
+    if method == "grid":
+        body = body.replace("{min: 1e-3, max: 0.5, scale: log}", "0.1")
+        body = body.replace("max: 32, type: int}", "max: 32, step: 16, type: int}")
+    loaded = space(tmp_path, "budget: {trials: 12}\n" + body, f"search.method={method}")
+    live, rebuilt = Proposals(loaded), Proposals(loaded)
+    asked = []
+    for proposal in itertools.islice(iter(live.ask, None), 7):
+        # As the record keeps them.
+        asked.append(json.loads(json.dumps(proposal.knobs)))
+        if proposal.number != 4:
+            live.tell(proposal.number, "completed", {1: 0.1 * proposal.number})
+    for number, knobs in enumerate(asked):
+        rebuilt.ask_again(number, knobs)
+    for number in {0, 1, 2, 3, 5, 6} & set(range(len(asked))):
+        rebuilt.tell(number, "completed", {1: 0.1 * number})
+    rows = [
+        [(t.state, t.params, t.distributions, t.values) for t in p.study.get_trials(False)]
+        for p in (live, rebuilt)
+    ]
+    assert rows[0] == rows[1] and live.asked == rebuilt.asked
+    assert all_of(live) == all_of(rebuilt)
+
+
+def test_knobs_of_another_space_are_refused() -> None:
+    proposals = Proposals(SearchSpace.load("sam"))
+    knobs = {**SearchSpace.load("sam").default(), "momentum": 0.123}
+    with pytest.raises(ValueError, match="trial 0 of sam does not fit its space"):
+        proposals.ask_again(0, knobs)

@@ -147,6 +147,25 @@ def test_asha_prunes_the_poor_and_the_record_knows_why(
         assert [e["kind"] for e in record.events()] == ["search started", "search ended"]
 
 
+def test_a_paused_trial_goes_on_when_it_is_promoted(
+    two_slots: Cluster, runs: Path, lab: str
+) -> None:
+    grid = "  lr: {grid: [0.6, 0.1, 0.2, 0.3, 0.4, 0.5]}"
+    words = {"search": "{method: grid}", "asha": "{mode: promote, grace: 2, factor: 3}"}
+    spaces = [SearchSpace.load(space_file(lab, grid, **words))]
+    with record_of(runs, spaces) as record:
+        progress = sweep(record, spaces, two_slots)
+        trials = {trial.config.knobs["lr"]: trial for trial in record.trials()}
+        causes = {
+            lr: [a["cause"] for a in record.attempts("trial = ?", trial.trial)]
+            for lr, trial in trials.items()
+        }
+        assert causes[0.6][0] == "paused" and causes[0.6][-1] == "completed"
+        assert causes[0.1] == ["paused"] and trials[0.1].state == "pruned"
+        assert +Counter(progress.states) == Counter(t.state for t in trials.values())
+        assert_rungs_replay(record, spaces)
+
+
 def test_misbehaving_trials_end_alone_and_say_why(
     two_slots: Cluster, runs: Path, lab: str
 ) -> None:
