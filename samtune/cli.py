@@ -10,6 +10,7 @@ import click
 
 from samtune import __version__
 from samtune.commands.data import data
+from samtune.commands.doctor import doctor
 from samtune.commands.look import leaderboard, status
 from samtune.commands.replay import replay
 from samtune.commands.run import confirm, resume, run
@@ -29,7 +30,7 @@ def cli() -> None:
     """Which sharpness-aware optimizer, with which settings, for my problem and my budget?"""
 
 
-for command in (run, resume, stop, confirm, status, leaderboard, replay, spaces, data):
+for command in (run, resume, stop, confirm, status, leaderboard, replay, spaces, data, doctor):
     cli.add_command(command)
 
 

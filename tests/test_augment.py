@@ -17,9 +17,10 @@ from trainables.augment import (
     OPERATIONS,
     Augment,
     Normaliser,
-    PaddedCrop,
+    Staging,
     cutout_,
     draw_boxes,
+    padded_crop,
     randaugment,
     resized_crop,
 )
@@ -51,12 +52,12 @@ def test_a_crop_is_a_slice_of_the_padded_image(
 ) -> None:
     _, height, width = shape
     top, left = height // 8, width // 8
-    crop = PaddedCrop()
+    staging = Staging()
     for count in (12, 5, 40):
         images = pictures(draw, count, shape)
         dy, dx = whole(draw, 2 * top + 1, count), whole(draw, 2 * left + 1, count)
         flip = whole(draw, 2, count)
-        found = crop(images, dy, dx, flip)
+        found = padded_crop(images, dy, dx, flip, staging)
         for i in range(count):
             image = images[i].flip(-1) if flip[i] else images[i]
             padded = F.pad(image, (left, left, top, top))
@@ -72,7 +73,7 @@ def test_cutout_blanks_a_square_that_may_reach_over_the_border(
     images = torch.rand(20, *shape, generator=draw) + 1
     y, x = whole(draw, height, 20), whole(draw, width, 20)
     y[:4], x[:4] = torch.tensor([0, 0, height - 1, height - 1]), torch.tensor([0, width - 1] * 2)
-    found = cutout_(images.clone(), y, x)
+    found = cutout_(images.clone(), y, x, Staging())
     half = height // 4
     for i in range(20):
         expected = images[i].clone()
@@ -206,7 +207,7 @@ def test_blank_squares_are_drawn_evenly() -> None:
     augment.start(1)
     generator = augment._generator
     y, x = (torch.randint(32, (8000,), generator=generator) for _ in range(2))
-    found = cutout_(torch.ones(8000, 1, 32, 32), y, x)
+    found = cutout_(torch.ones(8000, 1, 32, 32), y, x, Staging())
     assert chances(y, 32) < 2
     # A pixel is hit by as many of the 32 x 32 centres as lie within 8 of it.
     reach = [min(32, i + 8 + 1) - max(0, i - 7) for i in range(32)]

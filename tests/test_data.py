@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 
 import trainables.datasets.digits as digits_file
 from trainables import data
+from trainables import split as splits
 from trainables.data import DataError, Split, TrainVal, load, open_test
 from trainables.datasets.digits import digits
+from trainables.datasets.labels import _CIFAR100, confusions
 
 TASK = {"dataset": "digits", "label_noise": 0.4}
 CLEAN = {"dataset": "digits"}
@@ -150,3 +153,159 @@ def test_a_damaged_file_is_refused(
             digits()
     finally:
         digits.cache_clear()
+
+
+def test_words_left_out_have_their_defaults_and_bad_ones_are_told() -> None:
+    assert {knob.name: knob.check(knob.default) for knob in data.TASK} == {
+        knob.name: knob.default for knob in data.TASK
+    }
+    with pytest.raises(DataError, match=r"label_noise_kind is 'asymetric'.*mean asymmetric\?"):
+        load({"label_noise_kind": "asymetric"}, 0)
+    with pytest.raises(DataError, match="classes is '3'; it must be two or more classes"):
+        load({"classes": "3"}, 0)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_train_size_takes_of_each_class_alike_and_leaves_the_rest_as_it_is(share: float) -> None:
+    whole, some = load(CLEAN, 1), load({**CLEAN, "train_size": share}, 1)
+    assert len(some.train) == 1000 * share
+    counts = whole.train.labels.bincount() * share - some.train.labels.bincount()
+    assert counts.abs().max() < 1.01
+    assert set(some.train.rows.tolist()) < set(whole.train.rows.tolist())
+    assert torch.equal(some.val.rows, whole.val.rows)
+    again = load({**CLEAN, "train_size": share}, 2)
+    assert images_of(again.train) != images_of(some.train)
+    with pytest.raises(DataError, match="leaves 1 of 1000 training images for 10 classes"):
+        load({**CLEAN, "train_size": 0.001}, 1)
+
+
+def test_val_size_moves_images_between_training_and_validation_only() -> None:
+    whole, other = load(CLEAN, 1), load({**CLEAN, "val_size": 0.5}, 1)
+    assert (len(other.train), len(other.val)) == (649, 648)
+    assert images_of(other.train, other.val) == images_of(whole.train, whole.val)
+    assert (
+        np.abs(np.diff([s.labels.bincount() for s in (other.train, other.val)], axis=0)).max() <= 2
+    )
+
+
+def test_classes_are_kept_by_number_or_name_and_numbered_anew() -> None:
+    some, whole = load({**CLEAN, "classes": "7,2"}, 1), load(CLEAN, 1)
+    assert some.classes == 2
+    test, all_test = (open_test(task, 1, "x") for task in ({**CLEAN, "classes": "2, 7"}, CLEAN))
+    for few, every in ((some.train, whole.train), (some.val, whole.val), (test, all_test)):
+        kept = (every.labels == 2) | (every.labels == 7)
+        assert torch.equal(few.images[few.rows], every.images[every.rows[kept]])
+        assert torch.equal(few.labels, (every.labels[kept] == 7).long())
+    with pytest.raises(DataError, match=r"digits has no class '12'; .* \(it has 0, 1, .*9\)"):
+        load({**CLEAN, "classes": "3,12"}, 1)
+
+
+def test_asymmetric_noise_takes_a_share_of_each_class_for_the_next() -> None:
+    clean = load(CLEAN, 1).train.labels
+    noisy = load({**CLEAN, "label_noise": 0.3, "label_noise_kind": "asymmetric"}, 1).train.labels
+    wrong = clean != noisy
+    assert torch.equal(noisy[wrong], (clean[wrong] + 1) % 10)
+    assert wrong.double().mean() == pytest.approx(0.3, abs=0.005)
+    assert ((clean[wrong].bincount() - 0.3 * clean.bincount()).abs() <= 0.5).all()
+    everything = load({**CLEAN, "label_noise": 1, "label_noise_kind": "asymmetric"}, 1).train
+    assert torch.equal(everything.labels, (clean + 1) % 10)
+
+
+def test_classes_are_taken_for_those_most_like_them() -> None:
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    taken = {names[k]: names[other] for k, other in enumerate(confusions(names))}
+    assert {a: b for a, b in taken.items() if a != b} == {
+        **{"truck": "automobile", "bird": "airplane", "deer": "horse"},
+        **{"cat": "dog", "dog": "cat"},
+    }
+    assert confusions(["bird", "cat", "dog"]) == [0, 2, 1]
+    table = [line.split() for line in _CIFAR100.strip().splitlines()]
+    hundred = sorted(name for line in table for name in line)
+    assert len(table) == 20 and len(set(hundred)) == 100
+    taken = {hundred[k]: hundred[other] for k, other in enumerate(confusions(hundred))}
+    assert taken["whale"] == "beaver" and taken["apple"] == "mushroom"
+    assert confusions(["a", "b", "c"]) == [1, 2, 0]
+
+
+def test_batches_are_the_images_of_the_order() -> None:
+    train = load(TASK, 1).train
+    order = torch.randperm(len(train))[:130]
+    got = list(train.batches(order, 64, torch.device("cpu")))
+    assert [len(labels) for _, labels in got] == [64, 64, 2]
+    images, labels = (torch.cat(part) for part in zip(*got, strict=True))
+    assert torch.equal(images, train.images[train.rows[order]])
+    assert torch.equal(labels, train.labels[order])
+    assert train.resident(torch.device("cpu")) is train
+
+
+def test_a_store_larger_than_memory_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = load(TASK, 1).train
+    order = torch.randperm(len(train))
+    at_hand = list(train.batches(order, 64, torch.device("cpu")))
+    monkeypatch.setattr(splits, "_memory", lambda: 1)
+    ahead = train.batches(order, 64, torch.device("cpu"))
+    for (images, labels), (images_too, labels_too) in zip(at_hand, ahead, strict=True):
+        assert torch.equal(images, images_too) and torch.equal(labels, labels_too)
+    threads = threading.active_count()
+    left = train.batches(order, 64, torch.device("cpu"))
+    next(left)
+    assert threading.active_count() > threads
+    left.close()
+    assert threading.active_count() == threads, "whoever stops early leaves no thread behind"
+
+
+def test_splits_of_one_store_share_one_copy_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On torch's device without memory, which has all but the bytes."""
+    device = torch.device("meta")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    monkeypatch.setattr(splits, "_copies", {})
+    drawn, free = load(TASK, 1), 10**6
+    train, val = drawn.train.resident(device), drawn.val.resident(device)
+    assert train.images.shape == drawn.train.images.shape and train.images.device == device
+    assert drawn.train.resident(device).images is train.images
+    some = load({**TASK, "train_size": 0.9}, 1).train
+    assert some.images is not drawn.train.images, "digits are dealt anew"
+    assert val.images.shape == (297, 1, 8, 8), "less than half of the store has a copy of its own"
+    assert drawn.val.resident(device).images is val.images
+    assert [len(labels) for _, labels in val.batches(torch.arange(297), 200, device)] == [200, 97]
+    for seed in range(2, 8):
+        load(TASK, seed).train.resident(device)
+    assert len(splits._copies) == 4
+    free = 10**4
+    other = load(TASK, 9).train
+    assert other.resident(device) is other, "what does not fit stays, and is sent in batches"
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_splits_of_one_store_share_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    gpu = torch.device("cuda")
+    drawn = load(TASK, 1)
+    train, val = drawn.train.resident(gpu), drawn.val.resident(gpu)
+    assert train.images.is_cuda and train.labels.is_cuda
+    assert drawn.train.resident(gpu).images is train.images
+    assert val.images is not train.images, "validation is less than half of the store"
+    order = torch.randperm(len(train))
+    monkeypatch.setattr(splits, "_SHARE", 0.0)
+    splits._copies.clear()
+    assert drawn.train.resident(gpu) is drawn.train, "what does not fit is sent in batches"
+    pairs = zip(
+        train.batches(order.to(gpu), 64, gpu),
+        drawn.train.batches(order.to(gpu), 64, gpu),
+        strict=True,
+    )
+    for (images, labels), (images_too, labels_too) in pairs:
+        assert images_too.is_cuda and torch.equal(images, images_too)
+        assert torch.equal(labels, labels_too)

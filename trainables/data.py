@@ -25,7 +25,16 @@ from trainables.datasets.labels import confusions
 from trainables.deal import Rows, deal, flip, redraw
 from trainables.split import Split, Streamed
 
-__all__ = ["TASK", "DataError", "Split", "TrainVal", "check_name", "load", "open_test"]
+__all__ = [
+    "TASK",
+    "DataError",
+    "Split",
+    "TrainVal",
+    "check_name",
+    "load",
+    "make_ready",
+    "open_test",
+]
 
 
 class _DatasetKnob(Knob):
@@ -181,6 +190,19 @@ class _Wanted:
 def check_name(name: object) -> None:
     """Raises DataError, with the nearest name that there is, unless `name` is a data set's."""
     full_name(name)
+
+
+def make_ready(task: Mapping[str, Value]) -> None:
+    """Maps the images of a folder, for whoever starts trials: one process, before them all.
+
+    Raises DataError for what would keep every trial from its data: a set that is missing or
+    damaged, or a class that it lacks.
+    """
+    wanted = _wanted(task)
+    source = find(wanted.dataset, wanted.image_size)
+    _kept(source, wanted.classes)
+    if wanted.corruption != "none":
+        corrupted(source, wanted.corruption, wanted.severity)
 
 
 def load(task: Mapping[str, Value], split_seed: int) -> TrainVal:

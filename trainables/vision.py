@@ -84,6 +84,12 @@ class Vision:
         if base in self.bases:
             BASES[base].check({k: v for k, v in knobs.items() if k in BASES[base].knobs})
 
+    def make_ready(self, task: Mapping[str, Value]) -> None:
+        """Raises DataError when no trial could have its data; called once, before them all."""
+        from trainables.data import make_ready
+
+        make_ready(task)
+
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
         """Cost of one epoch in SGD-epoch equivalents, by theory; knobs left out are default."""
         values = _complete(knobs, self.knobs(base), f"{self.variant} on {base}")

@@ -33,6 +33,11 @@ top_option = click.option(
 seeds_option = click.option("--seeds", type=click.IntRange(1), help="How many fresh seeds each.")
 
 
+address_option = click.option(
+    "--address", help="A running Ray cluster to join; else one is started."
+)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where trials run and what of a run is kept elsewhere: the words of `place_options`."""
@@ -43,7 +48,7 @@ class Place:
 
 
 _PLACE_OPTIONS = (
-    click.option("--address", help="A running Ray cluster to join; else one is started."),
+    address_option,
     click.option(
         "--storage",
         envvar="SAMTUNE_STORAGE",

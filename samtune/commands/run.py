@@ -100,6 +100,7 @@ def run(
     from samtune.search import Proposals
     from samtune.stages import searched
 
+    _make_ready(loaded, place.address)
     record = Record.create(
         runs,
         name,
@@ -203,7 +204,9 @@ def confirm(
         copied(record, place.storage),
     ):
         record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
-        code = _stages(record, _frozen(record), ["confirm"], top, seeds, place, quiet)
+        spaces = _frozen(record)
+        _make_ready(spaces, place.address)
+        code = _stages(record, spaces, ["confirm"], top, seeds, place, quiet)
         _finish(record, code, as_json)
 
 
@@ -255,10 +258,24 @@ def _go_on(record: Record, place: Place, quiet: bool, as_json: bool) -> bool:
         stages.append("confirm")
     if not stages:
         return False
+    _make_ready(spaces, place.address)
     record.add_event("resumed", f"{' and '.join(stages)} to do")
     code = _stages(record, spaces, stages, asked["top"], asked["seeds"], place, quiet)
     _finish(record, code, as_json)
     return True
+
+
+def _make_ready(spaces: Sequence[SearchSpace], address: str | None) -> None:
+    """Has each trainable look for its data before a Ray is started: one error, not one a trial.
+
+    The machines of another cluster have data of their own.
+    """
+    from samtune.space import resolve
+
+    for space in spaces:
+        ready = getattr(resolve(space.trainable), "make_ready", None)
+        if ready is not None and address is None:
+            ready(space.task)
 
 
 def _stages(

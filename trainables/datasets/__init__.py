@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from trainables.datasets import cifar, digits, tinyimagenet
@@ -35,7 +36,7 @@ def full_name(name: object) -> str:
     if colon and form in FORMS:
         if not path:
             raise DataError(f"{name!r} names no folder; write {form}:/path")
-        folder = Path(path).expanduser().absolute()
+        folder = Path(os.path.abspath(Path(path).expanduser()))
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             raise DataError(f"{name!r} names no folder: {folder} {what}")

@@ -141,10 +141,7 @@ def tar_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
                 raise DataError(
                     f"{path} holds {member.name}, which is a link or a device; refused"
                 )
-            try:
-                tarfile.data_filter(member, str(path.parent))
-            except tarfile.FilterError as error:
-                raise DataError(f"{path} holds {member.name}, which leads out; refused") from error
+            _stays_inside(path, member.name)
             if member.isfile() and wanted(member.name):
                 file = tar.extractfile(member)
                 assert file is not None
@@ -160,14 +157,18 @@ def zip_members(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]
     with _whole(path), zipfile.ZipFile(path) as packed:
         names = []
         for info in packed.infolist():
-            inside = PurePosixPath(info.filename.replace("\\", "/"))
-            if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
-                raise DataError(f"{path} holds {info.filename}, which leads out; refused")
+            _stays_inside(path, info.filename)
             if info.external_attr >> 28 == 0xA:
                 raise DataError(f"{path} holds {info.filename}, which is a link; refused")
             if not info.is_dir():
                 names.append(info.filename)
         yield names, packed.read
+
+
+def _stays_inside(path: Path, member: str) -> None:
+    inside = PurePosixPath(member.replace("\\", "/"))
+    if inside.is_absolute() or ".." in inside.parts or ":" in member:
+        raise DataError(f"{path} holds {member}, which leads out; refused")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.datasets import NAMES, cifar, digits, full_name, path_set, store, tinyimagenet
+from trainables.datasets import FORMS, cifar, digits, full_name, path_set, store, tinyimagenet
 from trainables.datasets.archive import ARCHIVES
 from trainables.datasets.paths import PathSet
 from trainables.datasets.source import DataError
@@ -90,22 +90,25 @@ def entries() -> Iterator[Entry]:
     state = "ready" if folder.is_dir() else "missing"
     note = "its images at train/CLASS and val/CLASS there, or a link to them"
     yield Entry("imagenet", state, 0, str(folder), note)
-    for folder in sorted(store.root().glob("*-*-*/")):
-        if folder.name not in NAMES and not folder.name.startswith("."):
+    for form in FORMS:
+        for folder in sorted(store.root().glob(f"{form}-*/")):
             yield _mapped(folder.name)
 
 
 def checked_entries() -> Iterator[Entry]:
     """What `entries` has of sets that are there, each byte looked at."""
-    for entry in entries():
-        if entry.state == "ready" and entry.name != "imagenet":
-            slug = Path(entry.where).name
-            try:
-                yield check(slug) if slug in ARCHIVES else _check_mapped(slug)
-            except DataError as error:
-                yield dataclasses.replace(entry, state="damaged", note=str(error))
-        elif entry.state != "missing":
-            yield entry
+    yield from (checked(entry) for entry in entries() if entry.state != "missing")
+
+
+def checked(entry: Entry) -> Entry:
+    """The same entry after a look at every byte of its set: `ready` may become `damaged`."""
+    if entry.state != "ready" or entry.name == "imagenet":
+        return entry
+    slug = Path(entry.where).name
+    try:
+        return check(slug) if slug in ARCHIVES else _check_mapped(slug)
+    except DataError as error:
+        return dataclasses.replace(entry, state="damaged", note=str(error))
 
 
 def _check_mapped(slug: str) -> Entry:
@@ -138,7 +141,13 @@ def _mapped(slug: str) -> Entry:
     except DataError as error:
         return Entry(slug, "damaged", _size(slug), where, str(error))
     if source is None or about is None:
-        return Entry(slug, "damaged", _size(slug), where, "it has no manifest.json; remove it")
+        return Entry(
+            slug,
+            "damaged",
+            _size(slug),
+            where,
+            "it has no manifest.json: it is not samtune's; move it to another place",
+        )
     counts = " + ".join(f"{len(part.labels):,}" for part in source.parts.values())
     shape = " x ".join(map(str, about["shape"]))
     note = f"{counts} images of {shape}, {len(source.class_names)} classes"

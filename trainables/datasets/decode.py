@@ -1,21 +1,31 @@
-"""Encoded images (JPEG, PNG, WebP) made uint8 tensors by torchvision, all of one size."""
+"""Encoded images made uint8 tensors, all of one size.
+
+By Pillow: torchvision's own decoders are deprecated since its 0.29, and its data sets use Pillow.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from trainables.datasets.source import DataError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 # So many images tell whether a set is grey, and what size its images have.
 _LOOKED_AT = 16
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_GREY = {"1", "L", "LA"}
+_BILINEAR = 2
 
 
 @dataclass(frozen=True)
@@ -39,16 +49,25 @@ class Encoded:
         """Image `index`, uint8 (C, H, W). Raises DataError, which names it, if it is bad."""
         channels, height, width = self.shape
         key = self.keys[index]
-        image = _decoded(self.read(key), channels, partial(self.where, key))
-        if image.shape[1:] == (height, width):
-            return image
-        if not self.resize:
-            had = f"{image.shape[1]} x {image.shape[2]}"
+        image = _opened(self.read(key), partial(self.where, key))
+        mode = "L" if channels == 1 else "RGB"
+        if image.size != (width, height) and not self.resize:
             raise DataError(
-                f"{self.where(key)} is {had} pixels and the first image {height} x {width}; "
-                "set task.image_size to bring them all to one size"
+                f"{self.where(key)} is {image.height} x {image.width} pixels and the first image "
+                f"{height} x {width}; set task.image_size to bring them all to one size"
             )
-        return _resized(image, height)
+        try:
+            if image.size != (width, height):
+                # JPEG can be decoded at a half, a quarter or an eighth in much less time.
+                image.draft(mode, (width, height))
+                side = min(image.size)
+                left, top = (image.width - side) / 2, (image.height - side) / 2
+                box = (left, top, left + side, top + side)
+                image = image.convert(mode).resize((width, height), _BILINEAR, box)
+            pixels = np.array(image if image.mode == mode else image.convert(mode))
+        except Exception as error:
+            raise DataError(f"{self.where(key)} does not decode: {error}") from error
+        return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
 
     def images(self, chunk: int = 2048) -> Iterator[Tensor]:
         """All images in order, `chunk` at a time: uint8 (B, C, H, W)."""
@@ -78,35 +97,25 @@ def encoded(
     if not keys:
         raise DataError("there is no image")
     looked_at = keys[:: max(1, len(keys) // _LOOKED_AT)]
-    seen = [_decoded(read(key), None, partial(where, key)) for key in looked_at]
-    channels = 1 if all(len(image) == 1 for image in seen) else 3
-    height, width = (image_size, image_size) if image_size else seen[0].shape[1:]
+    seen = [_opened(read(key), partial(where, key)) for key in looked_at]
+    channels = 1 if all(image.mode in _GREY for image in seen) else 3
+    width, height = (image_size, image_size) if image_size else seen[0].size
     return Encoded(read, where, keys, (channels, height, width), bool(image_size))
 
 
-def _decoded(raw: bytes, channels: int | None, where: Callable[[], str]) -> Tensor:
+def _opened(raw: bytes, where: Callable[[], str]) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        from torchvision.io import ImageReadMode, decode_image
+        if not raw:
+            raise ValueError("it is empty")
+        image = Image.open(io.BytesIO(raw), formats=_FORMATS)
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"its values have more than 8 bits ({image.mode})")
+    except UnidentifiedImageError:
+        formats = " or ".join(_FORMATS)
+        raise DataError(f"{where()} does not decode: it is no {formats}") from None
+    # Pillow's readers fail in many ways, SyntaxError among them.
     except Exception as error:
-        raise DataError(
-            f"images are decoded by torchvision, and it cannot be imported ({error}); "
-            "`samtune doctor` says more"
-        ) from error
-    modes = {None: ImageReadMode.UNCHANGED, 1: ImageReadMode.GRAY, 3: ImageReadMode.RGB}
-    try:
-        # frombuffer takes no empty buffer, and warns of one that it may not write to.
-        data = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
-        image: Tensor = decode_image(data, modes[channels])
-        return image
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if raw else "it is empty"
-        raise DataError(f"{where()} does not decode: {reason}") from error
-
-
-def _resized(image: Tensor, size: int) -> Tensor:
-    height, width = image.shape[1:]
-    scale = size / min(height, width)
-    sides = [max(size, round(side * scale)) for side in (height, width)]
-    image = interpolate(image[None], sides, mode="bilinear", antialias=True)[0]
-    top, left = ((side - size) // 2 for side in image.shape[1:])
-    return image[:, top : top + size, left : left + size]
+        raise DataError(f"{where()} does not decode: {error}") from error
+    return image

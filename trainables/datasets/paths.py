@@ -74,7 +74,9 @@ class PathSet:
                 f"{self.name} takes {needed / 1e9:.1f} GB of {store.root()}; "
                 f"to make it ready type: samtune data fetch {self.name}{option}"
             )
-        return self._streamed(parts, found.class_names, _mark(files))
+        # Not the times: they differ from machine to machine.
+        sizes = {file: seen.partition(" ")[0] for file, seen in files.items()}
+        return self._streamed(parts, found.class_names, _mark(sizes))
 
     def fetch(self, say: store.Say = lambda _: None) -> Source:
         """Maps the set, unless that is done; one process does it while the others wait."""
@@ -155,10 +157,9 @@ class PathSet:
 
     def _parts(self, found: Found) -> dict[str, tuple[Encoded, Rows]]:
         """Images and labels of training, test and perhaps validation, decoded to one shape."""
+        store.check(self.name, found.labels, found.class_names)
         parts: dict[str, tuple[Encoded, Rows]] = {}
         for part, (held, rows) in with_test(found.labels).items():
-            if not len(rows):
-                raise DataError(f"the {part} split of {self.name} is empty")
             read, where = partial(found.read, held), partial(found.where, held)
             images = encoded(read, where, rows.tolist(), self.image_size)
             parts[part] = images, found.labels[held][rows]
@@ -171,10 +172,9 @@ class PathSet:
         return parts
 
     def _streamed(
-        self, parts: dict[str, tuple[Encoded, Rows]], class_names: list[str], mark: str
+        self, parts: dict[str, tuple[Encoded, Rows]], class_names: list[str], sha256: str
     ) -> Source:
         images, _ = parts["train"]
-        store.check(self.name, {part: held for part, (_, held) in parts.items()}, class_names)
         step = max(1, len(images) // _LOOKED_AT)
         seen = [images.image(row) for row in range(0, len(images), step)]
         mean, std = store.statistics(store.levels(torch.stack(seen).numpy()))
@@ -182,7 +182,7 @@ class PathSet:
             self.name,
             {part: Part(images, held) for part, (images, held) in parts.items()},
             tuple(class_names),
-            mark,
+            sha256,
             tuple(mean),
             tuple(std),
         )

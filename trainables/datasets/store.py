@@ -184,9 +184,12 @@ def locked(slug: str, say: Say = lambda _: None) -> Iterator[None]:
 def workspace(slug: str) -> Iterator[Path]:
     """An empty folder that becomes the set's, unless the block fails; then nothing is left.
 
-    To be had under the set's lock only.
+    To be had under the set's lock only. Raises DataError when what lies in the set's place is not
+    samtune's, to be replaced.
     """
     target, folder = root() / slug, root() / f".unfinished-{slug}"
+    if target.exists() and not any((target / name).exists() for name in (_MANIFEST, _SUMS)):
+        raise DataError(f"{target} was not made by samtune; move it to another place")
     with _told():
         # Of a process that was killed: nobody else can be here.
         shutil.rmtree(folder, ignore_errors=True)

@@ -43,10 +43,10 @@ def find(reference: str) -> Callable[[tuple[int, int, int], int], nn.Module]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or all that is known if nothing is near."""
+    """`did you mean x?`, or all that is known if nothing is near."""
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known) or 'none'}"
+    return f"did you mean {near[0]}?" if near else f"there is: {', '.join(known) or 'none'}"
 
 
 def _of_torchvision(name: str) -> Callable[[tuple[int, int, int], int], nn.Module]:

@@ -1,0 +1,162 @@
+"""No word of a task is dead: each changes what is trained, and is told of when misspelt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samtune.optimizers import GradientOracle
+from samtune.optimizers.variant import KnobError
+from samtune.trial import Budget, Seeds, TrialConfig, running
+from trainables import loop, vision
+from trainables.models.small_cnn import small_cnn
+from trainables.task import TASK
+from trainables.vision import Vision
+
+OTHERWISE = {
+    "label_noise": 0.0,
+    "label_noise_kind": "asymmetric",
+    "train_size": 0.5,
+    "val_size": 0.3,
+    "classes": "0,1,2",
+    "batch_size": 32,
+    "augment": "cutout",
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "label_smoothing": 0.1,
+    "precision": "bf16",
+}
+"""Each changes the training of digits with noisy labels."""
+OF_FOLDERS = {"dataset", "image_size"}
+OF_THE_MODEL = {"model"}
+# How, and not what, is computed: the same but for rounding, so the record has to tell.
+FACTS = {"memory_format": ("channels_last", "channels_last"), "compile": (True, "compiled")}
+OF_TEST_IMAGES = {"corruption", "severity"}
+"""Of cifar10 and cifar100 alone; tests/test_datasets.py has them."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(trainable: Vision = vision.sam, **task: Any) -> list[dict[str, Any]]:
+    config = TrialConfig(
+        trainable=f"trainables.vision:{trainable.variant}",
+        variant=trainable.variant,
+        base=(trainable.bases or ("none",))[0],
+        knobs={},
+        task={"dataset": "digits", "label_noise": 0.4, **task},
+        budget=Budget("epochs", 0.3),
+        seeds=Seeds(1, 2, 3),
+    )
+    reports: list[dict[str, Any]] = []
+    with running(config, reports.append):
+        trainable(config)
+    return reports
+
+
+def trajectory(**task: Any) -> list[float]:
+    return [report["metrics"]["train_loss"] for report in train(**task)]
+
+
+def test_every_word_is_examined_here() -> None:
+    assert set(TASK) == {*OTHERWISE, *OF_FOLDERS, *OF_THE_MODEL, *FACTS, *OF_TEST_IMAGES}
+
+
+@pytest.mark.parametrize("word", OTHERWISE)
+def test_a_word_changes_the_training(word: str) -> None:
+    usual = trajectory()
+    assert trajectory() == usual
+    assert trajectory(**{word: TASK[word].default if word != "label_noise" else 0.4}) == usual
+    assert trajectory(**{word: OTHERWISE[word]}) != usual
+
+
+@pytest.mark.parametrize("kind", ["standard", "cutout", "randaugment", "imagenet"])
+def test_each_augmentation_is_another(kind: str) -> None:
+    others = {"none", "standard", "cutout", "randaugment", "imagenet"} - {kind}
+    assert trajectory(augment=kind) not in [trajectory(augment=other) for other in others]
+
+
+@pytest.mark.parametrize("word", FACTS)
+def test_a_word_of_how_to_compute_is_told_to_the_record(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.precision.compile_forward", lambda model, program: None)
+    value, fact = FACTS[word]
+    assert not train()[0]["facts"][fact]
+    assert train(**{word: value})[0]["facts"][fact]
+
+
+def one_linear(in_shape: tuple[int, int, int], classes: int) -> torch.nn.Module:
+    size = in_shape[0] * in_shape[1] * in_shape[2]
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size, classes))
+
+
+def test_a_model_of_ones_own_is_trained() -> None:
+    facts = train(model=f"{__name__}:one_linear")[0]["facts"]
+    assert facts["n_params"] == 65 * 10
+
+
+def test_a_folder_of_images_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMTUNE_DATA_ROOT", str(tmp_path / "root"))
+    rng = np.random.default_rng(1)
+    for name in ("ants", "bees"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(60):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i}.png")
+    task = {"dataset": f"folder:{tmp_path / 'pictures'}", "batch_size": 16}
+    usual = train(**task)
+    n_params = sum(p.numel() for p in small_cnn((3, 16, 16), 2).parameters())
+    assert usual[0]["facts"]["n_params"] == n_params
+    other = train(**task, image_size=8)
+    assert other[0]["metrics"]["train_loss"] != usual[0]["metrics"]["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "message"),
+    [
+        ("model", "resnet81", "unknown model 'resnet81'; did you mean resnet18"),
+        ("model", 18, "unknown model '18'"),
+        ("dataset", "digit", "did you mean digits"),
+        ("augment", "cutot", "did you mean cutout"),
+        ("precision", "bf15", "did you mean bf16"),
+        ("mixup", -1, "mixup is -1; it must be at least 0"),
+        ("compile", "yes", "it must be true or false"),
+    ],
+)
+def test_a_misspelt_word_is_told_with_the_nearest(word: str, value: Any, message: str) -> None:
+    with pytest.raises(KnobError, match=message):
+        TASK[word].check(value)
+
+
+@pytest.mark.slow
+def test_all_variants_see_equal_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At equal seeds, with everything that is drawn: order, crops, holes and mixtures."""
+    taken: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def spy(model: Any, inputs: Any, targets: Any, *rest: Any, **how: Any) -> GradientOracle:
+        taken.append((inputs.clone(), targets))
+        return GradientOracle(model, inputs, targets, *rest, **how)
+
+    monkeypatch.setattr(loop, "GradientOracle", spy)
+    seen = {}
+    for trainable in [value for value in vars(vision).values() if isinstance(value, Vision)]:
+        taken.clear()
+        train(trainable, augment="randaugment", mixup=0.2, cutmix=1.0)
+        seen[trainable.variant] = list(taken)
+    assert len(seen) >= 22
+    first = seen["sgd"]
+    assert len(first) == 5 and first[0][1].shape == (64, 10)
+    for batches in seen.values():
+        for ours, theirs in zip(batches, first, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
