@@ -364,21 +364,22 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
 SHUFFLED = """
 import dataclasses
 import numpy as np
+import trainables.loop as loop
 import trainables.vision as vision
 
 def quick(config):
-    honest = vision.open_test
+    honest = loop.open_test
 
     def shuffled(*arguments):
         split = honest(*arguments)
         order = np.random.default_rng(0).permutation(len(split.labels))
         return dataclasses.replace(split, labels=split.labels[order])
 
-    vision.open_test = shuffled
+    loop.open_test = shuffled
     try:
         vision.sgd(config)
     finally:
-        vision.open_test = honest
+        loop.open_test = honest
 
 for word in ("variant", "bases", "knobs", "task", "see_per_epoch"):
     setattr(quick, word, getattr(vision.sgd, word))
