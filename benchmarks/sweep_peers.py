@@ -139,8 +139,9 @@ def syne_tune_sweep(sweep: Mapping[str, Any]) -> None:
             random_seed=1,
             points_to_evaluate=sweep["configurations"],
         ),
-        stop_criterion=StoppingCriterion(max_num_trials_finished=len(sweep["configurations"])),
+        stop_criterion=StoppingCriterion(max_num_trials_started=len(sweep["configurations"])),
         n_workers=2,
+        wait_trial_completion_when_stopping=True,
         save_tuner=False,
     )
     tuner.run()
