@@ -11,13 +11,14 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray._raylet import Config as RayConfig
 from test_cli import typed
 from test_record import STUDY
 from test_sweep import record_of
@@ -102,8 +103,18 @@ def test_ray_tells_nobody_and_asks_for_a_token(two_slots: Cluster) -> None:
     assert stranger.returncode and "token" in stranger.stderr.lower()
 
 
+@pytest.fixture
+def rays_settings() -> Iterator[None]:
+    """Asked for before `monkeypatch`: Ray reads the environment anew when it is as it was."""
+    yield
+    RayConfig.initialize("")
+
+
 def test_an_open_ray_is_refused_where_others_could_reach_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rays_settings: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
