@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import shutil
@@ -52,11 +53,13 @@ def listening() -> Counter[str]:
     found: Counter[str] = Counter()
     driver = psutil.Process()
     for process in [driver, *driver.children(recursive=True)]:
-        name = "driver" if process == driver else process.name()
-        if name.startswith("ray::") and "Agent" not in name:
-            name = f"worker {process.pid}"
-        for connection in process.net_connections(kind="tcp"):
-            found[name] += connection.status == psutil.CONN_LISTEN
+        # One that ends meanwhile listens no more.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name = "driver" if process == driver else process.name()
+            if name.startswith("ray::") and "Agent" not in name:
+                name = f"worker {process.pid}"
+            for connection in process.net_connections(kind="tcp"):
+                found[name] += connection.status == psutil.CONN_LISTEN
     return +found
 
 
