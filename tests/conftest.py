@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# The folder that has `cifar10-jpeg`; tests of the real images skip where it is absent.
+REAL = Path(os.environ.get("SAMTUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
 # Two trials at a time on two cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import REAL
 from PIL import Image
 
 from samtune.cli import main
@@ -32,7 +33,6 @@ from trainables.datasets import catalogue, paths, store
 from trainables.datasets.archive import ARCHIVES
 from trainables.split import Streamed
 
-REAL = Path(os.environ.get("SAMTUNE_DATA", Path(__file__).parent.parent.parent / "shared/data"))
 CLASSES = ("ant", "bee", "cow")
 DOWNLOAD = 2  # torchvision asks where the file is, and then for the file
 

@@ -1,12 +1,11 @@
 """The real CIFAR-10 images on the CPU: a shipped space shrunk by --set, and what it learns.
 
-SAMTUNE_DATA names the folder that has `cifar10-jpeg`; without it these tests skip.
+They skip where there is no folder of the real images.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import REAL
 
 from samtune import tables
 from samtune.trial import Budget, Seeds, TrialConfig, running
@@ -23,8 +23,8 @@ from trainables import vision
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not os.environ.get("SAMTUNE_DATA"),
-        reason="SAMTUNE_DATA names no folder with the real images of cifar10-jpeg",
+        not (REAL / "cifar10-jpeg").is_dir(),
+        reason=f"no cifar10-jpeg in {REAL}; SAMTUNE_DATA names another folder",
     ),
 ]
 
@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The images, to be decoded once for this module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMTUNE_DATA_ROOT", str(tmp_path_factory.mktemp("store")))
-        yield f"parquet:{Path(os.environ['SAMTUNE_DATA'], 'cifar10-jpeg').resolve()}"
+        yield f"parquet:{(REAL / 'cifar10-jpeg').resolve()}"
 
 
 @pytest.mark.timeout(600)
