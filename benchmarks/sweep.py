@@ -26,9 +26,9 @@ from typing import Any
 
 from benchmarks.process_tree import SAMTUNE, Usage, measure
 
-_GRID = {"lr": [0.02, 0.05, 0.1], "rho": [0.02, 0.05, 0.1], "weight_decay": [1e-5, 1e-4, 1e-3]}
-_FIXED = {"momentum": 0.9}
-_TASK = {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "batch_size": 64}
+GRID = {"lr": [0.02, 0.05, 0.1], "rho": [0.02, 0.05, 0.1], "weight_decay": [1e-5, 1e-4, 1e-3]}
+FIXED = {"momentum": 0.9}
+TASK = {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "batch_size": 64}
 _NEEDS = {"optuna": "optuna", "ray": "ray", "syne-tune": "syne_tune"}
 _SPACE = """\
 samtune: 1
@@ -50,13 +50,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     sweep = {
-        "grid": _GRID,
-        "fixed": _FIXED,
-        "task": _TASK,
+        "grid": GRID,
+        "fixed": FIXED,
+        "task": TASK,
         "per_trial": arguments.per_trial,
         "configurations": [
-            dict(zip(_GRID, point, strict=True)) | _FIXED
-            for point in itertools.product(*_GRID.values())
+            dict(zip(GRID, point, strict=True)) | FIXED
+            for point in itertools.product(*GRID.values())
         ],
     }
     contenders = [name for name in arguments.contenders.split(",") if _installed(name)]
