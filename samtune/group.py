@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import queue
 import re
-import socket
 import sys
 import threading
 import traceback
@@ -100,12 +99,15 @@ def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Tell]:
         yield lambda go_on: None
         return
     others = _gathered(trial)
-    port = _free_port()
     nodes = [ray.get_runtime_context().get_node_id(), *ray.get([o.node.remote() for o in others])]
     one_node = len(set(nodes)) == 1
+    address = "127.0.0.1" if one_node else _own_address()
+    rendezvous = store(address)
     environment = {
-        "MASTER_ADDR": "127.0.0.1" if one_node else _own_address(),
-        "MASTER_PORT": str(port),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(rendezvous.port),
+        # In torchrun's words: the store is there, and all ranks are its clients.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
         "WORLD_SIZE": str(trial.workers),
         # Ray shows each process its own devices only.
         "LOCAL_RANK": "0",
@@ -243,7 +245,10 @@ def _own_address() -> str:
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+def store(address: str) -> Any:
+    """The TCPStore where ranks find each other, bound at once: a free port may soon be taken."""
+    from torch import distributed
+
+    return distributed.TCPStore(  # type: ignore[attr-defined]
+        address, 0, is_master=True, wait_for_workers=False
+    )

@@ -86,7 +86,7 @@ _ports: list[int] = []
 
 def train(config: TrialConfig, send: Callable[[dict[str, Any]], None]) -> None:
     if config.workers > 1:
-        # A group leaves its store a moment after another one: each trial has a new port.
+        # A group leaves its store a moment after another one: each trial has one of its own.
         os.environ["MASTER_PORT"] = str(_ports.pop())
     with running(config, send):
         vision(VARIANTS[config.variant])(config)
@@ -99,6 +99,7 @@ class Killed(Exception):
 def _process(rank: int, file: str, ports: list[int]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     _ports[:] = ports
     found: dict[str, Any] = {case: reports_of(config_of(case, 2)) for case in (*CASES, *EVERY)}
     for case in OTHERS:
@@ -144,11 +145,12 @@ def norm_problem() -> tuple[nn.Module, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    from samtune.group import _free_port
+    from samtune.group import store
 
     file = tmp_path_factory.mktemp("parallel") / "found"
-    ports = [_free_port() for _ in range(len(CASES) + len(EVERY) + 3 * len(OTHERS) + 1)]
-    mp.spawn(_process, (str(file), ports), nprocs=2)
+    count = len(CASES) + len(EVERY) + 3 * len(OTHERS) + 1
+    stores = [store("127.0.0.1") for _ in range(count)]
+    mp.spawn(_process, (str(file), [each.port for each in stores]), nprocs=2)
     return [torch.load(f"{file}.{rank}", weights_only=False) for rank in range(2)]
 
 
