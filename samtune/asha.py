@@ -16,12 +16,17 @@ class RungScheduler(FIFOScheduler):
 
     def __init__(
         self,
+        on_add: Callable[[Trial], None],
         on_report: Callable[[Trial, Mapping[str, Any]], Verdict],
         on_error: Callable[[Trial], None],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._on_add = on_add
         self._on_report = on_report
         self._on_error = on_error
+
+    def on_trial_add(self, controller: Any, trial: Trial) -> None:
+        self._on_add(trial)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         verdict = self._on_report(trial, result)

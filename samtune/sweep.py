@@ -76,15 +76,16 @@ def run_stage(
             max_concurrent_trials=on.slots,
             reuse_actors=True,
             search_alg=ProposalSearcher(driver.propose, driver.ended),
-            scheduler=RungScheduler(driver.reported, driver.failed),
+            scheduler=RungScheduler(driver.added, driver.reported, driver.failed),
             trial_dirname_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
             name=plan.progress.stage,
             storage_path=str(on.scratch / "tune"),
             verbose=0,
-            callbacks=[_Watcher(driver)],
-            stop=_StopAll(stop),
+            # No callback: to count those for statistics that nobody is sent, Ray would import
+            # every experiment tracker that is installed.
+            stop=_EachStep(driver, stop),
         ),
     )
     failed = True
@@ -140,7 +141,7 @@ class _Driver:
         self._errors_in_a_row = 0
         self._longest_silence = 0.0
 
-    # Ray pickles its scheduler, searcher and callbacks for a restore that samtune never asks for.
+    # Ray pickles its scheduler, searcher and stopper for a restore that samtune never asks for.
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
 
@@ -177,11 +178,9 @@ class _Driver:
             "last_epoch": max(live.earlier, default=None),
         }
 
-    def started(self, tune_trial: Trial) -> None:
-        """A worker has taken the trial up: only now can it be late with a report."""
-        live = self._live.get(tune_trial.trial_id)
-        if live is not None:
-            live.worker, live.heard = tune_trial.temporary_state.ray_actor, time.monotonic()
+    def added(self, tune_trial: Trial) -> None:
+        """The trial waits for a worker."""
+        self._live[tune_trial.trial_id].tune_trial = tune_trial
 
     def reported(self, tune_trial: Trial, result: Mapping[str, Any]) -> Verdict:
         """Commits a report, has it judged and commits the verdict; anything but `continue` ends
@@ -295,14 +294,20 @@ class _Driver:
         return max(_SHORTEST_SILENCE_S, _SILENCES * longest) if longest else _FIRST_SILENCE_S
 
     def _end_if_stalled(self, live: _Live) -> None:
-        if live.heard is None or live.worker is None or live.end is not None:
+        if live.tune_trial is None or live.end is not None:
             return
+        worker = live.tune_trial.temporary_state.ray_actor
+        if worker is None or live.tune_trial.status != Trial.RUNNING:
+            return
+        if live.heard is None:
+            # A worker has taken it up: only now can it be late with a report.
+            live.heard = time.monotonic()
         allowed = self._plan.spaces[live.trial.study].resources.stall_after
         patience = self._patience if allowed == "auto" else allowed
         if time.monotonic() - live.heard > patience:
             why = f"no report for {patience:g} s; resources.stall_after allows more"
             live.end = End("error", why, "stalled")
-            ray.kill(live.worker)
+            ray.kill(worker)
 
     def _conclude(self, live: _Live, end: End, *, cut: bool) -> None:
         """Ends a trial, or has it tried again: now, or by a resume where the stage is cut."""
@@ -360,7 +365,7 @@ class _Live:
     n_val: float | None = None
     end: End | None = None
     again: bool = True
-    worker: Any = None
+    tune_trial: Trial | None = None
     node: str = ""
     heard: float | None = None
     started: float = field(default_factory=time.monotonic)
@@ -403,31 +408,22 @@ class _Live:
         return End("error", "the trainable returned without a report", "error")
 
 
-class _StopAll(tune.Stopper):
-    def __init__(self, stop: Stop) -> None:
+class _EachStep(tune.Stopper):
+    """Tune asks it in each of its steps whether the sweep is to stop."""
+
+    def __init__(self, driver: _Driver, stop: Stop) -> None:
+        self._driver = driver
         self._stop = stop
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        self._driver.step()
         return self._stop.requested
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
-
-
-class _Watcher(tune.Callback):
-    def __init__(self, driver: _Driver) -> None:
-        self._driver = driver
-
-    def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        self._driver.started(trial)
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self._driver.step()
 
 
 def _name(trial: TrialRow, progress: Progress) -> str:
