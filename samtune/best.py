@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from samtune.record import Record, RunError
+from samtune.record import Record
 from samtune.rows import StudyRow, TrialRow
+from samtune.run_folder import RunError
 from samtune.space_trainable import SHIPPED_MODULE
 from samtune.status import LAST_REPORT, best_trial
 from samtune.strict_yaml import dump, load

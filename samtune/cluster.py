@@ -31,7 +31,7 @@ from samtune.nodes import alive, fitting
 from samtune.orphans import ended_with_us
 from samtune.outcome import of_exception
 from samtune.provenance import hostname_hash
-from samtune.record import RunError
+from samtune.run_folder import RunError
 from samtune.space import resolve
 from samtune.space_document import Resources
 from samtune.storage import Uploads

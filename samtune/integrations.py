@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from samtune.record import Record, RunError
+from samtune.record import Record
 from samtune.rows import TrialRow
+from samtune.run_folder import RunError
 
 if TYPE_CHECKING:
     from samtune.rungs import Verdict

@@ -7,11 +7,9 @@ killed sweep goes on from it: rungs, search and interrupted trials are rebuilt w
 
 from __future__ import annotations
 
-import errno
 import getpass
 import json
 import os
-import re
 import secrets
 import shutil
 import sqlite3
@@ -22,11 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from samtune import __version__, checksums, durable
+from samtune import __version__, checksums, durable, run_folder
 from samtune.provenance import git_commit, versions
 from samtune.rows import SCHEMA, ReportRow, Stage, State, StudyRow, TrialRow, canonical, digest
+from samtune.run_folder import RunError
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -36,40 +33,6 @@ if TYPE_CHECKING:
 FORMAT = 2
 # From this format on a record holds checksums.
 _CHECKED = 2
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-
-class RunError(Exception):
-    """A run that cannot be made, found or written. `exit_code` is what the command ends with."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-def check_name(name: str) -> str:
-    """Returns a run's name if it is one, else raises RunError (exit code 2)."""
-    if not NAME.fullmatch(name) or ".." in name:
-        raise RunError(
-            f"{name!r} is no name for a run: 1 to 64 of a-z 0-9 . _ -, a letter or digit first",
-            exit_code=2,
-        )
-    return name
-
-
-def refuse_taken(runs: Path, name: str) -> None:
-    """Raises RunError if `name` is no name (exit code 2) or already a run's (exit code 4)."""
-    folder = runs.absolute() / check_name(name)
-    if not os.path.lexists(folder):
-        return
-    hint = (
-        f"or look at it with `samtune status {name}`, go on with it with `samtune resume {name}`"
-        if (folder / "sweep.db").is_file()
-        else "or remove it: it holds no run"
-    )
-    raise RunError(
-        f"the name {name!r} is taken: {folder} exists; choose another --name, {hint}", exit_code=4
-    )
 
 
 class Record:
@@ -98,8 +61,8 @@ class Record:
         name is taken (exit code 4) or the folder cannot be written (exit code 5).
         """
         if name is not None:
-            refuse_taken(runs, name)
-        wanted = check_name(name or "-".join(space["name"] for space in spaces)[:60])
+            run_folder.refuse_taken(runs, name)
+        wanted = run_folder.check_name(name or "-".join(space["name"] for space in spaces)[:60])
         folder = runs.absolute() / wanted
         aside = runs.absolute() / f".{wanted}.{secrets.token_hex(4)}.tmp"
         try:
@@ -112,24 +75,13 @@ class Record:
             with closing(_connect(aside / "sweep.db")) as db:
                 db.executescript(SCHEMA)
                 _describe(db, spaces, asked or {})
-            count = 1
-            while True:
-                try:
-                    # Whole or absent, and refused where the name is taken.
-                    durable.rename(aside, folder)
-                    break
-                except OSError as error:
-                    if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
-                        raise
-                    if name is not None:
-                        refuse_taken(runs, name)
-                    count += 1
-                    folder = folder.with_name(f"{wanted}-{count}")
+            folder = run_folder.placed(aside, folder, named=name is not None)
             connection = _connect(folder / "sweep.db")
             checksums.keep(connection)
         except (OSError, sqlite3.Error) as error:
             raise RunError(
-                f"cannot write {folder}: {_plain(error)}; choose another folder with --runs",
+                f"cannot write {folder}: {run_folder.plain(error)}; "
+                "choose another folder with --runs",
                 exit_code=5,
             ) from None
         finally:
@@ -139,17 +91,7 @@ class Record:
     @classmethod
     def open(cls, runs: Path, name: str, *, read_only: bool = False) -> Record:
         """Opens the run `name`. Raises RunError (exit code 2) when there is none."""
-        folder = runs.absolute() / check_name(name)
-        if not (folder / "sweep.db").is_file():
-            known = sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
-            hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
-            raise RunError(f"no run {name!r}; {hint}", exit_code=2)
-        if any((folder / part).is_symlink() for part in ("", ".lock", "sweep.db", "checkpoints")):
-            raise RunError(
-                f"{folder}, or a part of it, is a symbolic link, and a run is written only where "
-                "it stands; name the folder that holds it with --runs",
-                exit_code=2,
-            )
+        folder = run_folder.found(runs, name)
         try:
             connection = (_connect_to_read if read_only else _connect)(folder / "sweep.db")
             (found,) = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
@@ -177,14 +119,7 @@ class Record:
 
     def is_locked(self) -> bool:
         """Whether a process is writing this run."""
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:
-            # Where no lock can be made, no sweep can write.
-            return False
+        return run_folder.is_locked(self.folder)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -192,22 +127,10 @@ class Record:
 
         Raises RunError: while another process does (exit code 4), and for a damaged record.
         """
-        lock = FileLock(self.folder / ".lock")
-        try:
-            # Longer than a look by `is_locked` takes.
-            lock.acquire(timeout=0.5)
-        except Timeout:
-            raise RunError(
-                f"run {self.name!r} is being written by another process; "
-                f"`samtune status {self.name}` shows how far it is",
-                exit_code=4,
-            ) from None
-        try:
+        with run_folder.locked(self.folder):
             self._upgrade()
             self.verify()
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def removed_if_empty(self) -> Iterator[None]:
@@ -502,7 +425,3 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
     connection.row_factory = sqlite3.Row
     return connection
-
-
-def _plain(error: BaseException) -> str:
-    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

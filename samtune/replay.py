@@ -16,8 +16,9 @@ from statistics import fmean
 from typing import Any
 
 from samtune.live import unit
-from samtune.record import Record, RunError
+from samtune.record import Record
 from samtune.rows import ReportRow, StudyRow
+from samtune.run_folder import RunError
 from samtune.rungs import Rungs, rungs_for, standard_error
 from samtune.space import SpaceError
 from samtune.space_document import Asha, read_document

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from samtune.record import RunError
+from samtune.run_folder import RunError
 from samtune.space import resolve
 
 

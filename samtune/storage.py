@@ -31,7 +31,8 @@ from pyarrow.fs import (
     SubTreeFileSystem,
 )
 
-from samtune.record import Record, RunError
+from samtune.record import Record
+from samtune.run_folder import RunError
 
 EVERY_S = 60.0
 _EPOCH = re.compile(r"epoch-(\d+)")

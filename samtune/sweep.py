@@ -35,8 +35,9 @@ from samtune.outcome import (
 )
 from samtune.progress import Progress, View
 from samtune.rebuild import Past, recorded
-from samtune.record import Record, RunError
+from samtune.record import Record
 from samtune.rows import TrialRow, canonical
+from samtune.run_folder import RunError
 from samtune.rungs import Verdict
 from samtune.search import ProposalSearcher
 from samtune.stages import StagePlan, has_work

@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from samtune.record import Record, RunError
+from samtune.record import Record
 from samtune.rows import StudyRow, TrialRow
+from samtune.run_folder import RunError
 from samtune.status import LAST_REPORT, label
 
 BARS = "▁▂▃▄▅▆▇█"

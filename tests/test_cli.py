@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from samtune.cli import cli, main
-from samtune.record import Record, RunError
+from samtune.record import Record
+from samtune.run_folder import RunError
 
 SMALL = [
     *("--set", "budget.kind=epochs", "--set", "budget.per_trial=2", "--set", "budget.trials=2"),

@@ -27,7 +27,8 @@ import samtune
 from samtune import cluster, durable, tables
 from samtune.export import export
 from samtune.live import QuietView
-from samtune.record import Record, RunError
+from samtune.record import Record
+from samtune.run_folder import RunError
 from samtune.space import SearchSpace
 from samtune.stages import Search, rungs_of
 from samtune.stop import Stop, Watch

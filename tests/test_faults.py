@@ -83,7 +83,8 @@ from samtune import tables
 from samtune.cluster import Cluster
 from samtune.export import export
 from samtune.live import QuietView
-from samtune.record import Record, RunError
+from samtune.record import Record
+from samtune.run_folder import RunError
 from samtune.search import Proposals
 from samtune.space import SearchSpace
 from samtune.stages import Search

@@ -20,7 +20,8 @@ import pytest
 from samtune import integrations
 from samtune.cli import main
 from samtune.integrations import Hook, Observers
-from samtune.record import Record, RunError
+from samtune.record import Record
+from samtune.run_folder import RunError
 from samtune.rungs import Verdict
 from samtune.space import SearchSpace
 from samtune.trial import Seeds, TrialConfig

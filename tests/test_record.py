@@ -13,7 +13,8 @@ import pytest
 
 from samtune import tables
 from samtune.export import export
-from samtune.record import Record, RunError
+from samtune.record import Record
+from samtune.run_folder import RunError
 from samtune.rungs import StoppingRungs, Verdict
 from samtune.trial import Budget, Seeds, TrialConfig
 

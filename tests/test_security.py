@@ -27,7 +27,8 @@ from test_sweep import record_of
 import samtune
 from samtune.cluster import Cluster, cluster
 from samtune.live import QuietView
-from samtune.record import Record, RunError, check_name
+from samtune.record import Record
+from samtune.run_folder import RunError, check_name
 from samtune.space import SearchSpace
 from samtune.stages import Search
 from samtune.stop import Stop

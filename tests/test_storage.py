@@ -15,7 +15,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
 from samtune.cli import main
-from samtune.record import Record, RunError
+from samtune.record import Record
+from samtune.run_folder import RunError
 from samtune.storage import Storage, Uploads, copied, fetched
 from samtune.trial import Budget, Seeds, TrialConfig
 

@@ -118,7 +118,8 @@ def leaderboard(
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
     from samtune.export import export
-    from samtune.record import Record, RunError
+    from samtune.record import Record
+    from samtune.run_folder import RunError
 
     folders = []
     for name in dict.fromkeys(names):
@@ -157,7 +158,8 @@ def export_tables(
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
     from samtune.export import export
-    from samtune.record import Record, RunError
+    from samtune.record import Record
+    from samtune.run_folder import RunError
 
     with Record.open(runs, name, read_only=True) as record:
         folder = record.folder if output is None else output

@@ -72,7 +72,8 @@ def run(
     and the spaces of a run that was stopped, it goes on with that run.
     """
     from samtune import integrations
-    from samtune.record import Record, check_name, refuse_taken
+    from samtune.record import Record
+    from samtune.run_folder import check_name, refuse_taken
     from samtune.storage import copied
 
     integrations.check(launch.logs, launch.hook)
@@ -156,7 +157,8 @@ def resume(name: str, accepted: bool, runs: Path, launch: Launch, as_json: bool)
     Interrupted trials go on from their last checkpoints; the space is the run's own frozen copy.
     """
     from samtune import integrations
-    from samtune.record import Record, check_name
+    from samtune.record import Record
+    from samtune.run_folder import check_name
     from samtune.storage import copied, fetched
 
     integrations.check(launch.logs, launch.hook)
@@ -224,7 +226,7 @@ def _frozen(record: Record) -> list[SearchSpace]:
 def _same_versions(record: Record, accepted: bool) -> None:
     """Raises RunError (exit code 2) for a run that other versions began, unless accepted."""
     from samtune.provenance import versions
-    from samtune.record import RunError
+    from samtune.run_folder import RunError
 
     began, now = record.meta("versions") or {}, versions()
     changed = ", ".join(
@@ -348,7 +350,7 @@ def _stopped(record: Record, stop: Stop) -> int:
 
 
 def _full(record: Record, detail: str) -> Exception:
-    from samtune.record import RunError
+    from samtune.run_folder import RunError
 
     return RunError(
         f"stopped, because {record.folder} has no room left ({detail}); all of it is on record: "

@@ -183,7 +183,8 @@ def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: boo
     `samtune best NAME > best.yaml` and `samtune run best.yaml` train and confirm it once more.
     """
     from samtune.best import python, space_file, winner_of
-    from samtune.record import Record, RunError
+    from samtune.record import Record
+    from samtune.run_folder import RunError
 
     with Record.open(runs, name, read_only=True) as record:
         winner = winner_of(record, space)

@@ -1,0 +1,121 @@
+"""The folder of a run: its name, its place among the others, and the lock of its only writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from samtune import durable
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class RunError(Exception):
+    """A run that cannot be made, found or written. `exit_code` is what the command ends with."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def check_name(name: str) -> str:
+    """Returns a run's name if it is one, else raises RunError (exit code 2)."""
+    if not NAME.fullmatch(name) or ".." in name:
+        raise RunError(
+            f"{name!r} is no name for a run: 1 to 64 of a-z 0-9 . _ -, a letter or digit first",
+            exit_code=2,
+        )
+    return name
+
+
+def refuse_taken(runs: Path, name: str) -> None:
+    """Raises RunError if `name` is no name (exit code 2) or already a run's (exit code 4)."""
+    folder = runs.absolute() / check_name(name)
+    if not os.path.lexists(folder):
+        return
+    hint = (
+        f"or look at it with `samtune status {name}`, go on with it with `samtune resume {name}`"
+        if (folder / "sweep.db").is_file()
+        else "or remove it: it holds no run"
+    )
+    raise RunError(
+        f"the name {name!r} is taken: {folder} exists; choose another --name, {hint}", exit_code=4
+    )
+
+
+def placed(made: Path, folder: Path, *, named: bool) -> Path:
+    """Moves the folder `made` to `folder`, or unless it is `named` so by the user to the first
+    free of `folder-2`, `folder-3`, ...; returns where it is.
+
+    Whole or absent. Raises RunError (exit code 4) where a name is taken that has to be.
+    """
+    wanted, count = folder.name, 1
+    while True:
+        try:
+            durable.rename(made, folder)
+            return folder
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+            if named:
+                refuse_taken(folder.parent, wanted)
+            count += 1
+            folder = folder.with_name(f"{wanted}-{count}")
+
+
+def found(runs: Path, name: str) -> Path:
+    """The folder of the run `name`. Raises RunError (exit code 2) when there is none."""
+    folder = runs.absolute() / check_name(name)
+    if not (folder / "sweep.db").is_file():
+        known = sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
+        hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
+        raise RunError(f"no run {name!r}; {hint}", exit_code=2)
+    if any((folder / part).is_symlink() for part in ("", ".lock", "sweep.db", "checkpoints")):
+        raise RunError(
+            f"{folder}, or a part of it, is a symbolic link, and a run is written only where "
+            "it stands; name the folder that holds it with --runs",
+            exit_code=2,
+        )
+    return folder
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is writing the run in `folder`."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        # Where no lock can be made, no sweep can write.
+        return False
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run in `folder` for writing. Raises RunError (exit code 4) while another does."""
+    lock = FileLock(folder / ".lock")
+    try:
+        # Longer than a look by `is_locked` takes.
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        raise RunError(
+            f"run {folder.name!r} is being written by another process; "
+            f"`samtune status {folder.name}` shows how far it is",
+            exit_code=4,
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def plain(error: BaseException) -> str:
+    """What the system calls it, without number and path."""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
