@@ -12,8 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,13 +24,12 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
-from samtune import gpu_memory
+from samtune import gpu_memory, hosts
 from samtune.group import RankFailure, Tell, ranks
 from samtune.nodes import alive, fitting
 from samtune.orphans import ended_with_us
-from samtune.outcome import of_exception
 from samtune.provenance import hostname_hash
-from samtune.run_folder import RunError
+from samtune.run_folder import RunError, alone_in
 from samtune.space import resolve
 from samtune.space_document import Resources
 from samtune.storage import Uploads
@@ -61,7 +59,7 @@ class Cluster:
     """A running Ray, and how many trials of the wanted size it holds at once.
 
     A trial is `workers` processes with `cpus` and `gpus` each. `storage` is the URL to which
-    workers copy checkpoints.
+    workers copy checkpoints, `hosts` the address of a nursery for trials that may have a host.
     """
 
     slots: int
@@ -70,6 +68,7 @@ class Cluster:
     scratch: Path
     workers: int = 1
     storage: str | None = None
+    hosts: str | None = None
 
     @property
     def per_trial(self) -> tune.PlacementGroupFactory:
@@ -85,12 +84,15 @@ def cluster(
     *,
     storage: str | None = None,
     ship: Sequence[str] = (),
+    nursery: str | None = None,
 ) -> Iterator[Cluster]:
     """Starts a Ray of our own, or joins the one at `address`.
 
     A trial gets the largest of the `wanted` resources. `ship` are paths of Python modules that
-    the workers are sent. Raises RunError (exit code 5) when no trial fits, and when the Ray that
-    it would start lets everyone on the network in.
+    the workers are sent, `nursery` is the address of one on this machine.
+
+    Raises RunError (exit code 5) when no trial fits, and when the Ray that it would start lets
+    everyone on the network in.
     """
     cpus = max(resources.cpus for resources in wanted)
     gpus = max(resources.gpus for resources in wanted)
@@ -162,7 +164,7 @@ def cluster(
                     exit_code=5,
                 )
             slots = min(fits, parallel or fits)
-            yield Cluster(slots, cpus, gpus, Path(scratch), workers, storage)
+            yield Cluster(slots, cpus, gpus, Path(scratch), workers, storage, nursery)
         finally:
             ray.shutdown()
 
@@ -199,7 +201,11 @@ def run_trial(config: Mapping[str, Any]) -> None:
     trial = TrialConfig.from_dict(config["trial"])
     node = ray.get_runtime_context().get_node_id()
 
-    def send(report: dict[str, Any], tell: Tell, uploads: Uploads | None) -> None:
+    def send(
+        report: dict[str, Any],
+        tell: Tell = lambda go_on: None,
+        uploads: Uploads | None = None,
+    ) -> None:
         report["facts"] |= {"hostname_hash": hostname_hash(), "node": node[:16]}
         try:
             if uploads is not None:
@@ -211,35 +217,38 @@ def run_trial(config: Mapping[str, Any]) -> None:
         tell(True)
 
     sys.path.extend(path for path in config["path"] if path not in sys.path)
+    went_wrong = None
     try:
-        trainable = resolve(trial.trainable)
-        warn(gpu_memory.warning(trial, config["gpu_memory_gb"]))
-        with _alone_in(trial.checkpoint_dir):
-            uploads = _uploads(trial, config)
-            if uploads is not None and config["last_epoch"] is not None:
-                warn(uploads.fetch(config["last_epoch"]))
-            with (
-                ranks(config, trial) as tell,
-                running(trial, partial(send, tell=tell, uploads=uploads)),
-            ):
-                trainable(trial)
+        host = hosts.mine(config["hosts"])
+        if host is not None:
+            went_wrong = hosts.train(host, config, send)
+        else:
+            _train(trial, config, send)
     except Exception as error:
-        cause, again = of_exception(error)
+        went_wrong = hosts.failure(error)
         if isinstance(error, RankFailure):
-            cause, again = error.cause, error.again
+            went_wrong |= {"cause": error.cause, "again": error.again}
+    if went_wrong is not None:
         # A worker that is out of memory, or whose CUDA context may be broken, is not used again.
-        raises = cause == "oom" or trial.gpus > 0
-        tune.report(
-            {
-                "error": f"{type(error).__name__}: {error}",
-                "traceback": traceback.format_exc(),
-                "cause": cause,
-                "again": again,
-                "raises": raises,
-            }
-        )
+        raises = went_wrong["cause"] == "oom" or trial.gpus > 0
+        tune.report(went_wrong | {"raises": raises})
         if raises:
-            raise
+            raise RuntimeError(went_wrong["error"])
+
+
+def _train(trial: TrialConfig, config: Mapping[str, Any], send: Callable[..., None]) -> None:
+    """In this worker itself."""
+    trainable = resolve(trial.trainable)
+    warn(gpu_memory.warning(trial, config["gpu_memory_gb"]))
+    with alone_in(trial.checkpoint_dir):
+        uploads = _uploads(trial, config)
+        if uploads is not None and config["last_epoch"] is not None:
+            warn(uploads.fetch(config["last_epoch"]))
+        with (
+            ranks(config, trial) as tell,
+            running(trial, partial(send, tell=tell, uploads=uploads)),
+        ):
+            trainable(trial)
 
 
 def warn(text: str | None) -> None:
@@ -252,17 +261,3 @@ def _uploads(trial: TrialConfig, config: Mapping[str, Any]) -> Uploads | None:
     if config["storage"] is None or trial.checkpoint_dir is None:
         return None
     return Uploads(config["storage"], config["run"], trial.checkpoint_dir)
-
-
-@contextmanager
-def _alone_in(folder: str | None) -> Iterator[None]:
-    """Waits until the last worker of this trial is gone: its sweep may have been killed just now.
-
-    Raises Timeout after a minute; the trial is tried again then.
-    """
-    if folder is None:
-        yield
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with FileLock(Path(folder, ".lock"), timeout=60):
-        yield

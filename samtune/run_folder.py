@@ -116,6 +116,20 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def alone_in(folder: str | None) -> Iterator[None]:
+    """Waits until the last worker of the trial is gone: its sweep may have been killed just now.
+
+    Raises Timeout after a minute; the trial is tried again then.
+    """
+    if folder is None:
+        yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(folder, ".lock"), timeout=60):
+        yield
+
+
 def plain(error: BaseException) -> str:
     """What the system calls it, without number and path."""
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

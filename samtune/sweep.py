@@ -67,7 +67,7 @@ def run_stage(
     if not has_work(plan):
         return plan.progress
     watch = Watch(record.folder, stop)
-    driver = _Driver(plan, record, view, stop, watch, observers, on.storage)
+    driver = _Driver(plan, record, view, stop, watch, observers, on)
     record.add_event(f"{plan.progress.stage} started", f"{on.slots} slots")
     tuner = tune.Tuner(
         tune.with_resources(run_trial, on.per_trial),
@@ -128,7 +128,7 @@ class _Driver:
         stop: Stop,
         watch: Watch,
         observers: Observers | None = None,
-        storage: str | None = None,
+        on: Cluster | None = None,
     ) -> None:
         self._plan = plan
         self._record = record
@@ -136,7 +136,7 @@ class _Driver:
         self._stop = stop
         self._watch = watch
         self._observers = observers or Observers(record, [], view.event)
-        self._storage = storage
+        self._on = on
         self._warnings: set[str] = set()
         self._live: dict[str, _Live] = {}
         self._errors_in_a_row = 0
@@ -174,7 +174,8 @@ class _Driver:
             "trial": config.to_dict(),
             "path": [] if own else [os.getcwd()],
             "gpu_memory_gb": self._plan.spaces[trial.study].resources.gpu_memory_gb,
-            "storage": self._storage,
+            "storage": self._on and self._on.storage,
+            "hosts": self._on and self._on.hosts,
             "run": self._record.name,
             "last_epoch": max(live.earlier, default=None),
         }

@@ -99,11 +99,12 @@ def run(
                 if not _go_on(record, launch, as_json):
                     refuse_taken(runs, name)
         return
+    hosts = _hosts(loaded, launch)
+    _make_ready(loaded, launch.address)
     from samtune.replay import rule_text
     from samtune.search import Proposals
     from samtune.stages import searched
 
-    _make_ready(loaded, launch.address)
     record = Record.create(
         runs,
         name,
@@ -136,7 +137,7 @@ def run(
         copied(record, launch.storage, new=True),
     ):
         stages = ["search", "confirm"] if confirmed else ["search"]
-        code = _stages(record, loaded, stages, top, seeds, launch)
+        code = _stages(record, loaded, stages, top, seeds, launch, hosts)
         _finish(record, code, as_json)
 
 
@@ -208,8 +209,9 @@ def confirm(
     ):
         record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
         spaces = _frozen(record)
+        hosts = _hosts(spaces, launch)
         _make_ready(spaces, launch.address)
-        code = _stages(record, spaces, ["confirm"], top, seeds, launch)
+        code = _stages(record, spaces, ["confirm"], top, seeds, launch, hosts)
         _finish(record, code, as_json)
 
 
@@ -249,9 +251,10 @@ def _same_versions(record: Record, accepted: bool) -> None:
 
 def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
     """Runs what a run has left to do, and exits; False when there is nothing."""
+    spaces = _frozen(record)
+    hosts = _hosts(spaces, launch)
     from samtune.stages import Confirm, Search, has_work
 
-    spaces = _frozen(record)
     asked = record.meta("asked") or {"confirm": True, "top": None, "seeds": None}
     stages = []
     if has_work(Search(record, spaces)):
@@ -264,9 +267,22 @@ def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
         return False
     _make_ready(spaces, launch.address)
     record.add_event("resumed", f"{' and '.join(stages)} to do")
-    code = _stages(record, spaces, stages, asked["top"], asked["seeds"], launch)
+    code = _stages(record, spaces, stages, asked["top"], asked["seeds"], launch, hosts)
     _finish(record, code, as_json)
     return True
+
+
+def _hosts(spaces: Sequence[SearchSpace], launch: Launch) -> str | None:
+    """Where this command's trials get their processes, if they may have some of this machine's.
+
+    Ray, once it is imported, has threads, so it comes first.
+    """
+    from samtune.hosts import nursery
+
+    elsewhere = launch.address or launch.storage
+    if elsewhere or any(s.resources.gpus or s.resources.workers > 1 for s in spaces):
+        return None
+    return click.get_current_context().with_resource(nursery())
 
 
 def _make_ready(spaces: Sequence[SearchSpace], address: str | None) -> None:
@@ -289,6 +305,7 @@ def _stages(
     top: int | None,
     seeds: int | None,
     launch: Launch,
+    hosts: str | None,
 ) -> int:
     """Runs the stages and answers with the exit code."""
     from samtune import integrations
@@ -312,7 +329,7 @@ def _stages(
     with (
         integrations.observers(record, launch.logs, launch.hook, warn) as observers,
         signals(),
-        cluster(wanted, launch.address, storage=launch.storage, ship=ship) as on,
+        cluster(wanted, launch.address, storage=launch.storage, ship=ship, nursery=hosts) as on,
         signals(),
     ):
         for stage in stages:
