@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -71,7 +70,8 @@ class Augment:
         self.seed = seed
         self.memory_format = memory_format
         self._generator = torch.Generator(normalise.mean.device)
-        self._staging = Staging()
+        self._out: Tensor | None = None
+        self._staging: Staging | None = None
         self._rows = slice(None)
 
     def start(self, epoch: int) -> None:
@@ -90,9 +90,13 @@ class Augment:
         """
         self._rows = rows
         drawn = self._draw(images.shape, images.shape[0] if count is None else count)
-        layout, device = self.memory_format, images.device
-        out = self._staging("out", images.shape, torch.float32, device, layout)
-        size = _at_a_time(images.shape, device)
+        size = _at_a_time(images.shape, images.device)
+        if self._out is None or self._out.shape[0] < images.shape[0]:
+            self._out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+            self._out = self._out.contiguous(memory_format=self.memory_format)
+            if self.kind in {"standard", "cutout", "randaugment"}:
+                self._staging = Staging(images.shape, images.device)
+        out = self._out[: images.shape[0]]
         parts = zip(*(each.split(size) for each in (images, out, *drawn)), strict=True)
         for part, into, *its in parts:
             self._augment(part, into, *its)
@@ -135,6 +139,7 @@ class Augment:
         cut: Tensor | None = None,
         *operations: Tensor,
     ) -> None:
+        assert self._staging is not None
         images = padded_crop(images, crop, self._staging)
         for which, sign in zip(operations[::2], operations[1::2], strict=True):
             images = randaugment(images.float(), which, sign)
@@ -149,32 +154,48 @@ class Augment:
 
 
 class Staging:
-    """Memory that every batch uses again: page faults of new memory cost more than the work."""
+    """Memory that every part of a batch uses again: page faults of new memory cost more.
 
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
+    Args:
+        shape: (B, C, H, W) of the largest batch; what is staged are its parts.
+    """
 
-    def __call__(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        dtype: torch.dtype,
-        device: torch.device,
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> Tensor:
-        """A tensor of that shape: zeros at first, later what its last user left."""
-        held = self._held.get(name)
-        if held is None or len(held) < shape[0]:
-            held = torch.zeros(shape, dtype=dtype, device=device)
-            held = self._held[name] = held.contiguous(memory_format=memory_format)
-        return held if len(held) == shape[0] else held[: shape[0]]
+    def __init__(self, shape: torch.Size, device: torch.device) -> None:
+        count = min(shape[0], _at_a_time(shape, device))
+        channels, height, width = shape[1:]
+        top, left = height // 8, width // 8
+        padded = torch.zeros((count, *_padded(shape)), dtype=torch.uint8, device=device)
+        inner = padded[..., top : top + height, left : left + width]
+        self.plain, self.mirrored = inner.unbind(1)
+        self.padded_rows = _rows(padded, width)
+        self.cropped = self.plain.new_empty((count, channels, height, width))
+
+        size = height // 2
+        top, left = height - size // 2, width - size // 2
+        # The mask of an image is a window of this picture, whose square is in the middle.
+        picture = torch.ones(2 * height, 2 * width, device=device)
+        picture[top : top + size, left : left + size] = 0
+        self.picture_rows = _rows(picture, width)
+        self.kept = picture.new_empty((count, 1, height, width))
+
+
+def _rows(source: Tensor, width: int) -> Tensor:
+    """All rows of `width` values that stand together in `source`, at any place: a view."""
+    return source.as_strided((source.numel() - width + 1, width), (1, 1))
+
+
+def _padded(shape: torch.Size) -> tuple[int, int, int, int]:
+    """An image as it is and mirrored, both padded."""
+    channels, height, width = shape[1:]
+    return 2, channels, height + 2 * (height // 8), width + 2 * (width // 8)
 
 
 def crop_starts(place: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, shape: torch.Size) -> Tensor:
-    """Where each row of a crop begins in its image as `padded_crop` has it: (B, C, H).
+    """Where each row of a crop begins in a staging's padded images: (B, C, H).
 
-    dy (B,) and dx (B,) are the crop's corner in the padded image, 0 to 2 (side // 8); flip (B,) is
-    1 for an image that is mirrored before it is padded.
+    place (B,) is an image's place in its part of the batch; dy (B,) and dx (B,) are the crop's
+    corner in the padded image, 0 to 2 (side // 8); flip (B,) is 1 for an image that is mirrored
+    before it is padded.
     """
     _, channels, tall, wide = _padded(shape)
     corner = ((2 * place + flip) * (channels * tall) + dy) * wide + dx
@@ -187,21 +208,13 @@ def padded_crop(images: Tensor, starts: Tensor, staging: Staging) -> Tensor:
 
     images (B, C, H, W) -> the same shape, in the staging's memory; starts are `crop_starts`.
     """
-    count, _, height, width = images.shape
-    top, left = height // 8, width // 8
-    padded = staging("padded", (count, *_padded(images.shape)), images.dtype, images.device)
-    inner = padded[..., top : top + height, left : left + width]
-    inner[:, 0].copy_(images)
-    inner[:, 1].copy_(images.flip(-1))
-    cropped = staging("cropped", images.shape, images.dtype, images.device)
-    _gather(padded, starts, cropped)
+    count = images.shape[0]
+    staging.plain[:count].copy_(images)
+    staging.mirrored[:count].copy_(images.flip(-1))
+    cropped = staging.cropped[:count]
+    lines = cropped.view(-1, images.shape[3])
+    torch.index_select(staging.padded_rows, 0, starts.view(-1), out=lines)
     return cropped
-
-
-def _padded(shape: torch.Size) -> tuple[int, int, int, int]:
-    """An image as it is and mirrored, both padded."""
-    _, channels, height, width = shape
-    return 2, channels, height + 2 * (height // 8), width + 2 * (width // 8)
 
 
 def cut_starts(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
@@ -219,28 +232,10 @@ def cutout_(images: Tensor, starts: Tensor, staging: Staging) -> Tensor:
 
     images float32 (B, C, H, W); starts are `cut_starts` (DeVries and Taylor 2017, section 3.2).
     """
-    count, _, height, width = images.shape
-    kept = staging("kept", (count, 1, height, width), torch.float32, images.device)
-    # The mask of an image is a window of one picture, whose square is in the middle.
-    _gather(_picture(height, width, images.device), starts, kept)
+    kept = staging.kept[: images.shape[0]]
+    lines = kept.view(-1, images.shape[3])
+    torch.index_select(staging.picture_rows, 0, starts.view(-1), out=lines)
     return images.mul_(kept)
-
-
-@lru_cache(maxsize=8)
-def _picture(height: int, width: int, device: torch.device) -> Tensor:
-    size = height // 2
-    top, left = height - size // 2, width - size // 2
-    picture = torch.ones(2 * height, 2 * width, device=device)
-    picture[top : top + size, left : left + size] = 0
-    return picture
-
-
-def _gather(source: Tensor, starts: Tensor, out: Tensor) -> None:
-    """Fills each row of `out` with as many values in a row of `source`, from any place in it."""
-    width = out.shape[-1]
-    # As an overlapping view all such rows are there already.
-    rows = source.as_strided((source.numel() - width + 1, width), (1, 1))
-    torch.index_select(rows, 0, starts.view(-1), out=out.view(-1, width))
 
 
 def _at_a_time(shape: torch.Size, device: torch.device) -> int:

@@ -36,7 +36,7 @@ class Batch(Protocol):
     def device(self) -> torch.device: ...
 
     def split(self, size: int, /) -> Iterable[Tensor]:
-        """The images in their order, `size` at a time."""
+        """The images in their order, `size` at a time; the next may overwrite the last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,9 @@ class Selection:
         return self.images.device
 
     def split(self, size: int, /) -> Iterator[Tensor]:
+        held = self.images.new_empty((min(size, len(self.rows)), *self.images.shape[1:]))
         for rows in torch.split(self.rows, size):
-            yield self.images.index_select(0, rows)
+            yield torch.index_select(self.images, 0, rows, out=held[: len(rows)])
 
 
 @dataclass(frozen=True, eq=False)
