@@ -121,7 +121,7 @@ def contenders(images: Tensor) -> dict[str, Callable[[], object]]:
     def ours() -> Iterator[Tensor]:
         augment.start(1)
         order = torch.from_numpy(np.random.default_rng(1).permutation(count))
-        for batch, _ in split.batches(order, BATCH, device):
+        for batch, _ in split.selections(order, BATCH, device):
             yield augment(batch)
 
     def theirs(pictures: Pictures, workers: int) -> Iterator[Tensor]:

@@ -18,12 +18,15 @@ from trainables.augment import (
     Augment,
     Normaliser,
     Staging,
+    crop_starts,
+    cut_starts,
     cutout_,
     draw_boxes,
     padded_crop,
     randaugment,
     resized_crop,
 )
+from trainables.split import Selection
 from trainables.targets import Mixer, cross_entropy, hits
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 24, 40)]
@@ -52,12 +55,13 @@ def test_a_crop_is_a_slice_of_the_padded_image(
 ) -> None:
     _, height, width = shape
     top, left = height // 8, width // 8
-    staging = Staging()
+    staging = Staging(torch.Size((40, *shape)), torch.device("cpu"))
     for count in (12, 5, 40):
         images = pictures(draw, count, shape)
         dy, dx = whole(draw, 2 * top + 1, count), whole(draw, 2 * left + 1, count)
         flip = whole(draw, 2, count)
-        found = padded_crop(images, dy, dx, flip, staging)
+        starts = crop_starts(torch.arange(count), dy, dx, flip, images.shape)
+        found = padded_crop(images, starts, staging)
         for i in range(count):
             image = images[i].flip(-1) if flip[i] else images[i]
             padded = F.pad(image, (left, left, top, top))
@@ -73,7 +77,8 @@ def test_cutout_blanks_a_square_that_may_reach_over_the_border(
     images = torch.rand(20, *shape, generator=draw) + 1
     y, x = whole(draw, height, 20), whole(draw, width, 20)
     y[:4], x[:4] = torch.tensor([0, 0, height - 1, height - 1]), torch.tensor([0, width - 1] * 2)
-    found = cutout_(images.clone(), y, x, Staging())
+    staging = Staging(images.shape, images.device)
+    found = cutout_(images.clone(), cut_starts(y, x, images.shape), staging)
     half = height // 4
     for i in range(20):
         expected = images[i].clone()
@@ -162,8 +167,8 @@ def test_without_augmentation_a_batch_is_only_normalised(draw: torch.Generator) 
     augment = Augment("none", Normaliser(mean, std), seed=1)
     augment.start(1)
     expected = (images.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-    assert torch.equal(augment(images), expected)
-    assert torch.equal(Normaliser(mean, std)(images), expected)
+    for found in (augment(images), Normaliser(mean, std)(images)):
+        torch.testing.assert_close(found, expected, atol=0, rtol=2**-22)
 
 
 def test_the_blank_square_is_of_the_mean_colour(draw: torch.Generator) -> None:
@@ -207,7 +212,9 @@ def test_blank_squares_are_drawn_evenly() -> None:
     augment.start(1)
     generator = augment._generator
     y, x = (torch.randint(32, (8000,), generator=generator) for _ in range(2))
-    found = cutout_(torch.ones(8000, 1, 32, 32), y, x, Staging())
+    staging = Staging(torch.Size((200, 1, 32, 32)), y.device)
+    parts = cut_starts(y, x, torch.Size((8000, 1, 32, 32))).split(200)
+    found = torch.cat([cutout_(torch.ones(200, 1, 32, 32), part, staging) for part in parts])
     assert chances(y, 32) < 2
     # A pixel is hit by as many of the 32 x 32 centres as lie within 8 of it.
     reach = [min(32, i + 8 + 1) - max(0, i - 7) for i in range(32)]
@@ -272,6 +279,25 @@ def test_batches_come_in_the_layout_that_was_asked_for(draw: torch.Generator) ->
     found = last(images)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(found, plain(images))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_in_parts_or_a_share_of_it_is_as_the_whole(
+    kind: str, layout: torch.memory_format, draw: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pictures(draw, 90, (3, 16, 24))
+    rows = torch.randperm(90, generator=draw)[:40]
+    whole = Augment(kind, AS_IT_IS, seed=5)
+    whole.start(1)
+    expected = whole(store[rows]).clone()
+    monkeypatch.setattr("trainables.augment._VALUES_AT_A_TIME", 7 * store[0].numel())
+    parts = Augment(kind, AS_IT_IS, seed=5, memory_format=layout)
+    for share in (slice(0, 40), slice(10, 31)):
+        parts.start(1)
+        found = parts(Selection(store, rows[share]), share, 40)
+        assert found.is_contiguous(memory_format=layout)
+        assert torch.equal(found, expected[share])
 
 
 # Mixtures and losses.

@@ -7,12 +7,15 @@ images, and a resumed trial the images that it would have seen.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from trainables.split import Batch
 
 KINDS = ("none", "standard", "cutout", "randaugment", "imagenet")
 
@@ -22,6 +25,8 @@ OPERATIONS = (
 )
 _MAGNITUDE = 9 / 30
 _LUMA = (0.299, 0.587, 0.114)
+# On a CPU, of the values of a batch: what stands between two of its passes is then still cached.
+_VALUES_AT_A_TIME = 3 * 2**17
 
 
 class Normaliser:
@@ -29,12 +34,13 @@ class Normaliser:
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean = mean.view(-1, 1, 1)
-        self.std = std.view(-1, 1, 1)
+        # A product takes half the time of a quotient, and is a rounding away from it.
+        self.scale = 1 / std.view(-1, 1, 1)
 
     def __call__(self, images: Tensor, out: Tensor | None = None) -> Tensor:
         """With `out` (float32, same shape) in its memory and layout."""
         images = images.float() if out is None else out.copy_(images)
-        return images.sub_(self.mean).div_(self.std)
+        return images.sub_(self.mean).mul_(self.scale)
 
 
 class Augment:
@@ -64,7 +70,8 @@ class Augment:
         self.seed = seed
         self.memory_format = memory_format
         self._generator = torch.Generator(normalise.mean.device)
-        self._staging = Staging()
+        self._out: Tensor | None = None
+        self._staging: Staging | None = None
         self._rows = slice(None)
 
     def start(self, epoch: int) -> None:
@@ -74,117 +81,168 @@ class Augment:
         self._generator.manual_seed(int(words.generate_state(1)[0]))
 
     def __call__(
-        self, images: Tensor, rows: slice = slice(None), count: int | None = None
+        self, images: Batch, rows: slice = slice(None), count: int | None = None
     ) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (B, C, H, W).
 
         Given `count`, the images are the `rows` of a batch of that many, and are augmented as
         they would be within it.
         """
-        if self.kind == "none":
-            return self._normalised(images)
-        height, width = images.shape[2:]
-        count = len(images) if count is None else count
         self._rows = rows
+        drawn = self._draw(images.shape, images.shape[0] if count is None else count)
+        size = _at_a_time(images.shape, images.device)
+        if self._out is None or self._out.shape[0] < images.shape[0]:
+            self._out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+            self._out = self._out.contiguous(memory_format=self.memory_format)
+            if self.kind in {"standard", "cutout", "randaugment"}:
+                self._staging = Staging(images.shape, images.device)
+        out = self._out[: images.shape[0]]
+        parts = zip(*(each.split(size) for each in (images, out, *drawn)), strict=True)
+        for part, into, *its in parts:
+            self._augment(part, into, *its)
+        return out
+
+    def _draw(self, shape: torch.Size, count: int) -> tuple[Tensor, ...]:
+        """What `_augment` has to know about each image."""
+        height, width = shape[2:]
+        if self.kind == "none":
+            return ()
         flip = self._whole(2, count)
         if self.kind == "imagenet":
             boxes = draw_boxes(count, height, width, self._generator)
-            top, left, tall, wide = (lines[rows] for lines in boxes)
-            return self._normalised(resized_crop(images.float(), top, left, tall, wide, flip))
+            return (*(lines[self._rows] for lines in boxes), flip)
         dy, dx = (self._whole(2 * (side // 8) + 1, count) for side in (height, width))
-        images = padded_crop(images, dy, dx, flip, self._staging)
-        if self.kind == "randaugment":
-            images = images.float()
-            for _ in range(2):
-                which, sign = self._whole(len(OPERATIONS), count), 2 * self._whole(2, count) - 1
-                images = randaugment(images, which, sign)
-        found = self._normalised(images)
-        if self.kind in {"cutout", "randaugment"}:
-            y, x = self._whole(height, count), self._whole(width, count)
-            cutout_(found, y, x, self._staging)
-        return found
+        place = torch.arange(len(flip), device=flip.device) % _at_a_time(shape, flip.device)
+        crop = crop_starts(place, dy, dx, flip, shape)
+        if self.kind == "standard":
+            return (crop,)
+        operations = [
+            (self._whole(len(OPERATIONS), count), 2 * self._whole(2, count) - 1)
+            for _ in range(2 if self.kind == "randaugment" else 0)
+        ]
+        cut = cut_starts(self._whole(height, count), self._whole(width, count), shape)
+        return (crop, cut, *itertools.chain(*operations))
+
+    def _augment(self, images: Tensor, out: Tensor, *drawn: Tensor) -> None:
+        if self.kind == "none":
+            self.normalise(images, out)
+        elif self.kind == "imagenet":
+            self.normalise(resized_crop(images.float(), *drawn), out)
+        else:
+            self._cropped(images, out, *drawn)
+
+    def _cropped(
+        self,
+        images: Tensor,
+        out: Tensor,
+        crop: Tensor,
+        cut: Tensor | None = None,
+        *operations: Tensor,
+    ) -> None:
+        assert self._staging is not None
+        images = padded_crop(images, crop, self._staging)
+        for which, sign in zip(operations[::2], operations[1::2], strict=True):
+            images = randaugment(images.float(), which, sign)
+        self.normalise(images, out)
+        if cut is not None:
+            cutout_(out, cut, self._staging)
 
     def _whole(self, below: int, count: int) -> Tensor:
         device = self._generator.device
         drawn = torch.randint(below, (count,), generator=self._generator, device=device)
         return drawn[self._rows]
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        layout = self.memory_format
-        out = self._staging("out", images.shape, torch.float32, images.device, layout)
-        return self.normalise(images, out)
-
 
 class Staging:
-    """Memory that every batch uses again: page faults of new memory cost more than the work."""
+    """Memory that every part of a batch uses again: page faults of new memory cost more.
 
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
+    Args:
+        shape: (B, C, H, W) of the largest batch; what is staged are its parts.
+    """
 
-    def __call__(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        dtype: torch.dtype,
-        device: torch.device,
-        memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> Tensor:
-        """A tensor of that shape: zeros at first, later what its last user left."""
-        held = self._held.get(name)
-        if held is None or len(held) < shape[0]:
-            held = torch.zeros(shape, dtype=dtype, device=device)
-            held = self._held[name] = held.contiguous(memory_format=memory_format)
-        return held[: shape[0]]
+    def __init__(self, shape: torch.Size, device: torch.device) -> None:
+        count = min(shape[0], _at_a_time(shape, device))
+        channels, height, width = shape[1:]
+        top, left = height // 8, width // 8
+        padded = torch.zeros((count, *_padded(shape)), dtype=torch.uint8, device=device)
+        inner = padded[..., top : top + height, left : left + width]
+        self.plain, self.mirrored = inner.unbind(1)
+        self.padded_rows = _rows(padded, width)
+        self.cropped = self.plain.new_empty((count, channels, height, width))
+
+        size = height // 2
+        top, left = height - size // 2, width - size // 2
+        # The mask of an image is a window of this picture, whose square is in the middle.
+        picture = torch.ones(2 * height, 2 * width, device=device)
+        picture[top : top + size, left : left + size] = 0
+        self.picture_rows = _rows(picture, width)
+        self.kept = picture.new_empty((count, 1, height, width))
 
 
-def padded_crop(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, staging: Staging) -> Tensor:
+def _rows(source: Tensor, width: int) -> Tensor:
+    """All rows of `width` values that stand together in `source`, at any place: a view."""
+    return source.as_strided((source.numel() - width + 1, width), (1, 1))
+
+
+def _padded(shape: torch.Size) -> tuple[int, int, int, int]:
+    """An image as it is and mirrored, both padded."""
+    channels, height, width = shape[1:]
+    return 2, channels, height + 2 * (height // 8), width + 2 * (width // 8)
+
+
+def crop_starts(place: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, shape: torch.Size) -> Tensor:
+    """Where each row of a crop begins in a staging's padded images: (B, C, H).
+
+    place (B,) is an image's place in its part of the batch; dy (B,) and dx (B,) are the crop's
+    corner in the padded image, 0 to 2 (side // 8); flip (B,) is 1 for an image that is mirrored
+    before it is padded.
+    """
+    _, channels, tall, wide = _padded(shape)
+    corner = ((2 * place + flip) * (channels * tall) + dy) * wide + dx
+    row = torch.arange(0, channels * tall * wide, wide, device=dy.device)
+    return corner.view(-1, 1, 1) + row.view(channels, tall)[:, : shape[2]]
+
+
+def padded_crop(images: Tensor, starts: Tensor, staging: Staging) -> Tensor:
     """Crops each image, padded by an eighth of its sides with 0, and mirrors some of them.
 
-    images (B, C, H, W) -> the same shape, in the staging's memory. dy (B,) and dx (B,) are the
-    crop's corner in the padded image, 0 to 2 (side // 8); flip (B,) is 1 for an image that is
-    mirrored before it is padded.
+    images (B, C, H, W) -> the same shape, in the staging's memory; starts are `crop_starts`.
     """
-    count, channels, height, width = images.shape
-    top, left = height // 8, width // 8
-    tall, wide = height + 2 * top, width + 2 * left
-    device = images.device
-    padded = staging("padded", (count, 2, channels, tall, wide), images.dtype, device)
-    inner = padded[..., top : top + height, left : left + width]
-    inner[:, 0].copy_(images)
-    inner[:, 1].copy_(images.flip(-1))
-    # A row of the crop is `width` values in a row, from any place: as an overlapping view all
-    # such rows are there already, and the crop is one gather of whole rows.
-    rows = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
-    image = torch.arange(0, 2 * count, 2, device=device) + flip
-    corner = (image * channels * tall + dy) * wide + dx
-    channel = torch.arange(channels, device=device) * (tall * wide)
-    row = torch.arange(height, device=device) * wide
-    starts = corner.view(-1, 1, 1) + channel.view(1, -1, 1) + row
-    cropped = staging("cropped", images.shape, images.dtype, device)
-    torch.index_select(rows, 0, starts.view(-1), out=cropped.view(-1, width))
+    count = images.shape[0]
+    staging.plain[:count].copy_(images)
+    staging.mirrored[:count].copy_(images.flip(-1))
+    cropped = staging.cropped[:count]
+    lines = cropped.view(-1, images.shape[3])
+    torch.index_select(staging.padded_rows, 0, starts.view(-1), out=lines)
     return cropped
 
 
-def cutout_(images: Tensor, y: Tensor, x: Tensor, staging: Staging) -> Tensor:
-    """Sets a square of half the image's height around (y, x) to 0, in place.
+def cut_starts(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
+    """Where each row of a mask of `cutout_` begins in the picture that it is taken from: (B, H).
 
-    images (B, C, H, W); y, x (B,) may lie anywhere in the image, so the square may reach over its
-    border (DeVries and Taylor 2017, section 3.2).
+    y, x (B,) are the centre of the square and may lie anywhere in the image.
     """
-    height, width = images.shape[2:]
-    size = height // 2
-    inside = [
-        ((line := torch.arange(side, device=images.device) - at.view(-1, 1)) >= -(size // 2))
-        & (line < size - size // 2)
-        for side, at in ((height, y), (width, x))
-    ]
-    rows, columns = (line.to(images.dtype) for line in inside)
-    # A product takes a third of the time of masked_fill_, which is slow for a mask of another
-    # shape: 1 - rows * columns.
-    kept = staging("kept", (len(images), 1, height, width), images.dtype, images.device)
-    rows, columns = rows.view(-1, 1, height, 1), columns.view(-1, 1, 1, width)
-    torch.addcmul(images.new_ones(1), rows, columns, value=-1, out=kept)
+    height, width = shape[2:]
+    row = torch.arange(0, 2 * width * height, 2 * width, device=y.device)
+    return ((height - y) * (2 * width) + (width - x)).view(-1, 1) + row
+
+
+def cutout_(images: Tensor, starts: Tensor, staging: Staging) -> Tensor:
+    """Sets a square of half the image's height to 0, in place; it may reach over the border.
+
+    images float32 (B, C, H, W); starts are `cut_starts` (DeVries and Taylor 2017, section 3.2).
+    """
+    kept = staging.kept[: images.shape[0]]
+    lines = kept.view(-1, images.shape[3])
+    torch.index_select(staging.picture_rows, 0, starts.view(-1), out=lines)
     return images.mul_(kept)
+
+
+def _at_a_time(shape: torch.Size, device: torch.device) -> int:
+    """How many of a batch's images an operation takes: all where there are no such caches."""
+    if device.type != "cpu":
+        return shape[0]
+    return max(1, _VALUES_AT_A_TIME // shape[1:].numel())
 
 
 def draw_boxes(

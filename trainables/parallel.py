@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainables.split import Split
+from trainables.split import Batch, Split
 
 # Ray ends a rank whose process or node is lost long before; this is for a network that hangs.
 _PATIENCE = datetime.timedelta(minutes=10)
@@ -81,18 +81,16 @@ class Ranks:
 
     def batches(
         self, split: Split, order: Tensor, batch_size: int, device: torch.device, *, whole: bool
-    ) -> Iterator[tuple[Share, Tensor, Tensor]]:
-        """As `Split.batches`, with this rank's share of each, or all of each where `whole`."""
+    ) -> Iterator[tuple[Share, Batch, Tensor]]:
+        """As `Split.selections`, with this rank's share of each, or all of each where `whole`."""
         shares = [self.share(len(batch)) for batch in torch.split(order, batch_size)]
         if not whole and self.size > 1:
             mine = zip(torch.split(order, batch_size), shares, strict=True)
             order = torch.cat([batch[share.rows] for batch, share in mine])
             # A later share is never larger than the first: only the last batch is smaller.
             batch_size = shares[0].rows.stop - shares[0].rows.start
-        yield from (
-            (share, *made)
-            for share, made in zip(shares, split.batches(order, batch_size, device), strict=True)
-        )
+        made = split.selections(order, batch_size, device)
+        yield from ((share, *batch) for share, batch in zip(shares, made, strict=True))
 
     def total(self, *mine: float) -> list[float]:
         """Sums over the ranks; all of them ask at the same time."""

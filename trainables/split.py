@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,40 @@ _SHARE = 0.4
 _KEPT = 4
 # What was copied (kept too, so that no other object has its id) and the copy, the oldest first.
 _copies: dict[tuple[int, torch.device], tuple[object, Tensor]] = {}
+
+
+class Batch(Protocol):
+    """Images of a batch, uint8 (B, C, H, W): a tensor, or a `Selection` of one."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def split(self, size: int, /) -> Iterable[Tensor]:
+        """The images in their order, `size` at a time; the next may overwrite the last."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """`images[rows]`, copied in parts as they are asked for: a part stays in a CPU's caches."""
+
+    images: Tensor
+    rows: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.rows), *self.images.shape[1:]))
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def split(self, size: int, /) -> Iterator[Tensor]:
+        held = self.images.new_empty((min(size, len(self.rows)), *self.images.shape[1:]))
+        for rows in torch.split(self.rows, size):
+            yield torch.index_select(self.images, 0, rows, out=held[: len(rows)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +105,18 @@ class Split:
 
         `order` int64 (n,) has indices from 0 to N - 1; the last batch holds what is left.
         """
+        for batch, labels in self.selections(order, batch_size, device):
+            (images,) = batch.split(batch_size)
+            yield images, labels
+
+    def selections(
+        self, order: Tensor, batch_size: int, device: torch.device
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """As `batches`, but nothing is copied of images that are at hand."""
         order = order.to(self.rows.device)
         if self._at_hand(device):
             for index in torch.split(order, batch_size):
-                yield self.images.index_select(0, self.rows[index]), self.labels[index]
+                yield Selection(self.images, self.rows[index]), self.labels[index]
         else:
             yield from self._ahead(order, batch_size, device)
 
