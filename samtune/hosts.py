@@ -27,6 +27,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn
 
+from threadpoolctl import threadpool_limits
+
 from samtune.outcome import of_exception
 from samtune.run_folder import alone_in
 from samtune.space import resolve
@@ -49,15 +51,12 @@ def nursery() -> Iterator[str | None]:
 
     To be entered once the trainables are imported, and before anything starts a thread.
     """
-    threads = threading.active_count() > 1 or not _THREADED.isdisjoint(sys.modules)
-    if threads or not hasattr(os, "pidfd_open"):
-        yield None
-        return
     # In the abstract namespace, so that no file is left behind; others are refused by their user.
     address = f"\0samtune-{secrets.token_hex(16)}"
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen()
+    listener = _listener(address)
+    if listener is None or threading.active_count() > 1 or _THREADED & sys.modules.keys():
+        yield None
+        return
     lifeline, ours = os.pipe()
     with warnings.catch_warnings():
         # Of OpenBLAS's threads, which are made anew in a child.
@@ -73,6 +72,18 @@ def nursery() -> Iterator[str | None]:
         os.close(ours)
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
+
+
+def _listener(address: str) -> socket.socket | None:
+    """None where the system has not all that a nursery needs."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(address)
+    except (AttributeError, OSError):
+        return None
+    listener.listen()
+    return listener
 
 
 def _until_the_end(of_process: Callable[[], NoReturn]) -> NoReturn:
@@ -175,8 +186,17 @@ def _host(worker: socket.socket) -> NoReturn:
     os.environ.clear()
     os.environ.update(place["environment"])
     os.chdir(place["folder"])
+    _keep_to(place["environment"].get("OMP_NUM_THREADS", ""))
     while True:
         messages.send({"failure": _trained(messages.next(), messages)})
+
+
+def _keep_to(threads: str) -> None:
+    """What libraries read when they are loaded, which was before Ray gave the worker its share."""
+    if threads.isdigit():
+        threadpool_limits(int(threads))
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(int(threads))
 
 
 class _Stopped(BaseException):

@@ -26,6 +26,8 @@ import samtune
 def note(config):
     print("hello from", os.getpid(), flush=True)
     facts = {"pid": os.getpid(), "compiler": "torch._dynamo" in sys.modules}
+    if "torch" in sys.modules:
+        facts["threads"] = sys.modules["torch"].get_num_threads()
     samtune.report(epoch=1, val_acc=0.5, see=1, facts=facts)
     samtune.report(epoch=2, val_acc=0.6, see=2)
 
@@ -110,6 +112,9 @@ def test_where_there_are_threads_there_is_no_nursery(monkeypatch: pytest.MonkeyP
 
 def test_a_host_trains_trial_after_trial_and_prints_where_its_worker_does(worker: Any) -> None:
     code = (
+        "hosts._mine = None\n"
+        'os.environ["OMP_NUM_THREADS"] = "3"\n'
+        "host = hosts.mine(address)\n"
         'found = [trained(host, "lab:note") for _ in range(2)]\n'
         'assert hosts.mine(address) is host and "torch._dynamo" not in sys.modules\n'
         "print(json.dumps([os.getpid(), found]))"
@@ -119,6 +124,7 @@ def test_a_host_trains_trial_after_trial_and_prints_where_its_worker_does(worker
     (first, _), (second, last) = (reports for _, reports in found)
     assert first["facts"] == second["facts"]
     assert first["facts"]["compiler"], "it is there before the first optimizer is"
+    assert first["facts"]["threads"] == 3
     assert first["facts"]["pid"] != pid
     assert printed == [f"hello from {first['facts']['pid']}"] * 2
     assert last["metrics"]["val_acc"] == 0.6
