@@ -911,6 +911,29 @@ def test_a_name_that_names_nothing(name: object, match: str) -> None:
         data.check_name(name)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("fetch cifar9", "unknown data set 'cifar9'; did you mean cifar10?"),
+        ("check cifar9", "unknown data set 'cifar9'; did you mean cifar10?"),
+        ("fetch CIFAR10", "did you mean cifar10?"),
+        ("fetch mnist", "there is: digits, cifar10, "),
+        ("fetch cifar100-c", "did you mean cifar100c?"),
+        ("check parquet:", "write parquet:/path"),
+        ("fetch folder:/no/such/folder", "/no/such/folder does not exist"),
+        ("fetch cifar10 --from-file /no/such.tar.gz", "there is no file /no/such.tar.gz"),
+        ("fetch digits --from-file x", "digits comes from no archive; leave --from-file out"),
+        ("fetch cifar10 --image-size 8", "leave --image-size out"),
+    ],
+)
+def test_a_wrong_word_typed_is_wrong_usage(
+    words: str, said: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = typed(capsys, "data", *words.split())
+    assert code == 2 and said in err
+    assert left_in(root) == []
+
+
 def test_a_space_tells_mistakes_in_data_words_by_place(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     words = "dataset: cifar_10\n  classes: 3\n  label_noise_kind: asym\n  severity: 9\n"
@@ -939,7 +962,7 @@ def test_a_sweep_without_its_data_ends_before_it_starts(
     code, _, err = typed(capsys, "run", "sgd", "--set", "task.dataset=cifar10")
     assert code == 5 and "type: samtune data fetch cifar10" in err
     code, _, err = typed(capsys, "run", "sgd", "--set", "task.classes=3,12")
-    assert code == 5 and "digits has no class '12'" in err
+    assert code == 2 and "digits has no class '12'" in err
     assert not (tmp_path / "runs").exists()
     assert typed(capsys, "run", "sgd", "--dry-run", "--set", "task.dataset=cifar10")[0] == 0
 

@@ -16,6 +16,7 @@ What a space file may say about it is read from these attributes:
     task: dict[str, Knob]                 every word allowed under `task:`
     metrics: dict[str, "max" | "min"]     what a search may improve, and which way
     check(knobs, base)                    raises ValueError for knobs that exclude each other
+    check_task(task, epochs)              raises ValueError for words no such trial can have
     make_ready(task)                      raises ValueError when no trial could have its data
     see_per_epoch(knobs, base) -> float   cost of an epoch in SGD-epoch equivalents, by theory
 

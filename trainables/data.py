@@ -18,7 +18,16 @@ from torch import Tensor
 
 from samtune.optimizers.variant import Knob, KnobError, nearest
 from samtune.trial import Value
-from trainables.datasets import NAMES, DataError, Part, Source, corrupted, find, full_name
+from trainables.datasets import (
+    NAMES,
+    DataError,
+    Part,
+    Source,
+    WordError,
+    corrupted,
+    find,
+    full_name,
+)
 from trainables.datasets.cifar import CORRUPTIONS
 from trainables.datasets.decode import Encoded
 from trainables.datasets.labels import confusions
@@ -246,7 +255,7 @@ def _train_val(wanted: _Wanted, split_seed: int) -> TrainVal:
     if wanted.train_size < 1:
         size = round(wanted.train_size * len(train))
         if size < len(kept):
-            raise DataError(
+            raise WordError(
                 f"train_size {wanted.train_size:g} leaves {size} of {len(train)} training images "
                 f"for {len(kept)} classes; there must be one a class"
             )
@@ -334,13 +343,13 @@ def _kept(source: Source, classes: str) -> list[int]:
         # A name goes first: the classes of the digits are called by digits.
         label = names.get(word, int(word) if word.isdecimal() else -1)
         if not 0 <= label < len(names):
-            raise DataError(
+            raise WordError(
                 f"{source.name} has no class {word!r}{nearest(word, names)} "
                 f"(it has {_listed(source.class_names)})"
             )
         kept.add(label)
     if len(kept) < 2:
-        raise DataError(f"classes {classes!r} of {source.name} is one class; give two or more")
+        raise WordError(f"classes {classes!r} of {source.name} is one class; give two or more")
     return sorted(kept)
 
 
@@ -352,7 +361,7 @@ def _of_classes(split: Split, kept: Sequence[int]) -> Split:
     labels = new[split.labels]
     found = torch.nonzero(labels >= 0).squeeze(1)
     if not len(found):
-        raise DataError("no image of these classes is in one of the splits")
+        raise WordError("no image of these classes is in one of the splits")
     return dataclasses.replace(split, rows=split.rows[found], labels=labels[found])
 
 

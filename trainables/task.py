@@ -47,6 +47,14 @@ _KNOBS = (
         doc="images a step; an epoch's last batch holds what is left",
         source="BatchNorm needs several images to normalise over",
     ),
+    _number(
+        name="warmup",
+        default=0.0,
+        safe=(0.0, 40.0),
+        doc="epochs, of the budget, in which lr rises in a line to its cosine; a SAM epoch is one "
+        "here too",
+        source="Goyal et al. 2017, section 2.2: 5; Dosovitskiy et al. 2021 on ImageNet: 32",
+    ),
     _word(
         name="augment",
         default="none",

@@ -1,8 +1,9 @@
 """Image classification with any optimizer variant: `asam = vision(ASAM)` is a trainable.
 
 One loop trains them all, plain SGD included; what differs is inside `optimizer.step`. A trial
-anneals its learning rate by a cosine over its own full budget, is judged on validation data only,
-and can be cut and resumed at any epoch without a bit of difference.
+warms its learning rate up where the task says so, anneals it by a cosine over its own full budget,
+is judged on validation data only, and can be cut and resumed at any epoch without a bit of
+difference.
 """
 
 from __future__ import annotations
@@ -83,6 +84,15 @@ class Vision:
         """Raises KnobError for knobs that cannot be had together."""
         if base in self.bases:
             BASES[base].check({k: v for k, v in knobs.items() if k in BASES[base].knobs})
+
+    def check_task(self, task: Mapping[str, Value], epochs: float) -> None:
+        """Raises KnobError for task words that a trial of so many epochs cannot have."""
+        warmup = float(task["warmup"])
+        if warmup >= epochs:
+            raise KnobError(
+                f"warmup is {warmup:g} epochs and a trial has {epochs:.4g} in all, so it would "
+                "never train at its lr; set task.warmup to 0, or raise budget.per_trial"
+            )
 
     def make_ready(self, task: Mapping[str, Value]) -> None:
         """Raises DataError when no trial could have its data; called once, before them all."""
