@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import REAL
+from conftest import CIFAR10, REAL, needs_real_images
 from PIL import Image
 
 from samtune.cli import main
@@ -89,19 +89,7 @@ def cifar10_files(labels: list[int] | None = None) -> dict[str, bytes]:
         for k in range(1, 6)
     }
     files["test_batch"] = {"data": pixels(20, 9).reshape(20, -1), "labels": [*range(10)] * 2}
-    names = [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ]
-    files["batches.meta"] = {"label_names": names}
+    files["batches.meta"] = {"label_names": CIFAR10}
     inside = {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
     return {f"cifar-10-batches-py/{name}": raw for name, raw in inside.items()}
 
@@ -865,10 +853,9 @@ def real_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@needs_real_images
 def test_the_real_images_whole(real_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = REAL / "cifar10-jpeg"
-    if not folder.is_dir():
-        pytest.skip(f"the real CIFAR-10 images are not in {folder}; SAMTUNE_DATA says where")
     monkeypatch.setenv("SAMTUNE_DATA_ROOT", str(real_root))
     task = {"dataset": f"parquet:{folder}"}
     drawn, test = load(task, 1), open_test(task, 1, "a test")

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import REAL
+from conftest import REAL, needs_real_images
 
 from samtune.cluster import Cluster
 from samtune.live import QuietView
@@ -34,13 +34,7 @@ from trainables import data, split, vision
 from trainables.data import DataError
 from trainables.datasets import catalogue, paths
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (REAL / "cifar10-jpeg").is_dir(),
-        reason=f"no cifar10-jpeg in {REAL}; SAMTUNE_DATA names another folder",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_real_images]
 
 LAB = '''
 import os, threading

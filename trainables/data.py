@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -69,22 +69,16 @@ class _ClassesKnob(Knob):
         return ",".join(words)
 
 
-_word = partial(Knob, kind=str, low=None, high=None, safe=None, scale="linear")
-_number = partial(Knob, choices=None, scale="linear")
 TASK: tuple[Knob, ...] = (
     _DatasetKnob(
         name="dataset",
         kind=str,
         default="digits",
-        low=None,
-        high=None,
-        safe=None,
-        scale="linear",
         choices=NAMES,
         doc="a known data set, parquet:/path or folder:/path; `samtune data list` tells them",
         source="trainables/datasets",
     ),
-    _number(
+    Knob(
         name="label_noise",
         kind=float,
         default=0.0,
@@ -94,14 +88,15 @@ TASK: tuple[Knob, ...] = (
         doc="share of the training labels that noise takes; validation and test stay clean",
         source="Foret et al. 2021, section 3.3, tries 0.2 to 0.8",
     ),
-    _word(
+    Knob(
         name="label_noise_kind",
+        kind=str,
         default="symmetric",
         choices=("symmetric", "asymmetric"),
         doc="redrawn uniformly over all classes, or taken for the class most like it",
         source="Patrini et al. 2017, section 5",
     ),
-    _number(
+    Knob(
         name="train_size",
         kind=float,
         default=1.0,
@@ -111,7 +106,7 @@ TASK: tuple[Knob, ...] = (
         doc="share of the training images that is used, of each class alike",
         source="a tenth of CIFAR-10 still has 450 images a class",
     ),
-    _number(
+    Knob(
         name="val_size",
         kind=float,
         default=0.0,
@@ -126,15 +121,10 @@ TASK: tuple[Knob, ...] = (
         name="classes",
         kind=str,
         default="",
-        low=None,
-        high=None,
-        safe=None,
-        scale="linear",
-        choices=None,
         doc='the classes that are kept, by number or name: "0,3,5", "cat,dog"; "" is all',
         source="trainables/data.py",
     ),
-    _number(
+    Knob(
         name="image_size",
         kind=int,
         default=0,
@@ -144,20 +134,20 @@ TASK: tuple[Knob, ...] = (
         doc="folder, parquet and imagenet: side of the images, resized and cut; 0 keeps theirs",
         source="ImageNet is commonly trained at 224",
     ),
-    _word(
+    Knob(
         name="corruption",
+        kind=str,
         default="none",
         choices=("none", *CORRUPTIONS),
         doc="of the test images of cifar10 and cifar100, as in CIFAR-10-C",
         source="Hendrycks and Dietterich 2019",
     ),
-    _number(
+    Knob(
         name="severity",
         kind=int,
         default=1,
         low=1,
         high=5,
-        safe=None,
         doc="of the corruption; without one it means nothing",
         source="Hendrycks and Dietterich 2019",
     ),
