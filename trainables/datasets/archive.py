@@ -126,7 +126,7 @@ def _compare(path: Path, archive: Archive) -> None:
     size = path.stat().st_size
     why = f"its SHA-256 is {sha256.hexdigest()} and its MD5 {md5.hexdigest()}"
     if size < archive.size:
-        why = f"it has {size} bytes of {archive.size}, so it is cut off"
+        why = f"it has {size} bytes of {archive.size}, so it is cut off, or another file"
     raise DataError(f"{path} is not {archive.url}: {why}; get it again")
 
 
