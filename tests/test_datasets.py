@@ -942,7 +942,7 @@ def test_a_space_makes_paths_absolute(tmp_path: Path, monkeypatch: pytest.Monkey
     assert space.task["dataset"] == f"folder:{tmp_path}/mine"
 
 
-def test_a_sweep_without_its_data_ends_before_it_starts(
+def test_a_sweep_without_its_data_or_model_ends_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -950,6 +950,8 @@ def test_a_sweep_without_its_data_ends_before_it_starts(
     assert code == 5 and "type: samtune data fetch cifar10" in err
     code, _, err = typed(capsys, "run", "sgd", "--set", "task.classes=3,12")
     assert code == 2 and "digits has no class '12'" in err
+    code, _, err = typed(capsys, "run", "sgd", "--set", "task.model=torchvision:resnet18")
+    assert code == 2 and "take 3 channels, these images have 1" in err
     assert not (tmp_path / "runs").exists()
     assert typed(capsys, "run", "sgd", "--dry-run", "--set", "task.dataset=cifar10")[0] == 0
 

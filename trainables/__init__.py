@@ -17,7 +17,7 @@ What a space file may say about it is read from these attributes:
     metrics: dict[str, "max" | "min"]     what a search may improve, and which way
     check(knobs, base)                    raises ValueError for knobs that exclude each other
     check_task(task, epochs)              raises ValueError for words no such trial can have
-    make_ready(task)                      raises ValueError when no trial could have its data
+    make_ready(task)                      raises ValueError when no trial could begin
     see_per_epoch(knobs, base) -> float   cost of an epoch in SGD-epoch equivalents, by theory
 
 It must pickle by reference, as a module's function does. `trainables.vision` has the shipped

@@ -191,17 +191,20 @@ def check_name(name: object) -> None:
     full_name(name)
 
 
-def make_ready(task: Mapping[str, Value]) -> None:
+def make_ready(task: Mapping[str, Value]) -> tuple[tuple[int, int, int], int]:
     """Maps the images of a folder, for whoever starts trials: one process, before them all.
 
-    Raises DataError for what would keep every trial from its data: a set that is missing or
-    damaged, or a class that it lacks.
+    Returns the shape of an image (C, H, W) and the number of classes. Raises DataError for what
+    would keep every trial from its data: a set that is missing or damaged, or a class that it
+    lacks.
     """
     wanted = _wanted(task)
     source = find(wanted.dataset, wanted.image_size)
-    _kept(source, wanted.classes)
+    kept = _kept(source, wanted.classes)
     if wanted.corruption != "none":
         corrupted(source, wanted.corruption, wanted.severity)
+    channels, height, width = source.parts["train"].images.shape[-3:]
+    return (channels, height, width), len(kept)
 
 
 def load(task: Mapping[str, Value], split_seed: int) -> TrainVal:

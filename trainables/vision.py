@@ -44,7 +44,9 @@ from samtune.optimizers import (
 )
 from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value
+from trainables.data import make_ready
 from trainables.loop import Trial
+from trainables.models import build
 from trainables.parallel import Ranks
 from trainables.task import TASK
 
@@ -95,10 +97,12 @@ class Vision:
             )
 
     def make_ready(self, task: Mapping[str, Value]) -> None:
-        """Raises DataError when no trial could have its data; called once, before them all."""
-        from trainables.data import make_ready
+        """Raises DataError or ModelError when no trial could have its data or its model.
 
-        make_ready(task)
+        Called once, before them all.
+        """
+        shape, classes = make_ready(task)
+        build(str(task["model"]), shape, classes, seed=0)
 
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
         """Cost of one epoch in SGD-epoch equivalents, by theory; knobs left out are default."""
