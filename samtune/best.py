@@ -98,6 +98,8 @@ def python(winner: Winner) -> str | None:
         names, base = variant.__name__, []
         optimizer = f"{variant.__name__}(model.parameters(), n_data=n_data, {own})"
     needs = "" if variant.bases else "; n_data: the number of training samples"
+    if warmup := config.task.get("warmup"):
+        needs += f"\n# not in here: the first {warmup:g} epochs that warmed lr up, `task.warmup`"
     return "\n".join(
         [
             "# model: your network; batches: a list of (inputs, targets), those of every epoch"

@@ -188,13 +188,10 @@ class _Builder:
         task = self._task()
         self._search(knobs, points)
         declared = self.declared
-        check = getattr(declared.trainable, "check", None) if declared else None
-        if declared and check and not self.problems:
+        if declared and not self.problems:
             defaults = {k: default_of(domain) for k, domain in knobs.items()}
-            try:
-                check(active(knobs, {**defaults, **(points[0] if points else {})}), declared.base)
-            except ValueError as error:
-                self.wrong(self.at("knobs"), str(error))
+            values = active(knobs, {**defaults, **(points[0] if points else {})})
+            self._ask(declared, values, task)
         if self.problems:
             raise space_error(self.problems)
         variant = declared.variant if declared else document.variant or ""
@@ -229,6 +226,28 @@ class _Builder:
             warnings=[f"{mark}: {text}" for mark, text in sorted(set(self.reader.warnings))],
             origin=self._origin(resolved, ()),
         )
+
+    def _ask(
+        self, declared: Declared, knobs: Mapping[str, Value], task: Mapping[str, Value]
+    ) -> None:
+        """Has the trainable say which of its words cannot be had together."""
+        budget, trainable = self.document.budget, declared.trainable
+        check, check_task, cost = (
+            getattr(trainable, name, None) for name in ("check", "check_task", "see_per_epoch")
+        )
+        if check:
+            try:
+                check(knobs, declared.base)
+            except ValueError as error:
+                self.wrong(self.at("knobs"), str(error))
+                return
+        if check_task and cost and budget.kind != "seconds":
+            per_epoch = cost(knobs, declared.base) if budget.kind == "compute" else 1.0
+            try:
+                check_task(task, budget.per_trial / per_epoch)
+            except ValueError as error:
+                # As every such sentence does, it begins with its word.
+                self.wrong(self.at("task", str(error).split()[0]), f"task.{error}")
 
     def _declared(self, problems: list[Problem]) -> Declared | None:
         reference, base = self.document.trainable, self.document.base

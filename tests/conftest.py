@@ -13,6 +13,25 @@ import pytest
 # The folder that has `cifar10-jpeg`; tests of the real images skip where it is absent.
 REAL = Path(os.environ.get("SAMTUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
+needs_real_images = pytest.mark.skipif(
+    not (REAL / "cifar10-jpeg").is_dir(),
+    reason=f"no cifar10-jpeg in {REAL}; SAMTUNE_DATA names another folder",
+)
+
+CIFAR10 = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]
+"""Its classes in their order."""
+
 # Two trials at a time on two cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

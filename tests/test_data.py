@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import CIFAR10
 
 import trainables.datasets.digits as digits_file
 from trainables import data
@@ -212,19 +213,7 @@ def test_asymmetric_noise_takes_a_share_of_each_class_for_the_next() -> None:
 
 
 def test_classes_are_taken_for_those_most_like_them() -> None:
-    names = [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ]
-    taken = {names[k]: names[other] for k, other in enumerate(confusions(names))}
+    taken = {CIFAR10[k]: CIFAR10[other] for k, other in enumerate(confusions(CIFAR10))}
     assert {a: b for a, b in taken.items() if a != b} == {
         **{"truck": "automobile", "bird": "airplane", "deer": "horse"},
         **{"cat": "dog", "dog": "cat"},

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import REAL
+from conftest import CIFAR10, REAL, needs_real_images
 from PIL import Image
 
 from samtune.cli import main
@@ -89,19 +89,7 @@ def cifar10_files(labels: list[int] | None = None) -> dict[str, bytes]:
         for k in range(1, 6)
     }
     files["test_batch"] = {"data": pixels(20, 9).reshape(20, -1), "labels": [*range(10)] * 2}
-    names = [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ]
-    files["batches.meta"] = {"label_names": names}
+    files["batches.meta"] = {"label_names": CIFAR10}
     inside = {name: pickle.dumps(content, protocol=2) for name, content in files.items()}
     return {f"cifar-10-batches-py/{name}": raw for name, raw in inside.items()}
 
@@ -865,10 +853,9 @@ def real_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@needs_real_images
 def test_the_real_images_whole(real_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = REAL / "cifar10-jpeg"
-    if not folder.is_dir():
-        pytest.skip(f"the real CIFAR-10 images are not in {folder}; SAMTUNE_DATA says where")
     monkeypatch.setenv("SAMTUNE_DATA_ROOT", str(real_root))
     task = {"dataset": f"parquet:{folder}"}
     drawn, test = load(task, 1), open_test(task, 1, "a test")
@@ -911,6 +898,29 @@ def test_a_name_that_names_nothing(name: object, match: str) -> None:
         data.check_name(name)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("fetch cifar9", "unknown data set 'cifar9'; did you mean cifar10?"),
+        ("check cifar9", "unknown data set 'cifar9'; did you mean cifar10?"),
+        ("fetch CIFAR10", "did you mean cifar10?"),
+        ("fetch mnist", "there is: digits, cifar10, "),
+        ("fetch cifar100-c", "did you mean cifar100c?"),
+        ("check parquet:", "write parquet:/path"),
+        ("fetch folder:/no/such/folder", "/no/such/folder does not exist"),
+        ("fetch cifar10 --from-file /no/such.tar.gz", "there is no file /no/such.tar.gz"),
+        ("fetch digits --from-file x", "digits comes from no archive; leave --from-file out"),
+        ("fetch cifar10 --image-size 8", "leave --image-size out"),
+    ],
+)
+def test_a_wrong_word_typed_is_wrong_usage(
+    words: str, said: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = typed(capsys, "data", *words.split())
+    assert code == 2 and said in err
+    assert left_in(root) == []
+
+
 def test_a_space_tells_mistakes_in_data_words_by_place(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     words = "dataset: cifar_10\n  classes: 3\n  label_noise_kind: asym\n  severity: 9\n"
@@ -932,14 +942,16 @@ def test_a_space_makes_paths_absolute(tmp_path: Path, monkeypatch: pytest.Monkey
     assert space.task["dataset"] == f"folder:{tmp_path}/mine"
 
 
-def test_a_sweep_without_its_data_ends_before_it_starts(
+def test_a_sweep_without_its_data_or_model_ends_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = typed(capsys, "run", "sgd", "--set", "task.dataset=cifar10")
     assert code == 5 and "type: samtune data fetch cifar10" in err
     code, _, err = typed(capsys, "run", "sgd", "--set", "task.classes=3,12")
-    assert code == 5 and "digits has no class '12'" in err
+    assert code == 2 and "digits has no class '12'" in err
+    code, _, err = typed(capsys, "run", "sgd", "--set", "task.model=torchvision:resnet18")
+    assert code == 2 and "take 3 channels, these images have 1" in err
     assert not (tmp_path / "runs").exists()
     assert typed(capsys, "run", "sgd", "--dry-run", "--set", "task.dataset=cifar10")[0] == 0
 

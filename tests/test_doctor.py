@@ -105,7 +105,7 @@ def test_without_torchvision_it_says_what_does_not_work(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "torchvision", None)
     check = checks.torchvision()
     assert check.state == "warning" and "ModuleNotFoundError" in check.detail
-    assert "data sets cannot be downloaded, all else works" in check.detail
+    assert "no set is downloaded and no torchvision:NAME built, all else works" in check.detail
 
 
 def test_a_torchvision_for_another_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,19 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REAL
+from conftest import REAL, needs_real_images
 
 from samtune import tables
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import vision
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (REAL / "cifar10-jpeg").is_dir(),
-        reason=f"no cifar10-jpeg in {REAL}; SAMTUNE_DATA names another folder",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_real_images]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from samtune.optimizers import GradientOracle
 from samtune.optimizers.variant import KnobError
+from samtune.space import SearchSpace, SpaceError
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import loop, vision
 from trainables.models.small_cnn import small_cnn
@@ -26,6 +28,7 @@ OTHERWISE = {
     "val_size": 0.3,
     "classes": "0,1,2",
     "batch_size": 32,
+    "warmup": 0.1,
     "augment": "cutout",
     "mixup": 0.2,
     "cutmix": 1.0,
@@ -50,18 +53,40 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def train(trainable: Vision = vision.sam, **task: Any) -> list[dict[str, Any]]:
+SHORT = Budget("epochs", 0.3)
+
+
+class CutError(Exception):
+    """The worker dies here."""
+
+
+def train(
+    trainable: Vision = vision.sam,
+    *,
+    knobs: dict[str, Any] | None = None,
+    budget: Budget = SHORT,
+    checkpoint_dir: str | None = None,
+    cut_at: int | None = None,
+    **task: Any,
+) -> list[dict[str, Any]]:
+    reports: list[dict[str, Any]] = []
+
+    def send(report: dict[str, Any]) -> None:
+        reports.append(report)
+        if report["epoch"] == cut_at:
+            raise CutError
+
     config = TrialConfig(
         trainable=f"trainables.vision:{trainable.variant}",
         variant=trainable.variant,
         base=(trainable.bases or ("none",))[0],
-        knobs={},
+        knobs=knobs or {},
         task={"dataset": "digits", "label_noise": 0.4, **task},
-        budget=Budget("epochs", 0.3),
+        budget=budget,
         seeds=Seeds(1, 2, 3),
+        checkpoint_dir=checkpoint_dir,
     )
-    reports: list[dict[str, Any]] = []
-    with running(config, reports.append):
+    with running(config, send):
         trainable(config)
     return reports
 
@@ -97,6 +122,60 @@ def test_a_word_of_how_to_compute_is_told_to_the_record(
     value, fact = FACTS[word]
     assert not train()[0]["facts"][fact]
     assert train(**{word: value})[0]["facts"][fact]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "epochs"), ("sam", "compute")])
+def test_warmup_is_a_line_to_the_cosine_and_a_radius_tied_to_lr_goes_with_it(
+    name: str, kind: Any
+) -> None:
+    """Batches of 1,000 images are epochs: 4 of 8 warm up, whatever an epoch costs."""
+    radius = {"rho": 0.4, "rho_min": 0.1, "rho_schedule": "lr"} if name == "sam" else {}
+    cost = 2 if (name, kind) == ("sam", "compute") else 1
+    reports = train(
+        getattr(vision, name),
+        knobs={"lr": 0.2, **radius},
+        budget=Budget(kind, 8 * cost),
+        batch_size=1000,
+        warmup=4,
+    )
+    cosines = [(1 + math.cos(math.pi * epoch / 8)) / 2 for epoch in range(8)]
+    lines = [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1]
+    shares = [line * cosine for line, cosine in zip(lines, cosines, strict=True)]
+    metrics = [report["metrics"] for report in reports]
+    assert [m["lr"] for m in metrics] == pytest.approx([0.2 * share for share in shares])
+    if radius:
+        assert [m["rho"] for m in metrics] == pytest.approx([0.1 + 0.3 * s for s in shares])
+
+
+def test_a_trial_cut_in_its_warmup_goes_on_bitwise(tmp_path: Path) -> None:
+    words = {"budget": Budget("epochs", 3), "warmup": 1.7, "batch_size": 250}
+    whole = train(checkpoint_dir=str(tmp_path / "whole"), **words)
+    with pytest.raises(CutError):
+        train(checkpoint_dir=str(tmp_path / "cut"), cut_at=1, **words)
+    rest = train(checkpoint_dir=str(tmp_path / "cut"), **words)
+    for report, other in zip(rest, whole, strict=True):
+        for key in ("train_loss", "val_loss", "lr"):
+            assert report["metrics"][key] == other["metrics"][key]
+
+
+@pytest.mark.parametrize(
+    ("space", "given", "message"),
+    [
+        ("sam", ["task.warmup=10"], "task.warmup is 10 epochs and a trial has 10 in all"),
+        ("sgd", ["task.warmup=10"], None),
+        ("sam", ["task.warmup=10", "budget.kind=epochs"], None),
+        ("sam", ["task.warmup=10", "budget.kind=seconds", "resources.parallel=1"], None),
+        ("imagenet_vit_small", ["budget.per_trial=60"], "vit_small.yaml:9:11: task.warmup is 32"),
+    ],
+)
+def test_a_warmup_as_long_as_a_trial_is_refused(
+    space: str, given: list[str], message: str | None
+) -> None:
+    if message is None:
+        assert SearchSpace.load(space, given).task["warmup"] == 10
+    else:
+        with pytest.raises(SpaceError, match=message):
+            SearchSpace.load(space, given)
 
 
 def one_linear(in_shape: tuple[int, int, int], classes: int) -> torch.nn.Module:

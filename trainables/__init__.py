@@ -16,7 +16,8 @@ What a space file may say about it is read from these attributes:
     task: dict[str, Knob]                 every word allowed under `task:`
     metrics: dict[str, "max" | "min"]     what a search may improve, and which way
     check(knobs, base)                    raises ValueError for knobs that exclude each other
-    make_ready(task)                      raises ValueError when no trial could have its data
+    check_task(task, epochs)              raises ValueError for words no such trial can have
+    make_ready(task)                      raises ValueError when no trial could begin
     see_per_epoch(knobs, base) -> float   cost of an epoch in SGD-epoch equivalents, by theory
 
 It must pickle by reference, as a module's function does. `trainables.vision` has the shipped

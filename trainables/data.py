@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,7 +18,16 @@ from torch import Tensor
 
 from samtune.optimizers.variant import Knob, KnobError, nearest
 from samtune.trial import Value
-from trainables.datasets import NAMES, DataError, Part, Source, corrupted, find, full_name
+from trainables.datasets import (
+    NAMES,
+    DataError,
+    Part,
+    Source,
+    WordError,
+    corrupted,
+    find,
+    full_name,
+)
 from trainables.datasets.cifar import CORRUPTIONS
 from trainables.datasets.decode import Encoded
 from trainables.datasets.labels import confusions
@@ -60,22 +69,16 @@ class _ClassesKnob(Knob):
         return ",".join(words)
 
 
-_word = partial(Knob, kind=str, low=None, high=None, safe=None, scale="linear")
-_number = partial(Knob, choices=None, scale="linear")
 TASK: tuple[Knob, ...] = (
     _DatasetKnob(
         name="dataset",
         kind=str,
         default="digits",
-        low=None,
-        high=None,
-        safe=None,
-        scale="linear",
         choices=NAMES,
         doc="a known data set, parquet:/path or folder:/path; `samtune data list` tells them",
         source="trainables/datasets",
     ),
-    _number(
+    Knob(
         name="label_noise",
         kind=float,
         default=0.0,
@@ -85,14 +88,15 @@ TASK: tuple[Knob, ...] = (
         doc="share of the training labels that noise takes; validation and test stay clean",
         source="Foret et al. 2021, section 3.3, tries 0.2 to 0.8",
     ),
-    _word(
+    Knob(
         name="label_noise_kind",
+        kind=str,
         default="symmetric",
         choices=("symmetric", "asymmetric"),
         doc="redrawn uniformly over all classes, or taken for the class most like it",
         source="Patrini et al. 2017, section 5",
     ),
-    _number(
+    Knob(
         name="train_size",
         kind=float,
         default=1.0,
@@ -102,7 +106,7 @@ TASK: tuple[Knob, ...] = (
         doc="share of the training images that is used, of each class alike",
         source="a tenth of CIFAR-10 still has 450 images a class",
     ),
-    _number(
+    Knob(
         name="val_size",
         kind=float,
         default=0.0,
@@ -117,15 +121,10 @@ TASK: tuple[Knob, ...] = (
         name="classes",
         kind=str,
         default="",
-        low=None,
-        high=None,
-        safe=None,
-        scale="linear",
-        choices=None,
         doc='the classes that are kept, by number or name: "0,3,5", "cat,dog"; "" is all',
         source="trainables/data.py",
     ),
-    _number(
+    Knob(
         name="image_size",
         kind=int,
         default=0,
@@ -135,20 +134,20 @@ TASK: tuple[Knob, ...] = (
         doc="folder, parquet and imagenet: side of the images, resized and cut; 0 keeps theirs",
         source="ImageNet is commonly trained at 224",
     ),
-    _word(
+    Knob(
         name="corruption",
+        kind=str,
         default="none",
         choices=("none", *CORRUPTIONS),
         doc="of the test images of cifar10 and cifar100, as in CIFAR-10-C",
         source="Hendrycks and Dietterich 2019",
     ),
-    _number(
+    Knob(
         name="severity",
         kind=int,
         default=1,
         low=1,
         high=5,
-        safe=None,
         doc="of the corruption; without one it means nothing",
         source="Hendrycks and Dietterich 2019",
     ),
@@ -192,17 +191,20 @@ def check_name(name: object) -> None:
     full_name(name)
 
 
-def make_ready(task: Mapping[str, Value]) -> None:
+def make_ready(task: Mapping[str, Value]) -> tuple[tuple[int, int, int], int]:
     """Maps the images of a folder, for whoever starts trials: one process, before them all.
 
-    Raises DataError for what would keep every trial from its data: a set that is missing or
-    damaged, or a class that it lacks.
+    Returns the shape of an image (C, H, W) and the number of classes. Raises DataError for what
+    would keep every trial from its data: a set that is missing or damaged, or a class that it
+    lacks.
     """
     wanted = _wanted(task)
     source = find(wanted.dataset, wanted.image_size)
-    _kept(source, wanted.classes)
+    kept = _kept(source, wanted.classes)
     if wanted.corruption != "none":
         corrupted(source, wanted.corruption, wanted.severity)
+    channels, height, width = source.parts["train"].images.shape[-3:]
+    return (channels, height, width), len(kept)
 
 
 def load(task: Mapping[str, Value], split_seed: int) -> TrainVal:
@@ -246,7 +248,7 @@ def _train_val(wanted: _Wanted, split_seed: int) -> TrainVal:
     if wanted.train_size < 1:
         size = round(wanted.train_size * len(train))
         if size < len(kept):
-            raise DataError(
+            raise WordError(
                 f"train_size {wanted.train_size:g} leaves {size} of {len(train)} training images "
                 f"for {len(kept)} classes; there must be one a class"
             )
@@ -334,13 +336,13 @@ def _kept(source: Source, classes: str) -> list[int]:
         # A name goes first: the classes of the digits are called by digits.
         label = names.get(word, int(word) if word.isdecimal() else -1)
         if not 0 <= label < len(names):
-            raise DataError(
+            raise WordError(
                 f"{source.name} has no class {word!r}{nearest(word, names)} "
                 f"(it has {_listed(source.class_names)})"
             )
         kept.add(label)
     if len(kept) < 2:
-        raise DataError(f"classes {classes!r} of {source.name} is one class; give two or more")
+        raise WordError(f"classes {classes!r} of {source.name} is one class; give two or more")
     return sorted(kept)
 
 
@@ -352,7 +354,7 @@ def _of_classes(split: Split, kept: Sequence[int]) -> Split:
     labels = new[split.labels]
     found = torch.nonzero(labels >= 0).squeeze(1)
     if not len(found):
-        raise DataError("no image of these classes is in one of the splits")
+        raise WordError("no image of these classes is in one of the splits")
     return dataclasses.replace(split, rows=split.rows[found], labels=labels[found])
 
 

@@ -60,7 +60,8 @@ class Trial:
         n_train = len(data.train)
         self.optimizer = make_optimizer(self.model, n_train)
         self.shared_norm = self._shared_norm()
-        self.meter = Meter(config.budget, n_train, min(int(config.task["batch_size"]), n_train))
+        batch_size, warmup = int(config.task["batch_size"]), float(config.task["warmup"])
+        self.meter = Meter(config.budget, n_train, min(batch_size, n_train), warmup)
 
     def _build(self, data: TrainVal) -> None:
         task, seed = self.config.task, self.config.seeds.order
@@ -116,10 +117,10 @@ class Trial:
             made = perf_counter()
             meter.data_s += made - started
 
-            annealed = lr * meter.cosine
+            share_of_lr = meter.lr_share
             for group in self.optimizer.base.param_groups:
-                group["lr"] = annealed
-            self.optimizer.set_progress(meter.progress, meter.cosine)
+                group["lr"] = lr * share_of_lr
+            self.optimizer.set_progress(meter.progress, share_of_lr)
             if self.shared_norm is not None:
                 self.shared_norm.on = share.copies == 1
             result = self.optimizer.step(self._oracle(inputs, targets))
@@ -143,7 +144,11 @@ class Trial:
         self.ranks.check_equal(self.model)
         if self.shared_norm is None:
             self.ranks.average_buffers(self.model)
-        return {"train_loss": of_all[0] / seen, "train_acc": of_all[1] / seen, "lr": annealed}
+        return {
+            "train_loss": of_all[0] / seen,
+            "train_acc": of_all[1] / seen,
+            "lr": lr * share_of_lr,
+        }
 
     def _batches(self) -> Iterator[tuple[Share, Tensor, Tensor]]:
         """This rank's share of each batch of the epoch, augmented."""

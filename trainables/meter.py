@@ -13,12 +13,14 @@ from samtune.trial import Budget
 class Meter:
     """Counters of one trial. As batches are drawn anew for each epoch, also its whole position.
 
-    Times are in seconds and exclude each other: steps, evaluation, making batches.
+    `warmup` is in epochs, whatever the unit of the budget is. Times are in seconds and exclude
+    each other: steps, evaluation, making batches.
     """
 
     budget: Budget
     n_train: int
     batch_size: int
+    warmup: float = 0.0
     epoch: int = 0
     step: int = 0
     samples: int = 0
@@ -76,13 +78,20 @@ class Meter:
         return self.spent / self.budget.per_trial
 
     @property
-    def cosine(self) -> float:
-        """The share of the full learning rate due now: 1 at the start, 0 when all is spent."""
-        return (1 + math.cos(math.pi * self.progress)) / 2
+    def lr_share(self) -> float:
+        """The share of the full learning rate due to the next step.
+
+        A cosine over the budget, 1 at the start and 0 when all is spent; in the warm-up times a
+        line, of which the first of k steps has 1 / k and the last has 1 (Goyal et al. 2017, 2.2).
+        """
+        cosine = (1 + math.cos(math.pi * self.progress)) / 2
+        rising = self.warmup * self.n_train
+        done = self.samples + self.batch_size
+        return cosine * done / rising if done < rising else cosine
 
     def counters(self) -> dict[str, int | float]:
         """All but the configuration; `dataclasses.replace(meter, **counters)` resumes."""
-        given = ("budget", "n_train", "batch_size")
+        given = ("budget", "n_train", "batch_size", "warmup")
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

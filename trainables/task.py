@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from samtune.optimizers import Knob
 from samtune.optimizers.variant import KnobError
 from trainables import augment, data, models, precision
@@ -20,24 +18,18 @@ class _ModelKnob(Knob):
         return str(value)
 
 
-_word = partial(Knob, kind=str, low=None, high=None, safe=None, scale="linear")
-_number = partial(Knob, kind=float, low=0.0, high=None, scale="linear", choices=None)
 _KNOBS = (
     *data.TASK,
     _ModelKnob(
         name="model",
         kind=str,
         default="small_cnn",
-        low=None,
-        high=None,
-        safe=None,
-        scale="linear",
         choices=tuple(models.MODELS),
         doc="network, torchvision:NAME or my_package.my_module:my_model; its weights are drawn "
         "from the init seed",
         source="trainables/models",
     ),
-    _number(
+    Knob(
         name="batch_size",
         kind=int,
         default=64,
@@ -47,45 +39,63 @@ _KNOBS = (
         doc="images a step; an epoch's last batch holds what is left",
         source="BatchNorm needs several images to normalise over",
     ),
-    _word(
+    Knob(
+        name="warmup",
+        kind=float,
+        default=0.0,
+        low=0.0,
+        safe=(0.0, 40.0),
+        doc="epochs at the start in which lr rises in a line to its cosine; part of the budget",
+        source="Goyal et al. 2017, section 2.2: 5; Dosovitskiy et al. 2021 on ImageNet: 32",
+    ),
+    Knob(
         name="augment",
+        kind=str,
         default="none",
         choices=augment.KINDS,
         doc="standard: random crop and flip; cutout: and a blank square; randaugment: and two "
         "random operations; imagenet: random resized crop and flip",
         source="trainables/augment.py",
     ),
-    _number(
+    Knob(
         name="mixup",
+        kind=float,
         default=0.0,
+        low=0.0,
         safe=(0.0, 1.0),
         doc="alpha: training images are mixed by shares from Beta(alpha, alpha); 0 is off",
         source="Zhang et al. 2018: 1 on CIFAR-10, 0.2 on ImageNet; DeiT: 0.8",
     ),
-    _number(
+    Knob(
         name="cutmix",
+        kind=float,
         default=0.0,
+        low=0.0,
         safe=(0.0, 1.0),
         doc="alpha: boxes of shares from Beta(alpha, alpha) come from another image; 0 is off",
         source="Yun et al. 2019: 1",
     ),
-    _number(
+    Knob(
         name="label_smoothing",
+        kind=float,
         default=0.0,
+        low=0.0,
         high=1.0,
         safe=(0.0, 0.2),
         doc="share of each training target that is spread evenly over all classes",
         source="Szegedy et al. 2016: 0.1",
     ),
-    _word(
+    Knob(
         name="precision",
+        kind=str,
         default="auto",
         choices=precision.PRECISIONS,
         doc="dtype of the passes, weights are float32; auto: bf16 on CUDA, fp32 on the CPU",
         source="trainables/precision.py",
     ),
-    _word(
+    Knob(
         name="memory_format",
+        kind=str,
         default="auto",
         choices=precision.MEMORY_FORMATS,
         doc="layout of images and convolutions; auto: channels_last on CUDA",
@@ -95,16 +105,12 @@ _KNOBS = (
         name="compile",
         kind=bool,
         default=False,
-        low=None,
-        high=None,
-        safe=None,
-        scale="linear",
-        choices=None,
         doc="torch.compile of the model; pays when an architecture trains for many minutes",
         source="trainables/precision.py",
     ),
-    _word(
+    Knob(
         name="batch_norm",
+        kind=str,
         default="sync",
         choices=("sync", "local"),
         doc="with several workers a trial; sync: statistics of the whole batch, as on one; "
@@ -115,11 +121,6 @@ _KNOBS = (
         name="sync_perturbation",
         kind=bool,
         default=True,
-        low=None,
-        high=None,
-        safe=None,
-        scale="linear",
-        choices=None,
         doc="with several workers a trial; false: each perturbs by its own part of the batch, "
         "m-sharpness with m = batch_size / workers",
         source="Foret et al. 2021, section 4.1",

@@ -1,8 +1,9 @@
 """Image classification with any optimizer variant: `asam = vision(ASAM)` is a trainable.
 
 One loop trains them all, plain SGD included; what differs is inside `optimizer.step`. A trial
-anneals its learning rate by a cosine over its own full budget, is judged on validation data only,
-and can be cut and resumed at any epoch without a bit of difference.
+warms its learning rate up where the task says so, anneals it by a cosine over its own full budget,
+is judged on validation data only, and can be cut and resumed at any epoch without a bit of
+difference.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ from samtune.optimizers import (
 )
 from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value
+from trainables.data import make_ready
 from trainables.loop import Trial
+from trainables.models import build
 from trainables.parallel import Ranks
 from trainables.task import TASK
 
@@ -84,11 +87,22 @@ class Vision:
         if base in self.bases:
             BASES[base].check({k: v for k, v in knobs.items() if k in BASES[base].knobs})
 
-    def make_ready(self, task: Mapping[str, Value]) -> None:
-        """Raises DataError when no trial could have its data; called once, before them all."""
-        from trainables.data import make_ready
+    def check_task(self, task: Mapping[str, Value], epochs: float) -> None:
+        """Raises KnobError for task words that a trial of so many epochs cannot have."""
+        warmup = float(task["warmup"])
+        if warmup >= epochs:
+            raise KnobError(
+                f"warmup is {warmup:g} epochs and a trial has {epochs:.4g} in all, so it would "
+                "never train at its lr; set task.warmup to 0, or raise budget.per_trial"
+            )
 
-        make_ready(task)
+    def make_ready(self, task: Mapping[str, Value]) -> None:
+        """Raises DataError or ModelError when no trial could have its data or its model.
+
+        Called once, before them all.
+        """
+        shape, classes = make_ready(task)
+        build(str(task["model"]), shape, classes, seed=0)
 
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
         """Cost of one epoch in SGD-epoch equivalents, by theory; knobs left out are default."""

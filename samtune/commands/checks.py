@@ -83,7 +83,8 @@ def _imported(name: str, version: str) -> Check:
 
 def torchvision() -> Check:
     """Whether it goes with this torch: only downloads and torchvision's own models need it."""
-    name, without = "torchvision", "data sets cannot be downloaded, all else works"
+    name = "torchvision"
+    without = "no set is downloaded and no torchvision:NAME built, all else works"
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -102,18 +102,13 @@ def _number(
     source: str,
     high: float | None = None,
 ) -> Knob:
-    return Knob(name, float, default, 0.0, high, safe, scale, None, doc, source)
+    return Knob(name, float, default, doc, source, 0.0, high, safe, scale)
 
 
 _NESTEROV = Knob(
     "nesterov",
     bool,
     False,
-    None,
-    None,
-    None,
-    "linear",
-    None,
     "look ahead along the momentum",
     "google-research/sam: on; most PyTorch versions: off",
 )

@@ -41,13 +41,13 @@ class Knob:
     name: str
     kind: type
     default: Value
-    low: float | None
-    high: float | None
-    safe: tuple[float, float] | None
-    scale: Scale
-    choices: tuple[str, ...] | None
     doc: str
     source: str
+    low: float | None = None
+    high: float | None = None
+    safe: tuple[float, float] | None = None
+    scale: Scale = "linear"
+    choices: tuple[str, ...] | None = None
 
     def check(self, value: object) -> Value:
         """The value as this knob's type; raises KnobError with a sentence."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainables.datasets import cifar, digits, tinyimagenet
 from trainables.datasets.paths import PathSet
-from trainables.datasets.source import DataError, Part, Source
+from trainables.datasets.source import DataError, Part, Source, WordError
 from trainables.datasets.store import root
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "DataError",
     "Part",
     "Source",
+    "WordError",
     "corrupted",
     "find",
     "full_name",
@@ -28,25 +29,29 @@ FORMS = ("parquet", "folder")
 _IMAGENET_SIZE = 224
 
 
-def full_name(name: object) -> str:
-    """The name with its path made absolute. Raises DataError for one that names no data set."""
-    if name in NAMES:
+def full_name(name: object, names: tuple[str, ...] = NAMES) -> str:
+    """The name with its path made absolute.
+
+    Raises WordError for one that is neither among `names` nor a folder's.
+    """
+    if name in names:
         return str(name)
     form, colon, path = str(name).partition(":")
     if colon and form in FORMS:
         if not path:
-            raise DataError(f"{name!r} names no folder; write {form}:/path")
+            raise WordError(f"{name!r} names no folder; write {form}:/path")
         folder = Path(os.path.abspath(Path(path).expanduser()))
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
-            raise DataError(f"{name!r} names no folder: {folder} {what}")
+            raise WordError(f"{name!r} names no folder: {folder} {what}")
         return f"{form}:{folder}"
-    near = difflib.get_close_matches(form if colon else str(name), NAMES + FORMS, n=1)
+    word = (form if colon else str(name)).lower()
+    near = difflib.get_close_matches(word, names + FORMS, n=1)
     if near:
         meant = f"{near[0]}:/path" if near[0] in FORMS else near[0]
-        raise DataError(f"unknown data set {name!r}; did you mean {meant}?")
-    known = ", ".join((*NAMES, *(f"{form}:/path" for form in FORMS)))
-    raise DataError(f"unknown data set {name!r}; there is: {known}")
+        raise WordError(f"unknown data set {name!r}; did you mean {meant}?")
+    known = ", ".join((*names, *(f"{form}:/path" for form in FORMS)))
+    raise WordError(f"unknown data set {name!r}; there is: {known}")
 
 
 def path_set(name: str, image_size: int) -> PathSet:
@@ -74,7 +79,7 @@ def find(name: str, image_size: int = 0) -> Source:
     if name == "imagenet" or ":" in name:
         return path_set(name, image_size).source()
     if image_size:
-        raise DataError(
+        raise WordError(
             f"image_size is {image_size}, but all images of {name} have one size; set it to 0"
         )
     if name == "digits":
@@ -88,7 +93,7 @@ def corrupted(source: Source, corruption: str, severity: int) -> Part:
     Raises DataError for another set, and where they are missing.
     """
     if source.name not in {"cifar10", "cifar100"}:
-        raise DataError(
+        raise WordError(
             f"corruption is {corruption}, but only cifar10 and cifar100 have corrupted test "
             f"images; set it to none for {source.name}"
         )

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trainables.datasets.source import DataError
+from trainables.datasets.source import DataError, WordError
 from trainables.datasets.store import Say, root
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError)
@@ -84,7 +84,7 @@ def checked(name: str, from_file: Path | None, folder: Path, say: Say) -> Iterat
     archive = ARCHIVES[name]
     if from_file is not None:
         if not from_file.is_file():
-            raise DataError(f"there is no file {from_file}")
+            raise WordError(f"there is no file {from_file}")
         _compare(from_file, archive)
         yield from_file
         return
@@ -126,7 +126,7 @@ def _compare(path: Path, archive: Archive) -> None:
     size = path.stat().st_size
     why = f"its SHA-256 is {sha256.hexdigest()} and its MD5 {md5.hexdigest()}"
     if size < archive.size:
-        why = f"it has {size} bytes of {archive.size}, so it is cut off"
+        why = f"it has {size} bytes of {archive.size}, so it is cut off, or another file"
     raise DataError(f"{path} is not {archive.url}: {why}; get it again")
 
 

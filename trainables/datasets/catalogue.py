@@ -7,12 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.datasets import FORMS, cifar, digits, full_name, path_set, store, tinyimagenet
+from trainables.datasets import (
+    FORMS,
+    NAMES,
+    cifar,
+    digits,
+    full_name,
+    path_set,
+    store,
+    tinyimagenet,
+)
 from trainables.datasets.archive import ARCHIVES
 from trainables.datasets.paths import PathSet
-from trainables.datasets.source import DataError
+from trainables.datasets.source import DataError, WordError
 
 CORRUPTED = ("cifar10c", "cifar100c")
+_FETCHED = NAMES + CORRUPTED
 
 
 @dataclass(frozen=True)
@@ -34,18 +44,17 @@ def fetch(name: str, from_file: Path | None, image_size: int, say: store.Say) ->
 
     One that is ready and whole stays as it is. Raises DataError, and then leaves nothing behind.
     """
-    if name not in CORRUPTED:
-        name = full_name(name)
+    name = full_name(name, _FETCHED)
     if name not in ARCHIVES:
         if from_file is not None:
-            raise DataError(f"{name} comes from no archive; leave --from-file out")
+            raise WordError(f"{name} comes from no archive; leave --from-file out")
         if name == "digits":
             say("digits is part of samtune; there is nothing to fetch")
         else:
             path_set(name, image_size).fetch(say)
         return
     if image_size:
-        raise DataError(f"all images of {name} have one size; leave --image-size out")
+        raise WordError(f"all images of {name} have one size; leave --image-size out")
     with store.locked(name, say):
         try:
             check(name)
@@ -55,8 +64,7 @@ def fetch(name: str, from_file: Path | None, image_size: int, say: store.Say) ->
 
 def check(name: str, image_size: int = 0) -> Entry:
     """The data set, after a look at its every byte. Raises DataError where one is wrong."""
-    if name not in CORRUPTED:
-        name = full_name(name)
+    name = full_name(name, _FETCHED)
     if name == "digits":
         held = len(digits.digits().parts["train"].labels)
         size = digits.FILE.stat().st_size

@@ -19,6 +19,12 @@ class DataError(ValueError):
     exit_code: ClassVar[int] = 5
 
 
+class WordError(DataError):
+    """A word asks for what no data set has, whatever lies on the disk: a wrong name or option."""
+
+    exit_code: ClassVar[int] = 2
+
+
 @dataclass(frozen=True)
 class Part:
     """`images` uint8 (N, C, H, W), mapped or still encoded; `labels` int64 (N,)."""

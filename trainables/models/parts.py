@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 # Larger images go through the stem of the ImageNet networks.
@@ -10,6 +12,8 @@ SMALL = 64
 
 class ModelError(ValueError):
     """No such model, or one that does not fit the images."""
+
+    exit_code: ClassVar[int] = 2
 
 
 def stem(in_shape: tuple[int, int, int], width: int, *after: nn.Module) -> nn.Sequential:

@@ -31,7 +31,7 @@ class Block(nn.Module):
             ]
         else:
             convolutions = [convolution(inputs, width, 3, stride), convolution(width, width, 3)]
-        # No ReLU before the first convolution, and a BatchNorm after the last (section 4.2).
+        # No ReLU before the first convolution, and a BatchNorm after the last.
         layers: list[nn.Module] = [nn.BatchNorm2d(inputs)]
         for index, conv in enumerate(convolutions):
             if index:
@@ -59,9 +59,9 @@ def pyramidnet(
 ) -> nn.Module:
     """PyramidNet-depth with widening factor alpha: images (N, C, H, W) to logits (N, classes).
 
-    The width of block k of K is 16 + alpha k / K (equation 3). With ShakeDrop the branch is kept
-    with probability 1 - k / 2K (Yamada et al. 2018, equation 6). Raises ModelError for images
-    under 8 x 8 pixels.
+    The width of block k of K is 16 + alpha k / K (section 3.1). With ShakeDrop the branch is kept
+    with probability 1 - k / 2K, the linear decay rule of Yamada et al. 2018. Raises ModelError for
+    images under 8 x 8 pixels.
     """
     maps = 16
     layers: list[nn.Module] = [stem(in_shape, maps, nn.BatchNorm2d(maps))]

@@ -71,7 +71,7 @@ def resnet(
     block: type[Basic | Bottleneck],
     depths: tuple[int, ...],
 ) -> nn.Module:
-    """Maps images (N, C, H, W) to logits (N, classes); stage i has `depths[i]` blocks.
+    """Maps images (N, C, H, W) to logits (N, classes); stage i has `depths[i]` blocks (table 1).
 
     Raises ModelError for images under 8 x 8 pixels.
     """

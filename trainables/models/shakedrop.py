@@ -13,9 +13,10 @@ class ShakeDrop(nn.Module):
 
     In training each image's branch is left as it is with probability `keep`, and is otherwise
     multiplied by alpha, uniform in [-1, 1]; its gradient is then multiplied by beta, uniform in
-    [0, 1] and drawn apart (equation 6). In evaluation the branch is multiplied by the expectation,
-    which is `keep`. One draw an image, as in AutoAugment's and SAM's code; from torch's generator,
-    so that a pass whose random state is replayed has the same alpha and beta.
+    [0, 1] and drawn apart: (b + alpha - b alpha) F(x) with b from Bernoulli(keep). In evaluation
+    the branch is multiplied by the expectation, which is `keep`. One draw an image, as in
+    AutoAugment's and SAM's code; from torch's generator, so that a pass whose random state is
+    replayed has the same alpha and beta.
     """
 
     def __init__(self, keep: float) -> None:
