@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import tempfile
 import threading
@@ -120,6 +121,7 @@ def sweep(trials: int, reports: int, slots: int) -> dict[str, Any]:
             [sys.executable, "-c", code, *words],
             folder=Path(folder),
             environment={"PYTHONPATH": home},
+            output=subprocess.DEVNULL,
         )
         if usage.returncode:
             raise RuntimeError(f"the sweep ended with {usage.returncode}")

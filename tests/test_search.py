@@ -191,7 +191,7 @@ def test_ended_trials_are_mirrored_to_a_journal_that_optuna_opens(tmp_path: Path
 def test_two_spaces_share_a_journal_and_keep_no_copy_of_it(tmp_path: Path) -> None:
     journal = tmp_path / "optuna.journal"
     both = [Proposals(SearchSpace.load(name), journal) for name in ("sam", "sgd")]
-    for proposals in (both * 3):
+    for proposals in both * 3:
         proposal = proposals.ask()
         assert proposal is not None
         proposals.tell(proposal.number, "completed", {1: 0.1 * proposal.number})
