@@ -3,14 +3,16 @@
     python -m benchmarks.scale_ray --trials 100,1000 --json benchmarks/results/scale-ray.json
 
 `samtune run` sweeps a stub that only reports: random search, nothing stopped, several workers at a
-time. Each size is a run of its own; the difference quotient of two sizes is what a trial costs, as
-all that is paid once a sweep cancels. One more run of the smallest size with more reports a trial
-tells a trial from its reports. Linux only, see `benchmarks.process_tree`.
+time. Each size is a run of its own. A trial costs the difference quotient of two moments of
+a run, after a tenth of its trials and before the last, so all that is paid once a sweep cancels;
+the one of two runs' totals is printed too. One more run of the smallest size, with more reports a
+trial, tells a trial from its reports. Linux only, see `benchmarks.process_tree`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -24,6 +26,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import samtune
 from benchmarks.process_tree import measure
@@ -39,7 +43,7 @@ search: {{method: random}}
 asha: {{grace: {reports}, factor: 3}}
 resources: {{cpus: 1, parallel: {slots}}}
 """
-_EVERY_S = 0.2
+_EVERY_S = 1.0
 
 
 def stub(config: samtune.TrialConfig) -> None:
@@ -75,7 +79,7 @@ def drive(trials: int, reports: int, slots: int, figures: Path) -> None:
         with Record.open(Path("runs"), "scale", read_only=True) as record:
             while True:
                 (ended,) = record.query("SELECT COUNT(ended_at) FROM trials").fetchone()
-                seen.append({"ended": ended, "at": time.monotonic(), **_own()})
+                seen.append({"ended": ended, "at": time.monotonic(), **_used()})
                 time.sleep(_EVERY_S)
 
     threading.Thread(target=look, daemon=True).start()
@@ -84,29 +88,37 @@ def drive(trials: int, reports: int, slots: int, figures: Path) -> None:
     except SystemExit as end:
         if end.code:
             raise
-    first, last = (
-        next(now for now in seen if now["ended"] >= share * trials) for share in (0.1, 1)
-    )
-    trialled = last["ended"] - first["ended"]
+    first = next(now for now in seen if now["ended"] >= 0.1 * trials)
+    last = [now for now in seen if now["ended"] < trials][-1]
+    done = last["ended"] - first["ended"]
+    grown = {name: last[name] - first[name] for name in first}
     figures.write_text(
         json.dumps(
             {
-                "driver_cpu_s": _own()["cpu_s"],
-                "driver_cpu_ms_a_trial": 1e3 * (last["cpu_s"] - first["cpu_s"]) / trialled,
-                "wall_ms_a_trial": 1e3 * (last["at"] - first["at"]) / trialled,
-                "grown_mib": last["rss_mib"] - first["rss_mib"],
+                "cpu_ms_a_trial": 1e3 * grown["all_cpu_s"] / done,
+                "driver_cpu_ms_a_trial": 1e3 * grown["cpu_s"] / done,
+                "wall_ms_a_trial": 1e3 * grown["at"] / done,
+                "grown_mib": grown["rss_mib"],
                 "rss_mib": last["rss_mib"],
-                "after_last_trial_s": time.monotonic() - last["at"],
+                "driver_cpu_s": _used()["cpu_s"],
             }
         )
     )
 
 
-def _own() -> dict[str, float]:
+def _used() -> dict[str, float]:
+    """This process's time and memory, and the time of all processes that there are under it."""
+    own = psutil.Process()
+    all_cpu_s = 0.0
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            all_cpu_s += sum(process.cpu_times()[:2])
     used = resource.getrusage(resource.RUSAGE_SELF)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    rss = pages * resource.getpagesize() / 2**20
-    return {"cpu_s": used.ru_utime + used.ru_stime, "rss_mib": rss}
+    return {
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "all_cpu_s": all_cpu_s,
+        "rss_mib": own.memory_info().rss / 2**20,
+    }
 
 
 def sweep(trials: int, reports: int, slots: int) -> dict[str, Any]:
@@ -131,19 +143,26 @@ def sweep(trials: int, reports: int, slots: int) -> dict[str, Any]:
 
 
 def quotients(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What one more report, and one more trial without its reports, take of the process tree.
+    """What one more report, and one more trial beyond its reports, take of the process tree.
 
     `rows` are of growing sizes; the last one is the first once more, with more reports a trial.
     """
     *sizes, wordy = rows
-    more = wordy["trials"] * (wordy["reports_a_trial"] - sizes[0]["reports_a_trial"])
-    a_report = (wordy["cpu_s"] - sizes[0]["cpu_s"]) / more
-    trials = {}
-    for small, large in itertools.pairwise(sizes):
-        a_trial = (large["cpu_s"] - small["cpu_s"]) / (large["trials"] - small["trials"])
-        own = a_trial - large["reports_a_trial"] * a_report
-        trials[f"{small['trials']} to {large['trials']}"] = own
-    return {"cpu_ms_a_report": 1e3 * a_report, "cpu_s_a_trial": trials}
+    more = wordy["reports_a_trial"] - sizes[0]["reports_a_trial"]
+    a_report = (wordy["cpu_ms_a_trial"] - sizes[0]["cpu_ms_a_trial"]) / more
+    return {
+        "cpu_ms_a_report": a_report,
+        "cpu_ms_a_trial_beyond_reports": {
+            row["trials"]: row["cpu_ms_a_trial"] - row["reports_a_trial"] * a_report
+            for row in sizes
+        },
+        "cpu_ms_a_trial_by_totals": {
+            f"{small['trials']} to {large['trials']}": 1e3
+            * (large["cpu_s"] - small["cpu_s"])
+            / (large["trials"] - small["trials"])
+            for small, large in itertools.pairwise(sizes)
+        },
+    }
 
 
 def main() -> None:
@@ -157,7 +176,7 @@ def main() -> None:
     sizes = [(trials, few) for trials in map(int, arguments.trials.split(","))]
     rows = []
     heads = ("trials", "reports a trial", "slots", "wall s", "CPU s, all processes")
-    heads += ("driver's CPU ms a trial", "wall ms a trial", "driver's MiB more")
+    heads += ("CPU ms a trial, all", "the driver's", "wall ms a trial", "driver's MiB more")
     print("|", " | ".join(heads), "|")
     print("|---" * len(heads) + "|")
     for trials, reports in [*sizes, (sizes[0][0], many)]:
@@ -165,14 +184,17 @@ def main() -> None:
         rows.append(row)
         print(
             f"| {trials} | {reports} | {arguments.slots} | {row['wall_s']:.0f} "
-            f"| {row['cpu_s']:.1f} | {row['driver_cpu_ms_a_trial']:.1f} "
+            f"| {row['cpu_s']:.1f} | {row['cpu_ms_a_trial']:.1f} "
+            f"| {row['driver_cpu_ms_a_trial']:.1f} "
             f"| {row['wall_ms_a_trial']:.0f} | {row['grown_mib']:.0f} |",
             flush=True,
         )
     found = quotients(rows)
     print(f"{found['cpu_ms_a_report']:.1f} CPU-ms a report, all processes")
-    for between, cost in found["cpu_s_a_trial"].items():
-        print(f"{cost:.3f} CPU-s a trial beyond its reports, from {between} trials")
+    for trials, cost in found["cpu_ms_a_trial_beyond_reports"].items():
+        print(f"{cost:.0f} CPU-ms a trial beyond its reports, of {trials} trials")
+    for between, cost in found["cpu_ms_a_trial_by_totals"].items():
+        print(f"{cost:.0f} CPU-ms a trial with {few} reports, by the totals from {between} trials")
     if arguments.json:
         about = {
             "device": f"{os.cpu_count()} cores, {platform.machine()}",

@@ -59,9 +59,11 @@ class RungScheduler(FIFOScheduler):
 def _forget(trial: Trial) -> None:
     """Tune keeps each trial to the end of the sweep; of one that has ended, nobody asks for this.
 
-    29 KB a trial before, 3 after.
+    29 KB a trial before, 4 after.
     """
     trial.run_metadata.last_result = {"done": True}
+    # A reference, for which Ray keeps an object.
+    trial._default_result_or_future = None
     for each in (
         trial.metric_analysis,
         trial.metric_n_steps,
