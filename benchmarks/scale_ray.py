@@ -43,7 +43,7 @@ search: {{method: random}}
 asha: {{grace: {reports}, factor: 3}}
 resources: {{cpus: 1, parallel: {slots}}}
 """
-_EVERY_S = 1.0
+_EVERY_S = 0.5
 
 
 def stub(config: samtune.TrialConfig) -> None:
@@ -72,6 +72,7 @@ def drive(trials: int, reports: int, slots: int, figures: Path) -> None:
     file = Path("scale.yaml")
     file.write_text(_SPACE.format(trials=trials, reports=reports, slots=slots))
     seen: list[dict[str, float]] = []
+    spent: dict[tuple[int, float], float] = {}
 
     def look() -> None:
         while not Path("runs", "scale", "sweep.db").exists():
@@ -79,7 +80,7 @@ def drive(trials: int, reports: int, slots: int, figures: Path) -> None:
         with Record.open(Path("runs"), "scale", read_only=True) as record:
             while True:
                 (ended,) = record.query("SELECT COUNT(ended_at) FROM trials").fetchone()
-                seen.append({"ended": ended, "at": time.monotonic(), **_used()})
+                seen.append({"ended": ended, "at": time.monotonic(), **_used(spent)})
                 time.sleep(_EVERY_S)
 
     threading.Thread(target=look, daemon=True).start()
@@ -100,23 +101,23 @@ def drive(trials: int, reports: int, slots: int, figures: Path) -> None:
                 "wall_ms_a_trial": 1e3 * grown["at"] / done,
                 "grown_mib": grown["rss_mib"],
                 "rss_mib": last["rss_mib"],
-                "driver_cpu_s": _used()["cpu_s"],
+                "new_processes": grown["processes"],
             }
         )
     )
 
 
-def _used() -> dict[str, float]:
-    """This process's time and memory, and the time of all processes that there are under it."""
+def _used(spent: dict[tuple[int, float], float]) -> dict[str, float]:
+    """Time and memory of this process, and the time of all ever seen under it: `spent`."""
     own = psutil.Process()
-    all_cpu_s = 0.0
     for process in (own, *own.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            all_cpu_s += sum(process.cpu_times()[:2])
+            spent[process.pid, process.create_time()] = sum(process.cpu_times()[:2])
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "cpu_s": used.ru_utime + used.ru_stime,
-        "all_cpu_s": all_cpu_s,
+        "all_cpu_s": sum(spent.values()),
+        "processes": float(len(spent)),
         "rss_mib": own.memory_info().rss / 2**20,
     }
 
@@ -176,7 +177,13 @@ def main() -> None:
     sizes = [(trials, few) for trials in map(int, arguments.trials.split(","))]
     rows = []
     heads = ("trials", "reports a trial", "slots", "wall s", "CPU s, all processes")
-    heads += ("CPU ms a trial, all", "the driver's", "wall ms a trial", "driver's MiB more")
+    heads += (
+        "CPU ms a trial, all",
+        "the driver's",
+        "wall ms a trial",
+        "driver's MiB more",
+        "processes more",
+    )
     print("|", " | ".join(heads), "|")
     print("|---" * len(heads) + "|")
     for trials, reports in [*sizes, (sizes[0][0], many)]:
@@ -186,7 +193,8 @@ def main() -> None:
             f"| {trials} | {reports} | {arguments.slots} | {row['wall_s']:.0f} "
             f"| {row['cpu_s']:.1f} | {row['cpu_ms_a_trial']:.1f} "
             f"| {row['driver_cpu_ms_a_trial']:.1f} "
-            f"| {row['wall_ms_a_trial']:.0f} | {row['grown_mib']:.0f} |",
+            f"| {row['wall_ms_a_trial']:.0f} | {row['grown_mib']:.0f} "
+            f"| {row['new_processes']:.0f} |",
             flush=True,
         )
     found = quotients(rows)
