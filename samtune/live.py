@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_args
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from samtune.rows import State
 
+# `samtune status` asks for the words below, and for nothing of rich.
 if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.live import Live
+
     from samtune.progress import Progress
 
 _REFRESH_S = 0.5
@@ -36,6 +34,8 @@ class LineView:
         self._console = console
 
     def event(self, text: str) -> None:
+        from rich.text import Text
+
         self._console.print(Text(text), soft_wrap=True)
 
     def refresh(self, progress: Progress) -> None: ...
@@ -49,6 +49,8 @@ class TableView:
         self._drawn = 0.0
 
     def event(self, text: str) -> None:
+        from rich.text import Text
+
         self._live.console.print(Text(text, overflow="ellipsis", no_wrap=True))
 
     def refresh(self, progress: Progress) -> None:
@@ -60,6 +62,8 @@ class TableView:
 @contextmanager
 def view(console: Console, *, quiet: bool = False) -> Iterator[QuietView | LineView | TableView]:
     """The view that fits the console."""
+    from rich.live import Live
+
     if quiet:
         yield QuietView()
     elif console.is_terminal:
@@ -71,6 +75,11 @@ def view(console: Console, *, quiet: bool = False) -> Iterator[QuietView | LineV
 
 def progress_table(progress: Progress) -> Group:
     """Trials by state, budget used, rungs and best so far of each space."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
     left = progress.seconds_left
     head = Text.assemble(
         (f"{progress.run} ", "bold"),

@@ -1,7 +1,8 @@
 """What to try next: an Optuna study a space, asked and told by a thin Ray Searcher.
 
-The study lives in memory. Each question to a sampler is seeded by (seed, trial number) alone, so
-a study rebuilt from the record goes on as if it had never stopped.
+TPE's study lives in memory. Each question to a sampler is seeded by (seed, trial number) alone, so
+a study rebuilt from the record goes on as if it had never stopped. The other methods learn nothing
+from how trials end, so each of their proposals is a study of its own, dropped with the trial.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from samtune import durable
@@ -83,17 +84,11 @@ class Proposals:
         self._units = _unit_points(space, samples, len(self._domains))
         mode = space.search.mode
         direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
-        self.study = optuna.create_study(direction=direction)
-        self._mirror: optuna.Study | None = None
-        if mirror is not None:
-            self._mirror = optuna.create_study(
-                storage=JournalStorage(_Mirror(mirror)),
-                study_name=space.name,
-                direction=direction,
-                load_if_exists=True,
-            )
+        self._direction = direction
+        self.study = self._new_study() if space.search.method == "tpe" else None
+        self._mirror = _Mirror(mirror, space.name, direction) if mirror is not None else None
         self._open: dict[int, optuna.Trial] = {}
-        self._row: dict[int, int] = {}
+        self._paused: dict[int, FrozenTrial] = {}
 
     def ask(self) -> Proposal | None:
         """The next proposal, or None when all have been made."""
@@ -111,50 +106,58 @@ class Proposals:
             row = zip(self._domains.items(), self._units[sample], strict=True)
             fixed = {name: _place(domain, u) for (name, domain), u in row} | fixed
         seed = np.random.SeedSequence([self.space.search.seed, number]).generate_state(1)[0]
-        self.study.sampler = self._sampler(int(seed))
-        return Proposal(number, self._enqueue(number, fixed), origin)
+        return Proposal(number, self._enqueue(number, fixed, self._sampler(int(seed))), origin)
 
     def ask_again(self, number: int, knobs: Mapping[str, Value]) -> None:
         """Puts a proposal of the record, or one that had paused, before the study; nothing is
         drawn. Raises ValueError when the knobs are not of this space."""
         self.asked = max(self.asked, number + 1)
-        self.study.sampler = optuna.samplers.RandomSampler(seed=0)
-        if self._enqueue(number, self._drawn(knobs)) != dict(knobs):
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        if self._enqueue(number, self._drawn(knobs), sampler) != dict(knobs):
             raise ValueError(f"trial {number} of {self.space.name} does not fit its space")
 
-    def _enqueue(self, number: int, fixed: dict[str, Value]) -> dict[str, Value]:
-        self.study.enqueue_trial(fixed)
-        trial = self.study.ask()
-        self._open[number], self._row[number] = trial, trial.number
+    def _new_study(self) -> optuna.Study:
+        return optuna.create_study(direction=self._direction)
+
+    def _enqueue(
+        self, number: int, fixed: dict[str, Value], sampler: optuna.samplers.BaseSampler
+    ) -> dict[str, Value]:
+        study = self.study or self._new_study()
+        study.sampler = sampler
+        study.enqueue_trial(fixed)
+        trial = self._open[number] = study.ask()
         return self._resolve({}, trial)
 
-    def tell(self, number: int, state: str, values: Mapping[int, float]) -> None:
-        """Tells the study how a trial ended; `values` are its reports by epoch.
+    def tell(self, number: int, state: str, values: Mapping[int, float]) -> FrozenTrial:
+        """Tells the study how a trial ended, and returns Optuna's own row of it; `values` are its
+        reports by epoch.
 
         A pruned trial is told as PRUNED with its last value, and so is a paused one, which is
         asked again if it goes on. A diverged one is told as PRUNED without any, which TPE ranks
         below every other trial. An error teaches nothing (FAIL).
         """
-        # One that is pruned after a pause has been told already.
-        trial = self._open.pop(number, None)
+        told, trial = self._paused.pop(number, None), self._open.pop(number, None)
         if trial is not None:
-            trial.set_user_attr("state", "pruned" if state == "paused" else state)
-            if state in {"completed", "pruned", "paused"}:
-                for step, value in sorted(values.items()):
-                    trial.report(value, step)
-            match state:
-                case "completed":
-                    self.study.tell(trial, values[max(values)])
-                case "pruned" | "paused" | "diverged":
-                    self.study.tell(trial, state=TrialState.PRUNED)
-                case _:
-                    self.study.tell(trial, state=TrialState.FAIL)
-        if self._mirror is not None and state != "paused":
-            self._mirror.add_trial(self.told(number))
+            told = self._tell(trial, state, values)
+        # One that is pruned after a pause has been told already.
+        assert told is not None, f"trial {number} was never asked for"
+        if state == "paused":
+            self._paused[number] = told
+        elif self._mirror is not None:
+            self._mirror.add(told)
+        return told
 
-    def told(self, number: int) -> optuna.trial.FrozenTrial:
-        """Optuna's own row of a proposal."""
-        return self.study.get_trials(deepcopy=False)[self._row[number]]
+    def _tell(self, trial: optuna.Trial, state: str, values: Mapping[int, float]) -> FrozenTrial:
+        trial.set_user_attr("state", "pruned" if state == "paused" else state)
+        if state in {"completed", "pruned", "paused"}:
+            for step, value in sorted(values.items()):
+                trial.report(value, step)
+        match state:
+            case "completed":
+                return trial.study.tell(trial, values[max(values)])
+            case "pruned" | "paused" | "diverged":
+                return trial.study.tell(trial, state=TrialState.PRUNED)
+        return trial.study.tell(trial, state=TrialState.FAIL)
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         if self.space.search.method == "tpe":
@@ -198,16 +201,32 @@ class Proposals:
         return drawn
 
 
-class _Mirror(JournalFileBackend):
-    """Optuna's journal without its lock, which would outlive a killed process: one writes here."""
+class _Mirror(BaseJournalBackend):
+    """A study in an Optuna journal, to which ended trials are appended.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
+    Without Optuna's lock, which would outlive a killed process: one writes here. Each trial passes
+    through a storage of its own, as a storage of Optuna's keeps a copy of all that it has written.
+    """
+
+    def __init__(self, path: Path, name: str, direction: StudyDirection) -> None:
         self._path = path
+        self._name = name
+        self._logs = list(JournalFileBackend(str(path)).read_logs(0))
+        optuna.create_study(storage=JournalStorage(self), study_name=name, direction=direction)
+
+    def add(self, trial: FrozenTrial) -> None:
+        storage = JournalStorage(self)
+        storage.create_new_trial(storage.get_study_id_from_name(self._name), trial)
+        self._logs.pop()
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self._logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
         durable.append(self._path, "".join(lines).encode())
+        # As Optuna would read them.
+        self._logs += map(json.loads, lines)
 
 
 class ProposalSearcher(Searcher):

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.tune.experiment import Trial
 
+from samtune.asha import RungScheduler
 from samtune.rungs import (
     PausingRungs,
     Rungs,
@@ -459,3 +461,22 @@ def test_a_copy_goes_its_own_way() -> None:
     other = copy.deepcopy(rungs)
     other.judge(1, 1, 0.6)
     assert rungs.occupancy == (1, 0, 0)
+
+
+def test_tune_is_given_trials_in_order_and_keeps_nothing_of_the_ended() -> None:
+    scheduler = RungScheduler(lambda trial, result: Verdict("continue"), lambda trial: None)
+    trials = [Trial("stub", stub=True, trial_id=name, config={"lr": 0.1}) for name in "abc"]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)
+    for trial in trials:
+        assert scheduler.choose_trial_to_run(None) is trial
+        trial.set_status(Trial.RUNNING)
+        trial.update_last_result({"val_acc": 0.5, "report": "all of it"})
+        assert trial.metric_analysis and trial.metric_n_steps
+        scheduler.on_trial_complete(None, trial, {})
+        assert trial.last_result["report"], "Tune is not through with it"
+        trial.set_status(Trial.TERMINATED)
+    assert scheduler.choose_trial_to_run(None) is None
+    for trial in trials:
+        assert "report" not in trial.last_result and trial.is_finished()
+        assert not (trial.metric_analysis or trial.metric_n_steps or trial.config)

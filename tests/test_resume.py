@@ -142,8 +142,9 @@ def create(runs: Path, tmp_path: Path) -> Callable[..., tuple[Record, list[Searc
 
 
 def told(search: Search) -> list[tuple[Any, ...]]:
-    """What the study knows, in its own order."""
-    rows = search._proposals[0].study.get_trials(deepcopy=False)
+    """What the study knows, in its own order; nothing where it learns nothing."""
+    study = search._proposals[0].study
+    rows = study.get_trials(deepcopy=False) if study is not None else []
     return [(r.state, r.params, r.values, r.intermediate_values) for r in rows]
 
 
