@@ -29,9 +29,6 @@ class RungScheduler(FIFOScheduler):
         self._ended: deque[Trial] = deque()
         self._resources: Any = None
 
-    def on_trial_add(self, controller: Any, trial: Trial) -> None:
-        self._on_add(trial)
-
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         verdict = self._on_report(trial, result)
         # A paused trial gives its worker back; it is served again as a trial of Tune's.
@@ -39,6 +36,7 @@ class RungScheduler(FIFOScheduler):
         return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
+        self._on_add(trial)
         # All trials of a stage want the same.
         self._resources = self._resources or trial.placement_group_factory
         trial.placement_group_factory = self._resources
