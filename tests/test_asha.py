@@ -464,7 +464,9 @@ def test_a_copy_goes_its_own_way() -> None:
 
 
 def test_tune_is_given_trials_in_order_and_keeps_nothing_of_the_ended() -> None:
-    scheduler = RungScheduler(lambda trial, result: Verdict("continue"), lambda trial: None)
+    added: list[Any] = []
+    go_on = Verdict("continue")
+    scheduler = RungScheduler(added.append, lambda trial, result: go_on, lambda trial: None)
     trials = [Trial("stub", stub=True, trial_id=name, config={"lr": 0.1}) for name in "abc"]
     for trial in trials:
         scheduler.on_trial_add(None, trial)
