@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +24,7 @@ class ESAM(TwoPass):
 
     With `swp_mode` tensor the mask keeps or drops whole tensors, whose gradients the first pass
     then need not compute, and g and its norm are of those kept: ||eps|| is rho / beta, where
-    element gives about rho / sqrt(beta), so the two need different radii. Over several processes
-    each chooses its share of B+ among its own samples.
+    element gives about rho / sqrt(beta), so the two need different radii.
     """
 
     name = "esam"
@@ -73,9 +71,8 @@ class ESAM(TwoPass):
         with self.perturbed(d, factor):
             if self.gamma == 1 or clean is None:
                 return oracle.grad(self.parameters)
-            count = math.ceil(self.gamma * len(oracle))
             rise = oracle.losses() - clean
-            return oracle.grad(self.parameters, rise.topk(count).indices)
+            return oracle.grad(self.parameters, oracle.largest(rise, self.gamma))
 
     def _ascent(self, oracle: GradientOracle) -> Ascent:
         if self.swp_mode == "tensor" and self.beta < 1:

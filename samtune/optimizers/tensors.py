@@ -10,7 +10,10 @@ from torch import Tensor
 Gradients = list[Tensor | None]
 """One entry per parameter, None where the loss does not depend on it."""
 
-Ascent = tuple[Gradients, Tensor | float]
+Factor = Tensor | float | tuple[float, Gradients]
+"""A number, a 0-dim tensor, or a number times a 0-dim tensor for each tensor."""
+
+Ascent = tuple[Gradients, Factor]
 """A perturbation as a direction d and a factor: eps = factor d. What `Variant.perturbed` takes."""
 
 TAU = 1e-12
@@ -46,14 +49,25 @@ _FUSED_ON_CPU = (torch.float32, torch.float64)
 # Not in half precision, where addcmul would round the factor to three digits.
 
 
-def along(d: Gradients, length: float) -> Ascent:
+def _fused(tensors: Iterable[Tensor]) -> bool:
+    return all(t.is_cpu and t.dtype in _FUSED_ON_CPU for t in tensors)
+
+
+def along(d: Gradients, length: float) -> tuple[Gradients, Tensor]:
     """length d / ||d||; 0 where d is zero."""
-    return d, length / (global_norm(d) + TAU)
+    return d, over(length, global_norm(d))
 
 
-def moved(w: list[Tensor], d: list[Tensor], factor: Tensor | float, *, keep: bool) -> list[Tensor]:
-    """w + factor d, as new tensors if `keep`, else in those of d."""
-    if all(t.is_cpu and t.dtype in _FUSED_ON_CPU for t in d):
+def over(length: float, norm: Tensor) -> Tensor:
+    """length / (norm + TAU); in Python's form the number would cost a launch of its own."""
+    return torch.tensor(length, dtype=norm.dtype, device="cpu") / (norm + TAU)
+
+
+def moved(w: list[Tensor], d: list[Tensor], factor: Factor, *, keep: bool) -> list[Tensor]:
+    """w + factor d, as new tensors if `keep` or if d has a factor for each, else in those of d."""
+    if isinstance(factor, tuple):
+        return _moved_each(w, d, *factor)
+    if _fused(d):
         # Once through memory, which no foreach kernel does; on the CPU those are loops anyway.
         factor = torch.as_tensor(factor, dtype=torch.float64)
         outs = [None] * len(d) if keep else d
@@ -62,6 +76,23 @@ def moved(w: list[Tensor], d: list[Tensor], factor: Tensor | float, *, keep: boo
         d = [t for t in (scaled if keep else scale_)([*d], factor) if t is not None]
     torch._foreach_add_(d, w)
     return d
+
+
+def _moved_each(w: list[Tensor], d: list[Tensor], number: float, each: Gradients) -> list[Tensor]:
+    """w + number each d, with a 0-dim tensor of `each` for every tensor of d."""
+    shares = [s for s in each if s is not None]
+    if _fused(d) or len(alike([*w, *d, *shares])) > 1:
+        triples = zip(w, d, shares, strict=True)
+        moves = ((x, y.to(s.dtype), s.to(y.device)) for x, y, s in triples)
+        return [torch.addcmul(x.to(s.dtype), y, s, value=number).to(x.dtype) for x, y, s in moves]
+    # A list of 0-dim factors would take a launch for each tensor.
+    sizes = [t.numel() for t in d]
+    spread = torch.cat([s.expand(n) for s, n in zip(shares, sizes, strict=True)])
+    factors = [
+        s.as_strided(t.shape, t.stride(), s.storage_offset())
+        for s, t in zip(torch.split(spread, sizes), d, strict=True)
+    ]
+    return list(torch._foreach_addcmul(w, d, factors, value=number))
 
 
 PART = 2**18

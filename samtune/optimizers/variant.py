@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle, NonFiniteError
-from samtune.optimizers.tensors import TAU, Gradients, global_norm, moved, scale_
+from samtune.optimizers.tensors import Factor, Gradients, global_norm, moved, over, scale_
 
 Value = float | int | str | bool
 Scale = Literal["log", "linear"]
@@ -292,19 +292,16 @@ class Variant(ABC):
     def clip_(self, direction: Gradients) -> None:
         """Shortens the direction to `clip`, in place."""
         if self.clip:
-            factor = self.clip / (global_norm(direction) + TAU)
-            scale_(direction, factor.clamp(max=1.0))
+            scale_(direction, over(self.clip, global_norm(direction)).clamp(max=1.0))
 
     @contextmanager
-    def perturbed(
-        self, d: Gradients, factor: Tensor | float, *, keep: bool = False
-    ) -> Iterator[None]:
+    def perturbed(self, d: Gradients, factor: Factor, *, keep: bool = False) -> Iterator[None]:
         """Inside the block the weights are w + eps with eps = factor d, where d is not None;
         afterwards w, bit by bit, whatever happens.
 
         The tensors of d become the second set of weights, to which the parameters point
-        meanwhile, and so are used up; `keep` makes new ones. The first set stays untouched, so
-        nothing is copied back.
+        meanwhile, and so are used up; `keep` makes new ones, as a factor for each tensor does.
+        The first set stays untouched, so nothing is copied back.
         """
         pairs = [(p, t) for p, t in zip(self.parameters, d, strict=True) if t is not None]
         touched = [p for p, _ in pairs]
@@ -344,7 +341,7 @@ class Variant(ABC):
         self.state = self._at_home(saved["state"])
 
     def _at_home(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state with each list of tensors on the devices of the parameters."""
+        """The state with its tensors on the devices of the parameters."""
         found = dict(state)
         for name, value in state.items():
             if name == "chunks":
@@ -352,6 +349,8 @@ class Variant(ABC):
             elif isinstance(value, list):
                 pairs = zip(value, self.parameters, strict=True)
                 found[name] = [s.to(p.device) if isinstance(s, Tensor) else s for s, p in pairs]
+            elif isinstance(value, Tensor):
+                found[name] = value.to(self.parameters[0].device)
         return found
 
 
