@@ -149,7 +149,7 @@ def test_interval_perturbs_the_last_step_of_each(name):
     assert variant.passes[0] == pytest.approx(forward)
 
 
-@pytest.mark.parametrize("base", ["sgd", "adamw", "adam", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize(
     ("name", "knobs"),
     [

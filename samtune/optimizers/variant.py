@@ -159,7 +159,8 @@ class Variant(ABC):
     """
 
     name: ClassVar[str]
-    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam", "rmsprop", "adagrad")
+    bases: ClassVar[tuple[str, ...]] = ()
+    """Those that a space may give it; all of `BASES`, which sets this, unless a variant says."""
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
 
     base: torch.optim.Optimizer
@@ -255,8 +256,9 @@ class Variant(ABC):
     def step(self, oracle: GradientOracle) -> StepResult:
         """One step on the oracle's batch.
 
-        Without `check_finite` nothing in it waits for the device. On any exception the weights
-        and `state` are as before.
+        Without `check_finite` nothing in it waits for the device, but where the method has to:
+        AE-SAM, and over several processes those that choose samples or share parts of the batch.
+        On any exception the weights and `state` are as before.
         """
         if oracle.forward_samples:
             raise ValueError("an oracle serves one step; make a new GradientOracle for each batch")
@@ -336,9 +338,19 @@ class Variant(ABC):
         for group, loaded in zip(groups, self.base.param_groups, strict=True):
             group.clear()
             group.update(loaded)
+        self._numbers_as_saved(saved["base"])
         # torch puts new dicts in place of the old ones, which others may hold.
         self.base.param_groups = groups
         self.state = self._at_home(saved["state"])
+
+    def _numbers_as_saved(self, base: Mapping[str, Any]) -> None:
+        """Undoes what torch does to a base's numbers but `step`: it takes them for tensors like
+        the parameter, of its dtype and on its device."""
+        indices = (i for group in base["param_groups"] for i in group["params"])
+        for index, p in zip(indices, self.parameters, strict=True):
+            saved, loaded = base["state"].get(index, {}), self.base.state.get(p, {})
+            for name in _NUMBERS & saved.keys():
+                loaded[name] = saved[name].to(loaded["step"].device)
 
     def _at_home(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The state with its tensors on the devices of the parameters."""
@@ -353,6 +365,9 @@ class Variant(ABC):
                 found[name] = value.to(self.parameters[0].device)
         return found
 
+
+_NUMBERS = {"mu_product", "eta", "mu"}
+"""Of NAdam, and of ASGD."""
 
 _KINDS: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}
 
