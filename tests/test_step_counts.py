@@ -44,6 +44,11 @@ def cost(name: str) -> Cost:
     return counted(problem(), partial(ours, name))
 
 
+@cache
+def problem_in_channels_last() -> Problem:
+    return without_contents(lambda: resnet18().to(memory_format=torch.channels_last))
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_step_waits_for_the_device(name: str) -> None:
     assert cost(name).syncs == HOST_DECIDES.get(name, 0)
@@ -60,6 +65,13 @@ def test_the_exceptions_are_exact(name: str) -> None:
     """Whoever changes one writes here what it costs now."""
     assert cost(name).most_launches == MORE_LAUNCHES[name]
     assert MORE_LAUNCHES[name] > 20 and cost(name).passes > 2
+
+
+@pytest.mark.parametrize("name", ["sam", "gsam", "look_layer_sam", "gam", "esam", "sparse_sam"])
+def test_weights_in_channels_last_cost_the_same(name: str) -> None:
+    found = counted(problem_in_channels_last(), partial(ours, name))
+    assert found.by_operator == cost(name).by_operator
+    assert (found.words, found.copies) == pytest.approx((cost(name).words, cost(name).copies))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import shaped
-from samtune.optimizers.tensors import Gradients, accumulate_, alike
+from samtune.optimizers.tensors import Gradients, accumulate_, alike, shaped
 from samtune.optimizers.variant import Variant, knob
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Ascent, Gradients, alike, along
+from samtune.optimizers.tensors import Ascent, Gradients, alike, along, shaped
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -100,11 +99,9 @@ class ESAM(TwoPass):
     def _thin_(self, g: Gradients) -> None:
         """M g, in place."""
         for group in alike(d for d in g if d is not None):
-            sizes = [d.numel() for d in group]
-            draws = torch.empty(sum(sizes), dtype=group[0].dtype, device=group[0].device)
+            size = sum(d.numel() for d in group)
+            draws = torch.empty(size, dtype=group[0].dtype, device=group[0].device)
             # bernoulli_ takes three times as long on the CPU.
             draws.uniform_(generator=self.generator(draws.device)).lt_(self.beta)
-            masks: list[Tensor] = [
-                m.view(d.shape) for m, d in zip(torch.split(draws, sizes), group, strict=True)
-            ]
+            masks = [m for m in shaped(draws, group) if m is not None]
             torch._foreach_mul_(group, masks)

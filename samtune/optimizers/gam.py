@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import flat, norm, paired, shaped, without_
-from samtune.optimizers.tensors import Gradients, along, global_norm, over
+from samtune.optimizers.pairs import norm, paired, without_
+from samtune.optimizers.tensors import Gradients, along, flat, global_norm, over, shaped
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -101,7 +101,7 @@ class GAM(TwoPass):
 
     def _vector(self, g: Gradients) -> Tensor:
         """Over all trained parameters, zeros where g has none."""
-        return flat(paired(g, self._trained)[0])
+        return flat(paired(g, self._trained)[0], self._trained)
 
     @property
     def _trained(self) -> Gradients:

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import dot, flat, paired, shaped
-from samtune.optimizers.tensors import TAU, Ascent, Gradients, along, global_norm, plus
+from samtune.optimizers.pairs import dot, paired
+from samtune.optimizers.tensors import (
+    TAU,
+    Ascent,
+    Gradients,
+    along,
+    flat,
+    global_norm,
+    plus,
+    shaped,
+)
 from samtune.optimizers.two_pass import Sharpened
 from samtune.optimizers.variant import knob
 
@@ -95,13 +104,13 @@ class LookSAM(Sharpened):
         ||g_v||, or ||g|| for auto."""
         g = oracle.grad(self.parameters)
         like = [None if d is None else p for p, d in zip(self.parameters, g, strict=True)]
-        clean = flat([d for d in g if d is not None])
+        clean = flat([d for d in g if d is not None], like)
         g = shaped(clean, like)
         square = dot(clean, clean)
         with self.perturbed(*self.ascent(self.masked(g, oracle), square), keep=True):
             del g
             h = oracle.grad(self.parameters)
-        v = flat(paired(h, like)[0])
+        v = flat(paired(h, like)[0], like)
         # In one kind of sum, which makes v exactly 0 where h is g.
         along_g = dot(clean, v)
         share = along_g / square

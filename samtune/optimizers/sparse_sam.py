@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Ascent, Gradients
+from samtune.optimizers.tensors import Ascent, Gradients, flat, shaped
 from samtune.optimizers.variant import knob
 
 
@@ -103,9 +103,9 @@ class SparseSAM(SAM):
         for i, f in zip(places, squares, strict=True):
             like[i] = like[i] if f is None else f
         dense = [d for d in like if d is not None]
-        information = _flat(dense, dense[0].device)
+        information = flat(dense, dense)
         live = len(information) - math.ceil(len(information) * self.sparsity)
-        return _ones_at(information.topk(live).indices, like, dense[0].device)
+        return _ones_at(information.topk(live).indices, like)
 
     def _updated(self, g: Gradients, masks: Gradients | None, age: int) -> Gradients:
         like = [
@@ -120,24 +120,19 @@ class SparseSAM(SAM):
         if masks is None:
             chosen = random.topk(live).indices
         else:
-            was = _flat([m for m, d in zip(masks, like, strict=True) if m is not None], device) > 0
+            own = zip(masks, like, strict=True)
+            was = flat([m for m, d in own if m is not None and d is not None], dense) > 0
             rate = self.drop_rate * (1 + math.cos(math.pi * self.progress)) / 2
             replaced = min(int(live * rate), total - live)
-            size = _flat(dense, device).abs()
+            size = flat(dense, dense).abs_()
             kept = size.masked_fill(~was, -1).topk(live - replaced).indices
             grown = random.masked_fill(was, -1).topk(replaced).indices
             chosen = torch.cat([kept, grown])
-        return _ones_at(chosen, like, device)
+        return _ones_at(chosen, like)
 
 
-def _ones_at(chosen: Tensor, like: Gradients, device: torch.device) -> Gradients:
+def _ones_at(chosen: Tensor, like: Gradients) -> Gradients:
     """Zeros in the shapes of `like`, with ones at these places of all elements in a row."""
-    sizes = [d.numel() for d in like if d is not None]
-    flat = torch.zeros(sum(sizes), device=device)
-    flat[chosen] = 1
-    parts = iter(torch.split(flat, sizes))
-    return [None if d is None else next(parts).view_as(d).to(d) for d in like]
-
-
-def _flat(tensors: list[Tensor], device: torch.device) -> Tensor:
-    return torch.cat([t.flatten().to(device) for t in tensors])
+    row = torch.zeros(sum(d.numel() for d in like if d is not None), device=chosen.device)
+    row[chosen] = 1
+    return shaped(row, like)

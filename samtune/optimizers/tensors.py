@@ -88,10 +88,7 @@ def _moved_each(w: list[Tensor], d: list[Tensor], number: float, each: Gradients
     # A list of 0-dim factors would take a launch for each tensor.
     sizes = [t.numel() for t in d]
     spread = torch.cat([s.expand(n) for s, n in zip(shares, sizes, strict=True)])
-    factors = [
-        s.as_strided(t.shape, t.stride(), s.storage_offset())
-        for s, t in zip(torch.split(spread, sizes), d, strict=True)
-    ]
+    factors = [f for f in shaped(spread, d) if f is not None]
     return list(torch._foreach_addcmul(w, d, factors, value=number))
 
 
@@ -144,6 +141,54 @@ def accumulate_(total: Gradients, terms: Gradients, weight: float) -> None:
         total[i] = terms[i]
     if both:
         torch._foreach_add_([t for t, _ in both], [d for _, d in both], alpha=weight)
+
+
+def flat(tensors: Iterable[Tensor], like: Iterable[Tensor | None]) -> Tensor:
+    """All elements as one new vector, at least float32, on the device of the first tensor: each
+    tensor's in the order in which its counterpart of `like` has them in memory."""
+    counterparts = (t for t in like if t is not None)
+    rows = [_row(t, c) for t, c in zip(tensors, counterparts, strict=True)]
+    vector = torch.cat([row.to(rows[0].device) for row in rows])
+    return vector.to(_at_least_float32(vector.dtype))
+
+
+def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
+    """The vector of `flat` as tensors again, in the shapes, dtypes, places and layouts of `like`;
+    views where these need no copy."""
+    like = list(like)
+    parts = iter(torch.split(vector, [t.numel() for t in like if t is not None]))
+    return [None if t is None else _from_row(next(parts), t) for t in like]
+
+
+def _row(t: Tensor, like: Tensor) -> Tensor:
+    if not _dense(like):
+        return t.reshape(-1)
+    # A gradient in channels_last is so in memory; in logical order it would be copied.
+    t = _laid_out(t, like)
+    return t.as_strided((t.numel(),), (1,), t.storage_offset())
+
+
+def _from_row(row: Tensor, like: Tensor) -> Tensor:
+    if not _dense(like):
+        return _laid_out(row.view_as(like).to(like), like)
+    return row.as_strided(like.shape, like.stride(), row.storage_offset()).to(like)
+
+
+def _dense(t: Tensor) -> bool:
+    """Whether the elements lie side by side in memory, in one of torch's orders."""
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim)
+    return t.is_contiguous() or (
+        channels_last is not None and t.is_contiguous(memory_format=channels_last)
+    )
+
+
+def _laid_out(t: Tensor, like: Tensor) -> Tensor:
+    # torch's fused optimizers walk through memory: of a channels_last weight and a contiguous
+    # direction they would add elements that do not belong together.
+    strides = zip(t.shape, t.stride(), like.stride(), strict=True)
+    if all(own == wanted for size, own, wanted in strides if size > 1):
+        return t
+    return torch.empty_like(like, dtype=t.dtype, device=t.device).copy_(t)
 
 
 def _beside(group: list[Tensor], factor: Tensor | float) -> Tensor | float:
