@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Ascent, Gradients, flat, shaped
+from samtune.optimizers.tensors import Ascent, Gradients, drawn
 from samtune.optimizers.variant import knob
 
 
@@ -103,9 +103,9 @@ class SparseSAM(SAM):
         for i, f in zip(places, squares, strict=True):
             like[i] = like[i] if f is None else f
         dense = [d for d in like if d is not None]
-        information = flat(dense, dense)
+        information = _flat(dense, dense[0].device)
         live = len(information) - math.ceil(len(information) * self.sparsity)
-        return _ones_at(information.topk(live).indices, like)
+        return _ones_at(information.topk(live).indices, like, dense[0].device)
 
     def _updated(self, g: Gradients, masks: Gradients | None, age: int) -> Gradients:
         like = [
@@ -120,19 +120,23 @@ class SparseSAM(SAM):
         if masks is None:
             chosen = random.topk(live).indices
         else:
-            own = zip(masks, like, strict=True)
-            was = flat([m for m, d in own if m is not None and d is not None], dense) > 0
+            was = _flat([m for m, d in zip(masks, like, strict=True) if m is not None], device) > 0
             rate = self.drop_rate * (1 + math.cos(math.pi * self.progress)) / 2
             replaced = min(int(live * rate), total - live)
-            size = flat(dense, dense).abs_()
+            size = _flat(dense, device).abs()
             kept = size.masked_fill(~was, -1).topk(live - replaced).indices
             grown = random.masked_fill(was, -1).topk(replaced).indices
             chosen = torch.cat([kept, grown])
-        return _ones_at(chosen, like)
+        return _ones_at(chosen, like, device)
 
 
-def _ones_at(chosen: Tensor, like: Gradients) -> Gradients:
+def _ones_at(chosen: Tensor, like: Gradients, device: torch.device) -> Gradients:
     """Zeros in the shapes of `like`, with ones at these places of all elements in a row."""
-    row = torch.zeros(sum(d.numel() for d in like if d is not None), device=chosen.device)
-    row[chosen] = 1
-    return shaped(row, like)
+    flat = torch.zeros(sum(d.numel() for d in like if d is not None), device=device)
+    flat[chosen] = 1
+    masks = iter(drawn(flat, [d for d in like if d is not None]))
+    return [None if d is None else next(masks) for d in like]
+
+
+def _flat(tensors: list[Tensor], device: torch.device) -> Tensor:
+    return torch.cat([t.flatten().to(device) for t in tensors])

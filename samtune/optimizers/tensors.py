@@ -160,6 +160,13 @@ def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
     return [None if t is None else _from_row(next(parts), t) for t in like]
 
 
+def drawn(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Random elements in the shapes of `like`, the same in any layout of these: a copy each where
+    it is not contiguous."""
+    rows = torch.split(vector, [t.numel() for t in like])
+    return [_laid_out(row.view_as(t).to(t), t) for row, t in zip(rows, like, strict=True)]
+
+
 def _row(t: Tensor, like: Tensor) -> Tensor:
     if not _dense(like):
         return t.reshape(-1)
@@ -170,7 +177,7 @@ def _row(t: Tensor, like: Tensor) -> Tensor:
 
 def _from_row(row: Tensor, like: Tensor) -> Tensor:
     if not _dense(like):
-        return _laid_out(row.view_as(like).to(like), like)
+        return drawn(row, [like])[0]
     return row.as_strided(like.shape, like.stride(), row.storage_offset()).to(like)
 
 
