@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Ascent, Gradients, drawn
+from samtune.optimizers.tensors import Ascent, Gradients
 from samtune.optimizers.variant import knob
 
 
@@ -132,10 +132,11 @@ class SparseSAM(SAM):
 
 def _ones_at(chosen: Tensor, like: Gradients, device: torch.device) -> Gradients:
     """Zeros in the shapes of `like`, with ones at these places of all elements in a row."""
-    flat = torch.zeros(sum(d.numel() for d in like if d is not None), device=device)
+    sizes = [d.numel() for d in like if d is not None]
+    flat = torch.zeros(sum(sizes), device=device)
     flat[chosen] = 1
-    masks = iter(drawn(flat, [d for d in like if d is not None]))
-    return [None if d is None else next(masks) for d in like]
+    parts = iter(torch.split(flat, sizes))
+    return [None if d is None else next(parts).view_as(d).to(d) for d in like]
 
 
 def _flat(tensors: list[Tensor], device: torch.device) -> Tensor:

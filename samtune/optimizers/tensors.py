@@ -194,7 +194,8 @@ def _laid_out(t: Tensor, like: Tensor) -> Tensor:
     # direction they would add elements that do not belong together.
     strides = zip(t.shape, t.stride(), like.stride(), strict=True)
     if all(own == wanted for size, own, wanted in strides if size > 1):
-        return t
+        # A foreach kernel looks at the strides of dimensions of 1 as well.
+        return t.as_strided(t.shape, like.stride(), t.storage_offset())
     return torch.empty_like(like, dtype=t.dtype, device=t.device).copy_(t)
 
 
