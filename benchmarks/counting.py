@@ -97,7 +97,8 @@ PROMISED: dict[str, float] = {
 """Extra copies of the model by the variants' own descriptions, persistent and transient.
 
 Bayesian SAM's are 5 and its momentum, which elsewhere is the base optimizer's. Friendly SAM's and
-VaSSO's are 2 and the old mean, which a step that fails in its last pass goes back to."""
+VaSSO's are 2 and the old mean, which a step that fails in its last pass goes back to; at w + eps
+it and the new one are both unknown, and 3 the fewest."""
 
 
 @dataclass

@@ -214,7 +214,9 @@ def perturbations(variant: Variant) -> list[list[torch.Tensor | None]]:
 
     @contextmanager
     def recording(d, factor, **options):
-        seen.append([None if t is None else factor * t.double() for t in d])
+        number, each = factor if isinstance(factor, tuple) else (factor, [1.0] * len(d))
+        pairs = zip(d, each, strict=True)
+        seen.append([None if t is None else number * s * t.double() for t, s in pairs])
         with original(d, factor, **options):
             yield
 

@@ -13,12 +13,19 @@ from torch import nn
 from samtune.optimizers import VARIANTS, GradientOracle
 from samtune.optimizers.two_pass import Sharpened
 
-# Per-sample choices are made within a process, so that only all samples are the same samples.
-SYNCHRONISED = {n: (n, problems.UNSELECTIVE.get(n, {})) for n in VARIANTS}
-SYNCHRONISED["fisher_sam sample"] = "fisher_sam", {"fisher": "sample"}
+# bSAM's parts are each a part of all processes' parts, and so not those of one process.
+SYNCHRONISED = {n: (n, {"m": 1} if n == "bayesian_sam" else {}) for n in VARIANTS}
+SYNCHRONISED |= {
+    "fisher_sam sample": ("fisher_sam", {"fisher": "sample"}),
+    "esam tensor": ("esam", {"swp_mode": "tensor", "beta": 0.7}),
+    # Two or one of sixteen: many a pass in which a process has none.
+    "esam few": ("esam", {"gamma": 0.1}),
+    "k_sam one": ("k_sam", {"kept": 0.0}),
+}
 UNSYNCHRONISED = [n for n, v in VARIANTS.items() if issubclass(v, Sharpened)]
 DATA = batches(4) + batches(1, size=10)
 HALF = {16: 8, 10: 5}
+UNEVEN = ["sam", "esam", "k_sam"]
 
 
 def _step(variant, model, x, y, rank, **options):
@@ -35,9 +42,9 @@ def _process(rank: int, file: str) -> None:
     for case, (name, knobs) in SYNCHRONISED.items():
         model = seeded(plain_net)
         variant = make(name, model, **knobs)
-        for x, y in DATA:
-            _step(variant, model, x, y, rank)
+        results = [_step(variant, model, x, y, rank) for x, y in DATA]
         found["synchronised", case] = problems.weights(model)
+        found["samples", case] = [(r.forward_samples, r.backward_samples) for r in results]
     for name in UNSYNCHRONISED:
         model = seeded(plain_net)
         variant = make(name, model)
@@ -45,7 +52,11 @@ def _process(rank: int, file: str) -> None:
             _step(variant, model, x, y, rank, sync_perturbation=False)
         found["unsynchronised", name] = problems.weights(model)
         found["state", name] = variant.state
-    found["uneven"] = _uneven(rank)
+    model = seeded(plain_net)
+    variant = make("esam", model, gamma=0.1)
+    steps = [_step(variant, model, x, y, rank, sync_perturbation=False) for x, y in DATA[:4]]
+    found["own"] = [result.backward_samples for result in steps]
+    found["uneven"] = {name: _uneven(name, rank) for name in UNEVEN}
     found["chunks"] = _chunks(rank)
     found["overflow"] = _overflow(rank)
     found["deciding"] = _deciding(rank)
@@ -53,9 +64,9 @@ def _process(rank: int, file: str) -> None:
     dist.destroy_process_group()
 
 
-def _uneven(rank: int) -> torch.Tensor:
+def _uneven(name: str, rank: int) -> torch.Tensor:
     model = seeded(plain_net)
-    variant = make("sam", model)
+    variant = make(name, model)
     for x, y in DATA:
         mine = slice(0, 3) if rank == 0 else slice(3, None)
         variant.step(GradientOracle(model, x[mine], y[mine], loss_fn, ddp=dist.group.WORLD))
@@ -142,9 +153,27 @@ def test_two_processes_are_one(two, case):
     model = seeded(plain_net)
     name, knobs = SYNCHRONISED[case]
     variant = make(name, model, **knobs)
-    for x, y in DATA:
-        variant.step(GradientOracle(model, x, y, loss_fn))
+    results = [variant.step(GradientOracle(model, x, y, loss_fn)) for x, y in DATA]
     same(two, ("synchronised", case), problems.weights(model))
+    for result, *parts in zip(results, *(found["samples", case] for found in two), strict=True):
+        of_all = [sum(own) for own in zip(*parts, strict=True)]
+        assert of_all == [result.forward_samples, result.backward_samples]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["esam few", "k_sam one"])
+def test_a_process_may_have_none_of_the_chosen_samples(two, case):
+    clean = {"esam few": 1, "k_sam one": 0}[case]
+    halves = [HALF[len(x)] for x, _ in DATA]
+    backward = [[b for _, b in found["samples", case]] for found in two]
+    assert any(
+        own == clean * half for part in backward for own, half in zip(part, halves, strict=True)
+    )
+
+
+@pytest.mark.slow
+def test_without_synchronisation_each_chooses_from_its_own(two):
+    assert two[0]["own"] == two[1]["own"] == [8 + 1] * 4
 
 
 @pytest.mark.slow
@@ -163,8 +192,9 @@ def test_without_synchronisation_it_is_m_sharpness(two, name):
 
 
 @pytest.mark.slow
-def test_processes_count_by_their_samples(two):
-    same(two, "uneven", one("sam"))
+@pytest.mark.parametrize("name", UNEVEN)
+def test_processes_count_by_their_samples(two, name):
+    same([found["uneven"] for found in two], name, one(name))
 
 
 @pytest.mark.slow

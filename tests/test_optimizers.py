@@ -365,6 +365,25 @@ def test_the_order_of_parameters_is_rounding(name, base):
 
 
 @every_variant
+def test_the_layout_of_the_weights_is_rounding(name):
+    def images_net():
+        first = nn.Conv2d(2, 4, (2, 1))
+        return nn.Sequential(
+            nn.Unflatten(1, (2, 3, 1)), first, nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)
+        )
+
+    ends = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = seeded(images_net).to(memory_format=layout)
+        knobs = problems.UNSELECTIVE.get(name, {}) | (
+            {} if VARIANTS[name].bases else {"n_data": 10**40}
+        )
+        train(make(name, model, **knobs), model, batches(4))
+        ends.append(problems.weights(model))
+    close(ends[1], ends[0], rtol=1e-9)
+
+
+@every_variant
 def test_parameters_of_mixed_dtypes(name):
     class Mixed(nn.Module):
         def __init__(self):

@@ -31,13 +31,14 @@ CASES: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
         {"model": "test_parallel:plain", "batch_size": 50, "train_size": 0.1},
     ),
     "posterior": ("bayesian_sam", {"m": 1}, {"batch_size": 50}),
+    "selecting": ("esam", {"gamma": 0.05}, {}),
+    "selecting twice": ("k_sam", {"kept": 0.05}, {"batch_size": 50}),
 }
 # Without equality: what each process does alone.
 OTHERS: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
     "local norm": ("sam", {}, {"batch_size": 50, "batch_norm": "local"}),
     "unsynchronised": ("friendly_sam", {}, {"batch_size": 50, "sync_perturbation": False}),
     "posterior in parts": ("bayesian_sam", {"m": 8}, {"batch_size": 50, "train_size": 0.109}),
-    "selecting": ("esam", {}, {"batch_size": 50}),
 }
 # The last batch of nine is five and four: fewer than bSAM's eight parts.
 EVERY: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {

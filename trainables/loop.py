@@ -123,7 +123,7 @@ class Trial:
             self.optimizer.set_progress(meter.progress, share_of_lr)
             if self.shared_norm is not None:
                 self.shared_norm.on = share.copies == 1
-            result = self.optimizer.step(self._oracle(inputs, targets))
+            result = self.optimizer.step(self._oracle(share, inputs, targets))
             loss += result.loss * (len(targets) / share.copies)
             correct += hits(result.outputs, targets) / share.copies
             seen += share.count
@@ -163,8 +163,10 @@ class Trial:
             else:
                 yield share, self.augment(images, share.rows, share.count), labels
 
-    def _oracle(self, inputs: Tensor, targets: Tensor) -> GradientOracle:
+    def _oracle(self, share: Share, inputs: Tensor, targets: Tensor) -> GradientOracle:
         autocast = self.precision.dtype
+        # Where each process has all of a small batch, none is to choose from it several times.
+        together = bool(self.config.task["sync_perturbation"]) and share.copies == 1
         return GradientOracle(
             self.model,
             inputs,
@@ -173,7 +175,7 @@ class Trial:
             autocast=autocast,
             scaler=self.scaler,
             ddp=self.ranks.group,
-            sync_perturbation=bool(self.config.task["sync_perturbation"]),
+            sync_perturbation=together,
         )
 
     def _order(self) -> Tensor:

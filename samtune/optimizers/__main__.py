@@ -130,11 +130,16 @@ _NOT_HERE = """
 
 - LookSAM's `interval` is `k`; Momentum-SAM and Bayesian SAM have one kind of step, and so none.
 - AE-SAM decides on the host whether to make a second pass: that is how it saves one. It waits for
-  the device once in such a step; no other variant ever does.
+  the device once in each step that decides. A choice on the device would have to make both passes,
+  and one by an earlier gradient would be another method. No other variant waits in one process.
 - Friendly SAM and VaSSO keep the old mean gradient beside the new one until the last pass is over,
   a copy more than their equations need: a pass that is not finite, or fails, then leaves no trace.
-- Over several processes ESAM and K-SAM choose samples within each. Everything else is the step
-  that one process makes of the whole batch.
+  That is as few as go with it. At `w + eps` the step may end with either mean, and neither follows
+  from what else is there: with ResNet-18's first weights in float32, 0.5 % of a gradient's
+  elements can be read off `w + eps` bit by bit, and undoing the mean's step is right in 52 %.
+- Over several processes every variant makes the step that one process makes of the whole batch,
+  where `m` does not cut it into other parts. ESAM and K-SAM choose from all of it, and wait for
+  the device, once a step, to learn how many of the chosen samples are whose.
 - Forms that need gradients of single samples, `fisher: sample` and `mask: fisher`, make a pass for
   each, in which BatchNorm sees that sample alone (and BatchNorm1d refuses to).
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import TAU, Gradients, global_norm
+from samtune.optimizers.tensors import Gradients, global_norm, over
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -72,5 +72,5 @@ class AESAM(TwoPass):
             return g
         steep = self.masked(g, oracle)
         whole = length if steep is g else global_norm(steep)
-        with self.perturbed(steep, self.radius / (whole + TAU)):
+        with self.perturbed(steep, over(self.radius, whole)):
             return oracle.grad(self.parameters)

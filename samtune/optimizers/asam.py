@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import TAU, Ascent, Gradients, along, global_norm
+from samtune.optimizers.tensors import Ascent, Gradients, along, global_norm, over
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -63,7 +63,7 @@ class ASAM(TwoPass):
         torch._foreach_mul_([d for _, d in scaled], T)
         norm = global_norm(g)
         torch._foreach_mul_([d for _, d in scaled], T)
-        return g, self.radius / (norm + TAU)
+        return g, over(self.radius, norm)
 
     def _is_scaled(self, w: Tensor, oracle: GradientOracle) -> bool:
         if self.normalize_bias == "all":

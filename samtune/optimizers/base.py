@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samtune.optimizers.variant import Knob, KnobError, Scale, Value, reject_unknown
+from samtune.optimizers.variant import Knob, KnobError, Scale, Value, Variant, reject_unknown
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -78,9 +78,12 @@ def _late_momentum(sgd: torch.optim.Optimizer, *_: object) -> None:
                 sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
-def _rmsprop(parameters: Any, *, beta2: float, **settings: Any) -> torch.optim.RMSprop:
-    # torch's alpha is a name that several variants have for something else.
-    return torch.optim.RMSprop(parameters, alpha=beta2, **settings)
+def _with_beta2(make: Callable[..., torch.optim.Optimizer], theirs: str) -> Callable[..., Any]:
+    # torch's alpha and rho are names that variants have for something else.
+    def made(parameters: Any, *, beta2: float, **settings: Any) -> Any:
+        return make(parameters, **{theirs: beta2}, **settings)
+
+    return made
 
 
 def _with_betas(make: Callable[..., torch.optim.Optimizer]) -> Callable[..., Any]:
@@ -157,6 +160,18 @@ _ADAM_KNOBS = (
     _DECAY,
 )
 
+_ADAMAX_KNOBS = (
+    _number("lr", 2e-3, (1e-5, 1e-2), "log", "learning rate", "torch: 2e-3"),
+    *_BETAS,
+    _EPS,
+    _DECAY,
+)
+
+_NADAM_KNOBS = (
+    *_ADAMAX_KNOBS,
+    _number("momentum_decay", 4e-3, (0.0, 0.1), "linear", "how soon beta1 acts", "torch: 4e-3"),
+)
+
 _RMSPROP_KNOBS = (
     _number("lr", 1e-3, (1e-5, 1e-1), "log", "learning rate", "torch: 1e-2"),
     _number(
@@ -164,6 +179,15 @@ _RMSPROP_KNOBS = (
     ),
     _number("momentum", 0.0, (0.0, 0.99), "linear", "heavy-ball momentum", "torch: 0"),
     _EPS,
+    _DECAY,
+)
+
+_ADADELTA_KNOBS = (
+    _number("lr", 1.0, (1e-2, 10.0), "log", "factor on its own step", "torch: 1"),
+    _number(
+        "beta2", 0.9, (0.8, 0.999), "linear", "decay of the squares", "torch's rho", _BELOW_ONE
+    ),
+    _number("eps", 1e-6, (1e-8, 1e-4), "log", "added to both squares", "torch: 1e-6"),
     _DECAY,
 )
 
@@ -189,8 +213,18 @@ BASES: dict[str, BaseOptimizer] = {
         _base("sgd", _sgd, _SGD_KNOBS),
         _base("adamw", _with_betas(torch.optim.AdamW), _ADAMW_KNOBS),
         _base("adam", _with_betas(torch.optim.Adam), _ADAM_KNOBS),
-        _base("rmsprop", _rmsprop, _RMSPROP_KNOBS, has_fused=False),
+        _base("nadam", _with_betas(torch.optim.NAdam), _NADAM_KNOBS, has_fused=False),
+        _base("radam", _with_betas(torch.optim.RAdam), _ADAM_KNOBS, has_fused=False),
+        _base("adamax", _with_betas(torch.optim.Adamax), _ADAMAX_KNOBS, has_fused=False),
+        _base(
+            "rmsprop", _with_beta2(torch.optim.RMSprop, "alpha"), _RMSPROP_KNOBS, has_fused=False
+        ),
+        _base(
+            "adadelta", _with_beta2(torch.optim.Adadelta, "rho"), _ADADELTA_KNOBS, has_fused=False
+        ),
         _base("adagrad", torch.optim.Adagrad, _ADAGRAD_KNOBS, has_fused=False),
     )
 }
 """Those that a space may name: `base: rmsprop`. Code may give a variant any `torch.optim` one."""
+
+Variant.bases = tuple(BASES)

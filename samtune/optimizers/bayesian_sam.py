@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import shaped
-from samtune.optimizers.tensors import Gradients, accumulate_, alike
+from samtune.optimizers.tensors import Gradients, accumulate_, alike, drawn
 from samtune.optimizers.variant import Variant, knob
 
 
@@ -182,7 +181,7 @@ class BayesianSAM(Variant):
                 dtype=like.dtype,
                 device=like.device,
             )
-            n = [v for v in shaped(flat, group) if v is not None]
+            n = drawn(flat, group)
             torch._foreach_div_(n, group)
             eps |= zip(map(id, group), n, strict=True)
         return [None if t is None else eps[id(t)] for t in roots]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Ascent, Gradients, alike, along
+from samtune.optimizers.tensors import Ascent, Gradients, alike, along, drawn
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -25,8 +23,7 @@ class ESAM(TwoPass):
 
     With `swp_mode` tensor the mask keeps or drops whole tensors, whose gradients the first pass
     then need not compute, and g and its norm are of those kept: ||eps|| is rho / beta, where
-    element gives about rho / sqrt(beta), so the two need different radii. Over several processes
-    each chooses its share of B+ among its own samples.
+    element gives about rho / sqrt(beta), so the two need different radii.
     """
 
     name = "esam"
@@ -73,9 +70,8 @@ class ESAM(TwoPass):
         with self.perturbed(d, factor):
             if self.gamma == 1 or clean is None:
                 return oracle.grad(self.parameters)
-            count = math.ceil(self.gamma * len(oracle))
             rise = oracle.losses() - clean
-            return oracle.grad(self.parameters, rise.topk(count).indices)
+            return oracle.grad(self.parameters, oracle.largest(rise, self.gamma))
 
     def _ascent(self, oracle: GradientOracle) -> Ascent:
         if self.swp_mode == "tensor" and self.beta < 1:
@@ -103,11 +99,8 @@ class ESAM(TwoPass):
     def _thin_(self, g: Gradients) -> None:
         """M g, in place."""
         for group in alike(d for d in g if d is not None):
-            sizes = [d.numel() for d in group]
-            draws = torch.empty(sum(sizes), dtype=group[0].dtype, device=group[0].device)
+            size = sum(d.numel() for d in group)
+            draws = torch.empty(size, dtype=group[0].dtype, device=group[0].device)
             # bernoulli_ takes three times as long on the CPU.
             draws.uniform_(generator=self.generator(draws.device)).lt_(self.beta)
-            masks: list[Tensor] = [
-                m.view(d.shape) for m, d in zip(torch.split(draws, sizes), group, strict=True)
-            ]
-            torch._foreach_mul_(group, masks)
+            torch._foreach_mul_(group, drawn(draws, group))

@@ -8,7 +8,7 @@ import torch
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import TAU, Ascent, Gradients, global_norm
+from samtune.optimizers.tensors import Ascent, Gradients, global_norm, over
 from samtune.optimizers.variant import knob
 
 
@@ -76,4 +76,4 @@ class FisherSAM(SAM):
         torch._foreach_div_(n, root)
         q = global_norm(n)
         torch._foreach_div_(n, root)
-        return g, self.radius / (q + TAU)
+        return g, over(self.radius, q)

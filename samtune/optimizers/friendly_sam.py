@@ -9,7 +9,7 @@ import torch
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import both_norms, paired
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import TAU, Ascent, Gradients
+from samtune.optimizers.tensors import Ascent, Gradients, over
 from samtune.optimizers.variant import knob
 
 
@@ -73,4 +73,4 @@ class FriendlySAM(SAM):
             torch._foreach_lerp_([d for d, _ in old], [m for _, m in old], self.lambda_)
         self.state["mean"] = [m if d is None else d for d, m in zip(g, means, strict=True)]
         noise = 1e-12 if rest.dtype == torch.float64 else 1e-6
-        return v, (rest > noise * whole) * (self.radius / (rest + TAU))
+        return v, (rest > noise * whole) * over(self.radius, rest)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import flat, paired, shaped, without_
-from samtune.optimizers.tensors import Gradients, along
+from samtune.optimizers.pairs import norm, paired, without_
+from samtune.optimizers.tensors import Gradients, along, flat, global_norm, over, shaped
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -74,26 +74,49 @@ class GAM(TwoPass):
     )
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        g0, g1, g2, g3 = self._gradients(oracle)
-        # lerp is exact where g1 = g3, and the part orthogonal to q is linear in m: taken term by
-        # term it is exactly 0 where all four gradients are one.
-        q = flat(paired(g1, g3)[0]).lerp_(flat(paired(g3, g3)[0]), 1 - self.alpha)
-        del g1
-        first = without_(flat(paired(g0, g3)[0]), q)
-        second = without_(flat(paired(g2, g3)[0]), q)
-        d = q.add_(first, alpha=-self.gamma)
-        return shaped(d.add_(second, alpha=-self.gamma * (1 - self.beta)), g3)
-
-    def _gradients(self, oracle: GradientOracle) -> tuple[Gradients, ...]:
-        g0 = oracle.grad(self.parameters)
-        with self.perturbed(*along(self.masked(g0, oracle), self.radius), keep=True):
-            g1 = oracle.grad(self.parameters)
-        before, after = paired(g0, g1)
-        rises = iter(torch._foreach_sub(after, before))
-        difference = [None if t is None else next(rises) for t in g1]
-        climb = self.masked(difference, oracle)
-        with self.perturbed(*along(climb, self.grad_norm_rho)):
-            g2 = oracle.grad(self.parameters)
-            with self.perturbed(*along(self.masked(g2, oracle), self.radius), keep=True):
+        g0, seen = self._gradient(oracle)
+        # By the sums that SAM takes: bit by bit it is the reduction.
+        steep = self.masked(self._parts(g0, seen), oracle)
+        with self.perturbed(*along(steep, self.radius), keep=True):
+            g1, seen = self._gradient(oracle)
+        climb = g1 - g0
+        steep = self.masked(self._parts(climb, seen), oracle)
+        with self.perturbed(steep, over(self.grad_norm_rho, self._length(climb, steep))):
+            g2, seen = self._gradient(oracle)
+            steep = self.masked(self._parts(g2, seen), oracle)
+            with self.perturbed(steep, over(self.radius, self._length(g2, steep)), keep=True):
                 g3 = oracle.grad(self.parameters)
-        return g0, g1, g2, g3
+        del climb, steep
+        # lerp is exact where its ends are equal, and so is d where all four gradients are one.
+        m = g0.lerp_(g2, self._share_of_g2)
+        q = g1.lerp_(self._vector(g3), 1 - self.alpha)
+        rest = without_(m, q)
+        d = q.add_(rest, alpha=-self.gamma / (1 - self._share_of_g2))
+        return self._parts(d, [t is not None for t in g3])
+
+    def _gradient(self, oracle: GradientOracle) -> tuple[Tensor, list[bool]]:
+        """As a vector, and which parameters have one."""
+        g = oracle.grad(self.parameters)
+        return self._vector(g), [d is not None for d in g]
+
+    def _vector(self, g: Gradients) -> Tensor:
+        """Over all trained parameters, zeros where g has none."""
+        return flat(paired(g, self._trained)[0], self._trained)
+
+    @property
+    def _trained(self) -> Gradients:
+        return [p if p.requires_grad else None for p in self.parameters]
+
+    def _parts(self, v: Tensor, seen: list[bool]) -> Gradients:
+        """The vector in the shapes of the parameters, where these have a gradient."""
+        pairs = zip(shaped(v, self._trained), seen, strict=True)
+        return [t if own else None for t, own in pairs]
+
+    def _length(self, v: Tensor, d: Gradients) -> Tensor:
+        """||d|| of parts of v."""
+        return norm(v) if self.params == "all" else global_norm(d)
+
+    @property
+    def _share_of_g2(self) -> float:
+        """In m / (1 + |1 - beta|), a mean of g0 and g2."""
+        return (1 - self.beta) / (2 - self.beta)

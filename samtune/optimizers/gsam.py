@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import flat, paired, shaped, without_
-from samtune.optimizers.tensors import Gradients, along
+from samtune.optimizers.pairs import paired, without_
+from samtune.optimizers.tensors import Gradients, along, flat, shaped
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -57,9 +57,9 @@ class GSAM(TwoPass):
         if not self.alpha:
             return h
         clean, steep = paired(g, h)
-        vector = flat(clean)
+        vector = flat(clean, steep)
         # At most one of g's copies at a time, next to those of h.
         del g, clean
-        d = flat(steep)
+        d = flat(steep, steep)
         g_perp = without_(vector, d)
         return shaped(d.add_(g_perp, alpha=-self.alpha), h)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
@@ -20,8 +19,7 @@ class KSAM(SAM):
         w <- Base(w, h)
 
     The forward pass over the whole batch is the one that BatchNorm counts. `kept` 1 is SAM, and
-    costs no such pass. Over several processes each takes K from its own samples. After the paper's
-    abstract; how it picks K is not tuned here.
+    costs no such pass. After the paper's abstract; how it picks K is not tuned here.
     """
 
     name = "k_sam"
@@ -43,8 +41,7 @@ class KSAM(SAM):
     def sharp(self, oracle: GradientOracle) -> Gradients:
         if self.kept == 1:
             return super().sharp(oracle)
-        count = max(1, math.ceil(self.kept * len(oracle)))
-        largest = oracle.losses().topk(count).indices
+        largest = oracle.largest(oracle.losses(), self.kept)
         g = oracle.grad(self.parameters, largest)
         with self.perturbed(*self.ascent(self.masked(g, oracle), oracle)):
             return oracle.grad(self.parameters, largest)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import dot, flat, norm, paired, shaped
-from samtune.optimizers.tensors import TAU, Ascent, Gradients, alike, global_norm, plus
+from samtune.optimizers.pairs import dot, paired
+from samtune.optimizers.tensors import (
+    TAU,
+    Ascent,
+    Gradients,
+    along,
+    flat,
+    global_norm,
+    plus,
+    shaped,
+)
 from samtune.optimizers.two_pass import Sharpened
 from samtune.optimizers.variant import knob
 
@@ -74,35 +84,44 @@ class LookSAM(Sharpened):
                 return oracle.grad(self.parameters)
         if "v" not in self.state:
             return g
+        if "square" in self.state:
+            # Not in the refresh, which has the most launches of all steps.
+            self.state["length"] = self.state.pop("square").sqrt()
         share = self.alpha if isinstance(self.alpha, float) else 1.0
-        return plus(g, self.state["v"], share * global_norm(g))
+        return plus(g, self.state["v"], share * global_norm(g) / self.state["length"])
 
-    def ascent(self, g: Gradients, length: Tensor | None = None) -> Ascent:
-        """eps, in the tensors of g; `length` is ||g|| where that is known, and not 0."""
-        return g, self.radius / (global_norm(g) + TAU if length is None else length)
+    def ascent(self, g: Gradients, square: Tensor | None = None) -> Ascent:
+        """eps by this variant's equations; `square` is the whole ||g||^2 where that is known, and
+        is made positive in place."""
+        if square is not None:
+            square.clamp_min_(TAU**2)
+        if square is None or self.params != "all":
+            return along(g, self.radius)
+        return g, square.rsqrt() * self.radius
 
     def _refresh(self, oracle: GradientOracle) -> Gradients:
-        """h; leaves g_v at the length that goes with ||g|| = alpha = 1, which is g_v / ||g_v||,
-        or g_v / ||g||."""
+        """h; leaves g_v, and the square of the length that it stands for at alpha = 1, which is
+        ||g_v||, or ||g|| for auto."""
         g = oracle.grad(self.parameters)
         like = [None if d is None else p for p, d in zip(self.parameters, g, strict=True)]
-        clean = flat([d for d in g if d is not None])
-        square = dot(clean, clean).clamp_min(TAU**2)
-        length = square.sqrt()
-        known = length if self.params == "all" else None
-        with self.perturbed(*self.ascent(self.masked(g, oracle), known)):
-            # Its tensors are the second set of weights now, which is to end with the block.
+        clean = flat([d for d in g if d is not None], like)
+        g = shaped(clean, like)
+        square = dot(clean, clean)
+        with self.perturbed(*self.ascent(self.masked(g, oracle), square), keep=True):
             del g
             h = oracle.grad(self.parameters)
-        v = flat(paired(h, like)[0])
-        whole = norm(v)
-        # In one kind of sum, which makes it exactly 0 where h is g.
-        v.addcmul_(clean, dot(clean, v) / square, value=-1)
-        left = norm(v)
-        # Where h is parallel to g, what is left is rounding, and would be blown up to alpha ||g||.
-        parallel = left <= _noise(v.dtype) * whole
-        v /= (length if self.alpha == "auto" else left).masked_fill(parallel, torch.inf)
-        self.state["v"] = shaped(v, like)
+        v = flat(paired(h, like)[0], like)
+        # In one kind of sum, which makes v exactly 0 where h is g.
+        along_g = dot(clean, v)
+        share = along_g / square
+        v.addcmul_(clean, share, value=-1)
+        # ||g_v||^2 above its rounding, which is all that is left where h is parallel to g.
+        rest = torch.addcmul(dot(v, v), share, along_g, value=-(_noise(v.dtype) ** 2))
+        if self.alpha == "auto":
+            rest = square.masked_fill(rest <= 0, torch.inf)
+        else:
+            rest = torch.threshold(rest, 0.0, torch.inf)
+        self.state |= {"v": shaped(v, like), "square": rest}
         return h
 
 
@@ -133,29 +152,22 @@ class LookLayerSAM(LookSAM):
         source="global: the paper as third parties have it, grows as training converges",
     )
 
-    def ascent(self, g: Gradients, length: Tensor | None = None) -> Ascent:
-        factor: Tensor | float = self.radius
-        if self.layer_rule == "global":
-            factor = factor / (global_norm(g) + TAU if length is None else length)
-        weights = {id(d): w.detach() for w, d in zip(self.parameters, g, strict=True)}
-        for group in alike(d for d in g if d is not None):
-            _rescale_(group, [weights[id(d)] for d in group], factor)
-        return g, 1.0
-
-
-def _rescale_(group: list[Tensor], weights: list[Tensor], factor: Tensor | float) -> None:
-    """d <- factor ||w|| d / ||d|| for each d of the group and its w."""
-    dtype = torch.promote_types(group[0].dtype, torch.float32)
-    norms = torch.stack(torch._foreach_norm([*weights, *group], 2, dtype=dtype))
-    of_weights, of_group = norms.view(2, -1)
-    if isinstance(factor, Tensor):
-        factor = factor.to(norms.device)
-    shares = (of_weights / of_group.add_(TAU)).mul_(factor)
-    # A list of 0-dim factors would take a launch for each tensor.
-    sizes = [d.numel() for d in group]
-    spread = torch.cat([s.expand(n) for s, n in zip(shares.unbind(), sizes, strict=True)])
-    parts = zip(torch.split(spread, sizes), group, strict=True)
-    torch._foreach_mul_(group, [s.as_strided(d.shape, d.stride()) for s, d in parts])
+    def ascent(self, g: Gradients, square: Tensor | None = None) -> Ascent:
+        pairs = [(w.detach(), d) for w, d in zip(self.parameters, g, strict=True) if d is not None]
+        both = [w for w, _ in pairs] + [d for _, d in pairs]
+        dtype = reduce(torch.promote_types, (t.dtype for t in both), torch.float32)
+        norms = torch._foreach_norm(both, 2, dtype=dtype)
+        of_weights, of_g = norms[: len(pairs)], norms[len(pairs) :]
+        whole = square if self.params == "all" else None
+        if self.layer_rule == "global" and whole is None:
+            whole = torch.linalg.vector_norm(torch.stack(of_g)).square()
+        squares = list({s for s in (square, whole) if s is not None})
+        torch._foreach_add_([*of_g, *squares], [TAU] * len(of_g) + [TAU**2] * len(squares))
+        if self.layer_rule == "global" and whole is not None:
+            torch._foreach_mul_(of_g, whole.sqrt())
+        torch._foreach_div_(of_weights, of_g)
+        shares = iter(of_weights)
+        return g, (self.radius, [None if d is None else next(shares) for d in g])
 
 
 def _noise(dtype: torch.dtype) -> float:

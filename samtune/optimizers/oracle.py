@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from samtune.optimizers.processes import Processes
+from samtune.optimizers.snapshot import Buffers, RandomState
 from samtune.optimizers.tensors import Gradients, accumulate_, alike, global_norm
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -55,7 +57,9 @@ class GradientOracle:
         replay_rng: False draws new dropout masks in every pass. Passes over part of the batch
             replay the generator's state, not each sample's mask.
 
-    Under `ddp` a variant that chooses samples (ESAM, K-SAM) chooses among those of each process.
+    A variant that chooses samples (ESAM, K-SAM) chooses from the batch of all processes, or
+    without `sync_perturbation` each from its own. A process that has none of those chosen runs the
+    model on an empty batch, to join the reductions that may be in it.
 
     After a step `forward_samples` and `backward_samples` hold its cost, and `sample_losses` the
     per-sample losses of the last pass.
@@ -96,16 +100,16 @@ class GradientOracle:
         self.autocast = autocast
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
         self.check_finite = check_finite or self.scaler is not None
-        self.ddp = ddp
+        self._processes = Processes(ddp)
         self.replay_rng = replay_rng
         self.forward_samples = 0
         self.backward_samples = 0
         self.loss: Tensor | None = None
         self.outputs: Tensor | None = None
         self.sample_losses: Tensor | None = None
-        self._before: _Buffers | None = None
-        self._after: _Buffers | None = None
-        self._random: list[Tensor] | None = None
+        self._before: Buffers | None = None
+        self._after: Buffers | None = None
+        self._random: RandomState | None = None
         self._probes: list[_Probe] = []
         self._finite: list[Tensor] = []
         self._is_part = False
@@ -129,7 +133,8 @@ class GradientOracle:
                 loss = self._evaluate(index, parameters)
             if self._averages:
                 # Before unscaling, so that all scalers see an overflow in one process.
-                self._average([p.grad for p in parameters], index)
+                samples = len(self.targets if index is None else self.targets[index])
+                self._processes.average_([p.grad for p in parameters], samples)
             self._unscale(parameters)
             # backward() and not autograd.grad: .grad is a tensor of its own in the parameter's
             # layout, where autograd.grad may return one tensor twice, or an expanded view.
@@ -166,7 +171,7 @@ class GradientOracle:
         finally:
             self._averages = shared
         if shared:
-            self._average(total, slice(count))
+            self._processes.average_(total, count)
             self._raise_unless_finite()
         return total
 
@@ -180,7 +185,7 @@ class GradientOracle:
         parts = []
         self._averages = False
         if self.check_finite:
-            self._before = _Buffers(self.model)
+            self._before = Buffers(self.model)
         for x, y in zip(
             self.inputs.tensor_split(count), self.targets.tensor_split(count), strict=True
         ):
@@ -204,30 +209,33 @@ class GradientOracle:
         Every process has as many, so that all make the same passes, and the same shares: a part
         is then the samples that all of them have in it.
         """
-        least = float(len(self))
-        if self.ddp is not None:
-            found = torch.tensor(least, device=self.inputs.device)
-            dist.all_reduce(found, dist.ReduceOp.MIN, self.ddp)
-            least = found.item()
-        count = min(count, int(least))
-        each, extra = divmod(len(self), count)
-        sizes = [each + (part < extra) for part in range(count)]
-        shares = [size / len(self) for size in sizes]
-        if self.ddp is not None:
-            of_all = torch.tensor(sizes, dtype=torch.float32, device=self.inputs.device)
-            dist.all_reduce(of_all, group=self.ddp)
-            shares = (of_all / of_all.sum()).tolist()
-        ends = itertools.accumulate(sizes)
+        of_all = self._processes.sizes(len(self), self.inputs.device)
+        count = min(count, *of_all)
+        samples = [sum(part) for part in zip(*(_split(n, count) for n in of_all), strict=True)]
+        ends = list(itertools.accumulate(_split(len(self), count), initial=0))
         return [
-            (slice(end - size, end), share)
-            for end, size, share in zip(ends, sizes, shares, strict=True)
+            (slice(*ends_of), n / sum(of_all))
+            for ends_of, n in zip(itertools.pairwise(ends), samples, strict=True)
         ]
+
+    def largest(self, scores: Tensor, share: float) -> Tensor:
+        """The ceil(share b) samples of the batch with the largest scores, at least one: indices.
+
+        Synchronised processes choose from the batch of all: each gets those of its own, perhaps
+        none, and waits for the device to learn how many.
+        """
+        processes = self._processes if self._averages else Processes(None)
+        of_all, own = processes.joined(scores)
+        places: Tensor = of_all.topk(max(1, math.ceil(share * len(of_all)))).indices
+        if not processes.alone:
+            places = places[(places >= own.start) & (places < own.stop)] - own.start
+        return places
 
     def shared(self, direction: Gradients) -> Gradients:
         """The direction for all processes: the average of theirs, unless they agree already."""
         if not self._averages:
             self._raise_unless_finite()
-            self._average(direction)
+            self._processes.average_(direction, len(self))
         return direction
 
     def rollback(self) -> None:
@@ -262,7 +270,8 @@ class GradientOracle:
             each = each.to(torch.promote_types(each.dtype, torch.float32))
             self.forward_samples += len(x)
             if wanted:
-                loss = each.mean() if len(x) == total else each.sum() / total
+                # Of no samples the mean is NaN, and is to be 0.
+                loss = each.mean() if 0 < len(x) == total else each.sum() / max(total, 1)
                 torch.autograd.backward(
                     loss if self.scaler is None else self.scaler.scale(loss), inputs=wanted
                 )
@@ -270,7 +279,7 @@ class GradientOracle:
             losses.append(each.detach())
             outputs.append(out.detach())
         self.sample_losses = losses[0] if len(losses) == 1 else torch.cat(losses)
-        mean = self.sample_losses.mean()
+        mean = self.sample_losses.mean() if total else self.sample_losses.sum()
         if self.loss is None:
             self.loss = mean
             self.outputs = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -287,38 +296,21 @@ class GradientOracle:
                     "call grad(parameters) or losses() before asking for part of it"
                 )
             if self.check_finite and not self._is_part:
-                self._before = _Buffers(self.model)
+                self._before = Buffers(self.model)
             if self.replay_rng:
-                self._random = _get_random_state(self.inputs.device)
+                self._random = RandomState(self.inputs.device)
             yield
             return
-        self._after = self._after or _Buffers(self.model)
-        random = _get_random_state(self.inputs.device) if self._random else None
+        self._after = self._after or Buffers(self.model)
+        random = RandomState(self.inputs.device) if self._random else None
         try:
             if self._random:
-                _set_random_state(self.inputs.device, self._random)
+                self._random.restore()
             yield
         finally:
             self._after.restore()
             if random:
-                _set_random_state(self.inputs.device, random)
-
-    def _average(self, tensors: Gradients, index: Index | None = None) -> None:
-        """Over the processes, in the shares of their samples, in place."""
-        if self.ddp is None:
-            return
-        groups = alike(t for t in tensors if t is not None)
-        samples = len(self.targets if index is None else self.targets[index])
-        for group in groups:
-            dtype = torch.promote_types(group[0].dtype, torch.float32)
-            count = torch.full((), samples, dtype=dtype, device=group[0].device)
-            dist.all_reduce(count, group=self.ddp)
-            torch._foreach_mul_(group, samples / count)
-            flat = torch.cat([t.reshape(-1) for t in group])
-            dist.all_reduce(flat, group=self.ddp)
-            parts = torch.split(flat, [t.numel() for t in group])
-            averages = [part.view(t.shape) for part, t in zip(parts, group, strict=True)]
-            torch._foreach_copy_(group, averages)
+                random.restore()
 
     def _unscale(self, parameters: Sequence[Tensor]) -> None:
         if self.scaler is None:
@@ -342,7 +334,7 @@ class GradientOracle:
             finite = finite & torch.isfinite(global_norm(gradients)).to(loss.device)
         self._finite.append(finite)
         # Without synchronisation another process may make fewer passes, and would not answer.
-        if self._averages or (self.ddp is None and not self._is_part):
+        if self._averages or (self._processes.alone and not self._is_part):
             self._raise_unless_finite()
 
     def _raise_unless_finite(self) -> None:
@@ -350,10 +342,9 @@ class GradientOracle:
             return
         broken = (~torch.stack(self._finite).all()).float()
         self._finite.clear()
-        if self.ddp is not None:
-            dist.all_reduce(broken, dist.ReduceOp.MAX, self.ddp)
+        self._processes.most_(broken)
         if broken.item():
-            if self.ddp is not None:
+            if not self._processes.alone:
                 self._tell_scaler(broken.device)
             raise NonFiniteError("a loss or gradient is not finite")
 
@@ -371,37 +362,7 @@ class _Probe:
     param_groups: list[dict[str, list[Tensor]]]
 
 
-class _Buffers:
-    """A model's buffers at one moment, objects and contents: some modules assign a new tensor."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._places = [
-            (module._buffers, name, buffer)
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-        ]
-        self._groups = alike({id(b): b for _, _, b in self._places if b is not None}.values())
-        self._contents = [[torch.empty_like(b) for b in group] for group in self._groups]
-        for contents, group in zip(self._contents, self._groups, strict=True):
-            torch._foreach_copy_(contents, group)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for owner, name, buffer in self._places:
-            owner[name] = buffer
-        for contents, group in zip(self._contents, self._groups, strict=True):
-            torch._foreach_copy_(group, contents)
-
-
-def _get_random_state(device: torch.device) -> list[Tensor]:
-    if device.type == "cpu":
-        return [torch.get_rng_state()]
-    which = () if device.type == "mps" else (device,)
-    return [torch.get_rng_state(), torch.get_device_module(device).get_rng_state(*which)]
-
-
-def _set_random_state(device: torch.device, state: list[Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if device.type != "cpu":
-        which = () if device.type == "mps" else (device,)
-        torch.get_device_module(device).set_rng_state(state[1], *which)
+def _split(length: int, count: int) -> list[int]:
+    """Sizes of `count` parts, as even as can be."""
+    each, extra = divmod(length, count)
+    return [each + (part < extra) for part in range(count)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import torch
 from torch import Tensor
 
@@ -31,27 +29,6 @@ def both_norms(g: list[Tensor], v: list[Tensor]) -> tuple[Tensor, Tensor]:
     norms = torch.stack(torch._foreach_norm([*g, *v], 2, dtype=dtype))
     first, second = torch.linalg.vector_norm(norms.view(2, -1), dim=1).unbind()
     return first, second
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All elements as one new vector, at least float32, on the device of the first tensor."""
-    vector = torch.cat([t.reshape(-1).to(tensors[0].device) for t in tensors])
-    return vector.to(torch.promote_types(vector.dtype, torch.float32))
-
-
-def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
-    """The vector as tensors again, in the shapes, dtypes and places of those of `like`."""
-    like = list(like)
-    parts = iter(torch.split(vector, [t.numel() for t in like if t is not None]))
-    return [None if t is None else _laid_out(next(parts).view_as(t).to(t), t) for t in like]
-
-
-def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    # torch's fused optimizers walk through memory: of a channels_last weight and a contiguous
-    # direction they would add elements that do not belong together.
-    if tensor.stride() == like.stride():
-        return tensor
-    return torch.empty_like(like).copy_(tensor)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import TAU, Gradients, global_norm, scale_
+from samtune.optimizers.tensors import TAU, Gradients, global_norm, over, scale_
 
 
 @dataclass(eq=False, kw_only=True)
@@ -24,6 +24,6 @@ class StableSAM(SAM):
         length = global_norm(g)
         steep = self.masked(g, oracle)
         whole = length if steep is g else global_norm(steep)
-        with self.perturbed(steep, self.radius / (whole + TAU)):
+        with self.perturbed(steep, over(self.radius, whole)):
             h = oracle.grad(self.parameters)
         return scale_(h, length / global_norm(h).clamp_min(TAU))

@@ -10,7 +10,10 @@ from torch import Tensor
 Gradients = list[Tensor | None]
 """One entry per parameter, None where the loss does not depend on it."""
 
-Ascent = tuple[Gradients, Tensor | float]
+Factor = Tensor | float | tuple[float, Gradients]
+"""A number, a 0-dim tensor, or a number times a 0-dim tensor for each tensor."""
+
+Ascent = tuple[Gradients, Factor]
 """A perturbation as a direction d and a factor: eps = factor d. What `Variant.perturbed` takes."""
 
 TAU = 1e-12
@@ -46,14 +49,25 @@ _FUSED_ON_CPU = (torch.float32, torch.float64)
 # Not in half precision, where addcmul would round the factor to three digits.
 
 
-def along(d: Gradients, length: float) -> Ascent:
+def _fused(tensors: Iterable[Tensor]) -> bool:
+    return all(t.is_cpu and t.dtype in _FUSED_ON_CPU for t in tensors)
+
+
+def along(d: Gradients, length: float) -> tuple[Gradients, Tensor]:
     """length d / ||d||; 0 where d is zero."""
-    return d, length / (global_norm(d) + TAU)
+    return d, over(length, global_norm(d))
 
 
-def moved(w: list[Tensor], d: list[Tensor], factor: Tensor | float, *, keep: bool) -> list[Tensor]:
-    """w + factor d, as new tensors if `keep`, else in those of d."""
-    if all(t.is_cpu and t.dtype in _FUSED_ON_CPU for t in d):
+def over(length: float, norm: Tensor) -> Tensor:
+    """length / (norm + TAU); in Python's form the number would cost a launch of its own."""
+    return torch.tensor(length, dtype=norm.dtype, device="cpu") / (norm + TAU)
+
+
+def moved(w: list[Tensor], d: list[Tensor], factor: Factor, *, keep: bool) -> list[Tensor]:
+    """w + factor d, as new tensors if `keep` or if d has a factor for each, else in those of d."""
+    if isinstance(factor, tuple):
+        return _moved_each(w, d, *factor)
+    if _fused(d):
         # Once through memory, which no foreach kernel does; on the CPU those are loops anyway.
         factor = torch.as_tensor(factor, dtype=torch.float64)
         outs = [None] * len(d) if keep else d
@@ -62,6 +76,20 @@ def moved(w: list[Tensor], d: list[Tensor], factor: Tensor | float, *, keep: boo
         d = [t for t in (scaled if keep else scale_)([*d], factor) if t is not None]
     torch._foreach_add_(d, w)
     return d
+
+
+def _moved_each(w: list[Tensor], d: list[Tensor], number: float, each: Gradients) -> list[Tensor]:
+    """w + number each d, with a 0-dim tensor of `each` for every tensor of d."""
+    shares = [s for s in each if s is not None]
+    if _fused(d) or len(alike([*w, *d, *shares])) > 1:
+        triples = zip(w, d, shares, strict=True)
+        moves = ((x, y.to(s.dtype), s.to(y.device)) for x, y, s in triples)
+        return [torch.addcmul(x.to(s.dtype), y, s, value=number).to(x.dtype) for x, y, s in moves]
+    # A list of 0-dim factors would take a launch for each tensor.
+    sizes = [t.numel() for t in d]
+    spread = torch.cat([s.expand(n) for s, n in zip(shares, sizes, strict=True)])
+    factors = [f for f in shaped(spread, d) if f is not None]
+    return list(torch._foreach_addcmul(w, d, factors, value=number))
 
 
 PART = 2**18
@@ -113,6 +141,62 @@ def accumulate_(total: Gradients, terms: Gradients, weight: float) -> None:
         total[i] = terms[i]
     if both:
         torch._foreach_add_([t for t, _ in both], [d for _, d in both], alpha=weight)
+
+
+def flat(tensors: Iterable[Tensor], like: Iterable[Tensor | None]) -> Tensor:
+    """All elements as one new vector, at least float32, on the device of the first tensor: each
+    tensor's in the order in which its counterpart of `like` has them in memory."""
+    counterparts = (t for t in like if t is not None)
+    rows = [_row(t, c) for t, c in zip(tensors, counterparts, strict=True)]
+    vector = torch.cat([row.to(rows[0].device) for row in rows])
+    return vector.to(_at_least_float32(vector.dtype))
+
+
+def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
+    """The vector of `flat` as tensors again, in the shapes, dtypes, places and layouts of `like`;
+    views where these need no copy."""
+    like = list(like)
+    parts = iter(torch.split(vector, [t.numel() for t in like if t is not None]))
+    return [None if t is None else _from_row(next(parts), t) for t in like]
+
+
+def drawn(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Random elements in the shapes of `like`, the same in any layout of these: a copy each where
+    it is not contiguous."""
+    rows = torch.split(vector, [t.numel() for t in like])
+    return [_laid_out(row.view_as(t).to(t), t) for row, t in zip(rows, like, strict=True)]
+
+
+def _row(t: Tensor, like: Tensor) -> Tensor:
+    if not _dense(like):
+        return t.reshape(-1)
+    # A gradient in channels_last is so in memory; in logical order it would be copied.
+    t = _laid_out(t, like)
+    return t.as_strided((t.numel(),), (1,), t.storage_offset())
+
+
+def _from_row(row: Tensor, like: Tensor) -> Tensor:
+    if not _dense(like):
+        return drawn(row, [like])[0]
+    return row.as_strided(like.shape, like.stride(), row.storage_offset()).to(like)
+
+
+def _dense(t: Tensor) -> bool:
+    """Whether the elements lie side by side in memory, in one of torch's orders."""
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim)
+    return t.is_contiguous() or (
+        channels_last is not None and t.is_contiguous(memory_format=channels_last)
+    )
+
+
+def _laid_out(t: Tensor, like: Tensor) -> Tensor:
+    # torch's fused optimizers walk through memory: of a channels_last weight and a contiguous
+    # direction they would add elements that do not belong together.
+    strides = zip(t.shape, t.stride(), like.stride(), strict=True)
+    if all(own == wanted for size, own, wanted in strides if size > 1):
+        # A foreach kernel looks at the strides of dimensions of 1 as well.
+        return t.as_strided(t.shape, like.stride(), t.storage_offset())
+    return torch.empty_like(like, dtype=t.dtype, device=t.device).copy_(t)
 
 
 def _beside(group: list[Tensor], factor: Tensor | float) -> Tensor | float:

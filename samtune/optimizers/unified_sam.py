@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import TAU, Ascent, Gradients, global_norm
+from samtune.optimizers.tensors import Ascent, Gradients, global_norm, over
 from samtune.optimizers.variant import knob
 
 
@@ -32,5 +32,5 @@ class UnifiedSAM(SAM):
     )
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
-        normalised = self.radius * self.lambda_ / (global_norm(g) + TAU)
+        normalised = over(self.radius * self.lambda_, global_norm(g))
         return g, self.radius * (1 - self.lambda_) + normalised

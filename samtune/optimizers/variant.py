@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle, NonFiniteError
-from samtune.optimizers.tensors import TAU, Gradients, global_norm, moved, scale_
+from samtune.optimizers.tensors import Factor, Gradients, global_norm, moved, over, scale_
 
 Value = float | int | str | bool
 Scale = Literal["log", "linear"]
@@ -159,7 +159,8 @@ class Variant(ABC):
     """
 
     name: ClassVar[str]
-    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam", "rmsprop", "adagrad")
+    bases: ClassVar[tuple[str, ...]] = ()
+    """Those that a space may give it; all of `BASES`, which sets this, unless a variant says."""
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
 
     base: torch.optim.Optimizer
@@ -255,8 +256,9 @@ class Variant(ABC):
     def step(self, oracle: GradientOracle) -> StepResult:
         """One step on the oracle's batch.
 
-        Without `check_finite` nothing in it waits for the device. On any exception the weights
-        and `state` are as before.
+        Without `check_finite` nothing in it waits for the device, but where the method has to:
+        AE-SAM, and over several processes those that choose samples or share parts of the batch.
+        On any exception the weights and `state` are as before.
         """
         if oracle.forward_samples:
             raise ValueError("an oracle serves one step; make a new GradientOracle for each batch")
@@ -292,19 +294,16 @@ class Variant(ABC):
     def clip_(self, direction: Gradients) -> None:
         """Shortens the direction to `clip`, in place."""
         if self.clip:
-            factor = self.clip / (global_norm(direction) + TAU)
-            scale_(direction, factor.clamp(max=1.0))
+            scale_(direction, over(self.clip, global_norm(direction)).clamp(max=1.0))
 
     @contextmanager
-    def perturbed(
-        self, d: Gradients, factor: Tensor | float, *, keep: bool = False
-    ) -> Iterator[None]:
+    def perturbed(self, d: Gradients, factor: Factor, *, keep: bool = False) -> Iterator[None]:
         """Inside the block the weights are w + eps with eps = factor d, where d is not None;
         afterwards w, bit by bit, whatever happens.
 
         The tensors of d become the second set of weights, to which the parameters point
-        meanwhile, and so are used up; `keep` makes new ones. The first set stays untouched, so
-        nothing is copied back.
+        meanwhile, and so are used up; `keep` makes new ones, as a factor for each tensor does.
+        The first set stays untouched, so nothing is copied back.
         """
         pairs = [(p, t) for p, t in zip(self.parameters, d, strict=True) if t is not None]
         touched = [p for p, _ in pairs]
@@ -339,12 +338,22 @@ class Variant(ABC):
         for group, loaded in zip(groups, self.base.param_groups, strict=True):
             group.clear()
             group.update(loaded)
+        self._numbers_as_saved(saved["base"])
         # torch puts new dicts in place of the old ones, which others may hold.
         self.base.param_groups = groups
         self.state = self._at_home(saved["state"])
 
+    def _numbers_as_saved(self, base: Mapping[str, Any]) -> None:
+        """Undoes what torch does to a base's numbers but `step`: it takes them for tensors like
+        the parameter, of its dtype and on its device."""
+        indices = (i for group in base["param_groups"] for i in group["params"])
+        for index, p in zip(indices, self.parameters, strict=True):
+            saved, loaded = base["state"].get(index, {}), self.base.state.get(p, {})
+            for name in _NUMBERS & saved.keys():
+                loaded[name] = saved[name].to(loaded["step"].device)
+
     def _at_home(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state with each list of tensors on the devices of the parameters."""
+        """The state with its tensors on the devices of the parameters."""
         found = dict(state)
         for name, value in state.items():
             if name == "chunks":
@@ -352,8 +361,13 @@ class Variant(ABC):
             elif isinstance(value, list):
                 pairs = zip(value, self.parameters, strict=True)
                 found[name] = [s.to(p.device) if isinstance(s, Tensor) else s for s, p in pairs]
+            elif isinstance(value, Tensor):
+                found[name] = value.to(self.parameters[0].device)
         return found
 
+
+_NUMBERS = {"mu_product", "eta", "mu"}
+"""Of NAdam, and of ASGD."""
 
 _KINDS: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}
 

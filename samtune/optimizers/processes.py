@@ -1,0 +1,64 @@
+"""What the processes that share a batch tell each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from samtune.optimizers.tensors import Gradients, alike
+
+
+@dataclass(frozen=True)
+class Processes:
+    """A process group, all of which ask at the same time; None for a process alone."""
+
+    group: dist.ProcessGroup | None
+
+    @property
+    def alone(self) -> bool:
+        return self.group is None
+
+    def average_(self, tensors: Gradients, samples: int) -> None:
+        """Over the processes, in the shares of their samples, in place."""
+        if self.alone:
+            return
+        for group in alike(t for t in tensors if t is not None):
+            dtype = torch.promote_types(group[0].dtype, torch.float32)
+            count = torch.full((), samples, dtype=dtype, device=group[0].device)
+            dist.all_reduce(count, group=self.group)
+            torch._foreach_mul_(group, samples / count)
+            flat = torch.cat([t.reshape(-1) for t in group])
+            dist.all_reduce(flat, group=self.group)
+            parts = torch.split(flat, [t.numel() for t in group])
+            averages = [part.view(t.shape) for part, t in zip(parts, group, strict=True)]
+            torch._foreach_copy_(group, averages)
+
+    def most_(self, value: Tensor) -> None:
+        """The largest of their values, in place."""
+        if not self.alone:
+            dist.all_reduce(value, dist.ReduceOp.MAX, self.group)
+
+    def sizes(self, mine: int, device: torch.device) -> list[int]:
+        """That of each, in their order; waits for the device, but not alone."""
+        if self.alone:
+            return [mine]
+        found = torch.zeros(dist.get_world_size(self.group), dtype=torch.int64, device=device)
+        found[dist.get_rank(self.group)] = mine
+        dist.all_reduce(found, group=self.group)
+        return [int(n) for n in found.tolist()]
+
+    def joined(self, mine: Tensor) -> tuple[Tensor, slice]:
+        """The values, shape (n,), of all in their order, and where the own ones are among them;
+        waits for the device, but not alone."""
+        if self.alone:
+            return mine, slice(0, len(mine))
+        sizes = self.sizes(len(mine), mine.device)
+        first = sum(sizes[: dist.get_rank(self.group)])
+        own = slice(first, first + len(mine))
+        of_all = mine.new_zeros(sum(sizes))
+        of_all[own] = mine
+        dist.all_reduce(of_all, group=self.group)
+        return of_all, own
