@@ -135,7 +135,8 @@ def cluster(
                 address=address or "local",
                 runtime_env=sent,
                 log_to_driver=False,
-                logging_level=logging.ERROR,
+                # What goes wrong in a trial is on record, and told once.
+                logging_level=logging.CRITICAL,
                 **(local if address is None else {}),
             )
         except (ConnectionError, RuntimeError, OSError) as error:

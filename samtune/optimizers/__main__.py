@@ -135,8 +135,8 @@ _NOT_HERE = """
 - Friendly SAM and VaSSO keep the old mean gradient beside the new one until the last pass is over,
   a copy more than their equations need: a pass that is not finite, or fails, then leaves no trace.
   That is as few as go with it. At `w + eps` the step may end with either mean, and neither follows
-  from what else is there: with ResNet-18's first weights in float32, 0.5 % of a gradient's
-  elements can be read off `w + eps` bit by bit, and undoing the mean's step is right in 52 %.
+  from what else is there: a gradient read off `w + eps` has lost its low bits, and undoing the
+  mean's step rounds.
 - Over several processes every variant makes the step that one process makes of the whole batch,
   where `m` does not cut it into other parts. ESAM and K-SAM choose from all of it, and wait for
   the device, once a step, to learn how many of the chosen samples are whose.
