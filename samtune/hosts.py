@@ -5,7 +5,7 @@ that has them spends nothing, and shares their memory. So a command that trains 
 before it starts Ray. Each of Ray's workers asks that for a host of its own, hands it one trial
 after the other, and is what Tune sees. The two end together: the nursery kills a host whose
 worker is gone, and a worker whose host is gone kills itself. It needs Linux; elsewhere, on other
-nodes and where trials have GPUs the workers train.
+nodes and where trials have GPUs the workers train, and with `SAMTUNE_HOSTS=0`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ def nursery() -> Iterator[str | None]:
     """
     # In the abstract namespace, so that no file is left behind; others are refused by their user.
     address = f"\0samtune-{secrets.token_hex(16)}"
-    listener = _listener(address)
-    if listener is None or threading.active_count() > 1 or _THREADED & sys.modules.keys():
+    wanted = os.environ.get("SAMTUNE_HOSTS") != "0"
+    threads = threading.active_count() > 1 or _THREADED & sys.modules.keys()
+    listener = _listener(address) if wanted and not threads else None
+    if listener is None:
         yield None
         return
     lifeline, ours = os.pipe()

@@ -110,6 +110,15 @@ def test_where_there_are_threads_there_is_no_nursery(monkeypatch: pytest.MonkeyP
         assert address is None
 
 
+@pytest.mark.parametrize("said", ["0", "1"])
+def test_hosts_can_be_done_without(
+    worker: Any, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv("SAMTUNE_HOSTS", said)
+    none, _ = answer(worker("print(json.dumps(address is None and host is None))"))
+    assert none == (said == "0")
+
+
 def test_a_host_trains_trial_after_trial_and_prints_where_its_worker_does(worker: Any) -> None:
     code = (
         "hosts._mine = None\n"
