@@ -212,7 +212,9 @@ class _Mirror(BaseJournalBackend):
         self._path = path
         self._name = name
         self._logs = list(JournalFileBackend(str(path)).read_logs(0))
-        optuna.create_study(storage=JournalStorage(self), study_name=name, direction=direction)
+        optuna.create_study(
+            storage=JournalStorage(self), study_name=name, direction=direction, load_if_exists=True
+        )
 
     def add(self, trial: FrozenTrial) -> None:
         storage = JournalStorage(self)
