@@ -25,7 +25,8 @@ class RungScheduler(FIFOScheduler):
         self._on_add = on_add
         self._on_report = on_report
         self._on_error = on_error
-        self._pending: deque[Trial] = deque()
+        self._new: deque[Trial] = deque()
+        self._chosen: deque[Trial] = deque()
         self._ended: deque[Trial] = deque()
         self._resources: Any = None
 
@@ -40,16 +41,24 @@ class RungScheduler(FIFOScheduler):
         # All trials of a stage want the same.
         self._resources = self._resources or trial.placement_group_factory
         trial.placement_group_factory = self._resources
-        self._pending.append(trial)
+        self._new.append(trial)
 
     def choose_trial_to_run(self, controller: Any) -> Trial | None:
-        """The trial that waits longest; Tune asks several times a report."""
+        """The trial that waits longest, but first those for which no worker was asked yet.
+
+        Tune asks several times a report, and has a free worker take up the trial that it is given.
+        Given one that waits for its own worker to start, it would call that off.
+        """
         while self._ended and self._ended[0].status in {Trial.TERMINATED, Trial.ERROR}:
             _forget(self._ended.popleft())
         # Ray's own looks at all trials that there have ever been.
-        while self._pending and self._pending[0].status != Trial.PENDING:
-            self._pending.popleft()
-        return self._pending[0] if self._pending else None
+        for trials in (self._new, self._chosen):
+            while trials and trials[0].status != Trial.PENDING:
+                trials.popleft()
+        if self._new:
+            self._chosen.append(self._new.popleft())
+            return self._chosen[-1]
+        return self._chosen[0] if self._chosen else None
 
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         self._ended.append(trial)

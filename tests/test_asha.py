@@ -479,6 +479,24 @@ def test_tune_is_given_trials_in_order_and_keeps_nothing_of_the_ended() -> None:
         assert trial.last_result["report"], "Tune is not through with it"
         trial.set_status(Trial.TERMINATED)
     assert scheduler.choose_trial_to_run(None) is None
+    assert added == trials
     for trial in trials:
         assert "report" not in trial.last_result and trial.is_finished()
         assert not (trial.metric_analysis or trial.metric_n_steps or trial.config)
+
+
+def test_a_free_worker_is_given_a_trial_that_waits_for_no_other() -> None:
+    scheduler = RungScheduler(
+        lambda trial: None, lambda trial, result: Verdict("continue"), lambda trial: None
+    )
+    first, second, third = (Trial("stub", stub=True, trial_id=name) for name in "abc")
+    for trial in (first, second):
+        scheduler.on_trial_add(None, trial)
+    assert [scheduler.choose_trial_to_run(None) for _ in range(3)] == [first, second, first]
+    first.set_status(Trial.TERMINATED)
+    scheduler.on_trial_add(None, third)
+    assert scheduler.choose_trial_to_run(None) is third, "the second's worker is about to come"
+    assert scheduler.choose_trial_to_run(None) is second
+    third.set_status(Trial.TERMINATED)
+    second.set_status(Trial.TERMINATED)
+    assert scheduler.choose_trial_to_run(None) is None
