@@ -204,7 +204,12 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
         if stored != _digest(raw.replace(stored, _BLANK)):
             raise OSError("its content does not match its SHA-256")
         content = pq.read_table(
-            io.BytesIO(raw), columns=columns and list(columns), page_checksum_verification=True
+            pa.BufferReader(raw),
+            columns=columns and list(columns),
+            page_checksum_verification=True,
+            # Threads of pyarrow's that are still at work when a short command ends abort it.
+            use_threads=False,
+            pre_buffer=False,
         )
     except (pa.ArrowException, OSError) as error:
         raise TableError(

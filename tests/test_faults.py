@@ -253,6 +253,18 @@ def test_torn_tables_are_told_and_made_anew(runs: Path) -> None:
     assert path.read_bytes() == raw
 
 
+def test_a_process_that_reads_a_table_and_ends_is_not_aborted(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        fill(record, trials=2)
+        path = next(path for path in export(record) if path.name == "curves.parquet")
+    code = (
+        "import sys; from pathlib import Path; from samtune import tables\n"
+        "tables.read(Path(sys.argv[1]), 'curves').to_pylist()"
+    )
+    words = [sys.executable, "-c", code, str(path)]
+    assert [subprocess.run(words, check=False).returncode for _ in range(5)] == [0] * 5
+
+
 def test_a_torn_journal_is_mended_by_the_next_line(tmp_path: Path) -> None:
     space, journal = SearchSpace.load("sgd"), tmp_path / "optuna.journal"
 
