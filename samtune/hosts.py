@@ -1,7 +1,7 @@
 """Trial hosts: processes that train CPU trials, forked from one that has torch loaded.
 
-A new process loads torch and its compiler before it trains, which takes CPU-seconds and hundreds of
-megabytes; a fork of one that has them shares both. So a command that trains forks a nursery
+A new process loads torch and its compiler before it trains, which takes CPU-seconds and hundreds
+of megabytes; a fork of one that has them shares both. So a command that trains forks a nursery
 before it starts Ray. Each of Ray's workers asks that for a host of its own, hands it one trial
 after the other, and is what Tune sees. The two end together: the nursery kills a host whose
 worker is gone, and a worker whose host is gone kills itself. It needs Linux; elsewhere, on other
