@@ -69,7 +69,7 @@ class RungScheduler(FIFOScheduler):
 
 
 def _forget(trial: Trial) -> None:
-    """Tune keeps each trial to the end of the sweep; of one that has ended, nobody asks for this."""
+    """Tune keeps each trial to the end of the sweep; of an ended one, nobody asks for this."""
     trial.run_metadata.last_result = {"done": True}
     # A reference, for which Ray keeps an object.
     trial._default_result_or_future = None
