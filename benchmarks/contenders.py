@@ -197,11 +197,44 @@ class TextbookSAM:
             self.base.zero_grad()
 
 
+class ReferenceSAM:
+    """SAM as the field's first PyTorch implementation computes it, which most others follow.
+
+    The factor for ASAM is there, as 1.0, and costs a pass over memory each time.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], base: torch.optim.Optimizer) -> None:
+        self.parameters = parameters
+        self.base = base
+        self.first: list[Tensor] = []
+
+    @torch.no_grad()
+    def first_step(self, zero_grad: bool) -> None:
+        norms = [(1.0 * p.grad).norm() for p in self.parameters if p.grad is not None]
+        scale = RHO / (torch.stack(norms).norm() + 1e-12)
+        for p in self.parameters:
+            assert p.grad is not None
+            self.first.append(p.detach().clone())
+            p.add_(1.0 * p.grad * scale)
+        if zero_grad:
+            self.base.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self, zero_grad: bool) -> None:
+        for p, w in zip(self.parameters, self.first, strict=True):
+            p.data = w
+        self.first = []
+        self.base.step()
+        if zero_grad:
+            self.base.zero_grad()
+
+
 def peers() -> dict[str, Callable[[Problem], Contender]]:
-    """torch's SGD as it comes, the textbook's SAM, and pytorch-optimizer's if it is installed."""
+    """torch's SGD as it comes, two SAMs as loops, and pytorch-optimizer's if it is installed."""
     found: dict[str, Callable[[Problem], Contender]] = {
         "torch SGD": _torch_sgd,
-        TEXTBOOK: _textbook,
+        TEXTBOOK: partial(_loop, TEXTBOOK, TextbookSAM),
+        REFERENCE: partial(_loop, REFERENCE, ReferenceSAM),
     }
     if importlib.util.find_spec("pytorch_optimizer") is not None:
         found["pytorch-optimizer SAM"] = partial(_pytorch_optimizer, foreach=None)
@@ -210,6 +243,7 @@ def peers() -> dict[str, Callable[[Problem], Contender]]:
 
 
 TEXTBOOK = "textbook SAM loop"
+REFERENCE = "reference SAM loop"
 
 
 def _torch_sgd(problem: Problem) -> Contender:
@@ -223,9 +257,9 @@ def _torch_sgd(problem: Problem) -> Contender:
     return Contender("torch SGD", step, sgd, passes=(1.0, 1.0))
 
 
-def _textbook(problem: Problem) -> Contender:
+def _loop(name: str, kind: type[TextbookSAM | ReferenceSAM], problem: Problem) -> Contender:
     sgd = torch.optim.SGD(problem.parameters, **_settings(problem))
-    return _two_step(TEXTBOOK, TextbookSAM(problem.parameters, sgd), sgd, problem)
+    return _two_step(name, kind(problem.parameters, sgd), sgd, problem)
 
 
 def _pytorch_optimizer(problem: Problem, foreach: bool | None) -> Contender:

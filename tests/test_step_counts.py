@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from benchmarks.contenders import TEXTBOOK, Problem, ours, peers, resnet18
+from benchmarks.contenders import REFERENCE, TEXTBOOK, Problem, ours, peers, resnet18
 from benchmarks.counting import (
     CHUNK,
     MAX_TENSORS,
@@ -97,6 +97,13 @@ def test_the_textbook_costs_what_its_lines_say() -> None:
     assert textbook.words == pytest.approx(1 + 2 + 2 + 3 + 2 + 11, abs=1e-3)
     assert textbook.copies == pytest.approx(1 + 512 * 512 * 9 / problem().size, abs=1e-3)
     assert textbook.syncs == 0
+
+
+def test_the_reference_moves_two_words_more() -> None:
+    """Three products for one, and no copy back."""
+    reference = counted(problem(), peers()[REFERENCE])
+    assert reference.words == pytest.approx((2 + 1) + (2 + 2 + 2 + 3) + 11, abs=1e-3)
+    assert reference.launches == 6 * 62 + 5 + 5
 
 
 @pytest.mark.parametrize(

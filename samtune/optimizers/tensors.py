@@ -98,9 +98,12 @@ sums: the norm of 36 M elements comes out wrong in the third digit."""
 
 
 def parts(t: Tensor) -> Sequence[Tensor]:
-    """The tensor, on the CPU in pieces of about PART elements along its longest dimension."""
+    """The tensor, on the CPU in pieces of at most about PART elements; these are stretches of
+    memory where it is one: a sum over rows of a matrix takes three times as long."""
     if not t.is_cpu or t.numel() <= PART:
         return (t,)
+    if _dense(t):
+        return torch.split(_row(t, t), PART)
     longest = max(range(t.ndim), key=lambda i: t.shape[i])
     return torch.split(t, max(1, t.shape[longest] * PART // t.numel()), longest)
 
