@@ -131,12 +131,12 @@ class Contender:
     passes: tuple[float, float] = (2.0, 2.0)
 
 
-def build(name: str, model: nn.Module) -> Variant:
-    """The variant with its default knobs, over SGD with momentum where it takes that."""
+def build(name: str, model: nn.Module, **knobs: Any) -> Variant:
+    """The variant over SGD with momentum where it takes that; knobs left out are default."""
     variant = VARIANTS[name]
     if not variant.bases:
         alone: Any = variant
-        made: Variant = alone(model.parameters(), n_data=TRAINING_SET)
+        made: Variant = alone(model.parameters(), n_data=TRAINING_SET, **knobs)
         return made
     if "sgd" in variant.bases:
         base = BASES["sgd"].build(
@@ -144,7 +144,7 @@ def build(name: str, model: nn.Module) -> Variant:
         )
     else:
         base = BASES[variant.bases[0]].build(model.parameters(), lr=LR)
-    return variant(base)
+    return variant(base, **knobs)
 
 
 def cycle(variant: Variant) -> int:
@@ -153,9 +153,9 @@ def cycle(variant: Variant) -> int:
     return math.lcm(*whole)
 
 
-def ours(name: str, problem: Problem) -> Contender:
+def ours(name: str, problem: Problem, **knobs: Any) -> Contender:
     """samtune's variant of that name."""
-    variant = build(name, problem.model)
+    variant = build(name, problem.model, **knobs)
     return Contender(
         name,
         lambda meter: variant.step(PreparedOracle(problem, meter)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import problems
 import pytest
 import torch
@@ -20,7 +22,7 @@ from problems import (
 )
 from torch import nn
 
-from samtune.optimizers import ASAM, SAM, VARIANTS, GradientOracle
+from samtune.optimizers import ASAM, SAM, VARIANTS, BayesianSAM, GradientOracle, tensors
 
 UNNORMALISED = {"fisher_sam", "unified_sam", "momentum_sam", "gam"}
 """Perturb further where the gradient is larger, by their equations; or by no gradient at all."""
@@ -189,3 +191,66 @@ def test_asam_is_invariant_to_rescaling_and_the_others_are_not():
         assert sharpness("sam", c, rho=0.5) != pytest.approx(
             sharpness("sam", 1.0, rho=0.5), rel=0.5
         )
+
+
+# Weights in channels_last: random draws lie in memory as these do.
+
+
+def convolution(layout: torch.memory_format) -> nn.Module:
+    layers = nn.Conv2d(2, 32, 2, padding=1), nn.Flatten(), nn.Linear(256, 3)
+    return seeded(lambda: nn.Sequential(nn.Unflatten(1, (2, 3, 1)), *layers)).to(
+        memory_format=layout
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [
+        ("esam", {"beta": 0.6}),
+        ("sparse_sam", {"sparsity": 0.4, "update_freq": 1, "drop_rate": 1.0}),
+    ],
+)
+def test_what_a_mask_leaves_belongs_to_its_weight(name, knobs):
+    model = convolution(torch.channels_last)
+    variant = make(name, model, rho=0.3, **knobs)
+    seen = perturbations(variant)
+    before = None
+    for x, y in batches(4):
+        g = torch.autograd.grad(loss_fn(model(x), y).mean(), variant.parameters)
+        variant.step(GradientOracle(model, x, y, loss_fn))
+        g, eps = (torch.cat([t.flatten() for t in each]) for each in (g, seen.pop()))
+        kept = eps != 0
+        close(eps[kept], (0.3 / knobs.get("beta", 1.0) * g / g.norm())[kept], rtol=1e-9)
+        if name == "esam":
+            assert 0.5 < kept.double().mean() < 0.7
+            continue
+        assert (~kept).sum() == math.ceil(0.4 * len(g))
+        if before is not None:
+            dropped, stayed = g[before & ~kept].abs(), g[before & kept].abs()
+            assert 0 < len(dropped) < len(stayed) * 3 and dropped.max() <= stayed.min()
+        before = kept
+
+
+def test_noise_is_the_same_in_any_layout_but_for_its_order():
+    draws = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = convolution(layout)
+        variant = BayesianSAM(model.parameters(), n_data=1, s_init=4.0)
+        noise = variant.noise([torch.full_like(p, 2.0) for p in model.parameters()])
+        assert [n.stride() for n in noise] == [p.stride() for p in model.parameters()]
+        draws.append(noise)
+    for one, other in zip(*draws, strict=True):
+        assert torch.equal(one.flatten().sort().values, other.flatten().sort().values)
+    assert not torch.equal(draws[0][0], draws[1][0])
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float64,), (torch.float32, torch.bfloat16)])
+def test_a_norm_and_that_of_a_part_are_two_norms(dtypes):
+    sizes = 7, tensors.PART + 5, 3
+    whole = [torch.randn(n).to(dtypes[i % len(dtypes)]) for i, n in enumerate(sizes)]
+    whole.insert(1, None)
+    for part in (whole, [*whole[:2], None, whole[3]], [None] * 4):
+        found = tensors.norms_with_part(whole, part)
+        assert torch.equal(found[0], tensors.global_norm(whole))
+        torch.testing.assert_close(found[1], tensors.global_norm(part), check_dtype=False)
+    assert [n.item() for n in tensors.norms_with_part([None], [None])] == [0, 0]

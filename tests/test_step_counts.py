@@ -27,6 +27,22 @@ from samtune.optimizers import VARIANTS
 EXACT = {"sgd": (2, 5), "adamw": (3, 7), "sam": (11, 11), "asam": (15, 21)}
 """Launches, and words per parameter."""
 
+CHANNELS_LAST = torch.channels_last
+
+WORDS = [
+    *(
+        (name, knob.name, word)
+        for name, variant in VARIANTS.items()
+        for knob in variant.knobs().values()
+        for word in ((True, False) if knob.kind is bool else knob.choices or ())
+        if word != knob.default
+        if knob.name not in ("rho_schedule", "fisher") and name not in ("lookbehind_sam", "gam")
+    ),
+    ("sparse_sam", "update_freq", 1),
+]
+"""Knobs that make another two-pass step: each word, and a new mask in each step. Not those that
+change a number only, nor `fisher: sample`, which is a pass for each sample."""
+
 MORE_LAUNCHES = {"lookbehind_sam": 25, "gam": 34, "bayesian_sam": 90}
 """By three passes and two steps of the base, by four passes, and by seventeen."""
 
@@ -35,18 +51,15 @@ HOST_DECIDES = {"ae_sam": 1}
 
 
 @cache
-def problem() -> Problem:
-    return without_contents(resnet18)
+def problem(layout: torch.memory_format = torch.contiguous_format) -> Problem:
+    return without_contents(lambda: resnet18().to(memory_format=layout))
 
 
 @cache
-def cost(name: str) -> Cost:
-    return counted(problem(), partial(ours, name))
-
-
-@cache
-def problem_in_channels_last() -> Problem:
-    return without_contents(lambda: resnet18().to(memory_format=torch.channels_last))
+def cost(
+    name: str, layout: torch.memory_format = torch.contiguous_format, **knobs: object
+) -> Cost:
+    return counted(problem(layout), partial(ours, name, **knobs))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -67,9 +80,24 @@ def test_the_exceptions_are_exact(name: str) -> None:
     assert MORE_LAUNCHES[name] > 20 and cost(name).passes > 2
 
 
-@pytest.mark.parametrize("name", ["sam", "gsam", "look_layer_sam", "gam"])
+@pytest.mark.parametrize(("name", "knob", "word"), WORDS)
+def test_no_word_of_a_knob_makes_more_than_twenty_launches(
+    name: str, knob: str, word: object
+) -> None:
+    """In either layout of the weights."""
+    for layout in (torch.contiguous_format, CHANNELS_LAST):
+        found = cost(name, layout, **{knob: word})
+        assert found.most_launches <= 20, (layout, found.by_operator)
+
+
+def test_two_words_of_look_layer_sam_together() -> None:
+    knobs = {"layer_rule": "global", "alpha": "auto", "params": "no_norm"}
+    assert cost("look_layer_sam", CHANNELS_LAST, **knobs).most_launches <= 20
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_weights_in_channels_last_cost_the_same(name: str) -> None:
-    found = counted(problem_in_channels_last(), partial(ours, name))
+    found = cost(name, CHANNELS_LAST)
     assert found.by_operator == cost(name).by_operator
     assert (found.words, found.copies) == pytest.approx((cost(name).words, cost(name).copies))
 

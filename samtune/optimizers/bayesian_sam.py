@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Gradients, accumulate_, alike, drawn
+from samtune.optimizers.tensors import Gradients, accumulate_, alike, shaped
 from samtune.optimizers.variant import Variant, knob
 
 
@@ -181,7 +181,7 @@ class BayesianSAM(Variant):
                 dtype=like.dtype,
                 device=like.device,
             )
-            n = drawn(flat, group)
+            n = [t for t in shaped(flat, group) if t is not None]
             torch._foreach_div_(n, group)
             eps |= zip(map(id, group), n, strict=True)
         return [None if t is None else eps[id(t)] for t in roots]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Ascent, Gradients, alike, along, drawn
+from samtune.optimizers.tensors import Ascent, Gradients, alike, along, shaped
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import knob
 
@@ -103,4 +103,5 @@ class ESAM(TwoPass):
             draws = torch.empty(size, dtype=group[0].dtype, device=group[0].device)
             # bernoulli_ takes three times as long on the CPU.
             draws.uniform_(generator=self.generator(draws.device)).lt_(self.beta)
-            torch._foreach_mul_(group, drawn(draws, group))
+            masks = [m for m in shaped(draws, group) if m is not None]
+            torch._foreach_mul_(group, masks)

@@ -23,6 +23,9 @@ from samtune.optimizers.tensors import (
 from samtune.optimizers.two_pass import Sharpened
 from samtune.optimizers.variant import knob
 
+_SUMS = ("square", "share", "rest")
+"""What the length of g_v follows from: ||g||^2, <g, h> / ||g||^2, and ||g_v||^2."""
+
 
 @dataclass(eq=False, kw_only=True)
 class LookSAM(Sharpened):
@@ -84,9 +87,11 @@ class LookSAM(Sharpened):
                 return oracle.grad(self.parameters)
         if "v" not in self.state:
             return g
-        if "square" in self.state:
+        if "rest" in self.state:
             # Not in the refresh, which has the most launches of all steps.
-            self.state["length"] = self.state.pop("square").sqrt()
+            self.state["length"] = self._length()
+            for name in _SUMS:
+                del self.state[name]
         share = self.alpha if isinstance(self.alpha, float) else 1.0
         return plus(g, self.state["v"], share * global_norm(g) / self.state["length"])
 
@@ -100,8 +105,7 @@ class LookSAM(Sharpened):
         return g, square.rsqrt() * self.radius
 
     def _refresh(self, oracle: GradientOracle) -> Gradients:
-        """h; leaves g_v, and the square of the length that it stands for at alpha = 1, which is
-        ||g_v||, or ||g|| for auto."""
+        """h; leaves g_v and the sums that its length follows from."""
         g = oracle.grad(self.parameters)
         like = [None if d is None else p for p, d in zip(self.parameters, g, strict=True)]
         clean = flat([d for d in g if d is not None], like)
@@ -112,17 +116,23 @@ class LookSAM(Sharpened):
             h = oracle.grad(self.parameters)
         v = flat(paired(h, like)[0], like)
         # In one kind of sum, which makes v exactly 0 where h is g.
-        along_g = dot(clean, v)
-        share = along_g / square
+        share = dot(clean, v) / square
         v.addcmul_(clean, share, value=-1)
-        # ||g_v||^2 above its rounding, which is all that is left where h is parallel to g.
-        rest = torch.addcmul(dot(v, v), share, along_g, value=-(_noise(v.dtype) ** 2))
-        if self.alpha == "auto":
-            rest = square.masked_fill(rest <= 0, torch.inf)
-        else:
-            rest = torch.threshold(rest, 0.0, torch.inf)
-        self.state |= {"v": shaped(v, like), "square": rest}
+        self.state |= {"square": square, "share": share, "rest": dot(v, v)}
+        self.state["v"] = shaped(v, like)
         return h
+
+    def _length(self) -> Tensor:
+        """That which g_v stands for at alpha = 1: ||g_v||, or ||g|| for auto."""
+        sums: list[Tensor] = [self.state[name] for name in _SUMS]
+        square, share, rest = sums
+        # ||g_v||^2 above its rounding, which is all that is left where h is parallel to g.
+        above = torch.addcmul(rest, share * share, square, value=-(_noise(rest.dtype) ** 2))
+        if self.alpha == "auto":
+            above = square.masked_fill(above <= 0, torch.inf)
+        else:
+            above = torch.threshold(above, 0.0, torch.inf)
+        return above.sqrt()
 
 
 @dataclass(eq=False, kw_only=True)
@@ -158,13 +168,13 @@ class LookLayerSAM(LookSAM):
         dtype = reduce(torch.promote_types, (t.dtype for t in both), torch.float32)
         norms = torch._foreach_norm(both, 2, dtype=dtype)
         of_weights, of_g = norms[: len(pairs)], norms[len(pairs) :]
+        raised = {} if square is None else {square: TAU**2}
         whole = square if self.params == "all" else None
         if self.layer_rule == "global" and whole is None:
-            whole = torch.linalg.vector_norm(torch.stack(of_g)).square()
-        squares = list({s for s in (square, whole) if s is not None})
-        torch._foreach_add_([*of_g, *squares], [TAU] * len(of_g) + [TAU**2] * len(squares))
-        if self.layer_rule == "global" and whole is not None:
-            torch._foreach_mul_(of_g, whole.sqrt())
+            raised[length := torch.linalg.vector_norm(torch.stack(of_g))] = TAU
+        torch._foreach_add_([*of_g, *raised], [TAU] * len(of_g) + [*raised.values()])
+        if self.layer_rule == "global":
+            torch._foreach_mul_(of_g, length if whole is None else whole.sqrt())
         torch._foreach_div_(of_weights, of_g)
         shares = iter(of_weights)
         return g, (self.radius, [None if d is None else next(shares) for d in g])

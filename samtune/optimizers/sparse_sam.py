@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.pairs import norm
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Ascent, Gradients
+from samtune.optimizers.tensors import Ascent, Gradients, flat, global_norm, over, shaped
 from samtune.optimizers.variant import knob
 
 
@@ -74,27 +75,30 @@ class SparseSAM(SAM):
     )
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
-        masks = self._masks(g, oracle) if self.sparsity else None
-        g, factor = super().ascent(g, oracle)
-        if masks is not None:
-            pairs = [
-                (e, m) for e, m in zip(g, masks, strict=True) if e is not None and m is not None
-            ]
-            torch._foreach_mul_([e for e, _ in pairs], [m for _, m in pairs])
+        if not self.sparsity:
+            return super().ascent(g, oracle)
+        masks, length = self._masks(g, oracle)
+        factor = over(self.radius, global_norm(g) if length is None else length)
+        pairs = [(e, m) for e, m in zip(g, masks, strict=True) if e is not None and m is not None]
+        torch._foreach_mul_([e for e, _ in pairs], [m for _, m in pairs])
         return g, factor
 
-    def _masks(self, g: Gradients, oracle: GradientOracle) -> Gradients:
-        """M as zeros and ones, a tensor for each of g; None, all ones, where g had none first."""
+    def _masks(self, g: Gradients, oracle: GradientOracle) -> tuple[Gradients, Tensor | None]:
+        """M as zeros and ones, a tensor for each of g; None, all ones, where g had none first.
+        And ||g||, where an update came by it."""
         age = self.state.get("age", 0)
         self.state["age"] = age + 1
         masks: Gradients | None = self.state.get("mask")
         due = masks is None or age % self.update_freq == 0
+        length = None
         if due and self.mask == "fisher":
             masks = self._of_fisher(g, oracle)
-        elif masks is None or (due and self.drop_rate):
-            masks = self._updated(g, masks, age)
+        elif masks is None:
+            masks = self._at_random(g, age)
+        elif due and self.drop_rate:
+            masks, length = self._updated(g, masks, age)
         self.state["mask"] = masks
-        return masks
+        return masks, length
 
     def _of_fisher(self, g: Gradients, oracle: GradientOracle) -> Gradients:
         places = [i for i, d in enumerate(g) if d is not None]
@@ -102,42 +106,47 @@ class SparseSAM(SAM):
         like = [None if d is None else torch.zeros_like(d) for d in g]
         for i, f in zip(places, squares, strict=True):
             like[i] = like[i] if f is None else f
-        dense = [d for d in like if d is not None]
-        information = _flat(dense, dense[0].device)
+        information = flat([d for d in like if d is not None], like)
         live = len(information) - math.ceil(len(information) * self.sparsity)
-        return _ones_at(information.topk(live).indices, like, dense[0].device)
+        return _ones_at(information.topk(live).indices, like)
 
-    def _updated(self, g: Gradients, masks: Gradients | None, age: int) -> Gradients:
-        like = [
-            None if d is None or (masks is not None and masks[i] is None) else d
-            for i, d in enumerate(g)
-        ]
+    def _at_random(self, g: Gradients, age: int) -> Gradients:
+        random = self._random(g, age)
+        live = len(random) - math.ceil(len(random) * self.sparsity)
+        return _ones_at(random.topk(live).indices, g)
+
+    def _updated(
+        self, g: Gradients, masks: Gradients, age: int
+    ) -> tuple[Gradients, Tensor | None]:
+        pairs = [(d, m) for d, m in zip(g, masks, strict=True) if d is not None and m is not None]
+        like = [None if m is None else d for d, m in zip(g, masks, strict=True)]
+        row = flat([m for _, m in pairs], like)
+        live = len(row) - math.ceil(len(row) * self.sparsity)
+        rate = self.drop_rate * (1 + math.cos(math.pi * self.progress)) / 2
+        replaced = min(int(live * rate), len(row) - live)
+        size = flat([d for d, _ in pairs], like)
+        # Fewer launches than one by tensors, and an update has many.
+        length = norm(size) if len(pairs) == sum(d is not None for d in g) else None
+        # A dead weight's is then inf, or NaN, which is the largest of all to topk.
+        size.abs_().div_(row)
+        dropped = size.topk(replaced, largest=False).indices
+        del size
+        # Those of live weights are then below 0.
+        grown = self._random(like, age).sub_(row).topk(replaced).indices
+        row[dropped] = 0
+        row[grown] = 1
+        return shaped(row, like), length
+
+    def _random(self, like: Gradients, age: int) -> Tensor:
+        """Of [0, 1) for each element, the same for equal `age`."""
         dense = [d for d in like if d is not None]
-        total = sum(d.numel() for d in dense)
-        live = total - math.ceil(total * self.sparsity)
         device = dense[0].device
-        random = torch.rand(total, generator=self.generator(device, "mask", age), device=device)
-        if masks is None:
-            chosen = random.topk(live).indices
-        else:
-            was = _flat([m for m, d in zip(masks, like, strict=True) if m is not None], device) > 0
-            rate = self.drop_rate * (1 + math.cos(math.pi * self.progress)) / 2
-            replaced = min(int(live * rate), total - live)
-            size = _flat(dense, device).abs()
-            kept = size.masked_fill(~was, -1).topk(live - replaced).indices
-            grown = random.masked_fill(was, -1).topk(replaced).indices
-            chosen = torch.cat([kept, grown])
-        return _ones_at(chosen, like, device)
+        generator = self.generator(device, "mask", age)
+        return torch.rand(sum(d.numel() for d in dense), generator=generator, device=device)
 
 
-def _ones_at(chosen: Tensor, like: Gradients, device: torch.device) -> Gradients:
+def _ones_at(chosen: Tensor, like: Gradients) -> Gradients:
     """Zeros in the shapes of `like`, with ones at these places of all elements in a row."""
-    sizes = [d.numel() for d in like if d is not None]
-    flat = torch.zeros(sum(sizes), device=device)
-    flat[chosen] = 1
-    parts = iter(torch.split(flat, sizes))
-    return [None if d is None else next(parts).view_as(d).to(d) for d in like]
-
-
-def _flat(tensors: list[Tensor], device: torch.device) -> Tensor:
-    return torch.cat([t.flatten().to(device) for t in tensors])
+    row = torch.zeros(sum(d.numel() for d in like if d is not None), device=chosen.device)
+    row[chosen] = 1
+    return shaped(row, like)

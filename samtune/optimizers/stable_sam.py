@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import TAU, Gradients, global_norm, over, scale_
+from samtune.optimizers.tensors import TAU, Gradients, global_norm, norms_with_part, over, scale_
 
 
 @dataclass(eq=False, kw_only=True)
@@ -21,9 +21,11 @@ class StableSAM(SAM):
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         g = oracle.grad(self.parameters)
-        length = global_norm(g)
         steep = self.masked(g, oracle)
-        whole = length if steep is g else global_norm(steep)
-        with self.perturbed(steep, over(self.radius, whole)):
+        if steep is g:
+            length = perturbed = global_norm(g)
+        else:
+            length, perturbed = norms_with_part(g, steep)
+        with self.perturbed(steep, over(self.radius, perturbed)):
             h = oracle.grad(self.parameters)
         return scale_(h, length / global_norm(h).clamp_min(TAU))

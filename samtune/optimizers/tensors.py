@@ -45,6 +45,23 @@ def global_norm(tensors: Sequence[Tensor | None]) -> Tensor:
     return total
 
 
+def norms_with_part(whole: Gradients, part: Gradients) -> tuple[Tensor, Tensor]:
+    """||whole||, as `global_norm` has it, and ||part||, whose tensors are some of the whole's: two
+    launches more than one norm."""
+    pieces = {id(t): parts(t) for t in whole if t is not None}
+    norms: dict[int, Tensor] = {}
+    for group in alike(p for own in pieces.values() for p in own):
+        dtype = _at_least_float32(group[0].dtype)
+        norms |= zip(map(id, group), torch._foreach_norm(group, 2, dtype=dtype), strict=True)
+    if not norms:
+        return torch.zeros(()), torch.zeros(())
+    home = next(iter(norms.values())).device
+    of_part = [norms[id(p)] for t in part if t is not None for p in pieces[id(t)]]
+    both = torch.stack([n.to(home) for n in (*norms.values(), *of_part)])
+    first, second = torch.split(both, [len(norms), len(of_part)])
+    return torch.linalg.vector_norm(first), torch.linalg.vector_norm(second)
+
+
 _FUSED_ON_CPU = (torch.float32, torch.float64)
 # Not in half precision, where addcmul would round the factor to three digits.
 
@@ -163,13 +180,6 @@ def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
     return [None if t is None else _from_row(next(parts), t) for t in like]
 
 
-def drawn(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Random elements in the shapes of `like`, the same in any layout of these: a copy each where
-    it is not contiguous."""
-    rows = torch.split(vector, [t.numel() for t in like])
-    return [_laid_out(row.view_as(t).to(t), t) for row, t in zip(rows, like, strict=True)]
-
-
 def _row(t: Tensor, like: Tensor) -> Tensor:
     if not _dense(like):
         return t.reshape(-1)
@@ -180,7 +190,7 @@ def _row(t: Tensor, like: Tensor) -> Tensor:
 
 def _from_row(row: Tensor, like: Tensor) -> Tensor:
     if not _dense(like):
-        return drawn(row, [like])[0]
+        return _laid_out(row.view_as(like).to(like), like)
     return row.as_strided(like.shape, like.stride(), row.storage_offset()).to(like)
 
 
