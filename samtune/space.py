@@ -264,7 +264,9 @@ class _Builder:
             problems += [(self.at("trainable").mark, message) for message in error.messages]
             return None
         if base is not None and declared.bases and base not in declared.bases:
-            hint = nearest(base, declared.bases, "it has")
+            from samtune.optimizers import why_no_base
+
+            hint = why_no_base(base, declared.bases) or nearest(base, declared.bases, "it has")
             message = f"{declared.name} has no base {quoted(base)}; {hint}"
             problems.append((self.at("base").mark, message))
             # With the base unknown, so are its knobs: no follow-up errors about those.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import problems
 import pytest
@@ -17,7 +18,17 @@ from problems import (
 )
 from torch import nn
 
-from samtune.optimizers import ASAM, BASES, SAM, SGD, VARIANTS, AdamW, KnobError, LookSAM
+from samtune.optimizers import (
+    ASAM,
+    BASES,
+    SAM,
+    SGD,
+    VARIANTS,
+    AdamW,
+    KnobError,
+    LookSAM,
+    why_no_base,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +56,20 @@ def test_no_dead_knob(name, knob_name):
     assert not torch.equal(*ends)
 
 
+OTHERS = {
+    "rprop.eta_plus": 1.5,
+    "rprop.step_min": 0.02,
+    "rprop.step_max": 5e-3,
+    "adafactor.clip_rms": 2.0,
+}
+"""What half of the default would not do: it is impossible, or a bound that is not met so soon."""
+
+
 @pytest.mark.parametrize(("base", "knob_name"), [(b, k) for b in BASES for k in BASES[b].knobs])
 def test_no_dead_base_knob(base, knob_name):
     about = BASES[base].knobs[knob_name]
     other = not about.default if about.kind is bool else about.default * 0.5 or 0.01
+    other = OTHERS.get(f"{base}.{knob_name}", other)
     ends = []
     for knobs in ({}, {knob_name: other}):
         model = seeded(norm_net)
@@ -111,6 +132,65 @@ def test_impossible_bases():
         SAM(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="base optimizer of SAM has no parameters"):
         SAM(torch.optim.SGD([{"params": []}], lr=0.1))
+    with pytest.raises(
+        TypeError, match=r"^LBFGS evaluates the loss .*: SAM\(torch\.optim\.Adam\("
+    ):
+        SAM(torch.optim.LBFGS([torch.ones(1)]))
+    with pytest.raises(TypeError, match=r"^SparseAdam takes sparse gradients only, .* is Adam"):
+        ASAM(torch.optim.SparseAdam([torch.ones(1)]))
+
+
+def test_why_a_base_of_torch_cannot_be_named():
+    """Every optimizer of torch is a base, or has a sentence."""
+    kinds = {n for n in torch.optim.__all__ if isinstance(getattr(torch.optim, n), type)}
+    for kind in kinds - {"Optimizer"}:
+        word = kind.lower()
+        why = why_no_base(word, list(BASES))
+        assert (word in BASES) == (not why), kind
+    assert why_no_base("LBFGS", list(BASES)).endswith("; write `base: adam`")
+    assert why_no_base("muon", ["sgd"]).endswith("convolutions as well; write `base: sgd`")
+    assert why_no_base("momentum", list(BASES)) == ""
+
+
+def test_muon_over_matrices_is_a_base():
+    model = seeded(lambda: nn.Sequential(nn.Linear(6, 8, bias=False), nn.Linear(8, 3, bias=False)))
+    before = problems.weights(model)
+    variant = SAM(torch.optim.Muon(model.parameters(), lr=1e-2), rho=0.1)
+    train(variant, model, batches(2))
+    resumed = SAM(torch.optim.Muon(model.parameters(), lr=1e-2), rho=0.1)
+    resumed.load_state_dict(variant.state_dict())
+    train(resumed, model, batches(1))
+    assert problems.weights(model).isfinite().all()
+    assert not torch.equal(problems.weights(model), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "theirs"),
+    [
+        (
+            "asgd",
+            {"lr": 0.1, "lambd": 0.01, "power": 0.6, "weight_decay": 0.01},
+            lambda p: torch.optim.ASGD(p, 0.1, 0.01, 0.6, weight_decay=0.01, foreach=True),
+        ),
+        (
+            "rprop",
+            {"lr": 0.01, "eta_minus": 0.4, "eta_plus": 1.5, "step_min": 0.005, "step_max": 0.015},
+            lambda p: torch.optim.Rprop(p, 0.01, (0.4, 1.5), (0.005, 0.015), foreach=True),
+        ),
+        (
+            "adafactor",
+            {"lr": 0.1, "power": 0.6, "eps": 0.01, "clip_rms": 1.5, "weight_decay": 0.01},
+            lambda p: torch.optim.Adafactor(p, 0.1, -0.6, (None, 0.01), 1.5, 0.01, foreach=True),
+        ),
+    ],
+)
+def test_knobs_by_other_names_are_torchs(name, knobs, theirs):
+    ends = []
+    for build in (lambda p, n=name, k=knobs: BASES[n].build(p, **k), theirs):
+        model = seeded(norm_net)
+        train(SAM(build(model.parameters())), model, batches(6))
+        ends.append(problems.weights(model))
+    assert torch.equal(*ends)
 
 
 def test_knobs_describe_themselves():
@@ -124,7 +204,9 @@ def test_knobs_describe_themselves():
             assert about.name == name and about.doc and about.source
             assert about.check(about.default) == about.default
             if about.kind is float:
-                assert isinstance(about.check(0 if (about.low or 0) <= 0 else 1), float)
+                whole = math.ceil(about.low or 0)
+                if about.high is None or whole <= about.high:
+                    assert isinstance(about.check(whole), float)
                 assert about.safe[0] <= about.default <= about.safe[1]
     own, shared = ["rho", "eta", "normalize_bias"], ["params", "rho_schedule", "rho_min", "clip"]
     assert list(ASAM.knobs()) == [*own, "interval", "m", *shared]

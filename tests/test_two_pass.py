@@ -165,6 +165,7 @@ def test_resume_is_bitwise_at_every_cut(name, knobs, base):
     def fresh():
         net = seeded(norm_net)
         settings = {"lr": 0.01, "weight_decay": 1e-2}
+        settings = {name: settings[name] for name in BASES[base].knobs.keys() & settings}
         return net, VARIANTS[name](BASES[base].build(net.parameters(), **settings), **knobs)
 
     whole, variant = fresh()

@@ -41,6 +41,7 @@ from samtune.optimizers import (
     UnifiedSAM,
     Variant,
     VaSSO,
+    why_no_base,
 )
 from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value
@@ -76,9 +77,10 @@ class Vision:
         if not self.bases:
             return self.variant_class.knobs()
         if base not in self.bases:
+            why = why_no_base(base, self.bases)
+            known = f"{nearest(base, self.bases)} (it has: {', '.join(self.bases)})"
             raise KnobError(
-                f"{self.variant} has no base optimizer {base!r}{nearest(base, self.bases)} "
-                f"(it has: {', '.join(self.bases)})"
+                f"{self.variant} has no base optimizer {base!r}{f': {why}' if why else known}"
             )
         return {**self.variant_class.knobs(), **BASES[base].knobs}
 

@@ -10,7 +10,7 @@
 from samtune.optimizers.adamw import AdamW
 from samtune.optimizers.ae_sam import AESAM
 from samtune.optimizers.asam import ASAM
-from samtune.optimizers.base import BASES, BaseOptimizer
+from samtune.optimizers.base import BASES, BaseOptimizer, why_no_base
 from samtune.optimizers.bayesian_sam import BayesianSAM
 from samtune.optimizers.cr_sam import CRSAM
 from samtune.optimizers.esam import ESAM
@@ -96,4 +96,5 @@ __all__ = [
     "VaSSO",
     "Variant",
     "knob",
+    "why_no_base",
 ]

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from samtune.optimizers import BASES, VARIANTS, Knob, Variant
+from samtune.optimizers.base import NOT_BASES
 
 
 class About(NamedTuple):
@@ -142,10 +143,24 @@ _NOT_HERE = """
   the device, once a step, to learn how many of the chosen samples are whose.
 - Forms that need gradients of single samples, `fisher: sample` and `mask: fisher`, make a pass for
   each, in which BatchNorm sees that sample alone (and BatchNorm1d refuses to).
+- Random masks and noise follow the order of the elements in memory, and so cost weights in
+  channels_last no copy: one seed draws other ones there than in contiguous weights.
+- Sparse SAM's copies are those of an ordinary step; one that updates the mask has 4 and the places
+  of the weights that it replaces, for a moment.
 
 ## Base optimizers
 
 A space names one with `base:`; these knobs come with it.
+"""
+
+_OF_BASES = """
+Rprop keeps a step for each weight, of which `lr` is the first: later values of a schedule do not
+reach it. ASGD takes the learning rate of the step before, and keeps a mean of the weights in its
+state, which nothing here evaluates. Adafactor waits for the device twice a tensor in each step, in
+torch's code.
+
+Code may give a variant any other optimizer of `torch.optim`, Muon over matrices among them. These
+a space cannot name:
 """
 
 
@@ -168,6 +183,11 @@ def document() -> str:
             *(f"- {line}" for line in shared),
             _NOT_HERE.rstrip() + "\n",
             *(_base(name) for name in BASES),
+            _OF_BASES,
+            *(
+                f"- `{name}`: {why}; the nearest is `{instead}`."
+                for name, (why, instead) in NOT_BASES.items()
+            ),
             "",
         ]
     )

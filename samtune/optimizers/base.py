@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from samtune.optimizers.variant import Knob, KnobError, Scale, Value, Variant, reject_unknown
+from samtune.optimizers.variant import (
+    NEVER_BASES,
+    Knob,
+    KnobError,
+    Scale,
+    Value,
+    Variant,
+    reject_unknown,
+)
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -93,7 +101,35 @@ def _with_betas(make: Callable[..., torch.optim.Optimizer]) -> Callable[..., Any
     return made
 
 
+def _asgd(parameters: Any, *, power: float, **settings: Any) -> torch.optim.ASGD:
+    # On CUDA its other form waits for the device once a tensor; that on the CPU has no other.
+    flat = [p for g in parameters for p in (g["params"] if isinstance(g, dict) else [g])]
+    on_device = all(p.device.type == "cuda" for p in flat)
+    return torch.optim.ASGD(parameters, alpha=power, capturable=on_device, **settings)
+
+
+def _rprop(
+    parameters: Any,
+    *,
+    eta_minus: float,
+    eta_plus: float,
+    step_min: float,
+    step_max: float,
+    **settings: Any,
+) -> torch.optim.Rprop:
+    etas, step_sizes = (eta_minus, eta_plus), (step_min, step_max)
+    return torch.optim.Rprop(parameters, etas=etas, step_sizes=step_sizes, **settings)
+
+
+def _adafactor(
+    parameters: Any, *, power: float, eps: float, clip_rms: float, **settings: Any
+) -> torch.optim.Adafactor:
+    settings |= {"beta2_decay": -power, "eps": (None, eps), "d": clip_rms}
+    return torch.optim.Adafactor(parameters, **settings)
+
+
 _BELOW_ONE = math.nextafter(1.0, 0.0)
+_ABOVE_ONE = math.nextafter(1.0, 2.0)
 
 
 def _number(
@@ -104,8 +140,9 @@ def _number(
     doc: str,
     source: str,
     high: float | None = None,
+    low: float = 0.0,
 ) -> Knob:
-    return Knob(name, float, default, doc, source, 0.0, high, safe, scale)
+    return Knob(name, float, default, doc, source, low, high, safe, scale)
 
 
 _NESTEROV = Knob(
@@ -197,6 +234,67 @@ _ADAGRAD_KNOBS = (
     _DECAY,
 )
 
+_ASGD_KNOBS = (
+    _number("lr", 1e-2, (1e-4, 1.0), "log", "first learning rate", "torch: 1e-2"),
+    _number("lambd", 1e-4, (1e-6, 1e-1), "log", "decay of the weights and of lr", "torch: 1e-4"),
+    _number(
+        "power", 0.75, (0.5, 1.0), "linear", "lr / (1 + lambd lr t)^power", "torch's alpha: 0.75"
+    ),
+    _DECAY,
+)
+
+_RPROP_KNOBS = (
+    _number(
+        "lr",
+        1e-2,
+        (1e-5, 1e-1),
+        "log",
+        "first step of each weight; no schedule acts on it later",
+        "torch: 1e-2",
+    ),
+    _number(
+        "eta_minus",
+        0.5,
+        (0.2, 0.9),
+        "linear",
+        "factor where the sign changed",
+        "torch's etas: 0.5",
+        _BELOW_ONE,
+        1e-6,
+    ),
+    _number(
+        "eta_plus",
+        1.2,
+        (1.01, 2.0),
+        "linear",
+        "factor where it did not",
+        "torch's etas: 1.2",
+        None,
+        _ABOVE_ONE,
+    ),
+    _number("step_min", 1e-6, (1e-9, 1e-3), "log", "smallest step", "torch's step_sizes: 1e-6"),
+    _number("step_max", 50.0, (1e-2, 50.0), "log", "largest step", "torch's step_sizes: 50"),
+)
+
+_ADAFACTOR_KNOBS = (
+    _number(
+        "lr",
+        1e-2,
+        (1e-4, 1.0),
+        "log",
+        "bound of the relative step, which is 1 / sqrt(t) at most",
+        "torch: 1e-2",
+    ),
+    _number(
+        "power", 0.8, (0.5, 1.0), "linear", "beta2 = 1 - t^-power", "torch's beta2_decay: -0.8"
+    ),
+    _number("eps", 1e-3, (1e-6, 1e-2), "log", "least scale of a tensor", "torch's second: 1e-3"),
+    _number(
+        "clip_rms", 1.0, (1.0, 10.0), "linear", "largest RMS of a step", "torch's d: 1", None, 1.0
+    ),
+    _number("weight_decay", 0.0, (0.0, 1e-2), "log", "decoupled decay", "torch: 0"),
+)
+
 
 def _base(
     name: str,
@@ -223,8 +321,28 @@ BASES: dict[str, BaseOptimizer] = {
             "adadelta", _with_beta2(torch.optim.Adadelta, "rho"), _ADADELTA_KNOBS, has_fused=False
         ),
         _base("adagrad", torch.optim.Adagrad, _ADAGRAD_KNOBS, has_fused=False),
+        _base("asgd", _asgd, _ASGD_KNOBS, has_fused=False),
+        _base("rprop", _rprop, _RPROP_KNOBS, has_fused=False),
+        _base("adafactor", _adafactor, _ADAFACTOR_KNOBS, has_fused=False),
     )
 }
 """Those that a space may name: `base: rmsprop`. Code may give a variant any `torch.optim` one."""
+
+NOT_BASES: dict[str, tuple[str, str]] = {
+    "muon": (
+        "Muon takes matrices only, and a network has biases and convolutions as well",
+        "adamw",
+    ),
+    **{kind.__name__.lower(): (why, "adam") for kind, why in NEVER_BASES.items()},
+}
+"""Optimizers of torch that a space cannot name: why, and the nearest that it can."""
+
+
+def why_no_base(word: str, bases: Sequence[str]) -> str:
+    """Why this optimizer of torch is none of `bases`, and which of them to write; empty where the
+    word is not of those."""
+    why, instead = NOT_BASES.get(word.lower().replace("_", ""), ("", ""))
+    return why and f"{why}; write `base: {instead if instead in bases else bases[0]}`"
+
 
 Variant.bases = tuple(BASES)

@@ -25,6 +25,14 @@ Value = float | int | str | bool
 Scale = Literal["log", "linear"]
 
 
+NEVER_BASES: dict[type[torch.optim.Optimizer], str] = {
+    torch.optim.LBFGS: "LBFGS evaluates the loss several times in a step of its own, where a "
+    "variant hands its base one gradient",
+    torch.optim.SparseAdam: "SparseAdam takes sparse gradients only, and a variant's are dense",
+}
+"""Optimizers of torch that no variant can have as its base, and why. The nearest is Adam."""
+
+
 class KnobError(ValueError):
     """A knob that does not exist, or a value that it cannot have."""
 
@@ -192,6 +200,12 @@ class Variant(ABC):
                 f"not {type(self.base).__name__}: "
                 f"{me}(torch.optim.{example}(model.parameters(), lr=...))"
             )
+        for never, why in NEVER_BASES.items():
+            if isinstance(self.base, never):
+                raise TypeError(
+                    f"{why}; the nearest base is Adam: "
+                    f"{type(self).__name__}(torch.optim.Adam(model.parameters(), lr=...))"
+                )
         if not self.parameters:
             raise ValueError(f"the base optimizer of {type(self).__name__} has no parameters")
         for name, knob in self.knobs().items():
