@@ -88,7 +88,7 @@ class LookSAM(Sharpened):
         if "v" not in self.state:
             return g
         if "rest" in self.state:
-            # Not in the refresh, which has the most launches of all steps.
+            # Not in the refresh, which has many launches already.
             self.state["length"] = self._length()
             for name in _SUMS:
                 del self.state[name]

@@ -46,8 +46,8 @@ def global_norm(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def norms_with_part(whole: Gradients, part: Gradients) -> tuple[Tensor, Tensor]:
-    """||whole||, as `global_norm` has it, and ||part||, whose tensors are some of the whole's: two
-    launches more than one norm."""
+    """||whole||, as `global_norm` has it, and ||part||, whose tensors are some of the whole's: one
+    launch more than one norm."""
     pieces = {id(t): parts(t) for t in whole if t is not None}
     norms: dict[int, Tensor] = {}
     for group in alike(p for own in pieces.values() for p in own):
