@@ -18,15 +18,14 @@ from trainables.augment import (
     Augment,
     Normaliser,
     Staging,
-    crop_starts,
-    cut_starts,
+    cut_lines,
     cutout_,
     draw_boxes,
-    padded_crop,
+    padded_crops,
     randaugment,
     resized_crop,
 )
-from trainables.split import Selection
+from trainables.split import Batch, Selection
 from trainables.targets import Mixer, cross_entropy, hits
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 24, 40)]
@@ -49,27 +48,47 @@ def whole(draw: torch.Generator, below: int, count: int) -> Tensor:
 # Each operation against what one would write for a single image.
 
 
+@pytest.mark.parametrize("at_once", [16, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_crop_is_a_slice_of_the_padded_image(
-    shape: tuple[int, int, int], draw: torch.Generator
+    shape: tuple[int, int, int],
+    at_once: int,
+    draw: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, height, width = shape
     top, left = height // 8, width // 8
-    staging = Staging(torch.Size((40, *shape)), torch.device("cpu"))
-    for count in (12, 5, 40):
-        images = pictures(draw, count, shape)
-        dy, dx = whole(draw, 2 * top + 1, count), whole(draw, 2 * left + 1, count)
-        flip = whole(draw, 2, count)
-        starts = crop_starts(torch.arange(count), dy, dx, flip, images.shape)
-        found = padded_crop(images, starts, staging)
-        for i in range(count):
-            image = images[i].flip(-1) if flip[i] else images[i]
-            padded = F.pad(image, (left, left, top, top))
-            expected = padded[:, dy[i] : dy[i] + height, dx[i] : dx[i] + width]
-            assert torch.equal(found[i], expected)
+    monkeypatch.setattr("trainables.augment._VALUES_AT_A_TIME", at_once * math.prod(shape))
+    staging = Staging(torch.Size((16, *shape)), torch.device("cpu"))
+    store = pictures(draw, 9, shape)
+    # What is before the first image and behind the last is not to be read.
+    stores = {
+        "whole": store,
+        "between others": torch.cat([store, store, store])[9:18],
+        "channels last": store.contiguous(memory_format=torch.channels_last),
+        "one image": store[:1],
+    }
+    for name, images in stores.items():
+        middle = 1 + whole(draw, 7, 16) if len(images) > 1 else torch.zeros(16, dtype=torch.long)
+        ends = torch.tensor([0, len(images) - 1]).repeat(8)
+        for rows in (middle, ends, ends[:5]):
+            count = len(rows)
+            dy, dx = whole(draw, 2 * top + 1, count), whole(draw, 2 * left + 1, count)
+            dy[:4], dx[:4] = torch.tensor([0, 2 * top] * 2), torch.tensor([0, 0, 2 * left, left])
+            flip = whole(draw, 2, count)
+            batches: tuple[Batch, ...] = Selection(images, rows), images[rows]
+            for batch in batches:
+                parts = padded_crops(batch, dy, dx, flip, staging)
+                found = torch.cat([part.clone() for part in parts])
+                assert len(found) == count
+                for i, row in enumerate(rows):
+                    image = images[row].flip(-1) if flip[i] else images[row]
+                    padded = F.pad(image, (left, left, top, top))
+                    expected = padded[:, dy[i] : dy[i] + height, dx[i] : dx[i] + width]
+                    assert torch.equal(found[i], expected), name
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 24, 5), (1, 5, 24)])
 def test_cutout_blanks_a_square_that_may_reach_over_the_border(
     shape: tuple[int, int, int], draw: torch.Generator
 ) -> None:
@@ -78,12 +97,12 @@ def test_cutout_blanks_a_square_that_may_reach_over_the_border(
     y, x = whole(draw, height, 20), whole(draw, width, 20)
     y[:4], x[:4] = torch.tensor([0, 0, height - 1, height - 1]), torch.tensor([0, width - 1] * 2)
     staging = Staging(images.shape, images.device)
-    found = cutout_(images.clone(), cut_starts(y, x, images.shape), staging)
+    found = cutout_(images.clone(), *cut_lines(y, x, staging), staging)
     half = height // 4
     for i in range(20):
         expected = images[i].clone()
-        rows = slice(max(0, int(y[i]) - half), int(y[i]) + half)
-        columns = slice(max(0, int(x[i]) - half), int(x[i]) + half)
+        rows = slice(max(0, int(y[i]) - half), int(y[i]) - half + height // 2)
+        columns = slice(max(0, int(x[i]) - half), max(0, int(x[i]) - half + height // 2))
         expected[:, rows, columns] = 0
         assert torch.equal(found[i], expected)
 
@@ -213,8 +232,10 @@ def test_blank_squares_are_drawn_evenly() -> None:
     generator = augment._generator
     y, x = (torch.randint(32, (8000,), generator=generator) for _ in range(2))
     staging = Staging(torch.Size((200, 1, 32, 32)), y.device)
-    parts = cut_starts(y, x, torch.Size((8000, 1, 32, 32))).split(200)
-    found = torch.cat([cutout_(torch.ones(200, 1, 32, 32), part, staging) for part in parts])
+    parts = zip(*(torch.split(lines, 200) for lines in cut_lines(y, x, staging)), strict=True)
+    found = torch.cat(
+        [cutout_(torch.ones(200, 1, 32, 32), rows, columns, staging) for rows, columns in parts]
+    )
     assert chances(y, 32) < 2
     # A pixel is hit by as many of the 32 x 32 centres as lie within 8 of it.
     reach = [min(32, i + 8 + 1) - max(0, i - 7) for i in range(32)]

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.split import Batch
+from trainables.split import Batch, stored
 
 KINDS = ("none", "standard", "cutout", "randaugment", "imagenet")
+_CROPPED = ("standard", "cutout", "randaugment")
 
 OPERATIONS = (
     *("identity", "autocontrast", "brightness", "contrast", "color", "sharpness"),
@@ -26,7 +28,7 @@ OPERATIONS = (
 _MAGNITUDE = 9 / 30
 _LUMA = (0.299, 0.587, 0.114)
 # On a CPU, of the values of a batch: what stands between two of its passes is then still cached.
-_VALUES_AT_A_TIME = 3 * 2**17
+_VALUES_AT_A_TIME = 3 * 2**18
 
 
 class Normaliser:
@@ -71,7 +73,7 @@ class Augment:
         self.memory_format = memory_format
         self._generator = torch.Generator(normalise.mean.device)
         self._out: Tensor | None = None
-        self._staging: Staging | None = None
+        self._staging: Staging
         self._rows = slice(None)
 
     def start(self, epoch: int) -> None:
@@ -89,63 +91,53 @@ class Augment:
         they would be within it.
         """
         self._rows = rows
-        drawn = self._draw(images.shape, images.shape[0] if count is None else count)
-        size = _at_a_time(images.shape, images.device)
-        if self._out is None or self._out.shape[0] < images.shape[0]:
-            self._out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-            self._out = self._out.contiguous(memory_format=self.memory_format)
-            if self.kind in {"standard", "cutout", "randaugment"}:
-                self._staging = Staging(images.shape, images.device)
-        out = self._out[: images.shape[0]]
-        parts = zip(*(each.split(size) for each in (images, out, *drawn)), strict=True)
+        shape, device = images.shape, images.device
+        if self._out is None or self._out.shape[0] < shape[0]:
+            out = torch.empty(shape, dtype=torch.float32, device=device)
+            self._out = out.contiguous(memory_format=self.memory_format)
+            if self.kind in _CROPPED:
+                self._staging = Staging(shape, device)
+        drawn = self._draw(shape, shape[0] if count is None else count)
+        size = _at_a_time(shape, device)
+        taken: Iterable[Tensor] = images.split(size)
+        if self.kind in _CROPPED:
+            dy, dx, flip, *drawn = drawn
+            taken = padded_crops(images, dy, dx, flip, self._staging)
+        out = self._out[: shape[0]]
+        parts = zip(taken, *(torch.split(each, size) for each in (out, *drawn)), strict=True)
         for part, into, *its in parts:
-            self._augment(part, into, *its)
+            self._augment(part, into, its)
         return out
 
-    def _draw(self, shape: torch.Size, count: int) -> tuple[Tensor, ...]:
-        """What `_augment` has to know about each image."""
+    def _draw(self, shape: torch.Size, count: int) -> list[Tensor]:
+        """The arguments of this kind's operations, image by image, in their order."""
         height, width = shape[2:]
         if self.kind == "none":
-            return ()
+            return []
         flip = self._whole(2, count)
         if self.kind == "imagenet":
             boxes = draw_boxes(count, height, width, self._generator)
-            return (*(lines[self._rows] for lines in boxes), flip)
+            return [*(edges[self._rows] for edges in boxes), flip]
         dy, dx = (self._whole(2 * (side // 8) + 1, count) for side in (height, width))
-        place = torch.arange(len(flip), device=flip.device) % _at_a_time(shape, flip.device)
-        crop = crop_starts(place, dy, dx, flip, shape)
         if self.kind == "standard":
-            return (crop,)
+            return [dy, dx, flip]
         operations = [
             (self._whole(len(OPERATIONS), count), 2 * self._whole(2, count) - 1)
             for _ in range(2 if self.kind == "randaugment" else 0)
         ]
-        cut = cut_starts(self._whole(height, count), self._whole(width, count), shape)
-        return (crop, cut, *itertools.chain(*operations))
+        y, x = self._whole(height, count), self._whole(width, count)
+        return [dy, dx, flip, *cut_lines(y, x, self._staging), *itertools.chain(*operations)]
 
-    def _augment(self, images: Tensor, out: Tensor, *drawn: Tensor) -> None:
-        if self.kind == "none":
-            self.normalise(images, out)
-        elif self.kind == "imagenet":
-            self.normalise(resized_crop(images.float(), *drawn), out)
-        else:
-            self._cropped(images, out, *drawn)
-
-    def _cropped(
-        self,
-        images: Tensor,
-        out: Tensor,
-        crop: Tensor,
-        cut: Tensor | None = None,
-        *operations: Tensor,
-    ) -> None:
-        assert self._staging is not None
-        images = padded_crop(images, crop, self._staging)
-        for which, sign in zip(operations[::2], operations[1::2], strict=True):
-            images = randaugment(images.float(), which, sign)
+    def _augment(self, images: Tensor, out: Tensor, drawn: list[Tensor]) -> None:
+        if self.kind == "imagenet":
+            images = resized_crop(images.float(), *drawn)
+        if self.kind == "randaugment":
+            for which, sign in zip(drawn[2::2], drawn[3::2], strict=True):
+                images = randaugment(images.float(), which, sign)
         self.normalise(images, out)
-        if cut is not None:
-            cutout_(out, cut, self._staging)
+        if self.kind in ("cutout", "randaugment"):
+            rows, columns = drawn[:2]
+            cutout_(out, rows, columns, self._staging)
 
     def _whole(self, below: int, count: int) -> Tensor:
         device = self._generator.device
@@ -156,86 +148,100 @@ class Augment:
 class Staging:
     """Memory that every part of a batch uses again: page faults of new memory cost more.
 
+    A mask is made of one of its rows and one of its columns, which come from tables.
+
     Args:
         shape: (B, C, H, W) of the largest batch; what is staged are its parts.
     """
 
     def __init__(self, shape: torch.Size, device: torch.device) -> None:
         count = min(shape[0], _at_a_time(shape, device))
-        channels, height, width = shape[1:]
-        top, left = height // 8, width // 8
-        padded = torch.zeros((count, *_padded(shape)), dtype=torch.uint8, device=device)
-        inner = padded[..., top : top + height, left : left + width]
-        self.plain, self.mirrored = inner.unbind(1)
-        self.padded_rows = _rows(padded, width)
-        self.cropped = self.plain.new_empty((count, channels, height, width))
+        sides = height, width = shape[2:]
+        self.crops = torch.empty((count, *shape[1:]), dtype=torch.uint8, device=device)
+        self.inside = self.crops.new_empty((count, 1, height, width))
+        self.kept = torch.empty((count, 1, height, width), device=device)
 
+        # In each place of a crop's line: all bits of a byte where it is of the image, or none.
+        self.inside_y, self.inside_x = (
+            _spans(torch.arange(side // 8, -(side // 8) - 1, -1), side, side)
+            .to(device, torch.uint8)
+            .mul_(255)
+            for side in sides
+        )
         size = height // 2
-        top, left = height - size // 2, width - size // 2
-        # The mask of an image is a window of this picture, whose square is in the middle.
-        picture = torch.ones(2 * height, 2 * width, device=device)
-        picture[top : top + size, left : left + size] = 0
-        self.picture_rows = _rows(picture, width)
-        self.kept = picture.new_empty((count, 1, height, width))
+        self.kept_y, self.kept_x = (
+            _spans(torch.arange(side) - size // 2, size, side)
+            .logical_not()
+            .to(device, torch.float32)
+            for side in sides
+        )
 
 
-def _rows(source: Tensor, width: int) -> Tensor:
-    """All rows of `width` values that stand together in `source`, at any place: a view."""
-    return source.as_strided((source.numel() - width + 1, width), (1, 1))
+def _spans(begins: Tensor, length: int, side: int) -> Tensor:
+    """For each span of that length, which of the places 0 to side - 1 are in it: bool."""
+    place = torch.arange(side) - begins.view(-1, 1)
+    return (place >= 0) & (place < length)
 
 
-def _padded(shape: torch.Size) -> tuple[int, int, int, int]:
-    """An image as it is and mirrored, both padded."""
-    channels, height, width = shape[1:]
-    return 2, channels, height + 2 * (height // 8), width + 2 * (width // 8)
+def padded_crops(
+    images: Batch, dy: Tensor, dx: Tensor, flip: Tensor, staging: Staging
+) -> Iterator[Tensor]:
+    """Crops images (B, C, H, W) padded by an eighth of their sides with 0; mirrors some of them.
 
+    Yields all, uint8, in their order: as many at a time as the staging has memory for, in which
+    the next overwrite the last.
 
-def crop_starts(place: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, shape: torch.Size) -> Tensor:
-    """Where each row of a crop begins in a staging's padded images: (B, C, H).
-
-    place (B,) is an image's place in its part of the batch; dy (B,) and dx (B,) are the crop's
-    corner in the padded image, 0 to 2 (side // 8); flip (B,) is 1 for an image that is mirrored
-    before it is padded.
+    Args:
+        dy, dx: (B,) the crop's corner in the padded image, 0 to 2 (side // 8).
+        flip: (B,) is 1 for an image that is mirrored before it is padded.
     """
-    _, channels, tall, wide = _padded(shape)
-    corner = ((2 * place + flip) * (channels * tall) + dy) * wide + dx
-    row = torch.arange(0, channels * tall * wide, wide, device=dy.device)
-    return corner.view(-1, 1, 1) + row.view(channels, tall)[:, : shape[2]]
+    channels, height, width = images.shape[1:]
+    top, left = height // 8, width // 8
+    store, rows = stored(images)
+    size = channels * height * width
+    # Rows stand one behind the other, so a crop is the run of its image moved by so many values,
+    # if only what came into it from the row, or the image, before or behind is blanked.
+    moved = torch.add((dx - left) * (1 - 2 * flip), dy - top, alpha=width)
+    start = torch.add(moved, rows, alpha=size)
+    at_hand = store.device.type == "cpu" and store.is_contiguous()
+    if not (at_hand and torch.equal(start, start.clamp(0, store.numel() - size))):
+        # Nothing is before a store's first image or behind its last. A GPU would have to be
+        # waited for to know of them.
+        margin = top * width + left
+        store = F.pad(store.index_select(0, rows).flatten(1), (margin, margin))
+        start = moved + torch.arange(margin, store.numel(), size + 2 * margin, device=store.device)
+    runs = store.as_strided((store.numel() - size + 1, size), (1, 1))
+    # All bits of a byte, or none.
+    mirrors = flip.neg().to(torch.uint8).view(-1, 1, 1, 1)
+    inside_y = staging.inside_y.index_select(0, dy).view(-1, 1, height, 1)
+    inside_x = staging.inside_x.index_select(0, dx).view(-1, 1, 1, width)
+    at_a_time = staging.crops.shape[0]
+    its = (torch.split(each, at_a_time) for each in (start, mirrors, inside_y, inside_x))
+    for starts, mirror, rows, columns in zip(*its, strict=True):
+        crops = staging.crops[: starts.shape[0]]
+        torch.index_select(runs, 0, starts, out=crops.view(-1, size))
+        # torch.where takes ten times as long.
+        crops ^= crops.flip(-1).bitwise_xor_(crops).bitwise_and_(mirror)
+        crops &= torch.bitwise_and(rows, columns, out=staging.inside[: starts.shape[0]])
+        yield crops
 
 
-def padded_crop(images: Tensor, starts: Tensor, staging: Staging) -> Tensor:
-    """Crops each image, padded by an eighth of its sides with 0, and mirrors some of them.
-
-    images (B, C, H, W) -> the same shape, in the staging's memory; starts are `crop_starts`.
-    """
-    count = images.shape[0]
-    staging.plain[:count].copy_(images)
-    staging.mirrored[:count].copy_(images.flip(-1))
-    cropped = staging.cropped[:count]
-    lines = cropped.view(-1, images.shape[3])
-    torch.index_select(staging.padded_rows, 0, starts.view(-1), out=lines)
-    return cropped
-
-
-def cut_starts(y: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
-    """Where each row of a mask of `cutout_` begins in the picture that it is taken from: (B, H).
+def cut_lines(y: Tensor, x: Tensor, staging: Staging) -> tuple[Tensor, Tensor]:
+    """The rows (B, 1, H, 1) and the columns (B, 1, 1, W) that `cutout_` keeps: 1, the others 0.
 
     y, x (B,) are the centre of the square and may lie anywhere in the image.
     """
-    height, width = shape[2:]
-    row = torch.arange(0, 2 * width * height, 2 * width, device=y.device)
-    return ((height - y) * (2 * width) + (width - x)).view(-1, 1) + row
+    rows, columns = staging.kept_y.index_select(0, y), staging.kept_x.index_select(0, x)
+    return rows.unsqueeze(1).unsqueeze(3), columns.unsqueeze(1).unsqueeze(1)
 
 
-def cutout_(images: Tensor, starts: Tensor, staging: Staging) -> Tensor:
+def cutout_(images: Tensor, rows: Tensor, columns: Tensor, staging: Staging) -> Tensor:
     """Sets a square of half the image's height to 0, in place; it may reach over the border.
 
-    images float32 (B, C, H, W); starts are `cut_starts` (DeVries and Taylor 2017, section 3.2).
+    images float32 (B, C, H, W); rows and columns are `cut_lines` (DeVries and Taylor 2017,
+    section 3.2).
     """
-    kept = staging.kept[: images.shape[0]]
-    lines = kept.view(-1, images.shape[3])
-    torch.index_select(staging.picture_rows, 0, starts.view(-1), out=lines)
-    return images.mul_(kept)
+    return images.mul_(torch.maximum(rows, columns, out=staging.kept[: images.shape[0]]))
 
 
 def _at_a_time(shape: torch.Size, device: torch.device) -> int:

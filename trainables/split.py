@@ -60,6 +60,14 @@ class Selection:
             yield torch.index_select(self.images, 0, rows, out=held[: len(rows)])
 
 
+def stored(images: Batch) -> tuple[Tensor, Tensor]:
+    """Images (M, C, H, W), and which of them the batch's are (B,): those of a tensor are all."""
+    if isinstance(images, Selection):
+        return images.images, images.rows
+    (whole,) = images.split(images.shape[0])
+    return whole, torch.arange(len(whole), device=whole.device)
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Some images of a store, and their labels. Treat all three tensors as read-only.
@@ -116,7 +124,8 @@ class Split:
         order = order.to(self.rows.device)
         if self._at_hand(device):
             for index in torch.split(order, batch_size):
-                yield Selection(self.images, self.rows[index]), self.labels[index]
+                rows = self.rows.index_select(0, index)
+                yield Selection(self.images, rows), self.labels.index_select(0, index)
         else:
             yield from self._ahead(order, batch_size, device)
 
