@@ -950,6 +950,15 @@ def test_a_sweep_without_its_data_or_model_ends_before_it_starts(
     assert code == 5 and "type: samtune data fetch cifar10" in err
     code, _, err = typed(capsys, "run", "sgd", "--set", "task.classes=3,12")
     assert code == 2 and "digits has no class '12'" in err
+    for words, said in (
+        (("task.train_size=0.001",), "0.001 leaves 1 of 1000 training images for 10 classes"),
+        (
+            ("task.train_size=0.004", "task.classes=3,5"),
+            "0.004 leaves 1 of 203 training images for 2 classes",
+        ),
+    ):
+        code, _, err = typed(capsys, "run", "sgd", *(f"--set={word}" for word in words))
+        assert code == 2 and f"samtune: train_size {said}" in err.splitlines()[-1]
     code, _, err = typed(capsys, "run", "sgd", "--set", "task.model=torchvision:resnet18")
     assert code == 2 and "take 3 channels, these images have 1" in err
     assert not (tmp_path / "runs").exists()

@@ -195,14 +195,17 @@ def make_ready(task: Mapping[str, Value]) -> tuple[tuple[int, int, int], int]:
     """Maps the images of a folder, for whoever starts trials: one process, before them all.
 
     Returns the shape of an image (C, H, W) and the number of classes. Raises DataError for what
-    would keep every trial from its data: a set that is missing or damaged, or a class that it
-    lacks.
+    would keep every trial from its data: a set that is missing or damaged, a class that it lacks,
+    or a share of its training images that is too small.
     """
     wanted = _wanted(task)
     source = find(wanted.dataset, wanted.image_size)
     kept = _kept(source, wanted.classes)
     if wanted.corruption != "none":
         corrupted(source, wanted.corruption, wanted.severity)
+    if wanted.train_size < 1:
+        # However they are dealt, a training set has as many images.
+        _used(_of_classes(_dealt(source, wanted, 0)[0], kept), wanted, kept)
     channels, height, width = source.parts["train"].images.shape[-3:]
     return (channels, height, width), len(kept)
 
@@ -246,12 +249,7 @@ def _train_val(wanted: _Wanted, split_seed: int) -> TrainVal:
     train, val = _dealt(source, wanted, split_seed)[:2]
     train, val = _of_classes(train, kept), _of_classes(val, kept)
     if wanted.train_size < 1:
-        size = round(wanted.train_size * len(train))
-        if size < len(kept):
-            raise WordError(
-                f"train_size {wanted.train_size:g} leaves {size} of {len(train)} training images "
-                f"for {len(kept)} classes; there must be one a class"
-            )
+        size = _used(train, wanted, kept)
         rng = np.random.default_rng((split_seed, 3))
         labels = train.labels.numpy()
         train = _only(train, deal(labels, (size, len(train) - size), rng)[0])
@@ -265,6 +263,17 @@ def _train_val(wanted: _Wanted, split_seed: int) -> TrainVal:
     train = dataclasses.replace(train, labels=torch.from_numpy(labels))
     mean, std = _statistics(source, train)
     return TrainVal(train, val, len(kept), mean, std, source.name, source.sha256)
+
+
+def _used(train: Split, wanted: _Wanted, kept: Sequence[int]) -> int:
+    """How many of the training images the task uses."""
+    size = round(wanted.train_size * len(train))
+    if size < len(kept):
+        raise WordError(
+            f"train_size {wanted.train_size:g} leaves {size} of {len(train)} training images "
+            f"for {len(kept)} classes; there must be one a class"
+        )
+    return size
 
 
 @lru_cache(maxsize=2)
