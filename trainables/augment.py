@@ -148,7 +148,8 @@ class Augment:
 class Staging:
     """Memory that every part of a batch uses again: page faults of new memory cost more.
 
-    A mask is made of one of its rows and one of its columns, which come from tables.
+    And tables: a mask is made of one of its rows and one of its columns, which are looked up, and
+    a crop's move along the rows is too. What a batch costs besides its values is calls of torch.
 
     Args:
         shape: (B, C, H, W) of the largest batch; what is staged are its parts.
@@ -161,20 +162,22 @@ class Staging:
         self.inside = self.crops.new_empty((count, 1, height, width))
         self.kept = torch.empty((count, 1, height, width), device=device)
 
-        # In each place of a crop's line: all bits of a byte where it is of the image, or none.
-        self.inside_y, self.inside_x = (
-            _spans(torch.arange(side // 8, -(side // 8) - 1, -1), side, side)
-            .to(device, torch.uint8)
-            .mul_(255)
-            for side in sides
+        top, left = height // 8, width // 8
+        across = torch.arange(-left, left + 1)
+        self.moves = torch.cat([across, -across]).sub_(top * width).to(device)
+        # All bits of a byte, or none.
+        self.mirror = torch.tensor([0, 255], dtype=torch.uint8, device=device).view(2, 1, 1, 1)
+        inside_y, inside_x = (
+            _spans(torch.arange(pad, -pad - 1, -1), side, side).to(torch.uint8).mul_(255)
+            for pad, side in ((top, height), (left, width))
         )
         size = height // 2
-        self.kept_y, self.kept_x = (
-            _spans(torch.arange(side) - size // 2, size, side)
-            .logical_not()
-            .to(device, torch.float32)
+        kept_y, kept_x = (
+            _spans(torch.arange(side) - size // 2, size, side).logical_not().float()
             for side in sides
         )
+        self.inside_y, self.kept_y = (t[:, None, :, None].to(device) for t in (inside_y, kept_y))
+        self.inside_x, self.kept_x = (t[:, None, None, :].to(device) for t in (inside_x, kept_x))
 
 
 def _spans(begins: Tensor, length: int, side: int) -> Tensor:
@@ -201,7 +204,8 @@ def padded_crops(
     size = channels * height * width
     # Rows stand one behind the other, so a crop is the run of its image moved by so many values,
     # if only what came into it from the row, or the image, before or behind is blanked.
-    moved = torch.add((dx - left) * (1 - 2 * flip), dy - top, alpha=width)
+    moved = staging.moves.index_select(0, torch.add(dx, flip, alpha=2 * left + 1))
+    moved = moved.add_(dy, alpha=width)
     start = torch.add(moved, rows, alpha=size)
     at_hand = store.device.type == "cpu" and store.is_contiguous()
     if not (at_hand and torch.equal(start, start.clamp(0, store.numel() - size))):
@@ -211,10 +215,9 @@ def padded_crops(
         store = F.pad(store.index_select(0, rows).flatten(1), (margin, margin))
         start = moved + torch.arange(margin, store.numel(), size + 2 * margin, device=store.device)
     runs = store.as_strided((store.numel() - size + 1, size), (1, 1))
-    # All bits of a byte, or none.
-    mirrors = flip.neg().to(torch.uint8).view(-1, 1, 1, 1)
-    inside_y = staging.inside_y.index_select(0, dy).view(-1, 1, height, 1)
-    inside_x = staging.inside_x.index_select(0, dx).view(-1, 1, 1, width)
+    mirrors = staging.mirror.index_select(0, flip)
+    inside_y = staging.inside_y.index_select(0, dy)
+    inside_x = staging.inside_x.index_select(0, dx)
     at_a_time = staging.crops.shape[0]
     its = (torch.split(each, at_a_time) for each in (start, mirrors, inside_y, inside_x))
     for starts, mirror, rows, columns in zip(*its, strict=True):
@@ -231,8 +234,7 @@ def cut_lines(y: Tensor, x: Tensor, staging: Staging) -> tuple[Tensor, Tensor]:
 
     y, x (B,) are the centre of the square and may lie anywhere in the image.
     """
-    rows, columns = staging.kept_y.index_select(0, y), staging.kept_x.index_select(0, x)
-    return rows.unsqueeze(1).unsqueeze(3), columns.unsqueeze(1).unsqueeze(1)
+    return staging.kept_y.index_select(0, y), staging.kept_x.index_select(0, x)
 
 
 def cutout_(images: Tensor, rows: Tensor, columns: Tensor, staging: Staging) -> Tensor:
