@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Protocol
 
@@ -87,11 +88,11 @@ class Search:
     def _next(self) -> TrialRow | None:
         if self._waiting:
             return self._waiting.pop(0)
-        for study, rungs in self.progress.rungs.items():
+        for rungs in self.progress.rungs.values():
             while (promoted := rungs.promoted()) is not None:
-                trial = self._paused.pop(promoted, None)
+                trial = self._paused.get(promoted)
                 if trial is not None:
-                    self._proposals[study].ask_again(trial.number, trial.config.knobs)
+                    self._ask_again(trial)
                     return trial
         held, count = Counter(self._running.values()), len(self.spaces)
         for study in sorted(range(count), key=lambda k: (held[k], (k - self._turn) % count)):
@@ -134,11 +135,16 @@ class Search:
                 self.progress.rungs[trial.study].ended(trial.trial)
             self._learn(trial, state, values)
 
+    def _ask_again(self, trial: TrialRow) -> None:
+        self._paused.pop(trial.trial, None)
+        self._proposals[trial.study].ask_again(trial.number, trial.config.knobs)
+
     def _learn(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
         self._proposals[trial.study].tell(trial.number, state, values)
         if state == "paused":
             self._paused[trial.trial] = dataclasses.replace(trial, state="paused")
             return
+        self._paused.pop(trial.trial, None)
         shutil.rmtree(trial.config.checkpoint_dir or "", ignore_errors=True)
         if state == "completed":
             value = values[max(values)]
@@ -151,12 +157,11 @@ class Search:
 
     def finish(self) -> None:
         """Prunes the trials that paused and were never promoted."""
-        for trial in self._paused.values():
+        for trial in list(self._paused.values()):
             self._record.end_trial(trial.trial, "pruned", self._record.trial(trial.trial).reason)
             self.progress.count("paused", -1)
             self.progress.count("pruned", 1)
             self._learn(trial, "pruned", {})
-        self._paused.clear()
 
     def _rebuild(self) -> None:
         """Brings proposals, rungs and progress to where the record stands.
@@ -192,32 +197,59 @@ class Search:
             ),
             [(after, call) for after, _, call in happened],
         )
-        for attempt in attempts:
-            trial, count = trials[attempt["trial"]], attempt["attempt"]
-            proposals = self._proposals[trial.study]
-            if (trial.trial, count - 1) in paused:
-                proposals.tell(trial.number, "paused", pasts[trial.trial].by_epoch(before=count))
-                proposals.ask_again(trial.number, trial.config.knobs)
-            elif count == 0:
-                proposals.ask_again(trial.number, trial.config.knobs)
-        for unserved in sorted(trials.keys() - {attempt["trial"] for attempt in attempts}):
-            trial = trials[unserved]
-            self._proposals[trial.study].ask_again(trial.number, trial.config.knobs)
+        states: dict[int, State | None] = {}
         for trial in trials.values():
-            self._turn = trial.study + 1
-
-        for trial in sorted(trials.values(), key=lambda t: (t.ended_at or math.inf, t.trial)):
             past = pasts[trial.trial]
             if past.verdict is not None:
                 self.progress.used[trial.trial] = past.used
             state = _settle(self._record, trial, past, newest.get(trial.trial, 0))
+            states[trial.trial] = state
             if state is None:
                 self._waiting.append(trial)
             else:
                 self.progress.count(state, 1)
-                self._learn(trial, state, past.by_epoch())
-        self._waiting.sort(key=lambda trial: trial.trial)
+            self._turn = trial.study + 1
         self.progress.ended_before = self.progress.ended
+        self._teach_again(trials, states, attempts, paused, pasts)
+
+    def _teach_again(
+        self,
+        trials: Mapping[int, TrialRow],
+        states: Mapping[int, State | None],
+        attempts: Sequence[sqlite3.Row],
+        paused: Set[tuple[int, int]],
+        pasts: Mapping[int, Past],
+    ) -> None:
+        """Asks and tells the studies all that is on record, in the order in which it happened:
+        what they keep of many trials follows from that.
+
+        `attempts` come in the order of their beginning, `paused` are those that ended in a pause.
+        """
+        happened: list[tuple[float, int, Callable[[], object]]] = []
+        clock, over = -math.inf, dict.fromkeys(trials, -math.inf)
+        for a in attempts:
+            trial, count = a["trial"], a["attempt"]
+            # Should the clock have been put back, still no end comes before its beginning.
+            clock = max(clock, a["started_at"], over[trial])
+            over[trial] = max(clock, a["ended_at"])
+            if count == 0 or (trial, count - 1) in paused:
+                happened.append((clock, trial, partial(self._ask_again, trials[trial])))
+            if (trial, count) in paused:
+                values = pasts[trial].by_epoch(before=count + 1)
+                learn = partial(self._learn, trials[trial], "paused", values)
+                happened.append((over[trial], trial, learn))
+        for trial in trials.keys() - {attempt["trial"] for attempt in attempts}:
+            happened.append((math.inf, trial, partial(self._ask_again, trials[trial])))
+        for trial, state in states.items():
+            if state is None or state == "paused":
+                continue
+            row = trials[trial]
+            # What is said only now comes last.
+            said = row.state not in {"running", "cancelled"} and row.ended_at
+            at = max(over[trial], said or math.inf)
+            happened.append((at, trial, partial(self._learn, row, state, pasts[trial].by_epoch())))
+        for _, _, happen in sorted(happened, key=lambda each: each[:2]):
+            happen()
 
 
 class Confirm:

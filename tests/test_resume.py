@@ -221,10 +221,18 @@ class Mortal:
         return write
 
 
-@pytest.mark.parametrize("method", ["random", "tpe"])
+@pytest.mark.parametrize("method", ["random", "tpe", "tpe that forgets"])
 def test_one_at_a_time_kills_leave_no_trace(
-    create: Callable[..., tuple[Record, list[SearchSpace]]], mode: str, method: str
+    create: Callable[..., tuple[Record, list[SearchSpace]]],
+    mode: str,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if method == "tpe that forgets":
+        method = "tpe"
+        # TPE draws from its eleventh trial on.
+        for name, count in {"HELD": 12, "KEPT": 11, "_BEST": 3}.items():
+            monkeypatch.setattr(f"samtune.search.{name}", count)
     overrides = [mode, f"search.method={method}", "resources.parallel=1"]
     record, spaces = create("whole", *overrides)
     with record:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import json
+import math
 import weakref
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import optuna
@@ -16,7 +19,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from samtune.search import Proposals
+from samtune import search
+from samtune.search import Proposal, Proposals
 from samtune.space import SearchSpace
 
 
@@ -227,6 +231,118 @@ def test_a_diverged_trial_counts_as_worse_than_any_other() -> None:
     for count in (1, 2):
         _, rest = _split_trials(proposals.study, trials, count)
         assert 0 in {t.number for t in rest}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study is begun anew with 30 trials when it holds 40."""
+    monkeypatch.setattr(search, "HELD", 40)
+    monkeypatch.setattr(search, "KEPT", 30)
+
+
+def end(number: int, knobs: Mapping[str, object]) -> tuple[str, dict[int, float]]:
+    """How a trial ends here: one in ten diverges, one fails, four are pruned."""
+    value = 1 / (1 + abs(math.log(float(knobs["rho"]) / 0.1)))
+    states = ["completed", "pruned", "pruned", "completed", "diverged"] * 2
+    states[7] = "error"
+    state = states[number % 10]
+    length = {"completed": 9, "pruned": 1 + number % 4}.get(state, 0)
+    return state, {epoch: value * (1 - 0.5**epoch) for epoch in range(1, length + 1)}
+
+
+def rows(proposals: Proposals) -> list[tuple[object, ...]]:
+    assert proposals.study is not None
+    return [
+        (t.state, t.params, t.distributions, t.values, t.intermediate_values)
+        for t in proposals.study.get_trials(deepcopy=False)
+    ]
+
+
+def test_a_study_stays_small_and_keeps_the_best_and_the_latest(small: None) -> None:
+    loaded = SearchSpace.load("sam", ["budget.trials=300"])
+    proposals, told = Proposals(loaded), []
+    sizes = []
+    for proposal in iter(proposals.ask, None):
+        sizes.append(len(rows(proposals)))
+        row = proposals.tell(proposal.number, *end(proposal.number, proposal.knobs))
+        told.append(copy.copy(row))
+        told[-1].number = proposal.number
+    # What TPE goes through at a question, its own trial with it.
+    assert max(sizes) == 40 and len(sizes) == 300 and min(sizes[40:]) >= 31
+    study = proposals.study
+    assert study is not None
+    kept = [t.params for t in study.get_trials(deepcopy=False)]
+    learned = [t for t in told if t.state != TrialState.FAIL]
+    best, _ = _split_trials(study, learned, 25)
+    assert all(trial.params in kept for trial in best)
+    assert [t.params for t in learned[-5:]] == kept[-5:]
+
+
+def test_a_study_begins_as_optunas_own(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> list[dict[str, object]]:
+        proposals, knobs = Proposals(SearchSpace.load("sam", ["budget.trials=60"])), []
+        for proposal in iter(proposals.ask, None):
+            proposals.tell(proposal.number, *end(proposal.number, proposal.knobs))
+            knobs.append(proposal.knobs)
+        return knobs
+
+    bounded = asked()
+    monkeypatch.setattr(search, "HELD", math.inf)
+    whole = asked()
+    assert bounded[:40] == whole[:40] and bounded != whole
+
+
+def test_a_mirror_holds_what_a_study_let_go(small: None, tmp_path: Path) -> None:
+    journal = tmp_path / "optuna.journal"
+    proposals = Proposals(SearchSpace.load("sam", ["budget.trials=90"]), journal)
+    for proposal in iter(proposals.ask, None):
+        proposals.tell(proposal.number, "completed", {1: 0.01 * proposal.number})
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.load_study(study_name="sam", storage=storage)
+    assert [trial.value for trial in study.trials] == [0.01 * number for number in range(90)]
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_study_is_brought_back_at_every_cut(
+    small: None, tmp_path: Path, conditional: bool
+) -> None:
+    loaded = space(tmp_path, "budget: {trials: 100}\n" + CONDITIONAL * conditional)
+    live = Proposals(loaded)
+    happened: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+    waiting: list[Proposal] = []
+    expected = live.ask()
+    live = Proposals(loaded)
+
+    def told(number: int, state: str, values: dict[int, float]) -> None:
+        happened.append((Proposals.tell, (number, state, values)))
+        live.tell(number, state, values)
+
+    def asked(proposal: Proposal) -> None:
+        happened.append((Proposals.ask_again, (proposal.number, proposal.knobs)))
+
+    for proposal in iter(live.ask, None):
+        assert proposal == expected
+        asked(proposal)
+        number = proposal.number
+        if number % 8 == 1:
+            # It pauses, and goes on some while later.
+            told(number, "paused", {1: 0.3, 2: 0.4 + number / 1000})
+            waiting.append(proposal)
+        elif number != 3:
+            # Trial 3 runs all the while.
+            told(number, *end(number, proposal.knobs))
+        if len(waiting) > 2:
+            again = waiting.pop(0)
+            live.ask_again(again.number, again.knobs)
+            asked(again)
+            told(again.number, *end(again.number, again.knobs))
+        rebuilt = Proposals(loaded)
+        for call, arguments in happened:
+            call(rebuilt, *arguments)
+        assert rows(rebuilt) == rows(live)
+        expected = rebuilt.ask()
+    told(3, *end(3, {"rho": 0.1}))
+    assert waiting and all(live.tell(p.number, "pruned", {}) for p in waiting)
 
 
 CONDITIONAL = """
