@@ -2,11 +2,12 @@
 
     python -m benchmarks.scale_ray --trials 100,1000 --json benchmarks/results/scale-ray.json
 
-`samtune run` sweeps a stub that only reports: random search, nothing stopped, several workers at a
-time. Each size is a run of its own. A trial costs the difference quotient of two moments of
-a run, after a tenth of its trials and before the last, so all that is paid once a sweep cancels;
-the one of two runs' totals is printed too. One more run of the smallest size, with more reports a
-trial, tells a trial from its reports. Linux only, see `benchmarks.process_tree`.
+`samtune run` sweeps a stub that only reports: random search unless `--method` names another one,
+nothing stopped, several workers at a time. Each size is a run of its own. A trial costs the
+difference quotient of two moments of a run, after a tenth of its trials and before the last, so
+all that is paid once a sweep cancels; the one of two runs' totals is printed too. One more run of
+the smallest size, with more reports a trial, tells a trial from its reports. Linux only, see
+`benchmarks.process_tree`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ knobs:
   lr:  {{min: 1e-3, max: 0.5, scale: log}}
   rho: {{min: 0.01, max: 0.5, scale: log}}
 budget: {{kind: epochs, per_trial: {reports}, trials: {trials}}}
-search: {{method: random}}
+search: {{method: {method}}}
 asha: {{grace: {reports}, factor: 3}}
 resources: {{cpus: 1, parallel: {slots}}}
 """
@@ -61,7 +62,7 @@ def stub(config: samtune.TrialConfig) -> None:
         )
 
 
-def drive(trials: int, reports: int, slots: int, figures: Path) -> None:
+def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> None:
     """Runs the sweep in this process, and writes down what the process itself took for it.
 
     Memory is looked at while the trials end, from the first tenth of them to the last.
@@ -70,7 +71,7 @@ def drive(trials: int, reports: int, slots: int, figures: Path) -> None:
     from samtune.record import Record
 
     file = Path("scale.yaml")
-    file.write_text(_SPACE.format(trials=trials, reports=reports, slots=slots))
+    file.write_text(_SPACE.format(trials=trials, reports=reports, slots=slots, method=method))
     seen: list[dict[str, float]] = []
     spent: dict[tuple[int, float], float] = {}
 
@@ -122,13 +123,13 @@ def _used(spent: dict[tuple[int, float], float]) -> dict[str, float]:
     }
 
 
-def sweep(trials: int, reports: int, slots: int) -> dict[str, Any]:
+def sweep(trials: int, reports: int, slots: int, method: str) -> dict[str, Any]:
     """One sweep to its end in processes of its own: seconds, milliseconds, mebibytes."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder, "figures.json")
-        words = [str(word) for word in (trials, reports, slots, figures)]
+        words = [str(word) for word in (trials, reports, slots, method, figures)]
         code = "import sys; from benchmarks.scale_ray import drive; from pathlib import Path; "
-        code += "drive(*map(int, sys.argv[1:4]), Path(sys.argv[4]))"
+        code += "drive(*map(int, sys.argv[1:4]), sys.argv[4], Path(sys.argv[5]))"
         home = str(Path(__file__).parents[1])
         usage = measure(
             [sys.executable, "-c", code, *words],
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--trials", default="100,1000")
     parser.add_argument("--reports", default="2,22", help="a trial: in all runs, in the last one")
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--method", default="random", help="of search: random or tpe")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     few, many = map(int, arguments.reports.split(","))
@@ -187,7 +189,7 @@ def main() -> None:
     print("|", " | ".join(heads), "|")
     print("|---" * len(heads) + "|")
     for trials, reports in [*sizes, (sizes[0][0], many)]:
-        row = sweep(trials, reports, arguments.slots)
+        row = sweep(trials, reports, arguments.slots, arguments.method)
         rows.append(row)
         print(
             f"| {trials} | {reports} | {arguments.slots} | {row['wall_s']:.0f} "
@@ -208,6 +210,7 @@ def main() -> None:
             "device": f"{os.cpu_count()} cores, {platform.machine()}",
             "python": platform.python_version(),
             "load": os.getloadavg()[0],
+            "method": arguments.method,
             "rows": rows,
             **found,
         }

@@ -12,7 +12,7 @@ import math
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -173,7 +173,7 @@ class Search:
         attempts = [a for a in self._record.attempts() if a["trial"] in trials]
         attempts.sort(key=lambda attempt: int(attempt["started"]))
         newest = {attempt["trial"]: attempt["attempt"] for attempt in attempts}
-        paused = {(r.trial, r.attempt) for r in self._record.reports("decision = 'pause'")}
+        paused = self._have_paused()
         happened = []
         for a in attempts:
             rungs = self.progress.rungs[trials[a["trial"]].study]
@@ -210,21 +210,23 @@ class Search:
                 self.progress.count(state, 1)
             self._turn = trial.study + 1
         self.progress.ended_before = self.progress.ended
-        self._teach_again(trials, states, attempts, paused, pasts)
+        self._teach_again(trials, states, attempts, pasts)
+
+    def _have_paused(self) -> set[tuple[int, int]]:
+        """The attempts that ended in a pause, with their trials."""
+        return {(r.trial, r.attempt) for r in self._record.reports("decision = 'pause'")}
 
     def _teach_again(
         self,
         trials: Mapping[int, TrialRow],
         states: Mapping[int, State | None],
         attempts: Sequence[sqlite3.Row],
-        paused: Set[tuple[int, int]],
         pasts: Mapping[int, Past],
     ) -> None:
         """Asks and tells the studies all that is on record, in the order in which it happened:
-        what they keep of many trials follows from that.
-
-        `attempts` come in the order of their beginning, `paused` are those that ended in a pause.
+        what they keep of many trials follows from that. `attempts` come as they began.
         """
+        paused = self._have_paused()
         happened: list[tuple[float, int, Callable[[], object]]] = []
         clock, over = -math.inf, dict.fromkeys(trials, -math.inf)
         for a in attempts:

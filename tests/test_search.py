@@ -273,6 +273,10 @@ def test_a_study_stays_small_and_keeps_the_best_and_the_latest(small: None) -> N
     assert study is not None
     kept = [t.params for t in study.get_trials(deepcopy=False)]
     learned = [t for t in told if t.state != TrialState.FAIL]
+    for count in range(1, len(learned), 20):
+        best, _ = _split_trials(study, learned, count)
+        ranked = sorted(learned, key=proposals._rank)[:count]
+        assert {t.number for t in best} == {t.number for t in ranked}
     best, _ = _split_trials(study, learned, 25)
     assert all(trial.params in kept for trial in best)
     assert [t.params for t in learned[-5:]] == kept[-5:]
