@@ -230,7 +230,7 @@ def test_one_at_a_time_kills_leave_no_trace(
 ) -> None:
     if method == "tpe that forgets":
         method = "tpe"
-        for name, count in {"HELD": 6, "KEPT": 4, "_BEST": 2}.items():
+        for name, count in {"HELD": 10, "KEPT": 3, "_BEST": 2}.items():
             monkeypatch.setattr(f"samtune.search.{name}", count)
     overrides = [mode, f"search.method={method}", "resources.parallel=1"]
     record, spaces = create("whole", *overrides)
