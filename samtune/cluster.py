@@ -28,6 +28,7 @@ from samtune import gpu_memory, hosts
 from samtune.group import RankFailure, Tell, ranks
 from samtune.nodes import alive, fitting
 from samtune.orphans import ended_with_us
+from samtune.outcome import failure
 from samtune.provenance import hostname_hash
 from samtune.run_folder import RunError, alone_in
 from samtune.space import resolve
@@ -226,7 +227,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
         else:
             _train(trial, config, send)
     except Exception as error:
-        went_wrong = hosts.failure(error)
+        went_wrong = failure(error)
         if isinstance(error, RankFailure):
             went_wrong |= {"cause": error.cause, "again": error.again}
     if went_wrong is not None:

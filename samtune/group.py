@@ -12,7 +12,6 @@ import queue
 import re
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from samtune.nodes import death
-from samtune.outcome import Cause, of_exception
+from samtune.outcome import Cause, failure
 from samtune.space import resolve
 from samtune.trial import TrialConfig, running
 
@@ -64,7 +63,7 @@ class Rank:
     def train(
         self, config: Mapping[str, Any], environment: Mapping[str, str]
     ) -> dict[str, Any] | None:
-        """Runs the trainable; returns what went wrong, as Ray would pickle no user's exception."""
+        """Runs the trainable; returns what went wrong."""
         self._answers = queue.SimpleQueue()
         sys.path.extend(path for path in config["path"] if path not in sys.path)
         trial = TrialConfig.from_dict(config["trial"])
@@ -74,9 +73,7 @@ class Rank:
         except _Stopped:
             pass
         except Exception as error:
-            cause, again = of_exception(error)
-            told = f"{type(error).__name__}: {error}"
-            return {"told": told, "cause": cause, "again": again, "at": traceback.format_exc()}
+            return failure(error)
         return None
 
     def _await_answer(self, report: Mapping[str, Any]) -> None:
@@ -139,11 +136,11 @@ def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Tell]:
         _disband()
         raise
     except BaseException as error:
-        failure = _behind(error, runs, nodes)
+        behind = _behind(error, runs, nodes)
         _disband()
-        if failure is error:
+        if behind is error:
             raise
-        raise failure from error
+        raise behind from error
     finally:
         over.set()
 
@@ -188,9 +185,8 @@ def _disband() -> None:
 def _raise_failure(ends: list[dict[str, Any] | None]) -> None:
     for rank, end in enumerate(ends, 1):
         if end is not None:
-            raise RankFailure(
-                f"rank {rank}: {end['told']}\n{end['at']}", end["cause"], end["again"]
-            )
+            told = f"rank {rank}: {end['error']}\n{end['traceback']}"
+            raise RankFailure(told, end["cause"], end["again"])
 
 
 def _behind(error: BaseException, runs: list[Any], nodes: list[str]) -> BaseException:
@@ -206,10 +202,10 @@ def _behind(error: BaseException, runs: list[Any], nodes: list[str]) -> BaseExce
         except RayError as died:
             told = " ".join(str(died).split())
             return RankFailure(f"rank {rank} died: {told}", death(told, nodes[rank]), True)
-        except RankFailure as failure:
-            if not _CONSEQUENCE.search(str(failure).splitlines()[0]):
-                return failure
-            consequences.append(failure)
+        except RankFailure as failed:
+            if not _CONSEQUENCE.search(str(failed).splitlines()[0]):
+                return failed
+            consequences.append(failed)
     # A connection that breaks by itself is tried again as a dead worker is.
     return RankFailure(f"the ranks lost each other: {error}", "worker_died", True)
 

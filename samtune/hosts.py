@@ -29,20 +29,13 @@ from typing import Any, NoReturn
 
 from threadpoolctl import threadpool_limits
 
-from samtune.outcome import of_exception
+from samtune.outcome import failure
 from samtune.run_folder import alone_in
 from samtune.space import resolve
 from samtune.trial import TrialConfig, running
 
 # They have threads, which a fork would not have.
 _THREADED = frozenset({"ray", "jax", "tensorflow"})
-
-
-def failure(error: Exception) -> dict[str, Any]:
-    """What went wrong, in plain values: of an exception that is being handled."""
-    cause, again = of_exception(error)
-    told = f"{type(error).__name__}: {error}"
-    return {"error": told, "traceback": traceback.format_exc(), "cause": cause, "again": again}
 
 
 @contextmanager

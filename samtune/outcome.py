@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from samtune.rows import State
 from samtune.rungs import Verdict
@@ -84,6 +85,14 @@ def of_exception(error: BaseException) -> tuple[Cause, bool]:
     if isinstance(error, MemoryError) or named or said:
         return "oom", True
     return "error", not isinstance(error, ReportError)
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """What an exception in a trainable was, in plain values: Ray would pickle no user's own."""
+    cause, again = of_exception(error)
+    told = f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    return {"error": told, "traceback": trace, "cause": cause, "again": again}
 
 
 def printable(text: str) -> str:

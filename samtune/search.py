@@ -6,7 +6,7 @@ from how trials end, so each of their proposals is a study of its own, dropped w
 
 TPE looks at every ended trial at every question. Its model of the good ones is made of the best 25
 and its model of the rest fades with age, so a study that has grown to `HELD` ended trials is begun
-anew with `KEPT` of them: a proposal costs no more after 10,000 trials than after 500. What is kept
+anew with `KEPT` of them: a proposal costs no more after 10,000 trials than after 400. What is kept
 follows from the order of questions and ends alone, which is on record.
 """
 
@@ -42,7 +42,7 @@ POINT = "(point)"
 # How many ended trials TPE learns from: at most, and after the study is begun anew. Below `HELD` a
 # study is Optuna's own, to the bit. TPE takes a tenth of what it has for good, and at most 25, so
 # `KEPT` must be 250 at least.
-HELD, KEPT = 500, 250
+HELD, KEPT = 400, 250
 _BEST = 25
 
 
