@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,6 @@ from samtune.space_knobs import (
     Range,
     Value,
     active,
-    contains,
     default_of,
     written,
 )
@@ -53,6 +51,8 @@ from samtune.space_layers import (
     shipped,
     space_error,
 )
+from samtune.space_origin import origins
+from samtune.space_sections import Sections
 from samtune.space_trainable import Declared, resolve
 from samtune.strict_yaml import Node, Problem, StrictYamlError, dump, quoted
 from samtune.trial import Budget
@@ -69,9 +69,6 @@ __all__ = [
     "shipped",
     "space_schema",
 ]
-
-MAX_GRID = 100_000
-_MORE = {"max": "higher", "min": "lower"}
 
 
 @dataclass(frozen=True)
@@ -168,16 +165,6 @@ class _Builder:
         self.problems = self.reader.problems
         self.problems += problems
 
-    def at(self, *words: str) -> Node:
-        """The node at a path, or the nearest one above it."""
-        node = self.root
-        for word in words:
-            if isinstance(node.value, dict) and word in node.value:
-                node = node.value[word]
-            else:
-                break
-        return node
-
     def wrong(self, node: Node, message: str) -> None:
         self.problems.append((node.mark, message))
 
@@ -186,7 +173,9 @@ class _Builder:
         points = self._points()
         knobs = self._knobs(points)
         task = self._task()
-        self._search(knobs, points)
+        metrics = self.declared.metrics if self.declared else None
+        sections = Sections(self.reader, self.root, document, self.broken, metrics)
+        sections.check(knobs, points, self.faulty)
         declared = self.declared
         if declared and not self.problems:
             defaults = {k: default_of(domain) for k, domain in knobs.items()}
@@ -224,7 +213,7 @@ class _Builder:
             text=text,
             sha256=hashlib.sha256(text.encode()).hexdigest(),
             warnings=[f"{mark}: {text}" for mark, text in sorted(set(self.reader.warnings))],
-            origin=self._origin(resolved, ()),
+            origin=origins(self.root, resolved, document, declared),
         )
 
     def _ask(
@@ -239,7 +228,7 @@ class _Builder:
             try:
                 check(knobs, declared.base)
             except ValueError as error:
-                self.wrong(self.at("knobs"), str(error))
+                self.wrong(self.root.at("knobs"), str(error))
                 return
         if check_task and cost and budget.kind != "seconds":
             per_epoch = cost(knobs, declared.base) if budget.kind == "compute" else 1.0
@@ -247,7 +236,7 @@ class _Builder:
                 check_task(task, budget.per_trial / per_epoch)
             except ValueError as error:
                 # As every such sentence does, it begins with its word.
-                self.wrong(self.at("task", str(error).split()[0]), f"task.{error}")
+                self.wrong(self.root.at("task", str(error).split()[0]), f"task.{error}")
 
     def _declared(self, problems: list[Problem]) -> Declared | None:
         reference, base = self.document.trainable, self.document.base
@@ -261,20 +250,20 @@ class _Builder:
         try:
             declared = Declared.of(reference, base)
         except SpaceError as error:
-            problems += [(self.at("trainable").mark, message) for message in error.messages]
+            problems += [(self.root.at("trainable").mark, message) for message in error.messages]
             return None
         if base is not None and declared.bases and base not in declared.bases:
             from samtune.optimizers import why_no_base
 
             hint = why_no_base(base, declared.bases) or nearest(base, declared.bases, "it has")
             message = f"{declared.name} has no base {quoted(base)}; {hint}"
-            problems.append((self.at("base").mark, message))
+            problems.append((self.root.at("base").mark, message))
             # With the base unknown, so are its knobs: no follow-up errors about those.
             return None
         given = self.document.variant
         if given is not None and given != declared.variant:
             message = f"variant: {declared.reference} is {declared.variant!r}, not {quoted(given)}"
-            problems.append((self.at("variant").mark, f"{message}; remove the line"))
+            problems.append((self.root.at("variant").mark, f"{message}; remove the line"))
         return declared
 
     def _points(self) -> tuple[dict[str, Value], ...]:
@@ -282,10 +271,10 @@ class _Builder:
         given = self.document.points
         if given is None:
             return ()
-        nodes = self.at("points").value
+        nodes = self.root.at("points").value
         assert isinstance(nodes, list)
         if not given:
-            self.wrong(self.at("points"), "points: the list is empty; remove it")
+            self.wrong(self.root.at("points"), "points: the list is empty; remove it")
         for index, (point, node) in enumerate(zip(given, nodes, strict=True)):
             entries = node.value if isinstance(node.value, dict) else {}
             if not point or point.keys() != given[0].keys():
@@ -318,7 +307,7 @@ class _Builder:
     def _knobs(self, points: tuple[dict[str, Value], ...]) -> dict[str, Domain]:
         tied = set(points[0]) if points else set()
         domains: dict[str, Domain] = {}
-        nodes = self.at("knobs").value
+        nodes = self.root.at("knobs").value
         nodes = nodes if isinstance(nodes, dict) else {}
         for name, shape in self.document.knobs.items():
             node = nodes[name]
@@ -341,7 +330,7 @@ class _Builder:
                     domains[name] = Fixed(knob.default)
             if declared.knobs is None:
                 message = f"{declared.reference} declares no knobs, so these are not checked"
-                self.reader.warnings.append((self.at("trainable").mark, message))
+                self.reader.warnings.append((self.root.at("trainable").mark, message))
         if ("points",) not in self.broken:
             Conditions(self.reader, domains, points, nodes, self.faulty).check()
         return domains
@@ -350,7 +339,7 @@ class _Builder:
         task: dict[str, Value] = {}
         known = self.declared.task if self.declared else None
         for name, value in self.document.task.items():
-            node = self.at("task", name)
+            node = self.root.at("task", name)
             if known is not None and name in known:
                 fit = self.reader.fitting(known[name], value, node, f"task.{name}")
                 if fit is not None:
@@ -372,120 +361,6 @@ class _Builder:
             task.setdefault(name, knob.default)
         task.setdefault("split_seed", 1)
         return task
-
-    def _search(self, knobs: dict[str, Domain], points: Sequence[Mapping[str, Value]]) -> None:
-        document = self.document
-        asha, gpus = document.asha, document.resources.gpus
-        faulty = {("asha", "grace"), ("budget", "per_trial")} & self.broken
-        if asha.grace > document.budget.per_trial and not faulty:
-            message = (
-                f"asha.grace: {asha.grace:g} is more than budget.per_trial "
-                f"({document.budget.per_trial:g}), so no trial is stopped early"
-            )
-            self.reader.warnings.append((self.at("asha", "grace").mark, message))
-        metric = document.search.metric
-        if metric.startswith("test_"):
-            message = f"search.metric: {metric} would choose on the test split; name a val_ metric"
-            self.wrong(self.at("search", "metric"), message)
-        better = self.declared.metrics if self.declared else None
-        if better and metric in better and better[metric] != document.search.mode:
-            message = f"search.mode: {metric} is the better the {_MORE[better[metric]]} it is"
-            self.wrong(self.at("search", "mode"), f"{message}; write `mode: {better[metric]}`")
-        elif better and metric not in better:
-            message = f"search.metric: {quoted(metric)} is not reported; {nearest(metric, better)}"
-            self.wrong(self.at("search", "metric"), message)
-        if document.budget.kind == "seconds" and document.resources.parallel != 1:
-            message = (
-                "budget.kind: trials that run side by side slow each other down, so seconds "
-                "compare only with `resources: {parallel: 1}`"
-            )
-            self.reader.warnings.append((self.at("budget", "kind").mark, message))
-        if gpus > 1 and gpus != int(gpus):
-            message = f"resources.gpus: {gpus:g}; above 1 it must be a whole number"
-            self.wrong(self.at("resources", "gpus"), message)
-        workers = document.resources.workers
-        if workers > 1 and 0 < gpus < 1:
-            message = (
-                f"resources.workers: {workers} workers cannot share a GPU, and gpus is {gpus:g}; "
-                "give each gpus: 1, or the trial workers: 1"
-            )
-            self.wrong(self.at("resources", "workers"), message)
-        if document.search.method == "grid":
-            self._grid(knobs)
-        nodes = self.at("search", "first").value
-        for index, point in enumerate(document.search.first):
-            if point != "default" and isinstance(nodes, list):
-                self._first(point, nodes[index], knobs, points)
-
-    def _grid(self, knobs: dict[str, Domain]) -> None:
-        size = 1.0
-        for name, domain in knobs.items():
-            if isinstance(domain, Choice | Grid):
-                size *= len(domain.values)
-            elif isinstance(domain, Range) and domain.step is not None:
-                size *= math.floor((domain.high - domain.low) / domain.step + 1e-9) + 1
-            elif isinstance(domain, Range):
-                message = f"{name}: a grid search needs a `step` here, or {{grid: [...]}}"
-                self.wrong(self.at("knobs", name), message)
-        if size > MAX_GRID:
-            message = f"search.method: a grid of {size:.3g} points; larger steps make it smaller"
-            self.wrong(self.at("search", "method"), message)
-
-    def _first(
-        self,
-        point: Mapping[str, Value] | str,
-        node: Node,
-        knobs: dict[str, Domain],
-        points: Sequence[Mapping[str, Value]],
-    ) -> None:
-        assert isinstance(point, Mapping) and isinstance(node.value, dict)
-        tied = set(points[0]) if points else set()
-        for name, value in point.items():
-            below = node.value[name]
-            if name in knobs:
-                fit = self.reader.checked(name, value, below, warn=False)
-                if fit is not None and not contains(knobs[name], fit):
-                    message = f"search.first: {name} is never {quoted(fit)} in this space"
-                    self.wrong(below, message)
-            elif name not in {*tied, *self.faulty} and ("points",) not in self.broken:
-                hint = nearest(name, [*knobs, *tied], "knobs")
-                self.problems.append((below.key, f"search.first: no knob {quoted(name)}; {hint}"))
-        asked = {name: value for name, value in point.items() if name in tied}
-        if asked and not any(asked == {n: p.get(n) for n in tied} for p in points):
-            self.wrong(
-                node, f"search.first: {', '.join(sorted(tied))} are tied; name one of `points`"
-            )
-
-    def _origin(self, value: Any, path: tuple[str, ...]) -> dict[str, str]:
-        origin: dict[str, str] = {}
-        if (len(path) == 2 and path[0] == "knobs") or (path and not isinstance(value, dict)):
-            origin[".".join(path)] = self._source(value, path)
-        if isinstance(value, dict):
-            for word, below in value.items():
-                origin |= self._origin(below, (*path, word))
-        return origin
-
-    def _source(self, value: Any, path: tuple[str, ...]) -> str:
-        node = self.root
-        for word in path:
-            if not isinstance(node.value, dict) or word not in node.value:
-                return self._source_of_default(value, path)
-            node = node.value[word]
-        mark = node.mark
-        return f"{mark.source}:{mark.line}" if mark.line else "--set"
-
-    def _source_of_default(self, value: Any, path: tuple[str, ...]) -> str:
-        declared = self.declared
-        if declared is None or path[0] in SECTIONS or path[-1] in {"scale", "type"}:
-            return "default"
-        if path[0] == "knobs" and path[-1] == "default":
-            knob = (declared.knobs or {}).get(path[1])
-            if knob is None or knob.default != value:
-                shape = self.document.knobs[path[1]]
-                return "middle of the range" if isinstance(shape, RangeShape) else "first listed"
-        if path == ("task", "split_seed") and "split_seed" not in (declared.task or {}):
-            return "default"
-        return f"default of {declared.name}"
 
 
 def _settable(root: Node) -> list[str]:

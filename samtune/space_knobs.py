@@ -298,11 +298,7 @@ class Conditions:
                 self._wrong(name, "these conditions are never true together")
 
     def _node(self, name: str, other: str) -> Node:
-        node = self.nodes[name]
-        for word in ("when", other):
-            if isinstance(node.value, dict) and word in node.value:
-                node = node.value[word]
-        return node
+        return self.nodes[name].at("when", other)
 
     def _wrong(self, name: str, message: str, other: str = "") -> None:
         problem = (self._node(name, other).mark, f"{name}.when: {message}")

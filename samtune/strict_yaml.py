@@ -51,6 +51,16 @@ class Node:
             return [node.plain() for node in self.value]
         return self.value
 
+    def at(self, *words: str) -> Node:
+        """The node at a path, or the nearest one above it."""
+        node = self
+        for word in words:
+            if isinstance(node.value, dict) and word in node.value:
+                node = node.value[word]
+            else:
+                break
+        return node
+
 
 Problem = tuple[Mark, str]
 
