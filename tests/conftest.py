@@ -48,6 +48,18 @@ def two_slots() -> Iterator[object]:
 
 
 @pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data root, and no split of the test before."""
+    from trainables import data
+
+    folder = tmp_path / "root"
+    monkeypatch.setenv("SAMTUNE_DATA_ROOT", str(folder))
+    data._train_val.cache_clear()
+    data._test.cache_clear()
+    return folder
+
+
+@pytest.fixture
 def memory() -> Iterator[Path]:
     """A folder in memory where there is one, for tests that fsync ten thousand times."""
     folder = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
