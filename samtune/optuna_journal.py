@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from samtune import durable
 from samtune.record import Record
 from samtune.rows import TrialRow
 from samtune.space import Choice, Domain, Fixed, Grid, Range, SearchSpace
@@ -67,6 +69,36 @@ def write_journal(record: Record, path: Path) -> None:
         aside.rename(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+class Mirror(BaseJournalBackend):
+    """A study in an Optuna journal, to which ended trials are appended.
+
+    Without Optuna's lock, which would outlive a killed process: one writes here. Each trial passes
+    through a storage of its own, as a storage of Optuna's keeps a copy of all that it has written.
+    """
+
+    def __init__(self, path: Path, name: str, direction: StudyDirection) -> None:
+        self._path = path
+        self._name = name
+        self._logs = list(JournalFileBackend(str(path)).read_logs(0))
+        optuna.create_study(
+            storage=JournalStorage(self), study_name=name, direction=direction, load_if_exists=True
+        )
+
+    def add(self, trial: FrozenTrial) -> None:
+        storage = JournalStorage(self)
+        storage.create_new_trial(storage.get_study_id_from_name(self._name), trial)
+        self._logs.pop()
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        durable.append(self._path, "".join(lines).encode())
+        # As Optuna would read them.
+        self._logs += map(json.loads, lines)
 
 
 class _Memory(BaseJournalBackend):

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.distributions import BaseDistribution
+from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from samtune import durable
+from samtune.optuna_journal import Mirror
 from samtune.space import Choice, Domain, Fixed, Grid, Range, SearchSpace
 from samtune.trial import Value
 
@@ -96,7 +96,8 @@ class Proposals:
         direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
         self._direction = direction
         self.study = self._new_study() if space.search.method == "tpe" else None
-        self._mirror = _Mirror(mirror, space.name, direction) if mirror is not None else None
+        self._shared = IntersectionSearchSpace(include_pruned=True)
+        self._mirror = Mirror(mirror, space.name, direction) if mirror is not None else None
         self._ended = 0
         self._open: dict[int, optuna.Trial] = {}
         self._paused: dict[int, FrozenTrial] = {}
@@ -172,6 +173,7 @@ class Proposals:
         kept = good.union(latest[len(good) - KEPT :])
         waiting = {trial.number: number for number, trial in self._open.items()}
         self.study, self._ended = self._new_study(), len(kept)
+        self._shared = IntersectionSearchSpace(include_pruned=True)
         for trial in trials:
             if trial.number in waiting:
                 sampler = optuna.samplers.RandomSampler(seed=0)
@@ -203,12 +205,8 @@ class Proposals:
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         if self.space.search.method == "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed,
-                multivariate=True,
-                group=any(domain.when for domain in self.space.knobs.values()),
-                constant_liar=True,
-            )
+            conditional = any(domain.when for domain in self.space.knobs.values())
+            return _TPE(None if conditional else self._shared, seed)
         return optuna.samplers.RandomSampler(seed=seed)
 
     def _resolve(
@@ -243,34 +241,22 @@ class Proposals:
         return drawn
 
 
-class _Mirror(BaseJournalBackend):
-    """A study in an Optuna journal, to which ended trials are appended.
+class _TPE(optuna.samplers.TPESampler):
+    """Multivariate TPE. The knobs that all trials have in common are looked for by `shared` in
+    those since its last look alone: a sampler of Optuna's own that lives for one question would
+    go through all. None for a space in which knobs depend on others."""
 
-    Without Optuna's lock, which would outlive a killed process: one writes here. Each trial passes
-    through a storage of its own, as a storage of Optuna's keeps a copy of all that it has written.
-    """
+    def __init__(self, shared: IntersectionSearchSpace | None, seed: int) -> None:
+        super().__init__(seed=seed, multivariate=True, group=shared is None, constant_liar=True)
+        self._shared = shared
 
-    def __init__(self, path: Path, name: str, direction: StudyDirection) -> None:
-        self._path = path
-        self._name = name
-        self._logs = list(JournalFileBackend(str(path)).read_logs(0))
-        optuna.create_study(
-            storage=JournalStorage(self), study_name=name, direction=direction, load_if_exists=True
-        )
-
-    def add(self, trial: FrozenTrial) -> None:
-        storage = JournalStorage(self)
-        storage.create_new_trial(storage.get_study_id_from_name(self._name), trial)
-        self._logs.pop()
-
-    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        return self._logs[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        durable.append(self._path, "".join(lines).encode())
-        # As Optuna would read them.
-        self._logs += map(json.loads, lines)
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        if self._shared is None:
+            return super().infer_relative_search_space(study, trial)
+        found = self._shared.calculate(study)
+        return {name: domain for name, domain in found.items() if not domain.single()}
 
 
 class ProposalSearcher(Searcher):
