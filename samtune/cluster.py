@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import math
@@ -12,10 +13,12 @@ import shutil
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
-from samtune import gpu_memory, hosts
+from samtune import gpu_memory, launcher
 from samtune.group import RankFailure, Tell, ranks
 from samtune.nodes import alive, fitting
 from samtune.orphans import ended_with_us
@@ -60,7 +63,7 @@ class Cluster:
     """A running Ray, and how many trials of the wanted size it holds at once.
 
     A trial is `workers` processes with `cpus` and `gpus` each. `storage` is the URL to which
-    workers copy checkpoints, `hosts` the address of a nursery for trials that may have a host.
+    workers copy checkpoints.
     """
 
     slots: int
@@ -69,7 +72,6 @@ class Cluster:
     scratch: Path
     workers: int = 1
     storage: str | None = None
-    hosts: str | None = None
 
     @property
     def per_trial(self) -> tune.PlacementGroupFactory:
@@ -132,14 +134,15 @@ def cluster(
         if ship:
             sent["py_modules"] = list(ship)
         try:
-            ray.init(
-                address=address or "local",
-                runtime_env=sent,
-                log_to_driver=False,
-                # What goes wrong in a trial is on record, and told once.
-                logging_level=logging.CRITICAL,
-                **(local if address is None else {}),
-            )
+            with _spare(nursery) if address is None else contextlib.nullcontext():
+                ray.init(
+                    address=address or "local",
+                    runtime_env=sent,
+                    log_to_driver=False,
+                    # What goes wrong in a trial is on record, and told once.
+                    logging_level=logging.CRITICAL,
+                    **(local if address is None else {}),
+                )
         except (ConnectionError, RuntimeError, OSError) as error:
             hint = (
                 "is there room in the folder for temporary files?"
@@ -166,9 +169,36 @@ def cluster(
                     exit_code=5,
                 )
             slots = min(fits, parallel or fits)
-            yield Cluster(slots, cpus, gpus, Path(scratch), workers, storage, nursery)
+            yield Cluster(slots, cpus, gpus, Path(scratch), workers, storage)
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _spare(nursery: str | None) -> Iterator[None]:
+    """A Ray started in the block has no process that a sweep has no use for, and forked workers.
+
+    Its dashboard's server, autoscaler and log monitor would take two CPU-seconds, and `ray.init`
+    has no words for either wish. A Ray that is built otherwise is started as it comes.
+    """
+    parameter: Any = import_module("ray._private.parameter")
+    services: Any = import_module("ray._private.services")
+    build = getattr(parameter, "RayParams", None)
+    serve = getattr(services, "start_api_server", None)
+    wishes: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
+    if nursery is not None:
+        wishes["setup_worker_path"] = launcher.__file__
+    if not (build and serve and wishes.keys() <= inspect.signature(build).parameters.keys()):
+        yield
+        return
+    os.environ[launcher.ADDRESS] = nursery or ""
+    parameter.RayParams = partial(build, **wishes)
+    services.start_api_server = lambda *_, **__: ("", None)
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = build, serve
+        del os.environ[launcher.ADDRESS]
 
 
 def _refuse_open_ray() -> None:
@@ -221,11 +251,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     sys.path.extend(path for path in config["path"] if path not in sys.path)
     went_wrong = None
     try:
-        host = hosts.mine(config["hosts"])
-        if host is not None:
-            went_wrong = hosts.train(host, config, send)
-        else:
-            _train(trial, config, send)
+        _train(trial, config, send)
     except Exception as error:
         went_wrong = failure(error)
         if isinstance(error, RankFailure):

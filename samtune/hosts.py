@@ -1,11 +1,11 @@
-"""Trial hosts: processes that train CPU trials, forked from one that has torch loaded.
+"""Trial hosts: Ray's workers for CPU trials, forked from a process that has all of it loaded.
 
-A new process loads torch and its compiler before it trains, which takes CPU-seconds and hundreds
-of megabytes; a fork of one that has them shares both. So a command that trains forks a nursery
-before it starts Ray. Each of Ray's workers asks that for a host of its own, hands it one trial
-after the other, and is what Tune sees. The two end together: the nursery kills a host whose
-worker is gone, and a worker whose host is gone kills itself. It needs Linux; elsewhere, on other
-nodes and where trials have GPUs the workers train, and with `SAMTUNE_HOSTS=0`.
+A new worker loads Ray, Ray Tune, torch and torch's compiler before it trains, which takes
+CPU-seconds and hundreds of megabytes; the forks of one process that has them share both. So a
+command that trains forks a nursery once it has torch, and has its Ray start `launcher.py` for each
+worker. That asks the nursery for a fork which becomes the worker in all but its process id, and
+the two end together. The first one that asks has the nursery load Ray. It needs Linux; workers on
+other nodes and for trials with GPUs are Ray's own, and with `SAMTUNE_HOSTS=0` all are.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import gc
 import json
 import os
+import runpy
 import secrets
 import select
+import shlex
 import signal
 import socket
 import struct
@@ -25,36 +27,36 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from threadpoolctl import threadpool_limits
 
-from samtune.outcome import failure
-from samtune.run_folder import alone_in
-from samtune.space import resolve
-from samtune.trial import TrialConfig, running
-
-# They have threads, which a fork would not have.
+# They have threads, which a fork would not have; Ray's are started with a cluster.
 _THREADED = frozenset({"ray", "jax", "tensorflow"})
 
 
 @contextmanager
 def nursery() -> Iterator[str | None]:
-    """Inside the block hosts are to be had at the address that it yields; None where none are.
+    """Inside the block workers are to be had at the address that it yields; None where none are.
 
     To be entered once the trainables are imported, and before anything starts a thread.
     """
     # In the abstract namespace, so that no file is left behind; others are refused by their user.
-    address = f"\0samtune-{secrets.token_hex(16)}"
+    address = f"samtune-{secrets.token_hex(16)}"
     wanted = os.environ.get("SAMTUNE_HOSTS") != "0"
     threads = threading.active_count() > 1 or _THREADED & sys.modules.keys()
     listener = _listener(address) if wanted and not threads else None
     if listener is None:
         yield None
         return
+    # Of what Ray Tune imports, and would import in here and in there.
+    import pandas  # noqa: F401
+
     lifeline, ours = os.pipe()
     with warnings.catch_warnings():
-        # Of OpenBLAS's threads, which are made anew in a child.
+        # Of OpenBLAS's threads and an allocator's, which are made anew in a child.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
@@ -74,7 +76,7 @@ def _listener(address: str) -> socket.socket | None:
     try:
         os.close(os.pidfd_open(os.getpid()))
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(address)
+        listener.bind(f"\0{address}")
     except (AttributeError, OSError):
         return None
     listener.listen()
@@ -87,6 +89,9 @@ def _until_the_end(of_process: Callable[[], NoReturn]) -> NoReturn:
     gc.freeze()
     try:
         of_process()
+    except SystemExit as end:
+        sys.stdout.flush()
+        os._exit(end.code if isinstance(end.code, int) else end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -94,15 +99,16 @@ def _until_the_end(of_process: Callable[[], NoReturn]) -> NoReturn:
 
 
 class _Nursery:
-    """The process that forks hosts; its command's end, however it comes, closes the `lifeline`."""
+    """The process that forks workers; its command's end, however it comes, closes `lifeline`."""
 
     def __init__(self, listener: socket.socket, lifeline: int) -> None:
         self._listener = listener
         self._lifeline = lifeline
         self._poll = select.poll()
-        # Hosts by the descriptors that tell of their end, and of their workers' end.
+        # Workers by the descriptors that tell of their end, and of their launchers' end.
         self._ended: dict[int, tuple[int, socket.socket]] = {}
         self._orphaned: dict[int, int] = {}
+        self._ray: _Ray | None = None
 
     def serve(self) -> NoReturn:
         # A Ctrl-C in a terminal is for the command, which lets trials end in their own time.
@@ -137,30 +143,41 @@ class _Nursery:
             os.closerange(low + 1, high)
 
     def _fork(self) -> None:
-        worker, _ = self._listener.accept()
-        who = worker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        launcher, _ = self._listener.accept()
+        who = launcher.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", who)[1] != os.getuid():
-            worker.close()
+            launcher.close()
             return
-        pid = os.fork()
-        if pid == 0:
-            _until_the_end(partial(_host, worker))
-        ended = os.pidfd_open(pid)
-        self._ended[ended] = pid, worker
-        self._orphaned[worker.fileno()] = pid
-        self._poll.register(ended, select.POLLIN)
-        self._poll.register(worker, select.POLLRDHUP)
+        _, standard, *_ = socket.recv_fds(launcher, 1, 3)
+        with launcher.makefile() as stream:
+            line = stream.readline()
+        if line.endswith("\n"):
+            asked = json.loads(line)
+            self._ray = self._ray or _Ray(asked["environment"])
+            pid = os.fork()
+            if pid == 0:
+                _until_the_end(partial(_worker, asked, standard, self._ray))
+            launcher.send(b"\0")
+            ended = os.pidfd_open(pid)
+            self._ended[ended] = pid, launcher
+            self._orphaned[launcher.fileno()] = pid
+            self._poll.register(ended, select.POLLIN)
+            self._poll.register(launcher, select.POLLRDHUP)
+        for descriptor in standard:
+            os.close(descriptor)
 
     def _bury(self, ended: int) -> None:
-        pid, worker = self._ended.pop(ended)
+        pid, launcher = self._ended.pop(ended)
         os.waitpid(pid, 0)
         self._poll.unregister(ended)
         os.close(ended)
-        del self._orphaned[worker.fileno()]
+        del self._orphaned[launcher.fileno()]
         with suppress(KeyError):
-            self._poll.unregister(worker)
-        # The worker hears of it by this.
-        worker.close()
+            self._poll.unregister(launcher)
+        # The launcher hears of it by this, whoever else holds the connection.
+        with suppress(OSError):
+            launcher.shutdown(socket.SHUT_RDWR)
+        launcher.close()
 
     def _end(self) -> NoReturn:
         for pid, _ in self._ended.values():
@@ -168,22 +185,85 @@ class _Nursery:
         os._exit(0)
 
 
-def _host(worker: socket.socket) -> NoReturn:
-    """Trains what its worker hands it until that is gone."""
+class _Ray:
+    """Ray and Ray Tune, imported in the environment of the first worker that asks."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        os.environ.clear()
+        os.environ.update(environment)
+        actor: Any = import_module("ray.actor")
+        # An actor class that is defined draws one of Ray's random numbers, and all forks would
+        # draw the same ones from then on.
+        kept = actor.ActorClassID
+        actor.ActorClassID = SimpleNamespace(from_random=lambda: kept(os.urandom(kept.size())))
+        try:
+            import samtune.cluster  # noqa: F401
+        finally:
+            actor.ActorClassID = kept
+        self._setup: Any = import_module("ray._private.workers.setup_worker")
+        self._read = _read_once(environment)
+        self._drawn_by_another = _drawn_by_a_fork()
+
+    def run(self, words: list[str]) -> None:
+        """What Ray's setup of a worker does, but in this process where it can be."""
+        setup = self._setup
+        told, program = setup.parser.parse_known_args(words)
+        context = setup.RuntimeEnvContext.deserialize(told.serialized_runtime_env_context or "{}")
+        alike = self._read == _read_once(os.environ) and self._drawn_by_another != _drawn()
+        match shlex.split(" ".join(context.command_prefix)):
+            case ["cd", folder, "&&"] if alike:
+                os.chdir(folder)
+            case _:
+                context.exec_worker(program, setup.Language.Value(told.language))
+        os.environ.update(context.env_vars)
+        _keep_to(os.environ.get("OMP_NUM_THREADS", ""))
+        sys.argv = program
+        runpy.run_path(program[0], run_name="__main__")
+
+
+def _read_once(environment: Mapping[str, str]) -> list[str | None]:
+    """What Ray reads when it is imported, and never again: the ids of its job and its daemon."""
+    names = ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_RAYLET_NODE_ID")
+    return [environment.get(name) for name in names]
+
+
+def _drawn() -> bytes:
+    import ray
+
+    drawn: bytes = ray.NodeID.from_random().binary()
+    return drawn
+
+
+def _drawn_by_a_fork() -> bytes:
+    result, sent = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(sent, _drawn())
+        os._exit(0)
+    os.close(sent)
+    with os.fdopen(result, "rb") as file:
+        drawn = file.read()
+    os.waitpid(pid, 0)
+    return drawn
+
+
+def _worker(asked: dict[str, Any], standard: list[int], ray: _Ray) -> NoReturn:
+    """Becomes the worker that a launcher was started for."""
+    # Ray may signal a worker's whole process group.
+    os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _, output, *_ = socket.recv_fds(worker, 1, 2)
-    for standard, descriptor in enumerate(output, 1):
-        os.dup2(descriptor, standard)
-        os.close(descriptor)
-    sys.stdout, sys.stderr = (os.fdopen(each, "w", 1, closefd=False) for each in (1, 2))
-    messages = Messages(worker)
-    place = messages.next()
+    for descriptor, sent in enumerate(standard):
+        os.dup2(sent, descriptor)
+    # What is the nursery's, other workers' launchers among it.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(each, "w" if each else "r", 1, closefd=False) for each in range(3)
+    )
     os.environ.clear()
-    os.environ.update(place["environment"])
-    os.chdir(place["folder"])
-    _keep_to(place["environment"].get("OMP_NUM_THREADS", ""))
-    while True:
-        messages.send({"failure": _trained(messages.next(), messages)})
+    os.environ.update(asked["environment"])
+    os.chdir(asked["folder"])
+    ray.run(asked["words"])
+    raise SystemExit
 
 
 def _keep_to(threads: str) -> None:
@@ -192,96 +272,3 @@ def _keep_to(threads: str) -> None:
         threadpool_limits(int(threads))
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(int(threads))
-
-
-class _Stopped(BaseException):
-    """The worker was told to stop the trial."""
-
-
-def _trained(config: Mapping[str, Any], messages: Messages) -> dict[str, Any] | None:
-    """Runs the trainable; returns what went wrong."""
-
-    def send(report: dict[str, Any]) -> None:
-        messages.send({"report": report})
-        if not messages.next():
-            raise _Stopped
-
-    sys.path.extend(path for path in config["path"] if path not in sys.path)
-    trial = TrialConfig.from_dict(config["trial"])
-    try:
-        trainable = resolve(trial.trainable)
-        with alone_in(trial.checkpoint_dir), running(trial, send):
-            trainable(trial)
-    except _Stopped:
-        pass
-    except Exception as error:
-        return failure(error)
-    return None
-
-
-class Messages:
-    """JSON lines between a worker and its host."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._stream = connection.makefile("rwb")
-
-    def send(self, message: Any) -> None:
-        try:
-            self._stream.write(json.dumps(message).encode() + b"\n")
-            self._stream.flush()
-        except BrokenPipeError:
-            _follow()
-
-    def next(self) -> Any:
-        line = self._stream.readline()
-        return json.loads(line) if line.endswith(b"\n") else _follow()
-
-
-def _follow() -> NoReturn:
-    """Ends this process as the other one has ended: without another word."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
-
-
-_mine: Messages | None = None
-
-
-def mine(address: str | None) -> Messages | None:
-    """This worker's host, asked for at its first trial; None where the nursery has none."""
-    global _mine
-    if _mine is None and address is not None:
-        with suppress(OSError):
-            _mine = _hired(address)
-    return _mine
-
-
-def train(
-    host: Messages, config: Mapping[str, Any], send: Callable[[dict[str, Any]], None]
-) -> dict[str, Any] | None:
-    """Has the host train a trial and hands its reports to `send`.
-
-    Returns what went wrong, as `failure` does. What `send` raises ends the trial.
-    """
-    host.send({"trial": config["trial"], "path": config["path"]})
-    while True:
-        answer = host.next()
-        if "report" not in answer:
-            went_wrong: dict[str, Any] | None = answer["failure"]
-            return went_wrong
-        try:
-            send(answer["report"])
-        except BaseException:
-            host.send(False)
-            host.next()
-            raise
-        host.send(True)
-
-
-def _hired(address: str) -> Messages:
-    """A host of this process's own, with its environment, folder, standard output and error."""
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(address)
-    socket.send_fds(connection, [b"\0"], [1, 2])
-    host = Messages(connection)
-    host.send({"environment": dict(os.environ), "folder": os.getcwd()})
-    return host

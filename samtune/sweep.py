@@ -175,7 +175,6 @@ class _Driver:
             "path": [] if own else [os.getcwd()],
             "gpu_memory_gb": self._plan.spaces[trial.study].resources.gpu_memory_gb,
             "storage": self._on and self._on.storage,
-            "hosts": self._on and self._on.hosts,
             "run": self._record.name,
             "last_epoch": max(live.earlier, default=None),
         }

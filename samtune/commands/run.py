@@ -273,14 +273,13 @@ def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
 
 
 def _hosts(spaces: Sequence[SearchSpace], launch: Launch) -> str | None:
-    """Where this command's trials get their processes, if they may have some of this machine's.
+    """Where this command's Ray gets its workers, if they may be forks.
 
-    Ray, once it is imported, has threads, so it comes first.
+    A nursery imports Ray by itself, so it comes first.
     """
     from samtune.hosts import nursery
 
-    elsewhere = launch.address or launch.storage
-    if elsewhere or any(s.resources.gpus or s.resources.workers > 1 for s in spaces):
+    if launch.address or any(s.resources.gpus or s.resources.workers > 1 for s in spaces):
         return None
     return click.get_current_context().with_resource(nursery())
 
