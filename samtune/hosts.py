@@ -2,10 +2,10 @@
 
 A new worker loads Ray, Ray Tune, torch and torch's compiler before it trains, which takes
 CPU-seconds and hundreds of megabytes; the forks of one process that has them share both. So a
-command that trains forks a nursery once it has torch, and has its Ray start `launcher.py` for each
-worker. That asks the nursery for a fork which becomes the worker in all but its process id, and
-the two end together. The first one that asks has the nursery load Ray. It needs Linux; workers on
-other nodes and for trials with GPUs are Ray's own, and with `SAMTUNE_HOSTS=0` all are.
+command that trains forks a nursery once it has imported them and before it starts Ray, and has
+Ray start `launcher.py` for each worker. That asks the nursery for a fork which becomes the worker
+in all but its process id, and the two end together. It needs Linux; workers on other nodes and
+for trials with GPUs are Ray's own, and with `SAMTUNE_HOSTS=0` all are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -35,6 +35,7 @@ from threadpoolctl import threadpool_limits
 
 # They have threads, which a fork would not have; Ray's are started with a cluster.
 _THREADED = frozenset({"ray", "jax", "tensorflow"})
+_FIRST_JOB = "01000000"
 
 
 @contextmanager
@@ -48,19 +49,17 @@ def nursery() -> Iterator[str | None]:
     wanted = os.environ.get("SAMTUNE_HOSTS") != "0"
     threads = threading.active_count() > 1 or _THREADED & sys.modules.keys()
     listener = _listener(address) if wanted and not threads else None
-    if listener is None:
+    setup = _loaded() if listener is not None else None
+    if listener is None or setup is None:
         yield None
         return
-    # Of what Ray Tune imports, and would import in here and in there.
-    import pandas  # noqa: F401
-
     lifeline, ours = os.pipe()
     with warnings.catch_warnings():
         # Of OpenBLAS's threads and an allocator's, which are made anew in a child.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        _until_the_end(_Nursery(listener, lifeline).serve)
+        _until_the_end(_Nursery(listener, lifeline, setup).serve)
     listener.close()
     os.close(lifeline)
     try:
@@ -83,6 +82,38 @@ def _listener(address: str) -> socket.socket | None:
     return listener
 
 
+def _loaded() -> Any:
+    """What Ray sets up a worker by, once all that one imports is; None where Ray has another."""
+    # Ray reads the ids of a worker's job and of its daemon when it is imported, and never again.
+    # In a Ray of its own a command's job is the first; a worker that finds the process of the
+    # other id gone ends itself, and those of a command may well wait for its own.
+    ids = {"RAY_JOB_ID": _FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
+    before = {name: os.environ.get(name) for name in ids}
+    actor: Any = None
+    kept: Any = None
+    os.environ.update(ids)
+    try:
+        actor = import_module("ray.actor")
+        # An actor class that is defined draws one of Ray's random numbers, and all forks would
+        # draw the same ones from then on.
+        kept = getattr(actor, "ActorClassID", None)
+        actor.ActorClassID = SimpleNamespace(from_random=lambda: kept(os.urandom(kept.size())))
+        import samtune.sweep  # noqa: F401
+
+        setup = import_module("ray._private.workers.setup_worker")
+    except ImportError:
+        return None
+    finally:
+        if kept is not None:
+            actor.ActorClassID = kept
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+    needed = ("parser", "RuntimeEnvContext", "Language")
+    return setup if all(hasattr(setup, name) for name in needed) else None
+
+
 def _until_the_end(of_process: Callable[[], NoReturn]) -> NoReturn:
     """A forked process must not return into what its parent was about to do."""
     # What the parent has is not for a child to tidy up.
@@ -101,14 +132,14 @@ def _until_the_end(of_process: Callable[[], NoReturn]) -> NoReturn:
 class _Nursery:
     """The process that forks workers; its command's end, however it comes, closes `lifeline`."""
 
-    def __init__(self, listener: socket.socket, lifeline: int) -> None:
+    def __init__(self, listener: socket.socket, lifeline: int, setup: Any) -> None:
         self._listener = listener
         self._lifeline = lifeline
+        self._setup = setup
         self._poll = select.poll()
         # Workers by the descriptors that tell of their end, and of their launchers' end.
         self._ended: dict[int, tuple[int, socket.socket]] = {}
         self._orphaned: dict[int, int] = {}
-        self._ray: _Ray | None = None
 
     def serve(self) -> NoReturn:
         # A Ctrl-C in a terminal is for the command, which lets trials end in their own time.
@@ -119,6 +150,7 @@ class _Nursery:
         if "torch" in sys.modules:
             # Torch imports its compiler with the first optimizer.
             import torch._dynamo  # noqa: F401
+        drawn = _drawn_by_a_fork()
         self._poll.register(self._listener, select.POLLIN)
         self._poll.register(self._lifeline, select.POLLIN)
         while True:
@@ -126,7 +158,7 @@ class _Nursery:
                 if descriptor == self._lifeline:
                     self._end()
                 elif descriptor == self._listener.fileno():
-                    self._fork()
+                    self._fork(drawn)
                 elif descriptor in self._orphaned:
                     os.kill(self._orphaned[descriptor], signal.SIGKILL)
                     self._poll.unregister(descriptor)
@@ -142,7 +174,7 @@ class _Nursery:
         for low, high in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(low + 1, high)
 
-    def _fork(self) -> None:
+    def _fork(self, drawn: bytes) -> None:
         launcher, _ = self._listener.accept()
         who = launcher.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", who)[1] != os.getuid():
@@ -152,11 +184,9 @@ class _Nursery:
         with launcher.makefile() as stream:
             line = stream.readline()
         if line.endswith("\n"):
-            asked = json.loads(line)
-            self._ray = self._ray or _Ray(asked["environment"])
             pid = os.fork()
             if pid == 0:
-                _until_the_end(partial(_worker, asked, standard, self._ray))
+                _until_the_end(partial(_worker, json.loads(line), standard, self._setup, drawn))
             launcher.send(b"\0")
             ended = os.pidfd_open(pid)
             self._ended[ended] = pid, launcher
@@ -185,48 +215,6 @@ class _Nursery:
         os._exit(0)
 
 
-class _Ray:
-    """Ray and Ray Tune, imported in the environment of the first worker that asks."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        os.environ.clear()
-        os.environ.update(environment)
-        actor: Any = import_module("ray.actor")
-        # An actor class that is defined draws one of Ray's random numbers, and all forks would
-        # draw the same ones from then on.
-        kept = actor.ActorClassID
-        actor.ActorClassID = SimpleNamespace(from_random=lambda: kept(os.urandom(kept.size())))
-        try:
-            import samtune.cluster  # noqa: F401
-        finally:
-            actor.ActorClassID = kept
-        self._setup: Any = import_module("ray._private.workers.setup_worker")
-        self._read = _read_once(environment)
-        self._drawn_by_another = _drawn_by_a_fork()
-
-    def run(self, words: list[str]) -> None:
-        """What Ray's setup of a worker does, but in this process where it can be."""
-        setup = self._setup
-        told, program = setup.parser.parse_known_args(words)
-        context = setup.RuntimeEnvContext.deserialize(told.serialized_runtime_env_context or "{}")
-        alike = self._read == _read_once(os.environ) and self._drawn_by_another != _drawn()
-        match shlex.split(" ".join(context.command_prefix)):
-            case ["cd", folder, "&&"] if alike:
-                os.chdir(folder)
-            case _:
-                context.exec_worker(program, setup.Language.Value(told.language))
-        os.environ.update(context.env_vars)
-        _keep_to(os.environ.get("OMP_NUM_THREADS", ""))
-        sys.argv = program
-        runpy.run_path(program[0], run_name="__main__")
-
-
-def _read_once(environment: Mapping[str, str]) -> list[str | None]:
-    """What Ray reads when it is imported, and never again: the ids of its job and its daemon."""
-    names = ("RAY_JOB_ID", "RAY_RAYLET_PID", "RAY_RAYLET_NODE_ID")
-    return [environment.get(name) for name in names]
-
-
 def _drawn() -> bytes:
     import ray
 
@@ -247,8 +235,8 @@ def _drawn_by_a_fork() -> bytes:
     return drawn
 
 
-def _worker(asked: dict[str, Any], standard: list[int], ray: _Ray) -> NoReturn:
-    """Becomes the worker that a launcher was started for."""
+def _worker(asked: dict[str, Any], standard: list[int], setup: Any, drawn: bytes) -> NoReturn:
+    """Becomes the worker that a launcher was started for; `drawn` is another fork's number."""
     # Ray may signal a worker's whole process group.
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -262,7 +250,20 @@ def _worker(asked: dict[str, Any], standard: list[int], ray: _Ray) -> NoReturn:
     os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
-    ray.run(asked["words"])
+    told, program = setup.parser.parse_known_args(asked["words"])
+    context = setup.RuntimeEnvContext.deserialize(told.serialized_runtime_env_context or "{}")
+    fits = os.environ.get("RAY_JOB_ID") == _FIRST_JOB and drawn != _drawn()
+    match shlex.split(" ".join(context.command_prefix)):
+        case ["cd", folder, "&&"] if fits:
+            os.chdir(folder)
+        case _:
+            context.exec_worker(program, setup.Language.Value(told.language))
+    os.environ.update(context.env_vars)
+    _keep_to(os.environ.get("OMP_NUM_THREADS", ""))
+    # Ray read its settings when it was imported, in another environment.
+    sys.modules["ray"]._raylet.Config.initialize("")
+    sys.argv = program
+    runpy.run_path(program[0], run_name="__main__")
     raise SystemExit
 
 

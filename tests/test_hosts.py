@@ -75,7 +75,7 @@ def _process(words: list[str], folder: Path, **more: str) -> subprocess.Popen[st
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**os.environ, "RAY_JOB_ID": "01000000", "RAY_RAYLET_PID": "1", **more},
+        env={**os.environ, "RAY_JOB_ID": "01000000", **more},
     )
 
 
@@ -147,7 +147,8 @@ def test_hosts_can_be_done_without(place: Path) -> None:
 def test_a_worker_is_a_fork_with_its_launchers_words_environment_and_output(
     place: Path, address: str
 ) -> None:
-    process = launch(place, address, "--id=7", OMP_NUM_THREADS="3", MINE="yes")
+    settings = {"RAY_worker_register_timeout_seconds": "77"}
+    process = launch(place, address, "--id=7", OMP_NUM_THREADS="3", MINE="yes", **settings)
     worker = told(process)
     assert worker["pid"] != process.pid
     assert worker["group"] == worker["pid"], "a signal to its group is for it alone"
@@ -155,6 +156,8 @@ def test_a_worker_is_a_fork_with_its_launchers_words_environment_and_output(
     assert worker["folder"] == str(place / "empty")
     environment = worker["environment"]
     assert (environment["MINE"], environment["OURS"]) == ("yes", "1")
+    assert "RAY_RAYLET_PID" not in environment
+    assert worker["read"] == 77, "Ray goes by this environment"
     assert worker["compiler"], "it is there before the first optimizer is"
     assert worker["threads"] == 3
     assert gone(worker["pid"])
@@ -174,8 +177,8 @@ def test_nothing_of_the_command_is_open_in_a_worker(place: Path, address: str) -
 
 @pytest.mark.parametrize(
     "more",
-    [{"RAY_RAYLET_PID": "2"}, {"prefix": "true; cd"}],
-    ids=["of-another-ray", "with-another-setup"],
+    [{"RAY_JOB_ID": "02000000"}, {"prefix": "true; cd"}],
+    ids=["of-another-job", "with-another-setup"],
 )
 def test_a_worker_that_no_fork_can_be_is_a_process_of_its_own(
     place: Path, address: str, more: dict[str, str]
