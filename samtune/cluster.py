@@ -56,6 +56,8 @@ _ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
+# What Ray has its agents started by, each a Python process that a fork does as well for.
+_AGENTS = "_build_python_executable_command_memory_profileable"
 
 
 @dataclass(frozen=True)
@@ -185,19 +187,25 @@ def _spare(nursery: str | None) -> Iterator[None]:
     services: Any = import_module("ray._private.services")
     build = getattr(parameter, "RayParams", None)
     serve = getattr(services, "start_api_server", None)
+    agents = getattr(services, _AGENTS, None)
     wishes: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
     if nursery is not None:
         wishes["setup_worker_path"] = launcher.__file__
-    if not (build and serve and wishes.keys() <= inspect.signature(build).parameters.keys()):
+    if not (
+        build and serve and agents and wishes.keys() <= inspect.signature(build).parameters.keys()
+    ):
         yield
         return
     os.environ[launcher.ADDRESS] = nursery or ""
     parameter.RayParams = partial(build, **wishes)
     services.start_api_server = lambda *_, **__: ("", None)
+    if nursery is not None:
+        setattr(services, _AGENTS, lambda *_, **__: [sys.executable, launcher.__file__])
     try:
         yield
     finally:
         parameter.RayParams, services.start_api_server = build, serve
+        setattr(services, _AGENTS, agents)
         del os.environ[launcher.ADDRESS]
 
 

@@ -3,9 +3,10 @@
 A new worker loads Ray, Ray Tune, torch and torch's compiler before it trains, which takes
 CPU-seconds and hundreds of megabytes; the forks of one process that has them share both. So a
 command that trains forks a nursery once it has imported them and before it starts Ray, and has
-Ray start `launcher.py` for each worker. That asks the nursery for a fork which becomes the worker
-in all but its process id, and the two end together. It needs Linux; workers on other nodes and
-for trials with GPUs are Ray's own, and with `SAMTUNE_HOSTS=0` all are.
+Ray start `launcher.py` for each worker, and for its two agents, which load Ray as well. That asks
+the nursery for a fork which becomes the worker in all but its process id, and the two end
+together. It needs Linux; workers on other nodes and for trials with GPUs are Ray's own, and with
+`SAMTUNE_HOSTS=0` all are.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def _listener(address: str) -> socket.socket | None:
 def _loaded() -> Any:
     """What Ray sets up a worker by, once all that one imports is; None where Ray has another."""
     # Ray reads the ids of a worker's job and of its daemon when it is imported, and never again.
-    # In a Ray of its own a command's job is the first; a worker that finds the process of the
-    # other id gone ends itself, and those of a command may well wait for its own.
+    # In a Ray of its own a command's job is the first. A worker ends itself when the process with
+    # the other id is gone; the command does for that.
     ids = {"RAY_JOB_ID": _FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
     before = {name: os.environ.get(name) for name in ids}
     actor: Any = None
@@ -130,7 +131,7 @@ def _until_the_end(of_process: Callable[[], NoReturn]) -> NoReturn:
 
 
 class _Nursery:
-    """The process that forks workers; its command's end, however it comes, closes `lifeline`."""
+    """The process that is forked; its command's end, however it comes, closes `lifeline`."""
 
     def __init__(self, listener: socket.socket, lifeline: int, setup: Any) -> None:
         self._listener = listener
@@ -180,21 +181,26 @@ class _Nursery:
         if struct.unpack("3i", who)[1] != os.getuid():
             launcher.close()
             return
-        _, standard, *_ = socket.recv_fds(launcher, 1, 3)
-        with launcher.makefile() as stream:
-            line = stream.readline()
-        if line.endswith("\n"):
-            pid = os.fork()
-            if pid == 0:
-                _until_the_end(partial(_worker, json.loads(line), standard, self._setup, drawn))
+        try:
+            _, standard, *_ = socket.recv_fds(launcher, 1, 3)
+            with launcher.makefile() as stream:
+                asked = json.loads(stream.readline())
+        except (OSError, ValueError):
+            # It is gone again.
+            launcher.close()
+            return
+        pid = os.fork()
+        if pid == 0:
+            _until_the_end(partial(_process, asked, standard, self._setup, drawn))
+        with suppress(OSError):
             launcher.send(b"\0")
-            ended = os.pidfd_open(pid)
-            self._ended[ended] = pid, launcher
-            self._orphaned[launcher.fileno()] = pid
-            self._poll.register(ended, select.POLLIN)
-            self._poll.register(launcher, select.POLLRDHUP)
         for descriptor in standard:
             os.close(descriptor)
+        ended = os.pidfd_open(pid)
+        self._ended[ended] = pid, launcher
+        self._orphaned[launcher.fileno()] = pid
+        self._poll.register(ended, select.POLLIN)
+        self._poll.register(launcher, select.POLLRDHUP)
 
     def _bury(self, ended: int) -> None:
         pid, launcher = self._ended.pop(ended)
@@ -235,8 +241,8 @@ def _drawn_by_a_fork() -> bytes:
     return drawn
 
 
-def _worker(asked: dict[str, Any], standard: list[int], setup: Any, drawn: bytes) -> NoReturn:
-    """Becomes the worker that a launcher was started for; `drawn` is another fork's number."""
+def _process(asked: dict[str, Any], standard: list[int], setup: Any, drawn: bytes) -> NoReturn:
+    """Becomes what a launcher was started for; `drawn` is a random number of another fork's."""
     # Ray may signal a worker's whole process group.
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -251,6 +257,17 @@ def _worker(asked: dict[str, Any], standard: list[int], setup: Any, drawn: bytes
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
     told, program = setup.parser.parse_known_args(asked["words"])
+    if told.language is not None:
+        _set_up(setup, told, program, drawn)
+    # Ray read its settings when it was imported, in another environment.
+    sys.modules["ray"]._raylet.Config.initialize("")
+    sys.argv = program
+    runpy.run_path(program[0], run_name="__main__")
+    raise SystemExit
+
+
+def _set_up(setup: Any, told: Any, program: list[str], drawn: bytes) -> None:
+    """Makes this process a worker's; where a fork cannot be one, it becomes a new Python."""
     context = setup.RuntimeEnvContext.deserialize(told.serialized_runtime_env_context or "{}")
     fits = os.environ.get("RAY_JOB_ID") == _FIRST_JOB and drawn != _drawn()
     match shlex.split(" ".join(context.command_prefix)):
@@ -260,11 +277,6 @@ def _worker(asked: dict[str, Any], standard: list[int], setup: Any, drawn: bytes
             context.exec_worker(program, setup.Language.Value(told.language))
     os.environ.update(context.env_vars)
     _keep_to(os.environ.get("OMP_NUM_THREADS", ""))
-    # Ray read its settings when it was imported, in another environment.
-    sys.modules["ray"]._raylet.Config.initialize("")
-    sys.argv = program
-    runpy.run_path(program[0], run_name="__main__")
-    raise SystemExit
 
 
 def _keep_to(threads: str) -> None:

@@ -1,7 +1,8 @@
-"""What Ray starts for a worker: it has the nursery fork one, and ends with it.
+"""What Ray starts for a worker or an agent: it has the nursery fork one, and ends with it.
 
-A script, run with the words that Ray has for the worker's setup; see `samtune/hosts.py`. Without a
-nursery it turns into that setup. It imports little, because it is started for each worker.
+A script, run with the words that Ray has for the worker's setup or the agent; see
+`samtune/hosts.py`. Without a nursery it turns into those. It imports little, because it is
+started for each of them.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ def _main(words: list[str]) -> None:
             # Until one of the two ends: the nursery hears of this one's end as well.
             nursery.recv(1)
             return
-    # It lies beside the program that the worker runs.
+    # A worker's setup lies beside its program; an agent has none.
     program = next(Path(word) for word in words if word.endswith(".py"))
-    setup = str(program.with_name("setup_worker.py"))
-    os.execv(sys.executable, [sys.executable, setup, *words])
+    setup = program.with_name("setup_worker.py")
+    os.execv(sys.executable, [sys.executable, *([str(setup)] if setup.exists() else []), *words])
 
 
 def _is_forked(nursery: socket.socket, words: list[str]) -> bool:

@@ -190,6 +190,13 @@ def test_a_worker_that_no_fork_can_be_is_a_process_of_its_own(
     assert worker["folder"] == str(place / "empty")
 
 
+def test_an_agent_is_a_fork_without_a_workers_setup(place: Path, address: str) -> None:
+    words = [launcher.__file__, str(place / "worker.py"), "--node-id=7"]
+    agent = told(_process(words, place, **{launcher.ADDRESS: address}))
+    assert (agent["words"], agent["folder"]) == (["--node-id=7"], str(place))
+    assert agent["compiler"]
+
+
 @pytest.mark.parametrize("address", ["", "samtune-nowhere"])
 def test_without_a_nursery_a_launcher_is_rays_own_setup(place: Path, address: str) -> None:
     out, err = launch(place, address, "--id=9").communicate(timeout=300)
@@ -217,7 +224,7 @@ def test_a_worker_ends_with_its_launcher_even_if_it_holds_the_lock(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_another_user_gets_no_worker(place: Path, address: str) -> None:
+def test_another_user_gets_no_worker(address: str) -> None:
     asks = (
         "import os\n"
         "from samtune import launcher\n"
@@ -225,9 +232,8 @@ def test_another_user_gets_no_worker(place: Path, address: str) -> None:
         "os.execv = lambda *_: print('left to itself')\n"
         "launcher._main(['worker.py'])"
     )
-    out, err = _process(["-c", asks], place, **{launcher.ADDRESS: address}).communicate(
-        timeout=300
-    )
+    process = _process(["-c", asks], Path("/"), **{launcher.ADDRESS: address})
+    out, err = process.communicate(timeout=300)
     assert (out, err) == ("left to itself\n", "")
 
 

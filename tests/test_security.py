@@ -104,10 +104,13 @@ def test_a_ray_that_is_built_otherwise_is_started_as_it_comes(
     def built_otherwise(num_cpus: int) -> None: ...
 
     serve = services.start_api_server
+    agents = services._build_python_executable_command_memory_profileable
     with _spare("nursery"):
         assert services.start_api_server is not serve
         assert parameter.RayParams().setup_worker_path == launcher.__file__
+        assert services._build_python_executable_command_memory_profileable is not agents
     assert services.start_api_server is serve
+    assert services._build_python_executable_command_memory_profileable is agents
     assert launcher.ADDRESS not in os.environ
     monkeypatch.setattr(parameter, "RayParams", built_otherwise)
     with _spare("nursery"):
