@@ -78,7 +78,9 @@ def smallest(name: str, in_shape: tuple[int, int, int] = CIFAR) -> nn.Module:
         ("resnet152", CIFAR, 10, 58_156_618, "58.16"),
         # torchvision's tables of weights.
         ("resnet18", IMAGENET, 1000, 11_689_512, "11.69"),
+        ("resnet34", IMAGENET, 1000, 21_797_672, "21.80"),
         ("resnet50", IMAGENET, 1000, 25_557_032, "25.56"),
+        ("resnet101", IMAGENET, 1000, 44_549_160, "44.55"),
         ("resnet152", IMAGENET, 1000, 60_192_808, "60.19"),
         # Zagoruyko and Komodakis 2016, table 4 (16-8: 11.0, 28-10: 36.5).
         ("wrn_16_8", CIFAR, 10, 10_961_370, "10.96"),

@@ -105,6 +105,27 @@ def test_on_the_cpu_auto_is_float32_as_it_lies(
     )
 
 
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_for_cuda_auto_is_channels_last_and_the_bf16_that_the_gpu_has(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool, expected: str
+) -> None:
+    # As on a GPU before Ampere, which has bf16 by emulation alone.
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: has_bf16 or including_emulation,
+    )
+    words = {"precision": "auto", "memory_format": "auto", "compile": False}
+    found = Precision.of(words, torch.device("cuda"))
+    assert (found.precision, found.channels_last) == (expected, True)
+    assert found.memory_format is torch.channels_last
+    assert found.dtype is (torch.bfloat16 if has_bf16 else None)
+    said = Precision.of(
+        {**words, "precision": "fp16", "memory_format": "contiguous"}, found.device
+    )
+    assert (said.precision, said.channels_last) == ("fp16", False)
+
+
 @pytest.mark.cuda
 @cuda
 def test_on_cuda_auto_is_bf16_and_channels_last() -> None:

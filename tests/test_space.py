@@ -1012,7 +1012,18 @@ def test_shipped_spaces_load_without_a_warning(name: str) -> None:
             assert space.origin[f"knobs.{knob}.default"].startswith(str(shipped()[name].parent))
 
 
-@pytest.mark.parametrize("name", sorted(set(shipped()) - set(VARIANTS)))
+PAPERS = {
+    *("cifar10_resnet18", "cifar10_wrn28_10", "cifar10_pyramidnet"),
+    *("cifar100_resnet18", "cifar100_wrn28_10", "cifar100_pyramidnet"),
+    *("tinyimagenet_resnet18", "imagenet_resnet50", "imagenet_vit_small"),
+}
+
+
+def test_every_setting_of_papers_is_shipped_and_examined() -> None:
+    assert set(shipped()) - set(VARIANTS) == PAPERS
+
+
+@pytest.mark.parametrize("name", sorted(PAPERS))
 def test_settings_of_papers_load_and_plan(name: str) -> None:
     space = SearchSpace.load(name)
     assert space.warnings == []

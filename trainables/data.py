@@ -75,7 +75,8 @@ TASK: tuple[Knob, ...] = (
         kind=str,
         default="digits",
         choices=NAMES,
-        doc="a known data set, parquet:/path or folder:/path; `samtune data list` tells them",
+        doc="a known data set, folder:/path, or parquet:/path with #column for other labels; "
+        "`samtune data list` tells them",
         source="trainables/datasets",
     ),
     Knob(

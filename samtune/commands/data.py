@@ -68,7 +68,7 @@ def fetch_set(name: str, from_file: Path | None, image_size: int, quiet: bool) -
     """Downloads and checks a data set, and maps it for trials to share.
 
     NAME is one that `samtune data list` tells, or folder:/path or parquet:/path, whose images are
-    mapped. No other command downloads.
+    mapped; parquet:/path#column takes the labels of that column. No other command downloads.
     """
     from trainables.datasets.catalogue import check, fetch
 

@@ -30,7 +30,7 @@ _IMAGENET_SIZE = 224
 
 
 def full_name(name: object, names: tuple[str, ...] = NAMES) -> str:
-    """The name with its path made absolute.
+    """The name with its path made absolute; `parquet:/path#column` says which labels are meant.
 
     Raises WordError for one that is neither among `names` nor a folder's.
     """
@@ -40,11 +40,11 @@ def full_name(name: object, names: tuple[str, ...] = NAMES) -> str:
     if colon and form in FORMS:
         if not path:
             raise WordError(f"{name!r} names no folder; write {form}:/path")
-        folder = Path(os.path.abspath(Path(path).expanduser()))
+        folder, column = _folder(form, path)
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
             raise WordError(f"{name!r} names no folder: {folder} {what}")
-        return f"{form}:{folder}"
+        return f"{form}:{folder}#{column}" if column else f"{form}:{folder}"
     word = (form if colon else str(name)).lower()
     near = difflib.get_close_matches(word, names + FORMS, n=1)
     if near:
@@ -66,7 +66,17 @@ def path_set(name: str, image_size: int) -> PathSet:
             )
         return PathSet(name, "folder", folder, image_size or _IMAGENET_SIZE)
     form, _, path = name.partition(":")
-    return PathSet(name, form, Path(path), image_size)
+    folder, column = _folder(form, path)
+    return PathSet(name, form, folder, image_size, column)
+
+
+def _folder(form: str, path: str) -> tuple[Path, str]:
+    """The folder, and the column after a `#`, which may be in a folder's own name as well."""
+    folder = Path(os.path.abspath(os.path.expanduser(path)))
+    before, mark, column = path.rpartition("#")
+    if form == "parquet" and mark and before and not folder.is_dir():
+        return Path(os.path.abspath(os.path.expanduser(before))), column
+    return folder, ""
 
 
 def find(name: str, image_size: int = 0) -> Source:

@@ -17,7 +17,7 @@ from trainables.datasets import (
     store,
     tinyimagenet,
 )
-from trainables.datasets.archive import ARCHIVES
+from trainables.datasets.archive import ARCHIVES, missing
 from trainables.datasets.paths import PathSet
 from trainables.datasets.source import DataError, WordError
 
@@ -69,6 +69,8 @@ def check(name: str, image_size: int = 0) -> Entry:
         held = len(digits.digits().parts["train"].labels)
         size = digits.FILE.stat().st_size
         return Entry(name, "shipped", size, str(digits.FILE.parent), f"{held:,} images")
+    if name in ARCHIVES and not (store.root() / name).is_dir():
+        raise missing(name)
     if name in CORRUPTED:
         count = store.verify_sums(name)
         return Entry(name, "ready", _size(name), str(store.root() / name), f"{count} files")

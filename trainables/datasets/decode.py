@@ -56,6 +56,11 @@ class Encoded:
                 f"{self.where(key)} is {image.height} x {image.width} pixels and the first image "
                 f"{height} x {width}; set task.image_size to bring them all to one size"
             )
+        if channels == 1 and image.mode not in _GREY:
+            raise DataError(
+                f"{self.where(key)} is in colour ({image.mode}), and those that were looked at "
+                "first are grey; save all of them in colour, or all in grey"
+            )
         try:
             if image.size != (width, height):
                 # JPEG can be decoded at a half, a quarter or an eighth in much less time.

@@ -19,7 +19,7 @@ class Folder:
         self.folder, self.files = folder, files
         try:
             parts, self.class_names = laid_out(files, lambda file: (folder / file).read_bytes())
-        except DataError as error:
+        except (DataError, OSError) as error:
             raise DataError(f"{folder}: {error}") from error
         self.names = {part: [file for file, _ in held] for part, held in parts.items()}
         self.labels = {

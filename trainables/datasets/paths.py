@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 
 from trainables.datasets import store
 from trainables.datasets.decode import Encoded, encoded
-from trainables.datasets.layout import ANNOTATIONS, SUFFIXES, with_test
+from trainables.datasets.layout import ANNOTATIONS, SUFFIXES, UNREAD, with_test
 from trainables.datasets.source import DataError, Part, Source
 from trainables.deal import Rows
 
@@ -40,18 +41,23 @@ class Found(Protocol):
 
 @dataclass(frozen=True)
 class PathSet:
-    """The images in `folder`, and where their memory maps are or will be."""
+    """The images in `folder`, and where their memory maps are or will be.
+
+    `labels` names the column of a Parquet file's labels; "" is the first that is known.
+    """
 
     name: str
     form: str
     folder: Path
     image_size: int
+    labels: str = ""
 
     @property
     def slug(self) -> str:
-        words = f"{self.form}:{self.folder} {self.image_size}"
+        column = f"#{self.labels}" if self.labels else ""
+        words = f"{self.form}:{self.folder}{column} {self.image_size}"
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", self.folder.name)[:40]
-        return f"{self.form}-{stem}-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+        return f"{self.form}-{stem}-{hashlib.sha256(_bytes(words)).hexdigest()[:12]}"
 
     def source(self) -> Source:
         """The set mapped, or streamed where it is large and `fetch` has not mapped it.
@@ -111,9 +117,12 @@ class PathSet:
         """SHA-256 of the names and bytes of all files."""
         every = hashlib.sha256()
         for file in self._files() if files is None else files:
-            with (self.folder / file).open("rb") as opened:
-                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-            every.update(f"{sha256}  {file}\n".encode())
+            try:
+                with (self.folder / file).open("rb") as opened:
+                    sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+            except OSError as error:
+                raise _unreadable(error) from error
+            every.update(_bytes(f"{sha256}  {file}\n"))
         return every.hexdigest()
 
     def _mapped(self, files: Mapping[str, str]) -> Source | None:
@@ -133,13 +142,24 @@ class PathSet:
         if not self.folder.is_dir():
             raise DataError(f"{self.name} is not there: {self.folder} is no folder")
         endings = (".parquet",) if self.form == "parquet" else (*SUFFIXES, ANNOTATIONS)
+        unread = () if self.form == "parquet" else UNREAD
         files = {}
-        for parent, folders, names in os.walk(self.folder, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for parent, names in _walk(self.folder):
             within = Path(parent).relative_to(self.folder).as_posix()
             for name in names:
-                if name.lower().endswith(endings) and not name.startswith("."):
-                    about = os.stat(os.path.join(parent, name))
+                if name.startswith("."):
+                    continue
+                path = os.path.join(parent, name)
+                if name.lower().endswith(unread):
+                    raise DataError(
+                        f"{path} is an image of a kind that is not read; make it one of "
+                        f"{', '.join(SUFFIXES)}, or take it out"
+                    )
+                if name.lower().endswith(endings):
+                    try:
+                        about = os.stat(path)
+                    except OSError as error:
+                        raise _unreadable(error) from error
                     file = name if within == "." else f"{within}/{name}"
                     files[file] = f"{about.st_size} {about.st_mtime_ns}"
         if not files:
@@ -150,7 +170,7 @@ class PathSet:
         if self.form == "parquet":
             from trainables.datasets.parquet import Parquet
 
-            return Parquet(self.folder, files)
+            return Parquet(self.folder, files, self.labels)
         from trainables.datasets.folder import Folder
 
         return Folder(self.folder, files)
@@ -163,6 +183,12 @@ class PathSet:
             read, where = partial(found.read, held), partial(found.where, held)
             images = encoded(read, where, rows.tolist(), self.image_size)
             parts[part] = images, found.labels[held][rows]
+        # Grey images beside a part in colour are made coloured.
+        channels = max(images.shape[0] for images, _ in parts.values())
+        parts = {
+            part: (dataclasses.replace(images, shape=(channels, *images.shape[1:])), labels)
+            for part, (images, labels) in parts.items()
+        }
         shapes = {part: images.shape for part, (images, _) in parts.items()}
         if len(set(shapes.values())) > 1:
             raise DataError(
@@ -190,4 +216,31 @@ class PathSet:
 
 def _mark(files: Mapping[str, str]) -> str:
     lines = [f"{about} {file}\n" for file, about in files.items()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(_bytes("".join(lines))).hexdigest()
+
+
+def _bytes(words: str) -> bytes:
+    """Of names too that are no UTF-8 on the disk."""
+    return words.encode(errors="surrogateescape")
+
+
+def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder in `top` that is not hidden, each with its files, links followed."""
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    ways = {str(top): {os.path.realpath(top)}}
+    for parent, folders, names in os.walk(top, onerror=refuse, followlinks=True):
+        way = ways.pop(parent)
+        inside = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
+        # A link to a folder that it lies in would be followed again and again.
+        folders[:] = [
+            name for name, real in inside.items() if not name.startswith(".") and real not in way
+        ]
+        ways.update({os.path.join(parent, name): {*way, inside[name]} for name in folders})
+        yield parent, names
+
+
+def _unreadable(error: OSError) -> DataError:
+    return DataError(f"{error.filename} cannot be read: {error.strerror}")
