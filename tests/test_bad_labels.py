@@ -217,6 +217,18 @@ def test_files_that_call_their_classes_by_other_names(mine: Path) -> None:
         load({"dataset": f"parquet:{mine}"}, 1)
 
 
+def test_files_whose_labels_are_in_other_columns(mine: Path) -> None:
+    table(mine, [0, 1] * 6, "train.parquet", column="fine_label", coarse_label=[0, 0] * 6)
+    table(mine, [0, 1] * 6, "test.parquet", column="coarse_label")
+    with pytest.raises(DataError, match=r"no column 'fine_label'; did you mean coarse_label"):
+        load({"dataset": f"parquet:{mine}#fine_label"}, 1)
+    table(mine, [0, 1] * 6, "train.parquet", column="label", coarse_label=[0, 1] * 6)
+    table(mine, [0, 1] * 6, "test.parquet", column="fine_label", coarse_label=[0, 1] * 6)
+    with pytest.raises(DataError, match=r"train\.parquet has no column 'fine_label'"):
+        load({"dataset": f"parquet:{mine}"}, 1)
+    assert len(load({"dataset": f"parquet:{mine}#coarse_label"}, 1).train) > 0
+
+
 def test_test_images_whose_labels_are_kept_back_are_none(mine: Path) -> None:
     for file, labels in (("train", [0, 1] * 6), ("validation", [1, 0] * 2), ("test", [-1] * 6)):
         table(mine, labels, f"{file}.parquet", ("cat", "dog"))
