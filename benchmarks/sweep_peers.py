@@ -131,7 +131,8 @@ def syne_tune_sweep(sweep: Mapping[str, Any]) -> None:
 
     space = {name: choice(values) for name, values in sweep["grid"].items()} | sweep["fixed"]
     tuner = Tuner(
-        trial_backend=LocalBackend(entry_point=__file__),
+        # To share GPUs out it would count them by a file `std.out` in the folder where it stands.
+        trial_backend=LocalBackend(entry_point=__file__, rotate_gpus=False),
         scheduler=RandomSearch(
             space,
             metrics=["val_acc"],

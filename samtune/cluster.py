@@ -58,6 +58,9 @@ _ENVIRONMENT = {
 # What Ray has its agents started by, each a Python process that a fork does as well for.
 _AGENTS = "_build_python_executable_command_memory_profileable"
 
+# A cluster that takes longer to take up a connection is no use to a sweep.
+_ANSWER_S = 5.0
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -95,8 +98,8 @@ def cluster(
     A trial gets the largest of the `wanted` resources. `ship` are paths of Python modules that
     the workers are sent, `nursery` is the address of one on this machine.
 
-    Raises RunError (exit code 5) when no trial fits, and when the Ray that it would start lets
-    everyone on the network in.
+    Raises RunError (exit code 5) when no trial fits, when nobody answers at `address`, and when
+    the Ray that it would start lets everyone on the network in.
     """
     cpus = max(resources.cpus for resources in wanted)
     gpus = max(resources.gpus for resources in wanted)
@@ -106,6 +109,8 @@ def cluster(
         os.environ.setdefault(name, value)
     if address is None:
         _refuse_open_ray()
+    else:
+        _refuse_silence(address)
     # A token of our own: Ray would write one into the user's home folder.
     if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -218,6 +223,22 @@ def _refuse_open_ray() -> None:
             "unset it, or say --allow-open-ray",
             exit_code=5,
         )
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray would knock at a closed door for minutes, and tell of it in lines of its own."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"no Ray answers at {address} ({why}); `ray start --head` on that machine starts one "
+            "and prints its address, and without --address samtune starts its own here",
+            exit_code=5,
+        ) from None
 
 
 def _own_cpus() -> int:

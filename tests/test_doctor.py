@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -189,7 +190,7 @@ def test_it_starts_a_ray_and_lists_the_ports_in_use() -> None:
     assert any(word.strip(",;").isdigit() for word in found["ray, ports"].split())
 
 
-def test_a_ray_that_is_not_there_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_ray_that_does_not_start_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("nobody answers")
 
@@ -198,7 +199,25 @@ def test_a_ray_that_is_not_there_is_broken(capsys: pytest.CaptureFixture[str]) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "init", refuse)
         with pytest.raises(SystemExit) as ended:
-            main(["doctor", "--address", "127.0.0.1:9"])
+            main(["doctor", "--address", "auto"])
     out, err = capsys.readouterr()
     assert ended.value.code == 5 and "Ray did not start (nobody answers)" in out
     assert err.strip().endswith("broken: ray, start")
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["run", "sgd"]])
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_at_which_nobody_listens_is_told_at_once(
+    scheme: str, words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as held:
+        # Taken, so that nobody else listens there, and closed.
+        held.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--address", address])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 5
+    assert f"no Ray answers at {address} (Connection refused)" in out + err
+    assert "`ray start --head`" in out + err and "gcs" not in out + err
+    assert not list(tmp_path.glob("runs/*"))
