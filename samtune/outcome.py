@@ -112,6 +112,17 @@ def of_death(told: str) -> Cause:
     return "worker_died"
 
 
+def shortly(told: str) -> str:
+    """What a person is told of a worker's death, of which Ray tells in a paragraph."""
+    if of_death(told) == "oom":
+        return "its process was killed, because its machine ran low on memory"
+    if code := re.search(r"exits? with an exit code (\d+)", told):
+        return f"its process ended with code {code[1]}"
+    if "Worker exit type: SYSTEM_ERROR" in told:
+        return "its process was killed, or crashed"
+    return printable(told.splitlines()[-1])
+
+
 def is_final(failures: Sequence[str], retries: int) -> bool:
     """Whether a trial is given up after these failed attempts, none of which got it any further.
 

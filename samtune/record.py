@@ -388,8 +388,14 @@ def now() -> float:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30)
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    if run_folder.network_filesystem(path.parent) is None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    else:
+        # WAL needs memory that all who read share, which machines do not. EXTRA, because a
+        # commit is the removal of the journal.
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA synchronous = EXTRA")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
 
@@ -419,7 +425,12 @@ def _describe(
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, and that no writer waits for."""
+    """A connection that cannot write, and that in WAL mode no writer waits for."""
+    journal = path.with_name("sweep.db-journal")
+    if journal.exists() and not run_folder.is_locked(path.parent):
+        # Who was killed in a commit has left half of it, which only a writer can take back.
+        with closing(_connect(path)) as writer:
+            writer.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     # On a medium that nobody can write to, SQLite is to ask for no locks.
     how = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)

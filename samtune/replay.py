@@ -22,6 +22,7 @@ from samtune.run_folder import RunError
 from samtune.rungs import Rungs, rungs_for, standard_error
 from samtune.space import SpaceError
 from samtune.space_document import Asha, read_document
+from samtune.space_layers import parse
 from samtune.strict_yaml import Mark, Node, Problem
 from samtune.strict_yaml import scalar as yaml_scalar
 
@@ -74,8 +75,25 @@ class Study:
     mode: str
 
 
-def rule_of(text: str) -> Asha:
-    """The rule that `mode=promote,grace=4,...` names; what is left out has its default.
+def rules_of(texts: Sequence[str], own: Asha) -> list[Asha]:
+    """The rules that the `texts` name, after `own`, the run's, with which they are compared.
+
+    Raises SpaceError with every mistake in any of them.
+    """
+    rules, messages = [own], []
+    for text in texts:
+        try:
+            rules.append(rule_of(text, own))
+        except SpaceError as error:
+            messages += error.messages
+    if messages:
+        raise SpaceError(messages)
+    return list({rule_text(rule.model_dump()): rule for rule in rules}.values())
+
+
+def rule_of(text: str, own: Asha | None = None) -> Asha:
+    """The rule that `mode=promote,grace=4,...` names; what is left out is as in `own`, or has
+    its default.
 
     Raises SpaceError with every mistake.
     """
@@ -91,6 +109,8 @@ def rule_of(text: str) -> Asha:
         else:
             words[word] = Node(yaml_scalar(value), mark, mark)
     nowhere = Mark("--asha")
+    rest = own.model_dump() if own else {}
+    words = {word: Node(value, nowhere, nowhere) for word, value in rest.items()} | words
     root = {"samtune": Node(1, nowhere, nowhere), "asha": Node(words, nowhere, nowhere)}
     document, found, _ = read_document(Node(dict(root), nowhere, nowhere))
     if problems + found:
@@ -239,10 +259,15 @@ def summary(outcomes: Sequence[Outcome], trials: int) -> dict[str, float | int |
     }
 
 
-def report(record: Record, rules: Sequence[Asha], slots: int, seeds: int) -> list[dict[str, Any]]:
-    """For each study of the run: its curves, and what each rule does with them."""
+def report(record: Record, texts: Sequence[str], slots: int, seeds: int) -> list[dict[str, Any]]:
+    """For each study of the run: its curves, and what the rules do with them, its own first.
+
+    Raises SpaceError for mistakes in the `texts`, and RunError as `study_of` does.
+    """
     found = []
     for row in record.studies():
+        document, _, _ = read_document(parse(row.space.encode(), row.name))
+        rules = rules_of(texts, document.asha)
         study = study_of(record, row)
         finals = [value for curve in study.curves if (value := curve.final) is not None]
         found.append(
@@ -259,7 +284,7 @@ def report(record: Record, rules: Sequence[Asha], slots: int, seeds: int) -> lis
                 "slots": slots,
                 "seeds": seeds,
                 "rules": [
-                    {"asha": rule.model_dump()}
+                    {"asha": rule.model_dump(), "own": rule == document.asha}
                     | summary(replay(study, rule, slots, seeds), len(study.curves))
                     for rule in rules
                 ],
@@ -306,7 +331,7 @@ def _row(rule: dict[str, Any], study: dict[str, Any]) -> tuple[str, ...]:
         return "-" if rule[name] is None else f"{rule[name]:.4f}"
 
     return (
-        rule_text(rule["asha"]),
+        rule_text(rule["asha"]) + (" (the run's own)" if rule["own"] else ""),
         f"{rule['spent']:.1f}",
         f"{rule['spent'] / study['budget_of_all']:.0%}",
         f"{rule['span']:.1f}",

@@ -14,6 +14,12 @@ from filelock import FileLock, Timeout
 from samtune import durable
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MOUNTS = Path("/proc/mounts")
+# File systems, as the kernel names them, that several machines may write at a time.
+_SHARED = re.compile(
+    r"(fuse\.)?(9p|afs|beegfs|ceph(-fuse)?|cifs|davfs|gcsfuse|gfs2|glusterfs|gpfs|juicefs|lustre|"
+    r"ncpfs|nfs4?|ocfs2|orangefs|panfs|pvfs2|rclone|s3fs|smb[23]?|smbfs|sshfs|wekafs)"
+)
 
 
 class RunError(Exception):
@@ -83,6 +89,25 @@ def found(runs: Path, name: str) -> Path:
             exit_code=2,
         )
     return folder
+
+
+def network_filesystem(folder: Path) -> str | None:
+    """The kind of the network file system on which `folder` is or would be; None for a local one.
+
+    Asks the kernel's list of mounts (proc(5)); where there is none, every folder is local.
+    """
+    place, kind, deepest = folder.resolve(), "", -1
+    try:
+        mounts = os.fsdecode(MOUNTS.read_bytes()).splitlines()
+    except OSError:
+        return None
+    for line in mounts:
+        _, escaped, found, *_ = line.split(" ")
+        point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped))
+        # The last of equals lies on top.
+        if place.is_relative_to(point) and len(point.parts) >= deepest:
+            kind, deepest = found, len(point.parts)
+    return kind if _SHARED.fullmatch(kind) else None
 
 
 def is_locked(folder: Path) -> bool:

@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from samtune import strict_yaml
 from samtune.audit import audit_used, wrong_stops
-from samtune.live import clock, knob_list
+from samtune.live import clock, knob_list, unit
 from samtune.record import Record, now
 from samtune.rows import StudyRow, TrialRow
 
 # Found in the index on (trial, seq) without a look at the reports before it.
 LAST_REPORT = "r.seq = (SELECT MAX(seq) FROM reports WHERE trial = t.trial)"
+# Of a trial that a resume goes on with.
+_OPEN = {"running", "paused", "cancelled"}
 
 
 def status_of(record: Record) -> dict[str, Any]:
@@ -41,10 +44,16 @@ def status_of(record: Record) -> dict[str, Any]:
             f"SELECT t.study, SUM(r.used) FROM trials t JOIN reports r ON {LAST_REPORT} GROUP BY 1"
         )
     )
+    # Of the spaces of a run all budgets are of one kind.
+    kind = record.query("SELECT json_extract(config, '$.budget.kind') FROM trials LIMIT 1")
+    studies, clock = record.studies(), _clock(record)
     return {
         "run": record.name,
         "folder": str(record.folder),
-        **_clock(record),
+        **clock,
+        "seconds_left": _seconds_left(record, studies) if clock["running"] else None,
+        "finished": _is_finished(record, studies),
+        "budget_kind": next((row[0] for row in kind), None),
         "studies": [
             {
                 "space": study.name,
@@ -57,7 +66,7 @@ def status_of(record: Record) -> dict[str, Any]:
                 "best": _best(record, study),
                 "audit": _audit(record, study),
             }
-            for study in record.studies()
+            for study in studies
         ],
         "test_openings": [dict(opening) for opening in record.openings()],
         "errors": [
@@ -94,6 +103,67 @@ def _clock(record: Record) -> dict[str, Any]:
     # The clock may have been set back since.
     seconds = max(0.0, (end or now()) - record.meta("created_at"))
     return {"running": running, "seconds": seconds}
+
+
+def _is_finished(record: Record, studies: Sequence[StudyRow]) -> bool:
+    """Whether the search, and the confirmation if one was asked for, have run to their ends."""
+    if _ended(record, "search") < sum(study.settings["trials"] for study in studies):
+        return False
+    if not (record.meta("asked") or {}).get("confirm", True):
+        return True
+    last = record.query(
+        "SELECT kind FROM events WHERE kind IN ('confirm started', 'confirm stopped',"
+        " 'confirm ended') ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
+    if last is not None:
+        return bool(last["kind"] == "confirm ended")
+    # Without a winner there is nothing to confirm.
+    return all(best_trial(record, study) is None for study in studies)
+
+
+def _seconds_left(record: Record, studies: Sequence[StudyRow]) -> float | None:
+    """What is left of the stage that runs, by its pace since it was started or resumed.
+
+    None between stages, and before a trial has ended.
+    """
+    begun = record.query(
+        "SELECT at, kind FROM events WHERE kind IN ('search started', 'search ended',"
+        " 'confirm started', 'confirm ended') ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
+    if begun is None or begun["kind"].endswith("ended"):
+        return None
+    stage = begun["kind"].split()[0]
+    total = sum(
+        study.settings["trials"] if stage == "search" else _repeats(record, study)
+        for study in studies
+    )
+    done = _ended(record, stage, since=begun["at"])
+    left = max(0, total - _ended(record, stage))
+    return max(0.0, now() - begun["at"]) / done * left if done else None
+
+
+def _ended(record: Record, stage: str, since: float = 0.0) -> int:
+    """How many trials of a stage will not go on; of those, the ones that ended after `since`."""
+    marks = ", ".join(f"'{state}'" for state in sorted(_OPEN))
+    (count,) = record.query(
+        f"SELECT COUNT(*) FROM trials WHERE stage = ? AND state NOT IN ({marks})"
+        " AND ended_at >= ?",
+        stage,
+        since,
+    ).fetchone()
+    return int(count)
+
+
+def _repeats(record: Record, study: StudyRow) -> int:
+    """How many repeats of the study's winners the confirmation has in all."""
+    asked = record.meta("asked") or {}
+    frozen = strict_yaml.load(study.space.encode(), study.name).plain().get("confirm", {})
+    winners = "study = ? AND stage = 'search' AND state = 'completed'"
+    (completed,) = record.query(
+        f"SELECT COUNT(*) FROM trials WHERE {winners}", study.study
+    ).fetchone()
+    top, seeds = (asked.get(word) or frozen.get(word, 1) for word in ("top", "seeds"))
+    return int(min(top, completed) * seeds)
 
 
 def best_trial(record: Record, study: StudyRow) -> tuple[TrialRow, float] | None:
@@ -150,10 +220,15 @@ def status_text(status: dict[str, Any]) -> str:
         f"{name}: {'running' if status['running'] else 'not running'}, "
         f"{clock(status['seconds'])} so far, {status['folder']}"
     ]
-    unfinished = confirmed = False
+    if status["budget_kind"]:
+        used = sum(study["used"] for study in status["studies"])
+        left = status["seconds_left"]
+        soon = "time left not known yet" if left is None else f"about {clock(left)} left"
+        told = f"  {used:.0f} {unit(status['budget_kind'])} used"
+        lines.append(f"{told}, {soon}" if status["running"] else told)
+    confirmed = False
     for study in status["studies"]:
         done = sum(n for state, n in study["states"].items() if state not in _OPEN)
-        unfinished |= done < study["trials"]
         confirmed |= study["repeats"].get("completed", 0) > 0
         cut = {} if status["running"] else {"running": "cut off"}
         states = "  ".join(f"{cut.get(s, s)} {count}" for s, count in study["states"].items())
@@ -179,7 +254,7 @@ def status_text(status: dict[str, Any]) -> str:
     for error in status["errors"][:3]:
         lines.append(f"  trial {error['trial']} failed: {error['reason']}")
     if not status["running"]:
-        if unfinished:
+        if not status["finished"]:
             lines.append("  stopped before its end; what it did is on record")
             lines.append(f"next: samtune resume {name}")
         elif confirmed:
@@ -187,6 +262,3 @@ def status_text(status: dict[str, Any]) -> str:
         elif any(study["best"] for study in status["studies"]):
             lines.append(f"next: samtune confirm {name}")
     return "\n".join(lines)
-
-
-_OPEN = {"running", "paused", "cancelled"}

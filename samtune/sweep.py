@@ -32,6 +32,7 @@ from samtune.outcome import (
     End,
     is_final,
     printable,
+    shortly,
 )
 from samtune.progress import Progress, View
 from samtune.rebuild import Past, recorded
@@ -252,7 +253,9 @@ class _Driver:
         live = self._live.get(tune_trial.trial_id)
         if live is not None and live.end is None:
             told = _told(tune_trial)
-            live.end = End("error", printable(told.splitlines()[-1]), death(told, live.node))
+            live.end = End("error", shortly(told), death(told, live.node))
+            with self._watch.writing():
+                self._record.add_event("error", printable(told), live.trial.trial)
 
     def ended(self, trial_id: str, result: Mapping[str, Any] | None, error: bool) -> None:
         """Tune is through with an attempt, for a reason that is known by now or not at all."""

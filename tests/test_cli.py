@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,9 +18,14 @@ from typing import Any
 import psutil
 import pytest
 
+from samtune import record as recording
 from samtune.cli import cli, main
+from samtune.commands import stop as stopping
 from samtune.record import Record
+from samtune.rows import Stage
 from samtune.run_folder import RunError
+from samtune.status import status_of, status_text
+from samtune.trial import Budget, Seeds, TrialConfig
 
 SMALL = [
     *("--set", "budget.kind=epochs", "--set", "budget.per_trial=2", "--set", "budget.trials=2"),
@@ -48,9 +55,11 @@ def succeed(words: list[str]) -> None:
     assert not ended.value.code
 
 
-# A shell's `&` makes all that it starts ignore Ctrl-C, the tests and what they start included.
+# A shell's `&` makes all that it starts ignore Ctrl-C, the tests and what they start included, and
+# `nohup` the end of its terminal.
 _MAIN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL);"
     "from samtune.cli import main; main()"
 )
 
@@ -273,6 +282,7 @@ def test_failed_trials_show_in_the_exit_code(here: Path, highest: float, code: i
     [
         pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="ctrl-c in a terminal"),
         pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="sigterm"),
+        pytest.param(lambda pid: os.kill(pid, signal.SIGHUP), id="sighup"),
         pytest.param(lambda pid: os.killpg(pid, signal.SIGTERM), id="sigterm to all, Ray too"),
     ],
 )
@@ -304,6 +314,81 @@ def test_a_signal_stops_cleanly(here: Path, send: Callable[[int], None]) -> None
     ]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
+
+
+def test_a_stop_asks_and_opens_no_record_that_is_written(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Record.create(Path("runs"), "mine", []) as record, contextlib.ExitStack() as running:
+        running.enter_context(record.lock())
+        read = recording._connect_to_read
+
+        def unwritten(path: Path) -> sqlite3.Connection:
+            assert not record.is_locked()
+            return read(path)
+
+        def give_in(seconds: float) -> None:
+            assert (record.folder / "stop").exists()
+            running.close()
+
+        monkeypatch.setattr(recording, "_connect", None)
+        monkeypatch.setattr(recording, "_connect_to_read", unwritten)
+        monkeypatch.setattr(stopping.time, "sleep", give_in)
+        code, out, err = typed(capsys, "stop", "mine")
+    assert (code, err) == (0, "asked mine to stop\n"), err
+    assert out.startswith("mine has finished") and not (record.folder / "stop").exists()
+
+
+def test_a_stop_says_whether_anything_is_left(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = {"name": "sgd", "variant": "sgd", "base": "sgd", "sha256": "0" * 64}
+    study |= {"space": "samtune: 1\nconfirm: {top: 2, seeds: 3}\n"}
+    study |= {
+        "settings": json.dumps({"mode": "max", "scheduler": "", "searched": [], "trials": 1})
+    }
+    budget = Budget("compute", 20)
+    config = TrialConfig("t:t", "sgd", "sgd", {}, {}, budget, Seeds(1, 1, 1))
+
+    def told() -> str:
+        code, out, err = typed(capsys, "stop", "mine")
+        assert code == 0 and err == ""
+        return out.strip()
+
+    def end(number: int, stage: Stage, **of: int) -> None:
+        trial = record.add_trial(0, stage, number, "default", config, **of)
+        attempt, _ = record.start_attempt(trial)
+        message = {"epoch": 1, "used": 20.0, "metrics": {"val_acc": 0.5}, "facts": {}}
+        message |= {"checkpoint": None, "checkpoint_sha256": None}
+        record.add_report(trial.trial, attempt, message, "val_acc")
+        record.end_trial(trial.trial, "completed")
+
+    def status(found: dict[str, Any]) -> list[str]:
+        return status_text(found).splitlines()
+
+    left = "mine is not running; `samtune resume mine` goes on with it"
+    with Record.create(Path("runs"), "mine", [study], {"confirm": True}) as record:
+        record.add_event("search started")
+        assert told() == left
+        end(0, "search")
+        record.add_event("search ended")
+        assert told() == left, "it was asked to confirm"
+        assert "  20 see used" in status(status_of(record))
+        record.add_event("confirm started")
+        end(1, "confirm", source=1, rank=0, bundle=0)
+        assert told() == left
+        with record.lock():
+            found = status_of(record)
+            assert found["seconds_left"] > 0 and found["budget_kind"] == "compute"
+            assert "  40 see used, about 7:00 left" in status(found | {"seconds_left": 420})
+            assert "  40 see used, time left not known yet" in status(
+                found | {"seconds_left": None}
+            )
+        record.add_event("confirm ended")
+        assert told() == "mine has finished; `samtune leaderboard mine` shows what it found"
+        assert status(status_of(record))[-1] == "next: samtune leaderboard mine"
+        record.set_meta("asked", {"confirm": False})
+        assert "finished" in told()
 
 
 @pytest.mark.slow

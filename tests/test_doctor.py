@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from samtune import run_folder
 from samtune.cli import main
 from samtune.commands import checks
 from trainables.datasets import digits
@@ -100,6 +101,19 @@ def test_little_room_is_a_warning(
     code, found = asked(capsys)
     assert code == 0 and found["disk, data"]["state"] == "warning"
     assert found["disk, data"]["detail"].startswith("0.1 GB free at ")
+
+
+def test_runs_on_a_network_file_system_are_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mounts = tmp_path / "mounts"
+    monkeypatch.setattr(run_folder, "MOUNTS", mounts)
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nthere:/x {tmp_path} nfs4 rw 0 0\n")
+    code, found = asked(capsys, "--runs", "runs")
+    assert code == 0 and found["runs, network"]["state"] == "warning"
+    assert found["runs, network"]["detail"].startswith(f"{tmp_path / 'runs'} is on nfs4: ")
+    mounts.unlink()
+    assert "runs, network" not in asked(capsys, "--runs", "runs")[1]
 
 
 def test_without_torchvision_it_says_what_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:

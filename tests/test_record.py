@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from samtune import tables
+from samtune import run_folder, tables
 from samtune.export import export
 from samtune.record import Record
 from samtune.run_folder import RunError
@@ -86,6 +87,68 @@ def test_an_unwritable_folder_and_a_missing_run_are_told(tmp_path: Path, runs: P
     with pytest.raises(RunError, match=r"no run 'yours'; runs in .*: mine") as caught:
         Record.open(runs, "yours")
     assert caught.value.exit_code == 2
+
+
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Path:
+    """A folder of runs on a file system of that kind, as the kernel would list it."""
+    shared = tmp_path / "our disk"
+    shared.mkdir(exist_ok=True)
+    escaped = str(shared).replace(" ", r"\040")
+    (tmp_path / "mounts").write_text(
+        "rootfs / nfs rw 0 0\n/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\n"
+        f"there:/x {escaped} {kind} rw,vers=4.2 0 0\n"
+    )
+    monkeypatch.setattr(run_folder, "MOUNTS", tmp_path / "mounts")
+    return shared / "runs"
+
+
+def mode(record: Record) -> str:
+    return str(record.query("PRAGMA journal_mode").fetchone()[0])
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "lustre", "fuse.sshfs"])
+def test_on_a_network_file_system_there_is_no_write_ahead_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    runs = mounted(tmp_path, monkeypatch, kind)
+    assert run_folder.network_filesystem(runs) == kind
+    assert run_folder.network_filesystem(tmp_path) is None
+    with Record.create(runs, "mine", [STUDY]) as record:
+        trial = record.add_trial(0, "search", 0, "default", CONFIG)
+        assert mode(record) == "delete" and not list(runs.glob("mine/sweep.db-*"))
+        # Readers and the writer do not lock each other out.
+        with Record.open(runs, "mine", read_only=True) as reader:
+            assert len(list(reader.trials())) == 1
+            record.end_trial(trial.trial, "completed")
+    # What was kept elsewhere is brought to the place where it now is.
+    mounted(tmp_path, monkeypatch, "ext4")
+    with Record.open(runs, "mine") as record:
+        assert mode(record) == "wal"
+    mounted(tmp_path, monkeypatch, kind)
+    with Record.open(runs, "mine") as record:
+        record.verify()
+        assert mode(record) == "delete" and record.trial(trial.trial).state == "completed"
+
+
+def test_a_commit_that_a_kill_cut_short_on_a_network_file_system_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = mounted(tmp_path, monkeypatch, "nfs")
+    with Record.create(runs, "mine", [STUDY]) as record:
+        for k in range(50):
+            record.add_event("filler", str(k) * 500)
+        # With hardly a cache, pages are written before their commit.
+        record.query("PRAGMA cache_size = 1")
+        record.query("BEGIN IMMEDIATE")
+        record.query("UPDATE events SET detail = 'cut short'")
+        shutil.copytree(record.folder, runs / "killed")
+        record.query("ROLLBACK")
+    assert b"cut short" in (runs / "killed" / "sweep.db").read_bytes()
+    with Record.open(runs, "killed", read_only=True) as found:
+        found.verify()
+        assert len(found.events()) == 50 and "cut short" not in {
+            e["detail"] for e in found.events()
+        }
 
 
 def test_one_writer_at_a_time(runs: Path) -> None:

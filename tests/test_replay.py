@@ -24,6 +24,7 @@ from samtune.replay import Curve, replay, report, rule_of, simulate, study_of, s
 from samtune.rows import State
 from samtune.rungs import milestones, rungs_for
 from samtune.space import SpaceError
+from samtune.space_document import Asha
 from samtune.trial import Budget, Seeds, TrialConfig
 
 LIMIT = 8
@@ -147,8 +148,13 @@ def test_the_plan_of_a_halving_is_what_it_spends(seed: int, trials: int, audit: 
 # From the record
 
 
-def recorded(runs: Path, curves: Sequence[Curve], states: Sequence[State] = ()) -> Record:
-    record = Record.create(runs, "whole", [STUDY])
+def recorded(
+    runs: Path,
+    curves: Sequence[Curve],
+    states: Sequence[State] = (),
+    space: str = STUDY["space"],
+) -> Record:
+    record = Record.create(runs, "whole", [STUDY | {"space": space}])
     for number, one in enumerate(curves):
         trial = record.add_trial(0, "search", number, "sampled", CONFIG)
         attempt, _ = record.start_attempt(trial)
@@ -198,12 +204,14 @@ def test_the_curves_are_read_with_errors_and_without_what_was_repeated(runs: Pat
 def test_replays_of_one_run_are_alike_and_say_who_was_left_out(runs: Path) -> None:
     states: list[State] = ["completed", "completed", "completed", "cancelled"]
     with recorded(runs, CROSSING, states) as record:
-        rules = [rule_of("mode=halving,grace=2,factor=3,tolerance=1"), rule_of(f"grace={LIMIT}")]
+        rules = ["mode=halving,grace=2,factor=3,tolerance=1", f"grace={LIMIT}"]
         first, again = (report(record, rules, 2, 5) for _ in range(2))
     assert first == again
     (study,) = first
     assert study["unknown"] == {"cancelled": 1} and study["best"] == 0.9
-    halving, full = study["rules"]
+    own, halving, full = study["rules"]
+    assert [rule["own"] for rule in study["rules"]] == [True, False, False]
+    assert own["asha"] == Asha().model_dump()
     assert halving["spent"] == 3 * 2 + 6 and halving["missed"] == 1
     assert halving["regret"] == pytest.approx(0.3) and halving["wrong_stops"] == 1
     assert full["spent"] == study["budget_of_all"] and full["missed"] == 0
@@ -233,8 +241,20 @@ def test_the_command_prints_a_table_or_json(
     code, out, _ = typed(capsys, *words, "--json")
     found = json.loads(out)
     assert code == 0 and found["schema"] == "replay/1" and found["run"] == "whole"
-    rule = found["studies"][0]["rules"][0]
+    rule = found["studies"][0]["rules"][1]
     assert rule["asha"]["mode"] == "promote" and {"spent", "regret", "missed"} <= set(rule)
+
+
+def test_a_rule_says_what_differs_from_the_run_s_own(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = "samtune: 1\nasha: {grace: 4, factor: 2, tolerance: 0}\n"
+    recorded(runs, CROSSING, space=space).__exit__()
+    words = ["replay", "whole", "--runs", str(runs), "--asha", "mode=promote"]
+    code, out, _ = typed(capsys, *words, "--asha", "factor=2", "--asha", "grace=1")
+    assert code == 0
+    rows = [line.split("  ")[1] for line in out.splitlines()[2:]]
+    assert rows == ["stop 4 x 2 (the run's own)", "promote 4 x 2", "stop 1 x 2"]
 
 
 def test_every_mistake_in_the_rules_is_told_at_once(

@@ -21,7 +21,7 @@ import pytest
 from samtune import tables
 from samtune.cli import main
 from samtune.live import QuietView
-from samtune.outcome import is_final, of_death, of_exception
+from samtune.outcome import is_final, of_death, of_exception, shortly
 from samtune.record import Record
 from samtune.replay import rule_text
 from samtune.space import SearchSpace
@@ -367,7 +367,15 @@ def test_causes_are_told_apart() -> None:
     assert of_death("The actor died because its node has died. Node Id: 0") == "node_lost"
     killed = "Worker exit detail: (1) The process is killed by SIGKILL by OOM killer"
     assert of_death(killed) == "worker_died"
-    assert of_death("ray.exceptions.OutOfMemoryError: node running low on memory") == "oom"
+    hungry = "ray.exceptions.OutOfMemoryError: node running low on memory"
+    assert of_death(hungry) == "oom"
+    assert shortly(hungry) == "its process was killed, because its machine ran low on memory"
+    died = "Failure # 1\nWorker exit type: {} Worker exit detail: {}"
+    ended = died.format("INTENDED_USER_EXIT", "Worker exits with an exit code 7. --enable-x")
+    assert shortly(ended) == "its process ended with code 7"
+    killed = died.format("SYSTEM_ERROR", "Worker unexpectedly exits. --enable-x")
+    assert shortly(killed) == "its process was killed, or crashed"
+    assert shortly("Failure # 1\nno such \x1b actor") == "no such \\x1b actor"
 
 
 def test_a_record_of_the_first_format_is_brought_up(
@@ -534,6 +542,7 @@ def test_a_run_is_stopped_from_elsewhere_and_gone_on_with_by_its_name(
         assert "version change accepted" in kinds and "resumed" in kinds
     code, told = typed("resume", "lab")
     assert code == 0 and "nothing is left to do in lab" in told
+    assert "lab has finished" in typed("stop", "lab")[1]
     Path("moved.yaml").rename("lab.yaml")
     code, told = typed(*run)
     assert code == 4 and "'lab' is taken" in told

@@ -185,12 +185,14 @@ def test_misbehaving_trials_end_alone_and_say_why(
         assert "lacks 'val_acc'" in reasons["missing"]
         assert "None, not a number" in reasons["none"]
         assert "without a permit to open test" in reasons["peek"]
-        assert "worker" in reasons["die"] or "actor" in reasons["die"].lower()
+        assert reasons["die"] == "worker_died: its process was killed, or crashed"
         assert "epoch 2" in reasons["nan"]
         judged = [r.trial for r in record.reports("rung IS NOT NULL")]
         assert trials["nan"].trial not in judged and trials["good"].trial in judged
         assert len(list(record.reports("trial = ?", trials["nan"].trial))) == 2
-        assert any("Traceback" in event["detail"] for event in record.events())
+        told = {event["trial"]: event["detail"] for event in record.events()}
+        assert "Traceback" in told[trials["raise"].trial]
+        assert "Worker exit detail" in told[trials["die"].trial]
 
 
 def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(

@@ -137,8 +137,17 @@ def threads() -> Check:
 
 def disk(runs: Path) -> Iterator[Check]:
     """Free room where runs, data sets and Ray's files go."""
+    from samtune.run_folder import network_filesystem
     from trainables.datasets.store import root
 
+    kind = network_filesystem(runs)
+    if kind is not None:
+        yield Check(
+            "runs, network",
+            "warning",
+            f"{runs.absolute()} is on {kind}: each report waits for the network, and one run is "
+            "written from one machine at a time; --runs on a local disk with --storage is faster",
+        )
     for name, folder in (("runs", runs), ("data", root()), ("temporary", tempfile.gettempdir())):
         there = next(
             path

@@ -18,7 +18,8 @@ from samtune.commands.options import json_option, runs_option
     multiple=True,
     required=True,
     metavar="WORD=VALUE,...",
-    help="A rule: mode=promote,grace=4,factor=3,tolerance=1. Repeatable.",
+    help="A rule: mode=promote,grace=4,factor=3,tolerance=1; what is left out is as in the run. "
+    "Repeatable.",
 )
 @click.option(
     "--slots", type=click.IntRange(1), default=1, show_default=True, help="Trials at a time."
@@ -40,19 +41,10 @@ def replay(
     Trains nothing: it replays the curves of RUN, which `--set asha.grace=<budget>` makes whole.
     """
     from samtune.record import Record
-    from samtune.replay import report, rule_of, text
-    from samtune.space import SpaceError
+    from samtune.replay import report, text
 
-    parsed, messages = [], []
-    for rule in rules:
-        try:
-            parsed.append(rule_of(rule))
-        except SpaceError as error:
-            messages += error.messages
-    if messages:
-        raise SpaceError(messages)
-    with Record.open(runs, name) as record:
-        studies = report(record, parsed, slots, seeds)
+    with Record.open(runs, name, read_only=True) as record:
+        studies = report(record, rules, slots, seeds)
     if as_json:
         click.echo(json.dumps({"schema": "replay/1", "run": name, "studies": studies}))
     else:

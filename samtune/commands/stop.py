@@ -22,24 +22,39 @@ def stop(name: str, runs: Path) -> None:
 
     Works from any machine that shares the folder of runs.
     """
-    from samtune.record import Record
+    from samtune.run_folder import found, is_locked
     from samtune.stop import ask_to_stop, withdraw
 
-    with Record.open(runs, name) as record:
-        if not record.is_locked():
-            click.echo(f"{name} is not running; `samtune resume {name}` goes on with it")
-            return
-        ask_to_stop(record.folder)
-        click.echo(f"asked {name} to stop", err=True)
-        deadline = time.monotonic() + _WAIT_S
-        while record.is_locked():
-            if time.monotonic() > deadline:
-                click.echo(
-                    f"{name} has not stopped after {_WAIT_S:g} s; it may still do so, and killing "
-                    "its process costs no more than the epochs under way",
-                    err=True,
-                )
-                sys.exit(1)
-            time.sleep(_LOOK_S)
-        withdraw(record.folder)
-        click.echo(f"{name} has stopped; `samtune resume {name}` goes on with it")
+    folder = found(runs, name)
+    if not is_locked(folder):
+        click.echo(_told(runs, name, "is not running"))
+        return
+    # The record itself is left alone: another machine may be writing it.
+    ask_to_stop(folder)
+    click.echo(f"asked {name} to stop", err=True)
+    deadline = time.monotonic() + _WAIT_S
+    while is_locked(folder):
+        if time.monotonic() > deadline:
+            click.echo(
+                f"{name} has not stopped after {_WAIT_S:g} s; it may still do so, and killing "
+                "its process costs no more than the epochs under way",
+                err=True,
+            )
+            sys.exit(1)
+        time.sleep(_LOOK_S)
+    withdraw(folder)
+    click.echo(_told(runs, name, "has stopped"))
+
+
+def _told(runs: Path, name: str, how: str) -> str:
+    """How a run stands that nobody writes, and what to type next."""
+    from samtune.record import Record
+    from samtune.status import status_of
+
+    with Record.open(runs, name, read_only=True) as record:
+        status = status_of(record)
+    if not status["finished"]:
+        return f"{name} {how}; `samtune resume {name}` goes on with it"
+    confirmed = any(study["repeats"].get("completed") for study in status["studies"])
+    look = "leaderboard" if confirmed else "status"
+    return f"{name} has finished; `samtune {look} {name}` shows what it found"
