@@ -11,6 +11,7 @@
                                     test_resume: test_a_full_disk_stops_cleanly,
                                     test_checkpoint: test_a_disk_that_fails_at_any_write
  6  torn files                      test_a_torn_log, test_torn_tables, test_a_torn_journal,
+                                    test_a_run_that_finds_its_journal_torn,
                                     test_checkpoint: test_a_damaged_newest_falls_back
  7  a bit has changed               test_a_flipped_bit_in_a_table,
                                     test_a_flipped_bit_in_the_record,
@@ -74,10 +75,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from test_crash_points import content, failed_at, run_or_resume
+from test_crash_points import SPACE, content, failed_at, killed_at, run_or_resume
 from test_record import CONFIG, STUDY, message
 from test_sweep import record_of
 
+from benchmarks import reliability
 from benchmarks.reliability import Sweep, left_over
 from samtune import tables
 from samtune.cluster import Cluster
@@ -108,6 +110,13 @@ def test_every_row_of_the_matrix_names_tests_that_there_are() -> None:
                 module = name
             elif (file := ROOT / "tests" / f"{module}.py").exists():
                 assert f"def {name}" in file.read_text(), f"{module} has no {name}"
+
+
+def test_the_published_figures_count_tests_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"tests/test_variants_train.py::{reliability.CUTS}" in reliability.nodes()
+    monkeypatch.setitem(reliability.PASSED, "gone", ("test_that_was_renamed",))
+    with pytest.raises(LookupError, match="test_that_was_renamed is in no file"):
+        reliability.nodes()
 
 
 def fill(record: Record, trials: int = 6, epochs: int = 4) -> None:
@@ -265,8 +274,10 @@ def test_a_process_that_reads_a_table_and_ends_is_not_aborted(runs: Path) -> Non
     assert [subprocess.run(words, check=False).returncode for _ in range(5)] == [0] * 5
 
 
-def test_a_torn_journal_is_mended_by_the_next_line(tmp_path: Path) -> None:
-    space, journal = SearchSpace.load("sgd"), tmp_path / "optuna.journal"
+def test_a_torn_journal_is_mended_by_the_next_line(
+    memory: Path, record_property: Callable[[str, object], None]
+) -> None:
+    space, journal = SearchSpace.load("sgd"), memory / "optuna.journal"
 
     def ended(proposals: Proposals) -> None:
         proposal = proposals.ask()
@@ -276,11 +287,46 @@ def test_a_torn_journal_is_mended_by_the_next_line(tmp_path: Path) -> None:
     for _ in range(2):
         ended(Proposals(space, journal))
     raw = journal.read_bytes()
-    for cut in range(1, 201):
-        journal.write_bytes(raw[:-cut])
+    places = cuts(raw)
+    for cut in places:
+        journal.write_bytes(raw[:cut])
         ended(Proposals(space, journal))
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        assert len(optuna.load_study(study_name="sgd", storage=storage).trials) == 2
+        kept = [json.loads(line) for line in raw[:cut].split(b"\n")[:-1]]
+        assert trials_in(journal) == sum("distributions" in line for line in kept) + 1
+    record_property("torn journals that the next line mends", f"{len(places)} of {len(places)}")
+
+
+def test_a_run_that_finds_its_journal_torn_goes_on(
+    memory: Path, record_property: Callable[[str, object], None]
+) -> None:
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    run_or_resume(memory / "unharmed", nobody)
+    assert killed_at(60, memory / "killed", nobody)
+    journal = memory / "killed" / "mine" / "optuna.journal"
+    raw = journal.read_bytes()
+    places = cuts(raw)
+    with Record.open(memory / "killed", "mine") as record, record.lock():
+        for cut in places:
+            journal.write_bytes(raw[:cut])
+            Search(record, [SPACE])
+            assert journal.read_bytes().count(b"\n") == raw.count(b"\n")
+    journal.write_bytes(raw[: len(raw) // 2])
+    run_or_resume(memory / "killed", nobody)
+    assert content(memory / "killed" / "mine") == content(memory / "unharmed" / "mine")
+    assert trials_in(journal) == 3
+    record_property(
+        "runs that found their journal torn and went on", f"{len(places)} of {len(places)}"
+    )
+
+
+def cuts(raw: bytes) -> list[int]:
+    """Where a file is cut: 500 random places, or every one where there are fewer."""
+    return sorted(random.Random(0).sample(range(len(raw)), min(500, len(raw))))
+
+
+def trials_in(journal: Path) -> int:
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    return len(optuna.load_study(study_name="sgd", storage=storage).trials)
 
 
 LAB = """

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from test_vision import MEASURED, CutError, assert_bitwise_equal
-
 from torch import nn
 
 from samtune.optimizers import VARIANTS
