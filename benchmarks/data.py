@@ -7,13 +7,9 @@ file. See README.md on how to read them.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
+from benchmarks.environment import environment
 from benchmarks.timing import interleaved
 from trainables.augment import Augment, Normaliser
 from trainables.data import Split, load
@@ -76,7 +73,9 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     images, what = _images(chosen.images)
-    results: dict[str, Any] = _environment() | {
+    results: dict[str, Any] = {
+        "environment": environment("torch", "torchvision", "pillow", "numpy"),
+        "threads": torch.get_num_threads(),
         "images": what,
         "per_round": len(images),
         "batch_size": BATCH,
@@ -183,20 +182,6 @@ def _table(side: int, seconds: dict[str, list[float]], count: int) -> dict[str, 
         ms = 1e6 * median(took) / count
         print(f"{name:42} {ms:8.1f} ms {middle:6.1f} x ({low:.1f} to {high:.1f})")
     return found
-
-
-def _environment() -> dict[str, Any]:
-    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
-    packages = ("torch", "torchvision", "pillow", "numpy")
-    return {
-        "device": f"CPU, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip(),
-        "command": " ".join(["python -m benchmarks.data", *sys.argv[1:]]),
-    }
 
 
 if __name__ == "__main__":

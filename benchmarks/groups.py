@@ -1,6 +1,6 @@
 """What it costs to make a trial of two processes: samtune's group beside Ray Train's TorchTrainer.
 
-    python -m benchmarks.groups
+    python -m benchmarks.groups --json benchmarks/results/groups.json
 
 Both run the same four trials of Ray Tune, one at a time in one reused actor; each trial's two
 ranks join over gloo, reduce a tensor ten times and leave. Wall is that of `Tuner.fit`, CPU that of
@@ -9,6 +9,7 @@ all processes from its start to its end.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -21,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import ray
 import torch
 import torch.distributed as dist
 from ray import tune
 
+from benchmarks.environment import environment
 from samtune.cluster import cluster
 from samtune.group import ranks
 from samtune.space_document import Resources
@@ -74,8 +75,8 @@ def by_ray_train(config: Mapping[str, Any]) -> None:
 
 def measure(
     trainable: Callable[[Mapping[str, Any]], None], bundles: list[dict[str, float]]
-) -> str:
-    """The figures of one contender, as a line."""
+) -> dict[str, Any]:
+    """The figures of one contender."""
     with cluster([Resources(workers=3, parallel=1)]) as on:
         started = time.monotonic()
         tuner = tune.Tuner(
@@ -89,17 +90,12 @@ def measure(
         wall = time.monotonic() - started
     if results.errors:
         raise results.errors[0]
-    return json.dumps(
-        {
-            "contender": trainable.__name__,
-            "trials": _TRIALS,
-            "wall_s": round(wall, 1),
-            "cpu_s": round(cpu.seconds, 1),
-            "load": round(os.getloadavg()[0], 1),
-            "ray": ray.__version__,
-            "torch": str(torch.__version__),
-        }
-    )
+    return {
+        "contender": trainable.__name__,
+        "trials": _TRIALS,
+        "wall_s": round(wall, 1),
+        "cpu_s": round(cpu.seconds, 1),
+    }
 
 
 class _Cpu:
@@ -137,11 +133,21 @@ class _Cpu:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    arguments = parser.parse_args()
     sys.path.insert(0, str(Path.cwd()))
-    bundle = {"CPU": 1.0}
-    print(measure(by_group, [bundle, bundle]), flush=True)
+    about = environment("torch", "ray")
     # Ray Train places its workers beside the trial: the cluster has a CPU for it too.
-    print(measure(by_ray_train, [{"CPU": 0.001}]), flush=True)
+    bundles = {by_group: [{"CPU": 1.0}] * 2, by_ray_train: [{"CPU": 0.001}]}
+    rows = []
+    for trainable, bundle in bundles.items():
+        rows.append(measure(trainable, bundle))
+        print(rows[-1], flush=True)
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"environment": about, "rows": rows}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import random
 import sqlite3
 import subprocess
@@ -22,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -30,6 +28,7 @@ from xml.etree import ElementTree
 
 import psutil
 
+from benchmarks.environment import environment
 from samtune import tables
 from samtune.record import Record
 from samtune.rungs import StoppingRungs
@@ -306,35 +305,20 @@ def _figure(value: object, n: int) -> dict[str, Any]:
     return {"value": str(value), "n": n}
 
 
-def environment() -> dict[str, Any]:
-    """Device, versions, commit and command."""
-    names = ("torch", "ray", "optuna", "pyarrow")
-    return {
-        "device": f"CPU, {os.cpu_count()} cores",
-        "system": f"{platform.system()}, {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: version(name).split("+")[0] for name in names}
-        | {"sqlite": sqlite3.sqlite_version},
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
-        "command": " ".join(["python -m benchmarks.reliability", *sys.argv[1:]]),
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark as the command line says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
+    about = environment("torch", "ray", "optuna", "pyarrow")
     with tempfile.TemporaryDirectory() as folder:
         figures = kills(Path(folder), chosen.kills)
     figures |= counted()
     for name, figure in figures.items():
         print(f"{name}: {figure['value']}, n = {figure['n']}")
     if chosen.json:
-        results = {"environment": environment(), "figures": figures}
+        results = {"environment": about, "figures": figures}
         chosen.json.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import stats
 
+from benchmarks.environment import environment
 from benchmarks.rung_curves import TABLE
 from samtune.replay import Curve, Outcome, Study, replay, rule_text
 from samtune.rungs import standard_error
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, default=4, help="trials at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
     chosen = parser.parse_args(arguments)
+    about = environment("numpy", "scipy", "pyarrow")
     seeds = searches(chosen.curves)
     rules = [
         Asha(mode=mode, grace=grace, factor=factor, tolerance=tolerance)
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show_differences(differences)
     if chosen.json:
         results = {
+            "environment": about,
             "curves": chosen.curves.name,
             "curves_made": {
                 key.decode().removeprefix("samtune."): value.decode()
@@ -85,7 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "configurations": len(seeds[0].test),
             "see_without_stopping": total,
             "orders": chosen.orders,
-            "command": " ".join(["python -m benchmarks.rungs", *sys.argv[1:]]),
             "rules": rows,
             "by_slots": by_slots,
             "differences": differences,

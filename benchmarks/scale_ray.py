@@ -16,8 +16,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -31,6 +29,7 @@ from typing import Any
 import psutil
 
 import samtune
+from benchmarks.environment import environment
 from benchmarks.process_tree import measure
 
 _SPACE = """\
@@ -175,6 +174,7 @@ def main() -> None:
     parser.add_argument("--method", default="random", help="of search: random or tpe")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
+    about = environment("torch", "ray", "optuna")
     few, many = map(int, arguments.reports.split(","))
     sizes = [(trials, few) for trials in map(int, arguments.trials.split(","))]
     rows = []
@@ -206,15 +206,8 @@ def main() -> None:
     for between, cost in found["cpu_ms_a_trial_by_totals"].items():
         print(f"{cost:.0f} CPU-ms a trial with {few} reports, by the totals from {between} trials")
     if arguments.json:
-        about = {
-            "device": f"{os.cpu_count()} cores, {platform.machine()}",
-            "python": platform.python_version(),
-            "load": os.getloadavg()[0],
-            "method": arguments.method,
-            "rows": rows,
-            **found,
-        }
-        arguments.json.write_text(json.dumps(about, indent=1) + "\n")
+        results = {"environment": about, "method": arguments.method, "rows": rows, **found}
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Ray is played by an event queue, so that a sweep of 10,000 trials at 256 at a time takes minutes on
 one core; proposals, rungs and record are the real ones. A trial sends 10 reports, and each lasts
 `--epoch` seconds of the queue's clock. The driver is one server in that queue, and a call keeps it
-for as long as it really takes: what the slots wait for it is what is not `busy`.
+for as long as it really takes: what the slots wait for it is what is not `busy`. At the end the
+live table is redrawn, as it is twice a second, and `samtune status` asks for the run.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import argparse
 import heapq
 import itertools
 import json
+import math
 import multiprocessing
 import os
-import platform
 import random
 import resource
 import tempfile
@@ -25,7 +26,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from samtune.live import QuietView
+from rich.console import Console
+
+from benchmarks.environment import environment
+from benchmarks.scale_tables import measure
+from samtune.live import QuietView, TableView, view
+from samtune.progress import Progress
 from samtune.record import Record
 from samtune.space import SearchSpace
 from samtune.stages import Search
@@ -33,6 +39,7 @@ from samtune.stop import Stop, Watch
 from samtune.sweep import _Driver
 
 _EPOCHS = 10
+_REFRESHES = 100
 _SPACE = """\
 samtune: 1
 extends: sam.yaml
@@ -58,9 +65,8 @@ def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, flo
         row |= {"sha256": space.sha256, "settings": json.dumps(settings | {"searched": []})}
         with Record.create(Path(folder), "run", [row]) as record:
             stop = Stop()
-            driver = _Driver(
-                Search(record, [space]), record, QuietView(), stop, Watch(record.folder, stop)
-            )
+            search = Search(record, [space])
+            driver = _Driver(search, record, QuietView(), stop, Watch(record.folder, stop))
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             cpu, started = time.process_time(), time.perf_counter()
             reports, busy = _play(driver, slots, epoch_s)
@@ -69,6 +75,7 @@ def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, flo
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # Closed, so its write-ahead log has been taken in.
         size = (record.folder / "sweep.db").stat().st_size
+        status = measure("status", "run", "--runs", folder)
     return {
         "method": method,
         "trials": trials,
@@ -80,7 +87,23 @@ def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, flo
         "bytes_per_report": size / reports,
         "grown_mib": (after - before) / 1024,
         "busy": busy,
+        "refresh_cpu_ms": _refresh_cpu_ms(search.progress),
+        "status_cpu_s": status["cpu_s"],
     }
+
+
+def _refresh_cpu_ms(progress: Progress) -> float:
+    """Of redrawing the live table once."""
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(file=nowhere, force_terminal=True, width=120)
+        with view(console) as table:
+            assert isinstance(table, TableView)
+            started = time.process_time()
+            for _ in range(_REFRESHES):
+                # Else it waits for half a second to have passed.
+                table._drawn = -math.inf
+                table.refresh(progress)
+            return 1000 * (time.process_time() - started) / _REFRESHES
 
 
 def _play(driver: _Driver, slots: int, epoch_s: float) -> tuple[int, float]:
@@ -145,16 +168,18 @@ def _alone(arguments: tuple[str, int, int, float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--trials", default="100,1000,10000")
+    parser.add_argument("--trials", default="30,100,1000,10000")
     parser.add_argument("--methods", default="random,tpe")
     parser.add_argument("--slots", type=int, default=256)
     parser.add_argument("--epoch", type=float, default=30.0, help="seconds between two reports")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
+    about = environment("ray", "optuna")
     rows = []
     heads = ("search", "trials", "slots", "CPU ms a trial", "CPU ms a report", "MiB more")
-    print("|", " | ".join((*heads, "bytes a report", "slots busy")), "|")
-    print("|---" * 8 + "|")
+    heads += ("bytes a report", "slots busy", "CPU ms a refresh", "status CPU s")
+    print("|", " | ".join(heads), "|")
+    print("|---" * len(heads) + "|")
     for method, trials in itertools.product(
         arguments.methods.split(","), map(int, arguments.trials.split(","))
     ):
@@ -166,18 +191,13 @@ def main() -> None:
         print(
             f"| {method} | {trials} | {slots} | {row['cpu_ms_per_trial']:.1f} "
             f"| {row['cpu_ms_per_report']:.2f} | {row['grown_mib']:.0f} "
-            f"| {row['bytes_per_report']:.0f} | {100 * row['busy']:.1f} % |",
+            f"| {row['bytes_per_report']:.0f} | {100 * row['busy']:.1f} % "
+            f"| {row['refresh_cpu_ms']:.2f} | {row['status_cpu_s']:.2f} |",
             flush=True,
         )
     if arguments.json:
-        about = {
-            "device": f"{os.cpu_count()} cores, {platform.machine()}",
-            "python": platform.python_version(),
-            "load": os.getloadavg()[0],
-            "epoch_s": arguments.epoch,
-            "rows": rows,
-        }
-        arguments.json.write_text(json.dumps(about, indent=1) + "\n")
+        results = {"environment": about, "epoch_s": arguments.epoch, "rows": rows}
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environment import environment
 from samtune.record import Record
 from samtune.rows import canonical, digest
 from samtune.space import SearchSpace
@@ -169,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What it costs to look at a large run.")
     parser.add_argument("--repeats", type=int, default=3, help="of each command; the best counts")
     options = parser.parse_args()
+    about = environment("optuna", "pyarrow", "pandas")
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         runs = Path(scratch, "runs")
@@ -211,9 +212,7 @@ def main() -> None:
             )
             print(f"{'':33}{bytes_a_report:.0f} bytes a report in sweep.db")
     result = {
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": round(os.getloadavg()[1], 1),
+        "environment": about,
         "repeats": options.repeats,
         "rows": rows,
     }

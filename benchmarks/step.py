@@ -6,13 +6,8 @@ Prints tables and, with `--json`, writes every number to a file. See README.md o
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -25,6 +20,7 @@ import torch
 
 from benchmarks.contenders import SHAPES, TEXTBOOK, Contender, Problem, ours, peers, resnet18
 from benchmarks.counting import PROMISED, Cost, counted, without_contents
+from benchmarks.environment import environment
 from benchmarks.timing import (
     FLOOR,
     PLAIN,
@@ -49,8 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shapes = chosen.shapes or ([*SHAPES][:1] if chosen.quick else [*SHAPES])
     rounds = chosen.rounds or (3 if chosen.quick else 7)
     variants = chosen.variants or [*VARIANTS]
-    results: dict[str, Any] = {"environment": _environment(device), "rounds": rounds}
-    print(f"{results['environment']['device']}, torch {torch.__version__}, {rounds} rounds")
+    about = environment(
+        *("torch", "torchvision", "pytorch-optimizer"),
+        device=torch.cuda.get_device_name() if device.type == "cuda" else None,
+    )
+    results: dict[str, Any] = {"environment": about, "threads": torch.get_num_threads()}
+    results["rounds"] = rounds
+    print(f"{about['device']}, torch {torch.__version__}, {rounds} rounds")
     if importlib.util.find_spec("pytorch_optimizer") is None:
         print("pytorch-optimizer is not installed; its SAM is left out (pip install it)")
     contenders = {name: partial(ours, name) for name in variants} | peers()
@@ -227,30 +228,6 @@ def _synchronisations(step: Callable[[], object]) -> int:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return sum("synchroniz" in str(w.message) for w in seen)
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    packages = ("torch", "torchvision", "pytorch-optimizer")
-    cores = os.cpu_count()
-    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
-    changed = (
-        "" if not git(["git", "status", "--porcelain", "../samtune"]).stdout else " + changes"
-    )
-    return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {cores} cores",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {p: _version(p) for p in packages},
-        "commit": git(["git", "rev-parse", "HEAD"]).stdout.strip() + changed,
-        "command": " ".join(["python -m benchmarks.step", *sys.argv[1:]]),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _number(value: float | None) -> str:

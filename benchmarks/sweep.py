@@ -14,16 +14,14 @@ import argparse
 import importlib.util
 import itertools
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.environment import environment
 from benchmarks.process_tree import SAMTUNE, Usage, measure
 
 GRID = {"lr": [0.02, 0.05, 0.1], "rho": [0.02, 0.05, 0.1], "weight_decay": [1e-5, 1e-4, 1e-3]}
@@ -50,7 +48,9 @@ def main() -> None:
     parser.add_argument(
         "--contenders", default=f"one-process,samtune,{WITHOUT_HOSTS},optuna,ray,syne-tune"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument(
+        "--json", type=Path, help="also put the figures there, beside those of other --per-trial"
+    )
     arguments = parser.parse_args()
     sweep = {
         "grid": GRID,
@@ -62,6 +62,7 @@ def main() -> None:
             for point in itertools.product(*GRID.values())
         ],
     }
+    about = {"environment": environment("torch", "ray", "optuna", "syne-tune")}
     contenders = [name for name in arguments.contenders.split(",") if _installed(name)]
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
@@ -71,16 +72,14 @@ def main() -> None:
     rows = [summary(name, found, len(sweep["configurations"])) for name, found in rounds.items()]
     print(table(rows))
     if arguments.json:
-        about = {
-            "device": f"{os.cpu_count()} cores, {platform.machine()}",
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in ("torch", "ray", "optuna")},
-            "load": os.getloadavg()[0],
-            "per_trial": arguments.per_trial,
-            "rounds": rounds,
-            "rows": rows,
-        }
-        arguments.json.write_text(json.dumps(about, indent=1) + "\n")
+        add(arguments.json, arguments.per_trial, about | {"rounds": rounds, "rows": rows})
+
+
+def add(file: Path, per_trial: float, results: dict[str, Any]) -> None:
+    """Puts the results into the file, in place of any of that many see a trial before."""
+    found = json.loads(file.read_text()) if file.exists() else {}
+    found[f"{per_trial:g}"] = results
+    file.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def run(name: str, sweep: dict[str, Any]) -> dict[str, float]:
@@ -90,7 +89,7 @@ def run(name: str, sweep: dict[str, Any]) -> dict[str, float]:
         log = here / "log"
         file = here / "sweep.json"
         file.write_text(json.dumps(sweep))
-        environment = {
+        variables = {
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
             "SAMTUNE_BENCHMARK_LOG": str(log),
@@ -98,7 +97,7 @@ def run(name: str, sweep: dict[str, Any]) -> dict[str, float]:
             "SYNETUNE_FOLDER": str(here / "syne-tune"),
         }
         if name.startswith("samtune"):
-            environment["SAMTUNE_HOSTS"] = "0" if name == WITHOUT_HOSTS else "1"
+            variables["SAMTUNE_HOSTS"] = "0" if name == WITHOUT_HOSTS else "1"
             knobs = {knob: {"grid": values} for knob, values in sweep["grid"].items()}
             text = _SPACE.format(
                 knobs=json.dumps(knobs | sweep["fixed"]),
@@ -110,7 +109,7 @@ def run(name: str, sweep: dict[str, Any]) -> dict[str, float]:
         else:
             words = [sys.executable, "-m", "benchmarks.sweep_peers", name, str(file)]
         usage: Usage = measure(
-            words, folder=here, environment=environment, output=subprocess.DEVNULL
+            words, folder=here, environment=variables, output=subprocess.DEVNULL
         )
         if usage.returncode:
             raise SystemExit(f"{name} ended with exit code {usage.returncode}")
