@@ -1,9 +1,11 @@
-"""The nodes of a Ray cluster: what fits on one, and whether one is gone."""
+"""The nodes of a Ray cluster: what fits on one, whether one is gone, or has run out of memory."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,13 +28,65 @@ def fitting(node: Mapping[str, float], cpus: float, gpus: float) -> int:
     return fits
 
 
-def death(told: str, node: str) -> Cause:
+class OomKills:
+    """The processes of ours on this machine that the kernel has killed for want of memory.
+
+    It counts them by control group and does not say whom: each death of a worker takes up one.
+    """
+
+    def __init__(self) -> None:
+        self._taken_up = _oom_kills()
+
+    def another(self) -> bool:
+        """Whether there has been one since that no death has taken up."""
+        if _oom_kills() <= self._taken_up:
+            return False
+        self._taken_up += 1
+        return True
+
+
+def death(told: str, node: str, oom_kills: OomKills | None = None) -> Cause:
     """The cause behind what Ray tells of a worker that is no more; `node` begins its node's id.
 
-    Ray notices a lost node some time after the workers on it, so the node is asked as well.
+    Ray notices a lost node some time after the workers on it, so the node is asked as well, and
+    the kernel where it is this machine's.
     """
     cause = of_death(told)
-    return "node_lost" if cause == "worker_died" and node and _is_gone(node) else cause
+    if cause != "worker_died":
+        return cause
+    if node and _is_gone(node):
+        return "node_lost"
+    return "oom" if oom_kills and _is_here(node) and oom_kills.another() else cause
+
+
+def _oom_kills() -> int:
+    for file in _memory_events():
+        with contextlib.suppress(OSError):
+            for line in file.read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+    return 0
+
+
+def _memory_events() -> Iterator[Path]:
+    """Where Linux counts for our control group; a container sees its own as the topmost."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if not controllers:
+                yield Path(f"/sys/fs/cgroup{group}/memory.events")
+            elif "memory" in controllers.split(","):
+                yield Path(f"/sys/fs/cgroup/memory{group}/memory.oom_control")
+    yield Path("/sys/fs/cgroup/memory.events")
+    yield Path("/sys/fs/cgroup/memory/memory.oom_control")
+
+
+def _is_here(node: str) -> bool:
+    """Whether it is this process's node; one that is not known is, where there are no others."""
+    if not node:
+        return len(_nodes()) == 1
+    return ray.get_runtime_context().get_node_id().startswith(node)
 
 
 def _is_gone(node: str) -> bool:

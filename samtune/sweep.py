@@ -26,7 +26,7 @@ from samtune.asha import RungScheduler
 from samtune.cluster import Cluster, run_trial
 from samtune.integrations import Observers
 from samtune.live import knob_list
-from samtune.nodes import death
+from samtune.nodes import OomKills, death
 from samtune.outcome import (
     FAILURES,
     End,
@@ -138,6 +138,7 @@ class _Driver:
         self._watch = watch
         self._observers = observers or Observers(record, [], view.event)
         self._on = on
+        self._oom_kills = OomKills()
         self._warnings: set[str] = set()
         self._live: dict[str, _Live] = {}
         self._errors_in_a_row = 0
@@ -253,7 +254,8 @@ class _Driver:
         live = self._live.get(tune_trial.trial_id)
         if live is not None and live.end is None:
             told = _told(tune_trial)
-            live.end = End("error", shortly(told), death(told, live.node))
+            cause = death(told, live.node, self._oom_kills)
+            live.end = End("error", shortly(told), cause)
             with self._watch.writing():
                 self._record.add_event("error", printable(told), live.trial.trial)
 

@@ -19,7 +19,8 @@
                                     test_checkpoint: test_every_single_flipped_bit
  8  NaN, infinity, huge loss        test_each_trial_bears_its_own_fault,
                                     test_search: test_a_diverged_trial_counts_as_worse
- 9  host memory                     test_each_trial_bears_its_own_fault
+ 9  host memory                     test_each_trial_bears_its_own_fault,
+                                    test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
 10  device memory                   test_each_trial_bears_its_own_fault
 11  a trial hangs                   test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
 12  a loader process dies           there is none: test_no_trial_of_ours_has_loader_processes

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from analysis.leaderboard import leaderboard, records
-from samtune import tables
+from samtune import nodes, tables
 from samtune.cluster import Cluster
 from samtune.export import export
 from samtune.live import QuietView
@@ -53,6 +53,10 @@ def quick(config):
             match mode:
                 case "hang" | "hang once":
                     time.sleep(600)
+                case "memory once":
+                    with open(os.path.join(os.path.dirname(__file__), "memory.events"), "w") as f:
+                        f.write("low 0\\noom 3\\noom_kill 1\\noom_group_kill 0\\n")
+                    os._exit(7)
                 case "die once":
                     os._exit(7)
                 case "raise once":
@@ -196,9 +200,12 @@ def test_misbehaving_trials_end_alone_and_say_why(
 
 
 def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
-    two_slots: Cluster, runs: Path, lab: str
+    two_slots: Cluster, runs: Path, lab: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What the kernel writes there, the trial does.
+    monkeypatch.setattr(nodes, "_memory_events", lambda: [Path("memory.events").absolute()])
     modes = ["die once", "raise once", "hang once", "raise", "oom", "silent", "peek", "hang"]
+    modes.append("memory once")
     knobs = f"  lr: 0.5\n  mode: {{grid: {json.dumps(modes)}}}"
     words = {"search": "{method: grid}", "resources": "{retries: 1, stall_after: 4}"}
     spaces = [SearchSpace.load(space_file(lab, knobs, asha="{grace: 10, factor: 3}", **words))]
@@ -218,15 +225,16 @@ def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
             "silent": ["error"],
             "peek": ["error"],
             "hang": ["stalled", "stalled"],
+            "memory once": ["oom", "completed"],
         }
         reasons = {mode: trial.reason or "" for mode, trial in trials.items()}
         assert reasons["hang"].startswith("stalled: no report for 4 s; resources.stall_after")
         assert reasons["oom"] == "oom: MemoryError: no 8 GB left"
-        for mode in ("die once", "raise once", "hang once"):
+        for mode in ("die once", "raise once", "hang once", "memory once"):
             epochs = [report.epoch for report in record.reports("trial = ?", trials[mode].trial)]
             assert trials[mode].state == "completed" and epochs == list(range(1, 11))
         retries = [event["detail"] for event in record.events() if event["kind"] == "retry"]
-        assert len(retries) == 6 and any("the network is away" in detail for detail in retries)
+        assert len(retries) == 7 and any("the network is away" in detail for detail in retries)
 
 
 def test_a_checkpoint_that_finds_no_room_stops_the_sweep_and_costs_nothing(
