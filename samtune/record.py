@@ -53,12 +53,14 @@ class Record:
         name: str | None,
         spaces: Sequence[Mapping[str, str]],
         asked: Mapping[str, Any] | None = None,
+        code: Mapping[str, str] | None = None,
     ) -> Record:
         """Makes the folder `runs/name`; without a name, the first free of `space`, `space-2`, ...
 
         `spaces` are rows of the table studies; `asked` is what the run was asked beside them,
-        for its resume. A folder that has a `sweep.db` has a whole one. Raises RunError when the
-        name is taken (exit code 4) or the folder cannot be written (exit code 5).
+        for its resume, and `code` the `provenance.code_hashes` of its trainables. A folder that
+        has a `sweep.db` has a whole one. Raises RunError when the name is taken (exit code 4) or
+        the folder cannot be written (exit code 5).
         """
         if name is not None:
             run_folder.refuse_taken(runs, name)
@@ -74,7 +76,7 @@ class Record:
                 durable.write(aside / copy, space["space"].encode())
             with closing(_connect(aside / "sweep.db")) as db:
                 db.executescript(SCHEMA)
-                _describe(db, spaces, asked or {})
+                _describe(db, spaces, asked or {}, code or {})
             folder = run_folder.placed(aside, folder, named=name is not None)
             connection = _connect(folder / "sweep.db")
             checksums.keep(connection)
@@ -401,12 +403,15 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _describe(
-    db: sqlite3.Connection, spaces: Sequence[Mapping[str, str]], asked: Mapping[str, Any]
+    db: sqlite3.Connection,
+    spaces: Sequence[Mapping[str, str]],
+    asked: Mapping[str, Any],
+    code: Mapping[str, str],
 ) -> None:
     meta = {
         "format": FORMAT,
         "samtune_version": __version__,
-        "versions": versions(),
+        "versions": versions() | dict(code),
         "created_at": time.time(),
         "git_commit": git_commit(),
         "asked": dict(asked),

@@ -46,7 +46,8 @@
 26  ports                           test_security: test_nothing_listens_beyond_rays_own_ports,
                                     test_ray_tells_nobody, test_an_open_ray_is_refused
 27  other versions                  test_resume: test_a_run_is_stopped_from_elsewhere
-28  the space file changes          test_resume: test_a_run_is_stopped_from_elsewhere
+28  the space or code changes       test_resume: test_a_run_is_stopped_from_elsewhere,
+                                    test_resume: test_code_is_told_apart
 29  10,000 trials                   test_status_of_10_000_trials
 30  a report doubled, late, early   test_resume: test_reports_that_come_twice_late_or_out_of_order
 31  escapes for a terminal          test_each_trial_bears_its_own_fault,

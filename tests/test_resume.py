@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from samtune import tables
+from samtune import provenance, tables
 from samtune.cli import main
 from samtune.live import QuietView
 from samtune.outcome import is_final, of_death, of_exception, shortly
+from samtune.provenance import code_hashes
 from samtune.record import Record
 from samtune.replay import rule_text
 from samtune.space import SearchSpace
@@ -530,6 +531,12 @@ def test_a_run_is_stopped_from_elsewhere_and_gone_on_with_by_its_name(
         record.set_meta("versions", began | {"optuna": "4.0.0"})
     code, told = typed("resume", "lab")
     assert code == 2 and "optuna was 4.0.0" in told and "--accept-version-change" in told
+    with Record.open(Path("runs"), "lab") as record:
+        record.set_meta("versions", began)
+    Path("lab.py").write_text(LAB.replace("% 7 / 100", "% 7 / 101"))
+    for words in (["resume", "lab"], run):
+        code, told = typed(*words)
+        assert code == 2 and "code of lab was " in told and "optuna" not in told
     # The frozen copy is what counts, whatever has become of the file.
     Path("lab.yaml").rename("moved.yaml")
     code, err = ended(command("resume", "lab", "--accept-version-change"))
@@ -546,3 +553,19 @@ def test_a_run_is_stopped_from_elsewhere_and_gone_on_with_by_its_name(
     Path("moved.yaml").rename("lab.yaml")
     code, told = typed(*run)
     assert code == 4 and "'lab' is taken" in told
+
+
+def test_code_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "my_lab.py"
+    file.write_text("def mine(config): ...\n")
+    ours = code_hashes(["sam"])
+    first = code_hashes(["sam", "my_lab:mine"])
+    assert {*first} == {"code of samtune", "code of my_lab"} and ours.items() < first.items()
+    file.write_text("def mine(config): return\n")
+    second = code_hashes(["my_lab:mine"])
+    assert second["code of my_lab"] != first["code of my_lab"] and ours.items() < second.items()
+    home = tmp_path / "samtune"
+    (home / "optimizers").mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(home / "provenance.py"))
+    assert code_hashes([]) != ours

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from samtune.space import SearchSpace
     from samtune.stages import Confirm
     from samtune.stop import Stop
+
+# Of a version or a SHA-256.
+_SHOWN = 24
 
 
 @click.command()
@@ -101,6 +104,7 @@ def run(
         return
     hosts = _hosts(loaded, launch)
     _make_ready(loaded, launch.address)
+    from samtune.provenance import code_hashes
     from samtune.replay import rule_text
     from samtune.search import Proposals
     from samtune.stages import searched
@@ -128,6 +132,7 @@ def run(
             for space in loaded
         ],
         asked,
+        code_hashes(space.trainable for space in loaded),
     )
     with (
         record,
@@ -147,7 +152,8 @@ def run(
     "--accept-version-change",
     "accepted",
     is_flag=True,
-    help="Go on although samtune, torch, ray or optuna is not the version that began the run.",
+    help="Go on although samtune, torch, ray or optuna is not the version that began the run, or "
+    "the trainable's code has changed since.",
 )
 @runs_option
 @launch_options
@@ -226,27 +232,35 @@ def _frozen(record: Record) -> list[SearchSpace]:
 
 
 def _same_versions(record: Record, accepted: bool) -> None:
-    """Raises RunError (exit code 2) for a run that other versions began, unless accepted."""
-    from samtune.provenance import versions
+    """Raises RunError (exit code 2) for a run begun by other versions or code, unless accepted."""
+    from samtune.provenance import code_hashes, versions
     from samtune.run_folder import RunError
 
     began, now = record.meta("versions") or {}, versions()
-    changed = ", ".join(
-        f"{name} was {began[name]} and is {now[name]}"
-        for name in sorted(began.keys() & now.keys())
-        if began[name] != now[name]
-    )
+    if accepted or not _changed(began, now):
+        # Other versions may not be able to read the spaces.
+        now |= code_hashes(space.trainable for space in _frozen(record))
+    changed = _changed(began, now)
     if not changed:
         return
     if not accepted:
         raise RunError(
-            f"{record.name} was begun with other versions: {changed}; its later trials may not "
+            f"{record.name} was begun with other versions or code: {changed}; its later trials may not "
             f"compare with its earlier ones: `samtune resume {record.name} "
             "--accept-version-change` goes on all the same",
             exit_code=2,
         )
     record.add_event("version change accepted", changed)
     record.set_meta("versions", now)
+
+
+def _changed(began: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What was another version, or has another SHA-256, of which the beginning will do."""
+    return ", ".join(
+        f"{name} was {began[name][:_SHOWN]} and is {now[name][:_SHOWN]}"
+        for name in sorted(began.keys() & now.keys())
+        if began[name] != now[name]
+    )
 
 
 def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
