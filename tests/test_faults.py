@@ -295,7 +295,7 @@ def test_a_torn_journal_is_mended_by_the_next_line(
         ended(Proposals(space, journal))
         kept = [json.loads(line) for line in raw[:cut].split(b"\n")[:-1]]
         assert trials_in(journal) == sum("distributions" in line for line in kept) + 1
-    record_property("torn journals that the next line mends", f"{len(places)} of {len(places)}")
+    record_property("journals torn, mended by the next line", f"{len(places)} of {len(places)}")
 
 
 def test_a_run_that_finds_its_journal_torn_goes_on(
@@ -317,7 +317,7 @@ def test_a_run_that_finds_its_journal_torn_goes_on(
     assert content(memory / "killed" / "mine") == content(memory / "unharmed" / "mine")
     assert trials_in(journal) == 3
     record_property(
-        "runs that found their journal torn and went on", f"{len(places)} of {len(places)}"
+        "journals torn, found so by a run that went on", f"{len(places)} of {len(places)}"
     )
 
 

@@ -100,7 +100,7 @@ def test_a_cut_trial_goes_on_bitwise(name, tmp_path, record_property):
     ours, theirs = (checkpoint.load(Path(each[-1]["checkpoint"])) for each in (told, whole))
     for part in ("model", "optimizer", "ranks"):
         assert_bitwise_equal(ours[part], theirs[part])
-    record_property("cut trials that went on bit for bit, variants x cuts", f"{CUTS} of {CUTS}")
+    record_property(f"cuts resumed bit for bit, {CUTS} of each variant", f"{CUTS} of {CUTS}")
 
 
 def test_the_report_shows_the_scheduled_radius():

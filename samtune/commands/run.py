@@ -245,8 +245,8 @@ def _same_versions(record: Record, accepted: bool) -> None:
         return
     if not accepted:
         raise RunError(
-            f"{record.name} was begun with other versions or code: {changed}; its later trials may not "
-            f"compare with its earlier ones: `samtune resume {record.name} "
+            f"{record.name} was begun with other versions or code: {changed}; its later trials "
+            f"may not compare with its earlier ones: `samtune resume {record.name} "
             "--accept-version-change` goes on all the same",
             exit_code=2,
         )
