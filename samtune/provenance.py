@@ -34,7 +34,7 @@ def code_hashes(trainables: Iterable[str]) -> dict[str, str]:
         if module.partition(".")[0] == "trainables":
             continue
         resolve(trainable)
-        if file := sys.modules[module].__file__:
+        if file := getattr(sys.modules[module], "__file__", None):
             found[f"code of {module}"] = _sha256([Path(file)])
     return found
 
