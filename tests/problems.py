@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samtune.optimizers import BASES, VARIANTS, GradientOracle, Perturbing, StepResult, Variant
+from samtune.optimizers import BASES, VARIANTS, GradientOracle, Perturbing, Scheduled, StepResult, Variant
 
 loss_fn = nn.CrossEntropyLoss(reduction="none")
 
@@ -79,6 +79,7 @@ def batches(count: int, size: int = 16, seed: int = 1) -> list[tuple[Tensor, Ten
 
 
 PERTURBING = [n for n, v in VARIANTS.items() if issubclass(v, Perturbing)]
+SCHEDULED = [n for n, v in VARIANTS.items() if issubclass(v, Scheduled)]
 PERTURBING_AT_ONCE = [n for n in PERTURBING if n != "momentum_sam"]
 """Those that need no momentum for it, which the first step does not have."""
 

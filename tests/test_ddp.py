@@ -21,6 +21,9 @@ SYNCHRONISED |= {
     # Two or one of sixteen: many a pass in which a process has none.
     "esam few": ("esam", {"gamma": 0.1}),
     "k_sam one": ("k_sam", {"kept": 0.0}),
+    # Samples of the first process only, and of both.
+    "sparse_sam of one": ("sparse_sam", {"mask": "fisher", "samples": 4, "update_freq": 2}),
+    "sparse_sam of both": ("sparse_sam", {"mask": "fisher", "samples": 9, "update_freq": 2}),
 }
 UNSYNCHRONISED = [n for n, v in VARIANTS.items() if issubclass(v, Sharpened)]
 DATA = batches(4) + batches(1, size=10)

@@ -490,7 +490,7 @@ def test_clip_bounds_the_descent(name):
     assert torch.equal(problems.weights(wide), problems.weights(free))
 
 
-@perturbing
+@pytest.mark.parametrize("name", problems.SCHEDULED)
 def test_rho_may_follow_a_schedule(name):
     model, fixed = seeded(plain_net), seeded(plain_net)
     optimizer, constant = make(name, model), make(name, fixed)

@@ -38,6 +38,7 @@ from samtune.optimizers import (
 from samtune.optimizers.two_pass import Sharpened
 
 perturbing = pytest.mark.parametrize("name", problems.PERTURBING)
+scheduled = pytest.mark.parametrize("name", problems.SCHEDULED)
 chunked = pytest.mark.parametrize(
     "name", [n for n, v in VARIANTS.items() if issubclass(v, Sharpened)]
 )
@@ -253,7 +254,7 @@ def test_radius_over_time(schedule, expected):
     assert radii == pytest.approx(expected)
 
 
-@perturbing
+@scheduled
 def test_a_schedule_reaches_the_perturbation(name):
     radius = VARIANTS[name].radius_knob
     ends = []

@@ -103,8 +103,20 @@ def test_a_cut_trial_goes_on_bitwise(name, tmp_path, record_property):
     record_property(f"cuts resumed bit for bit, {CUTS} of each variant", f"{CUTS} of {CUTS}")
 
 
-def test_the_report_shows_the_scheduled_radius():
+@pytest.mark.parametrize("name", ["sam", "bayesian_sam"])
+def test_the_report_shows_the_scheduled_radius(name):
     knobs = {"rho": 0.2, "rho_min": 0.1, "rho_schedule": "linear"}
-    reports = trained("sam", knobs=knobs)
+    reports = trained(name, knobs=knobs)
     # The last step of eight begins at 7/8 of the budget.
     assert reports[-1]["metrics"]["rho"] == pytest.approx(0.1 + 0.1 / 8)
+
+
+def test_gsams_radius_follows_the_warm_up_and_the_cosine():
+    knobs = {"lr": 0.1, "rho_max": 0.4, "rho_schedule": "lr"}
+    task = {"dataset": "digits", "model": "small_cnn", "batch_size": 250, "warmup": 1.5}
+    reports = trained("gsam", knobs=knobs, task=task)
+    shares = [r["metrics"]["lr"] / 0.1 for r in reports]
+    assert [r["metrics"]["rho"] for r in reports] == pytest.approx([0.4 * s for s in shares])
+    # The fourth step of six that rise; by the cosine alone 3/8 and 7/8 of the way down.
+    cosines = [(1 + math.cos(math.pi * done / 8)) / 2 for done in (3, 7)]
+    assert shares == pytest.approx([cosines[0] * 4 / 6, cosines[1]])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samtune.optimizers import BayesianSAM, GradientOracle, Perturbing, Variant
+from samtune.optimizers import BayesianSAM, GradientOracle, Scheduled, Variant
 from samtune.trial import TrialConfig, Value, report
 from trainables import checkpoint
 from trainables.augment import Augment, Normaliser
@@ -225,10 +225,7 @@ class Trial:
 
     def _rho(self) -> float | None:
         """The radius of the last step, which a schedule may have changed."""
-        if isinstance(self.optimizer, Perturbing):
-            return self.optimizer.radius
-        rho = self.config.knobs.get("rho")
-        return None if rho is None else float(rho)
+        return self.optimizer.radius if isinstance(self.optimizer, Scheduled) else None
 
     def _facts(self) -> dict[str, Value]:
         # No CPU operation used here depends on timing; a budget of seconds does.

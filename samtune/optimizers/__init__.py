@@ -27,7 +27,7 @@ from samtune.optimizers.sam import SAM
 from samtune.optimizers.sgd import SGD
 from samtune.optimizers.sparse_sam import SparseSAM
 from samtune.optimizers.stable_sam import StableSAM
-from samtune.optimizers.two_pass import Perturbing, TwoPass
+from samtune.optimizers.two_pass import Perturbing, Scheduled, TwoPass
 from samtune.optimizers.unified_sam import UnifiedSAM
 from samtune.optimizers.variant import Knob, KnobError, StepResult, Variant, knob
 from samtune.optimizers.vasso import VaSSO
@@ -88,6 +88,7 @@ __all__ = [
     "LookbehindSAM",
     "MomentumSAM",
     "Perturbing",
+    "Scheduled",
     "SparseSAM",
     "StableSAM",
     "StepResult",

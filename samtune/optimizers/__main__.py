@@ -130,6 +130,9 @@ _NOT_HERE = """
 ## Where a rule has an edge
 
 - LookSAM's `interval` is `k`; Momentum-SAM and Bayesian SAM have one kind of step, and so none.
+- Bayesian SAM has schedules of its `rho`, the length of the ascent in units of `g / s`, and no
+  `params`: its noise and its ascent belong to a posterior over all weights, whose bound has no
+  form for some of them.
 - AE-SAM decides on the host whether to make a second pass: that is how it saves one. It waits for
   the device once in each step that decides. A choice on the device would have to make both passes,
   and one by an earlier gradient would be another method. No other variant waits in one process.
@@ -195,7 +198,7 @@ def document() -> str:
 
 def _row(name: str, variant: type[Variant]) -> str:
     about = ABOUT[name]
-    knobs = [_knob(k) for k in variant.knobs().values() if k.name not in _shared()]
+    knobs = [_knob(k) for k in variant.knobs().values() if k != _shared().get(k.name)]
     forward, backward = _passes(variant)
     return _line(
         (

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Gradients, accumulate_, alike, shaped
-from samtune.optimizers.variant import Variant, knob
+from samtune.optimizers.two_pass import Scheduled
+from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True, init=False)
-class BayesianSAM(Variant):
+class BayesianSAM(Scheduled):
     """Fits a Gaussian N(w, 1 / (N s)) to the posterior of the weights, s a precision for each:
 
         for each of m chunks B_k of the batch, with noise n_k ~ N(0, I) of its own:
             g_k = grad L_B_k(w + n_k / sqrt(N s))
-            h_k = grad L_B_k(w + rho g_k / s)           from the mean w, and not normalised
+            h_k = grad L_B_k(w + rho_t g_k / s)         from the mean w, and not normalised
         gm <- beta1 gm + (1 - beta1) (mean_k h_k + delta w)
         w  <- w - lr gm / s                             the old s, as in the authors' code
         s  <- beta2 s + (1 - beta2) (mean_k sqrt(s) |g_k| + damping + delta)
@@ -31,6 +32,8 @@ class BayesianSAM(Variant):
     is an optimizer of its own and takes parameters in place of a base; learning-rate schedulers
     drive `base`, which holds their groups. One forward pass more, at w, gives BatchNorm its
     statistics and the step its loss. `sampled_weights` draws from the posterior for evaluation.
+    rho_t is `rho` by its schedule, a length in units of g / s. There is no `params`: the posterior
+    is of all weights, and its bound gives no way to leave some out.
     """
 
     name = "bayesian_sam"
@@ -118,7 +121,8 @@ class BayesianSAM(Variant):
         self.n_data = n_data
         for name, value in knobs.items():
             setattr(self, name, value)
-        super().__init__(_Groups(parameters), clip=self.clip, seed=seed)
+        settings = {name: getattr(self, name) for name in ("rho_schedule", "rho_min", "clip")}
+        super().__init__(_Groups(parameters), seed=seed, **settings)
         for group in self.base.param_groups:
             group.setdefault("lr", self.lr)
         self.state["s"] = [torch.full_like(p, self.s_init) for p in self.parameters]
@@ -136,7 +140,7 @@ class BayesianSAM(Variant):
             torch._foreach_abs_([d for d in g_k if d is not None])
             accumulate_(a, g_k, share)
             del g_k
-            with self.perturbed(ascent, self.rho):
+            with self.perturbed(ascent, self.radius):
                 del ascent
                 accumulate_(h, oracle.grad(self.parameters, chunk), share)
         self._absolute = oracle.shared(a)

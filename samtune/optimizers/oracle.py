@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -157,21 +158,24 @@ class GradientOracle:
         """The mean over the batch's first `samples`, by default all, of each one's own squared
         gradient: the diagonal of the empirical Fisher information.
 
-        Costs a pass for each sample, and BatchNorm sees each by itself.
+        Costs a pass for each sample, and BatchNorm sees each by itself. Synchronised processes
+        take the first of all samples, each those that it has.
         """
-        count = min(len(self), samples or len(self))
-        total: Gradients = [None] * len(parameters)
         shared, self._averages = self._averages, False
+        processes = self._processes if shared else Processes(None)
+        # All make as many passes, to join the reductions that may be in them.
+        own, passes = processes.first(samples or sys.maxsize, len(self), self.inputs.device)
+        total: Gradients = [None] * len(parameters)
         try:
-            for i in range(count):
-                squares = self.grad(parameters, slice(i, i + 1))
+            for i in range(passes):
+                squares = self.grad(parameters, slice(i, min(i + 1, own)))
                 for group in alike(g for g in squares if g is not None):
                     torch._foreach_mul_(group, group)
-                accumulate_(total, squares, 1 / count)
+                accumulate_(total, squares, 1 / max(own, 1))
         finally:
             self._averages = shared
         if shared:
-            self._processes.average_(total, count)
+            self._processes.average_(total, own)
             self._raise_unless_finite()
         return total
 

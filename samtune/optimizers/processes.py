@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,14 @@ class Processes:
         found[dist.get_rank(self.group)] = mine
         dist.all_reduce(found, group=self.group)
         return [int(n) for n in found.tolist()]
+
+    def first(self, wanted: int, mine: int, device: torch.device) -> tuple[int, int]:
+        """Of the first `wanted` samples of all, how many are among the own, and the most that a
+        process has; waits for the device, but not alone."""
+        sizes = self.sizes(mine, device)
+        before = itertools.accumulate(sizes, initial=0)
+        counts = [min(max(wanted - b, 0), n) for b, n in zip(before, sizes, strict=False)]
+        return counts[0 if self.alone else dist.get_rank(self.group)], max(counts)
 
     def joined(self, mine: Tensor) -> tuple[Tensor, slice]:
         """The values, shape (n,), of all in their order, and where the own ones are among them;

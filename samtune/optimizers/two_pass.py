@@ -22,18 +22,11 @@ _NORMALISATION = (
 
 
 @dataclass(eq=False, kw_only=True)
-class Perturbing(Variant):
-    """A variant that asks for gradients at w + eps, with eps of size `radius`."""
+class Scheduled(Variant):
+    """A variant with a `radius`, the knob named by `radius_knob`, that a schedule may shrink."""
 
     radius_knob: ClassVar[str] = "rho"
 
-    params: str = knob(
-        "all",
-        choices=("all", "norm", "no_norm"),
-        doc="what is perturbed: all parameters, or only those of normalisation layers (SAM-ON), "
-        "or only the others; norms run over the perturbed ones",
-        source="Mueller et al., NeurIPS 2023, arXiv 2306.04226",
-    )
     rho_schedule: str = knob(
         "constant",
         choices=("constant", "linear", "cosine", "lr"),
@@ -47,7 +40,6 @@ class Perturbing(Variant):
         doc="radius at the end of the schedule; constant does not use it",
         source="GSAM paper, table 4: 0 to 0.2, or half of the first radius",
     )
-    _perturbed: dict[Tensor, bool] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def radius(self) -> float:
@@ -63,6 +55,20 @@ class Perturbing(Variant):
             case _:
                 return first
         return self.rho_min + (first - self.rho_min) * left
+
+
+@dataclass(eq=False, kw_only=True)
+class Perturbing(Scheduled):
+    """A variant that asks for gradients at w + eps, with eps of size `radius`."""
+
+    params: str = knob(
+        "all",
+        choices=("all", "norm", "no_norm"),
+        doc="what is perturbed: all parameters, or only those of normalisation layers (SAM-ON), "
+        "or only the others; norms run over the perturbed ones",
+        source="Mueller et al., NeurIPS 2023, arXiv 2306.04226",
+    )
+    _perturbed: dict[Tensor, bool] = field(default_factory=dict, init=False, repr=False)
 
     def masked(self, g: Gradients, oracle: GradientOracle) -> Gradients:
         """The entries of g that `params` lets perturb, None in place of the others."""
