@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +19,8 @@ from torch._dynamo.utils import counters
 from samtune.optimizers import BASES, SAM, BayesianSAM, GradientOracle, Variant
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import checkpoint, precision, vision
-from trainables.models import build
+from trainables.models import MODELS, build
+from trainables.models.small_cnn import small_cnn
 from trainables.precision import CompileError, Precision, compile_forward
 from trainables.targets import cross_entropy
 from trainables.vision import Vision
@@ -162,6 +165,99 @@ def test_a_resumed_fp16_trial_has_the_scale_it_had(tmp_path: Path) -> None:
     after = train(cut)
     assert losses(after) == losses(whole)
     assert state_of(after[-1])["scaler"] == state_of(whole[-1])["scaler"]
+
+
+@pytest.fixture
+def overflows(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Numbers of backward passes in which the gradient of a small CNN is infinite."""
+    when: set[int] = set()
+
+    def build_small(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        model = small_cnn(in_shape, classes)
+        count = itertools.count(1)
+        weight = next(model.parameters())
+        weight.register_hook(lambda g: g * float("inf") if next(count) in when else g)
+        return model
+
+    monkeypatch.setitem(MODELS, "small_cnn", build_small)
+    return when
+
+
+@pytest.mark.parametrize("when", [9, 10], ids=["pass 1", "pass 2"])
+def test_an_overflow_skips_its_step_and_the_schedules_go_on(
+    when: int, overflows: set[int]
+) -> None:
+    """They follow the budget, and the passes of a skipped step are spent."""
+    config = config_of(vision.sam, precision="fp16", train_size=0.5, warmup=1)
+    radius = {"rho": 0.1, "rho_schedule": "linear"}
+    config = replace(config, knobs={"lr": 0.05, **radius})
+    clean = [r["metrics"] for r in train(config)]
+    overflows.add(when)
+    found = [r["metrics"] for r in train(config)]
+    assert [m["skipped_steps"] for m in clean] == [0, 0]
+    assert [m["skipped_steps"] for m in found] == [1, 1]
+    assert found[-1]["train_loss"] != clean[-1]["train_loss"]
+    for name in ("step", "lr", "rho"):
+        assert [m[name] for m in found] == [m[name] for m in clean]
+    # A fifth step of 64 whose first pass was not finite makes no second.
+    saved = 64 if when == 9 else 0
+    assert clean[-1]["forward_samples"] - found[-1]["forward_samples"] == saved
+
+
+def test_an_infinite_loss_in_fp16_is_a_skipped_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = itertools.count(1)
+
+    class Spiking(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x)
+            return out * float("inf") if self.training and next(calls) == 3 else out
+
+    monkeypatch.setitem(MODELS, "small_cnn", lambda *shape: Spiking(small_cnn(*shape)))
+    found = [r["metrics"] for r in train(config_of(vision.sgd, precision="fp16"))]
+    assert [m["skipped_steps"] for m in found] == [1, 1]
+    assert all(math.isfinite(m["train_loss"]) and m["train_acc"] > 0 for m in found)
+
+
+@pytest.mark.parametrize(
+    ("task", "epochs", "steps"),
+    [
+        # Of 16 steps an epoch: the first is all skipped.
+        ({}, 3, 16),
+        # Of 4: the scaler has had 16 at the end of the fourth, or the budget ends.
+        ({"batch_size": 250}, 6, 16),
+        ({"batch_size": 250}, 2, 8),
+        # A hundred in a row, in an epoch that has more.
+        ({"batch_size": 8}, 1, 100),
+    ],
+)
+def test_a_trial_whose_steps_are_all_skipped_has_diverged(
+    task: dict[str, Any], epochs: int, steps: int, overflows: set[int], tmp_path: Path
+) -> None:
+    overflows.update(range(1000))
+    config = config_of(vision.sgd, precision="fp16", **task)
+    config = replace(config, budget=Budget("epochs", epochs), checkpoint_dir=str(tmp_path))
+    *before, last = train(config)
+    assert last["metrics"]["step"] == last["metrics"]["skipped_steps"] == steps
+    assert math.isnan(last["metrics"]["train_loss"]) and last["checkpoint"] is None
+    assert all(math.isfinite(r["metrics"]["train_loss"]) for r in before)
+
+
+def test_skips_in_a_row_are_counted_across_epochs_and_a_resume(
+    overflows: set[int], tmp_path: Path
+) -> None:
+    # Of 4 steps an epoch the first is made, and no other.
+    overflows.update(range(2, 1000))
+    config = config_of(vision.sgd, precision="fp16", batch_size=250)
+    config = replace(config, budget=Budget("epochs", 50))
+    whole = train(replace(config, checkpoint_dir=str(tmp_path / "whole")))
+    assert whole[-1]["metrics"]["skipped_steps"] == 3 + 4 * 4
+    cut = replace(config, checkpoint_dir=str(tmp_path / "cut"))
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, cut_at=3)
+    overflows.add(1)
+    after = train(cut)
+    assert state_of(whole[2])["counters"]["skipped_in_a_row"] == 11
+    assert [r["metrics"]["step"] for r in after] == [r["metrics"]["step"] for r in whole[2:]]
 
 
 @pytest.mark.parametrize("trainable", TRAINABLES, ids=lambda t: t.variant)

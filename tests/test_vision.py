@@ -474,6 +474,21 @@ def test_a_meter_foresees_costs_that_depend_on_the_data() -> None:
     assert meter.finished()
 
 
+def test_a_meter_counts_skips_in_a_row() -> None:
+    meter = Meter(Budget("epochs", 1000), n_train=100, batch_size=10)
+
+    def count(times: int, skipped: bool) -> None:
+        for _ in range(times):
+            meter.count(10, (10, 10), skipped, 0.0)
+
+    count(99, True)
+    count(1, False)
+    count(99, True)
+    assert meter.skipped_steps == 198 and not meter.stuck(200)
+    count(1, True)
+    assert meter.stuck(200)
+
+
 def assert_bitwise_equal(ours: Any, theirs: Any) -> None:
     if isinstance(ours, torch.Tensor):
         assert ours.dtype == theirs.dtype

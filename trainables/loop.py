@@ -22,7 +22,7 @@ from trainables.augment import Augment, Normaliser
 from trainables.batch_norm import SharedNorm
 from trainables.data import TrainVal, load, open_test
 from trainables.evaluation import Predictor, evaluate, evaluate_samples, evaluate_test
-from trainables.meter import Meter
+from trainables.meter import SKIPS_IN_A_ROW, Meter
 from trainables.models import build
 from trainables.parallel import ALONE, Ranks, Share
 from trainables.precision import Precision
@@ -108,7 +108,7 @@ class Trial:
         meter, lr = self.meter, float(self.config.knobs["lr"])
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.float64, device=self.device)
-        seen = 0
+        seen, first_step = 0.0, meter.step
         self.model.train()
         self.augment.start(meter.epoch)
         self.mix.start(meter.epoch)
@@ -124,9 +124,11 @@ class Trial:
             if self.shared_norm is not None:
                 self.shared_norm.on = share.copies == 1
             result = self.optimizer.step(self._oracle(share, inputs, targets))
-            loss += result.loss * (len(targets) / share.copies)
-            correct += hits(result.outputs, targets) / share.copies
-            seen += share.count
+            # A skipped step has waited for the device already, and its loss may be the overflow.
+            if not result.skipped or math.isfinite(result.loss.item()):
+                loss += result.loss * (len(targets) / share.copies)
+                correct += hits(result.outputs, targets) / share.copies
+                seen += len(targets) / share.copies
 
             started = perf_counter()
             forward, backward, seconds = self.ranks.total(
@@ -136,17 +138,19 @@ class Trial:
                 started - made if self.ranks.rank == 0 else 0.0,
             )
             meter.count(share.count, (round(forward), round(backward)), result.skipped, seconds)
-            if meter.finished():
+            if meter.finished() or meter.skipped_in_a_row >= SKIPS_IN_A_ROW:
                 break
         # The epoch's only wait for the device; what was still queued there is training time.
-        of_all = self.ranks.total(loss.item(), correct.item())
+        of_all = self.ranks.total(loss.item(), correct.item(), seen)
         meter.train_s += self.ranks.first(perf_counter() - started)
         self.ranks.check_equal(self.model)
         if self.shared_norm is None:
             self.ranks.average_buffers(self.model)
+        # Without a loss to train by the trial has diverged, whatever its untrained weights reach.
+        trained = of_all[2] > 0 and not meter.stuck(meter.step - first_step)
         return {
-            "train_loss": of_all[0] / seen,
-            "train_acc": of_all[1] / seen,
+            "train_loss": of_all[0] / of_all[2] if trained else math.nan,
+            "train_acc": of_all[1] / of_all[2] if trained else math.nan,
             "lr": lr * share_of_lr,
         }
 

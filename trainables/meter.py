@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from samtune.trial import Budget
 
+SKIPS_IN_A_ROW = 100
+"""That end a trial. A loss scaler that starts at 2^16 has halved it to 1 after 16."""
+_CALIBRATION = 16
+
 
 @dataclass
 class Meter:
@@ -27,17 +31,23 @@ class Meter:
     forward_samples: int = 0
     backward_samples: int = 0
     skipped_steps: int = 0
+    skipped_in_a_row: int = 0
     train_s: float = 0.0
     eval_s: float = 0.0
     data_s: float = 0.0
 
     def count(self, samples: int, cost: tuple[int, int], skipped: bool, seconds: float) -> None:
-        """Adds a step on a batch of `samples`; its cost in forward and backward samples."""
+        """Adds a step on a batch of `samples`; its cost in forward and backward samples.
+
+        A skipped step is one as well: its passes were made, so that the budget is spent and the
+        schedules, which follow the budget, go on.
+        """
         self.step += 1
         self.samples += samples
         self.forward_samples += cost[0]
         self.backward_samples += cost[1]
         self.skipped_steps += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         self.train_s += seconds
 
     def finished(self) -> bool:
@@ -55,6 +65,13 @@ class Meter:
             next_size = min(self.batch_size, self.n_train - self.samples % self.n_train)
             next_cost = spent / self.samples * next_size
         return 2 * (self.budget.per_trial - spent) < next_cost
+
+    def stuck(self, steps: int) -> bool:
+        """Whether steps are skipped for good, at the end of an epoch of `steps`: 100 in a row, or
+        the whole epoch, once a loss scaler has had its chance or the budget is spent."""
+        last = self.skipped_in_a_row
+        whole = last >= steps and (last >= _CALIBRATION or self.finished())
+        return last >= SKIPS_IN_A_ROW or whole
 
     @property
     def see(self) -> float:
