@@ -188,8 +188,7 @@ class GradientOracle:
         count = math.ceil(len(self) / m)
         parts = []
         self._averages = False
-        if self.check_finite:
-            self._before = Buffers(self.model)
+        self._before = Buffers(self.model)
         for x, y in zip(
             self.inputs.tensor_split(count), self.targets.tensor_split(count), strict=True
         ):
@@ -299,7 +298,7 @@ class GradientOracle:
                     "the first pass of a step is the clean one and takes the whole batch; "
                     "call grad(parameters) or losses() before asking for part of it"
                 )
-            if self.check_finite and not self._is_part:
+            if not self._is_part:
                 self._before = Buffers(self.model)
             if self.replay_rng:
                 self._random = RandomState(self.inputs.device)

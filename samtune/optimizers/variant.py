@@ -272,7 +272,7 @@ class Variant(ABC):
 
         Without `check_finite` nothing in it waits for the device, but where the method has to:
         AE-SAM, and over several processes those that choose samples or share parts of the batch.
-        On any exception the weights and `state` are as before.
+        After an exception in a pass the weights, the model's buffers and `state` are as before.
         """
         if oracle.forward_samples:
             raise ValueError("an oracle serves one step; make a new GradientOracle for each batch")
@@ -280,13 +280,12 @@ class Variant(ABC):
         skipped = False
         try:
             direction = oracle.shared(self.direction(oracle))
-        except NonFiniteError:
+        except BaseException as error:
             self.state = state
             oracle.rollback()
+            if not isinstance(error, NonFiniteError):
+                raise
             skipped = True
-        except BaseException:
-            self.state = state
-            raise
         else:
             self.update(direction)
         finally:
