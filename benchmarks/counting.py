@@ -82,21 +82,21 @@ PROMISED: dict[str, float] = {
     "friendly_sam": 3,
     "look_sam": 3,
     "look_layer_sam": 3,
-    "wsam": 3,
+    "wsam": 2,
     "momentum_sam": 1,
     "vasso": 3,
     "stable_sam": 1,
     "unified_sam": 1,
     "ae_sam": 1,
     "sparse_sam": 2,
-    "cr_sam": 4,
+    "cr_sam": 3,
     "gam": 5,
     "k_sam": 1,
     "lookbehind_sam": 3,
 }
-"""Extra copies of the model by the variants' own descriptions, persistent and transient.
+"""Extra copies of the model by `docs/variants.md`, persistent and transient.
 
-Bayesian SAM's are 5 and its momentum, which elsewhere is the base optimizer's. Friendly SAM's and
+Bayesian SAM keeps s and its momentum, which elsewhere is the base optimizer's. Friendly SAM's and
 VaSSO's are 2 and the old mean, which a step that fails in its last pass goes back to; at w + eps
 it and the new one are both unknown, and 3 the fewest."""
 

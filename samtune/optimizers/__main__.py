@@ -46,7 +46,7 @@ ABOUT: dict[str, About] = {
     ),
     "bayesian_sam": About(
         "`h` at `w + rho g / s`, `g` at weights drawn from the posterior; its own descent by `s`",
-        "1 kept + 4",
+        "2 kept + 4",
         "no noise, s = 1: unnormalised SAM",
     ),
     "friendly_sam": About(
@@ -132,7 +132,7 @@ _NOT_HERE = """
 - LookSAM's `interval` is `k`; Momentum-SAM and Bayesian SAM have one kind of step, and so none.
 - Bayesian SAM has schedules of its `rho`, the length of the ascent in units of `g / s`, and no
   `params`: its noise and its ascent belong to a posterior over all weights, whose bound has no
-  form for some of them.
+  form for some of them. It keeps two copies, `s` and its momentum, which elsewhere is the base's.
 - AE-SAM decides on the host whether to make a second pass: that is how it saves one. It waits for
   the device once in each step that decides. A choice on the device would have to make both passes,
   and one by an earlier gradient would be another method. No other variant waits in one process.
