@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samtune.optimizers import BASES, VARIANTS, GradientOracle, Perturbing, Scheduled, StepResult, Variant
+from samtune.optimizers import (
+    BASES,
+    VARIANTS,
+    GradientOracle,
+    Perturbing,
+    Scheduled,
+    StepResult,
+    Variant,
+)
 
 loss_fn = nn.CrossEntropyLoss(reduction="none")
 

@@ -61,7 +61,10 @@ def end(name: str, count: int = 6, net=norm_net, **knobs: object) -> torch.Tenso
         ("esam", {"beta": 1, "gamma": 1}, "sam", {}),
         ("esam", {"beta": 1, "gamma": 1, "swp_mode": "tensor"}, "sam", {}),
         ("esam", {"rho": 0, "beta": 0.5, "gamma": 1}, "sgd", {}),
+        ("esam", {"rho": 0, "beta": 0.5, "gamma": 1, "swp_mode": "tensor"}, "sgd", {}),
         ("look_sam", {"rho": 0.05, "k": 1}, "sam", {}),
+        ("look_sam", {"rho": 0.05, "k": 1, "alpha": 0.2}, "sam", {}),
+        ("look_sam", {"rho": 0.05, "k": 1, "alpha": "auto"}, "sam", {}),
         ("look_sam", {"rho": 0, "k": 3, "alpha": 0.7}, "sgd", {}),
         ("look_sam", {"rho": 0, "k": 3, "alpha": "auto"}, "sgd", {}),
         ("look_sam", {"rho": 0, "k": 3, "alpha": 0}, "sgd", {}),
@@ -198,23 +201,47 @@ def test_interval_and_chunks_resume(cut):
 # The mask.
 
 
-@pytest.mark.parametrize("name", ["sam", "asam", "look_sam", "gsam", "friendly_sam"])
-def test_params_perturb_only_what_they_name(name):
-    model = seeded(norm_net)
+MASKED = [(n, {}) for n in problems.PERTURBING]
+MASKED += [
+    ("look_layer_sam", {"layer_rule": "global"}),
+    ("esam", {"swp_mode": "tensor"}),
+    ("fisher_sam", {"eta": 0.0}),
+    ("lookbehind_sam", {"k": 3}),
+]
+"""LookSAM with the k of the exam, by which the first step is a refresh."""
+ALWAYS = {"ae_sam": {"lambda_1": -1e9, "lambda_2": -1e9}}
+
+
+@pytest.mark.parametrize(("name", "knobs"), MASKED)
+@pytest.mark.parametrize("params", ["norm", "no_norm"])
+def test_params_perturb_only_what_they_name(name, knobs, params):
+    """And as if the others were frozen: norms, layers and random draws are of those named."""
     # Of [linear.weight, norm.weight, norm.bias, linear.weight, linear.bias].
-    for params, expected in (("norm", {1, 2}), ("no_norm", {0, 3, 4})):
-        variant = make(name, model, params=params)
-        seen = perturbations(variant)
-        train(variant, model, batches(2))
-        assert {i for i, e in enumerate(seen[0]) if e is not None} == expected
-
-
-def test_the_norm_is_of_the_perturbed_ones():
-    model = seeded(norm_net)
-    variant = make("sam", model, rho=0.3, params="norm")
-    seen = perturbations(variant)
-    train(variant, model, batches(1))
-    close(sum((e**2).sum() for e in seen[0] if e is not None).sqrt(), 0.3)
+    named = {1, 2} if params == "norm" else {0, 3, 4}
+    knobs = {**ALWAYS.get(name, {}), **knobs}
+    seen = []
+    for freezes in (False, True):
+        model = seeded(norm_net)
+        variant = make(name, model, params="all" if freezes else params, **knobs)
+        if name == "momentum_sam":
+            # The step that makes the momentum is the same for both.
+            train(variant, model, batches(1))
+        if freezes:
+            for i, p in enumerate(model.parameters()):
+                p.requires_grad_(i in named)
+                if i not in named:
+                    variant.base.state.pop(p, None)
+        seen.append(perturbations(variant))
+        train(variant, model, batches(1, seed=2))
+    masked, alone = seen
+    assert len(masked) == len(alone) >= 1
+    for eps, expected in zip(masked, alone, strict=True):
+        mine = {i for i, e in enumerate(eps) if e is not None}
+        assert mine == {i for i, e in enumerate(expected) if e is not None} <= named
+        assert mine == named or name == "esam"
+        torch.testing.assert_close(
+            [eps[i] for i in mine], [expected[i] for i in mine], rtol=1e-9, atol=1e-14
+        )
 
 
 def test_a_mask_that_leaves_nothing():
@@ -370,6 +397,21 @@ def test_look_sam_on_q(alpha, w):
     close(v, torch.tensor([-0.8, 0.6]), rtol=1e-7)
     on_q(variant, model)
     close(model.weight, w)
+
+
+@pytest.mark.parametrize("name", ["look_sam", "look_layer_sam"])
+def test_look_sam_without_reuse_is_sam_every_k_th_step(name):
+    """By hand: a fresh perturbing step in turn with plain ones, of one base optimizer."""
+    mine, theirs = seeded(norm_net), seeded(norm_net)
+    look = make(name, mine, k=3, alpha=0, rho=0.05)
+    base = BASES["sgd"].build(theirs.parameters(), **problems.BASE_KNOBS["sgd"])
+    perturbs, plain = VARIANTS[name](base, k=1, rho=0.05), VARIANTS["sgd"](base)
+    if name == "look_sam":
+        perturbs = SAM(base, rho=0.05)
+    for i, batch in enumerate(batches(7)):
+        train(look, mine, [batch])
+        train(plain if i % 3 else perturbs, theirs, [batch])
+        assert torch.equal(problems.weights(mine), problems.weights(theirs)), i
 
 
 def test_auto_alpha_is_the_share_at_the_refresh():

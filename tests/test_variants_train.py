@@ -11,10 +11,14 @@ import torch
 from test_vision import MEASURED, CutError, assert_bitwise_equal
 from torch import nn
 
-from samtune.optimizers import VARIANTS
+from samtune.optimizers import VARIANTS, BayesianSAM
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import checkpoint, vision
+from trainables.augment import Normaliser
+from trainables.evaluation import Predictor, evaluate_samples
 from trainables.models import MODELS
+from trainables.precision import Precision
+from trainables.split import Split
 
 CUTS = 20
 
@@ -120,3 +124,31 @@ def test_gsams_radius_follows_the_warm_up_and_the_cosine():
     # The fourth step of six that rise; by the cosine alone 3/8 and 7/8 of the way down.
     cosines = [(1 + math.cos(math.pi * done / 8)) / 2 for done in (3, 7)]
     assert shares == pytest.approx([cosines[0] * 4 / 6, cosines[1]])
+
+
+def test_samples_are_averaged_as_probabilities():
+    """Not as logits, nor as losses."""
+    g = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (40, 1, 4, 4), generator=g, dtype=torch.uint8)
+    labels = torch.randint(3, (40,), generator=g)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    # A wide posterior: the draws differ, and so do the ways to average them.
+    optimizer = BayesianSAM(model.parameters(), n_data=1, s_init=0.5)
+    normalise = Normaliser(torch.tensor([127.5]), torch.tensor([74.0]))
+    cpu = torch.device("cpu")
+    predict = Predictor(model, normalise, Precision("fp32", False, False, cpu))
+    found = evaluate_samples(
+        predict, Split(images, torch.arange(40), labels), optimizer.sampled_weights, samples=2
+    )
+
+    inputs = ((images.double() - 127.5) / 74).flatten(1)
+    each = []
+    for sample in range(2):
+        with optimizer.sampled_weights(sample):
+            weight, bias = (p.detach().double() for p in model.parameters())
+        each.append((inputs @ weight.T + bias).softmax(dim=1))
+    p = (each[0] + each[1]) / 2
+    assert found["loss"] == pytest.approx(-p[range(40), labels].log().mean().item(), rel=1e-5)
+    assert found["acc"] == pytest.approx((p.argmax(dim=1) == labels).double().mean().item())
+    apart = -torch.stack([q[range(40), labels].log().mean() for q in each]).mean()
+    assert found["loss"] < 0.95 * apart.item()
