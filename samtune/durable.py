@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+_BLOCK = 2**20
 points = 0
 _fault: tuple[str, int] | None = None
 
@@ -36,6 +37,17 @@ def write(path: Path, raw: bytes) -> None:
     """Writes and fsyncs a file that nobody looks for yet. Raises OSError."""
     with path.open("wb") as file:
         _fill(file, raw)
+
+
+def copy(read: Callable[[int], bytes], path: Path) -> None:
+    """Writes and fsyncs a file that nobody looks for yet: what a stream's `read` gives.
+
+    Raises OSError.
+    """
+    with path.open("wb") as file:
+        while block := read(_BLOCK):
+            _put(file, block)
+        _flush(file)
 
 
 def replace(path: Path, raw: bytes) -> None:
@@ -114,8 +126,16 @@ _ERRNO = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
 
 
 def _fill(file: IO[bytes], raw: bytes) -> None:
+    _put(file, raw)
+    _flush(file)
+
+
+def _put(file: IO[bytes], raw: bytes) -> None:
     _point(lambda: os.write(file.fileno(), raw[: len(raw) // 2]))
     file.write(raw)
+
+
+def _flush(file: IO[bytes]) -> None:
     file.flush()
     _point()
     os.fsync(file.fileno())

@@ -31,6 +31,7 @@ from pyarrow.fs import (
     SubTreeFileSystem,
 )
 
+from samtune import durable
 from samtune.record import Record
 from samtune.run_folder import RunError
 
@@ -109,10 +110,15 @@ class Storage:
         if not theirs or max(theirs) <= max(ours, default=-1):
             return None
         name = f"epoch-{max(theirs):05d}"
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as scratch:
-            unfinished = Path(scratch, name)
-            self._get(f"{trial}/{name}", unfinished)
-            unfinished.rename(folder / name)
+        # Under the name that a checkpoint has while it is written: what a killed process leaves
+        # here is swept up with what one leaves there.
+        unfinished = folder / f".unfinished-{name}"
+        if unfinished.exists():
+            durable.remove(unfinished)
+        unfinished.mkdir()
+        for entry in self._listed(f"{trial}/{name}"):
+            self._copy(entry.path, unfinished / entry.base_name)
+        durable.rename(unfinished, folder / name)
         return max(theirs)
 
     def fetch_record(self, folder: Path) -> None:
@@ -129,7 +135,8 @@ class Storage:
         (folder / "checkpoints").mkdir(exist_ok=True)
         # Last: a folder that has a sweep.db has a whole one.
         self._copy(f"{self._root}/sweep.db", folder / "sweep.db.unfinished")
-        (folder / "sweep.db.unfinished").rename(folder / "sweep.db")
+        durable.rename(folder / "sweep.db.unfinished", folder / "sweep.db")
+        durable.sync_folder(folder.parent)
 
     def forget_checkpoints(self, ended: set[str]) -> None:
         """Drops the checkpoints of trials that have ended; `ended` are names of folders."""
@@ -155,15 +162,9 @@ class Storage:
                 sink.write(block)
         self._files.move(f"{name}.part", name)
 
-    def _get(self, name: str, folder: Path) -> None:
-        folder.mkdir()
-        for entry in self._listed(name):
-            self._copy(entry.path, folder / entry.base_name)
-
     def _copy(self, name: str, path: Path) -> None:
-        with self._files.open_input_stream(name) as source, path.open("wb") as sink:
-            while block := source.read(2**20):
-                sink.write(block)
+        with self._files.open_input_stream(name) as source:
+            durable.copy(source.read, path)
 
 
 class Uploads:

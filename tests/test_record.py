@@ -77,6 +77,14 @@ def test_a_taken_name_is_refused_and_a_free_one_found(runs: Path) -> None:
     assert names == ["sam", "sam-2", "sam-3"]
 
 
+def test_a_commit_is_on_the_disk_when_it_is_made(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as created, Record.open(runs, "mine") as opened:
+        for record in (created, opened):
+            (full,) = record.query("PRAGMA synchronous").fetchone()
+            (journal,) = record.query("PRAGMA journal_mode").fetchone()
+            assert (full, journal) == (2, "wal")
+
+
 def test_an_unwritable_folder_and_a_missing_run_are_told(tmp_path: Path, runs: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")

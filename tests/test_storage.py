@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
+from samtune import durable
 from samtune.cli import main
 from samtune.record import Record
 from samtune.run_folder import RunError
 from samtune.storage import Storage, Uploads, copied, fetched
 from samtune.trial import Budget, Seeds, TrialConfig
+from trainables import checkpoint as checkpoints
 
 
 @pytest.fixture
@@ -66,6 +74,108 @@ def test_what_is_copied_is_whole_and_comes_back(
     assert Uploads(url, "run", str(folder)).fetch(last_epoch=1) is None
     assert (folder / "epoch-00001" / "state.pt").read_bytes() == b"state 1"
     assert not list(tmp_path.glob("there/**/*.part"))
+
+
+def test_a_run_is_copied_while_it_runs(record: Record, tmp_path: Path) -> None:
+    start(record)
+    with copied(record, str(tmp_path / "there"), every_s=0.01):
+        for epoch in (1, 2):
+            report(record, epoch)
+            wait_for(lambda last=epoch: epochs_in(tmp_path / "there/run/sweep.db")[-1:] == [last])
+
+
+def wait_for(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def epochs_in(copy: Path) -> list[int]:
+    if not copy.exists():
+        return []
+    with closing(sqlite3.connect(f"{copy.as_uri()}?immutable=1", uri=True)) as db:
+        return [epoch for (epoch,) in db.execute("SELECT epoch FROM reports ORDER BY seq")]
+
+
+@pytest.mark.parametrize("kind", ["enospc", "eio", "kill"])
+def test_a_fetch_that_is_cut_at_any_write_is_made_good_by_the_next(
+    record: Record, runs: Path, memory: Path, kind: str
+) -> None:
+    folder, url = start(record), str(memory / "there")
+    report(record, 1)
+    saved = checkpoints.save(folder, 1, {"weights": torch.ones(3)})
+    with copied(record, url, new=True):
+        pass
+    for number in itertools.count(1):
+        here = memory / str(number)
+        crashed = fetch_cut_at(number, kind, here, url)
+        if (here / "run" / "sweep.db").exists():
+            with Record.open(here, "run") as found:
+                found.verify()
+        assert fetch(here, url) is None
+        with Record.open(here, "run") as found:
+            assert [r.epoch for r in found.reports()] == [1]
+            (trial,) = found.trials()
+        mine = Path(trial.config.checkpoint_dir or "")
+        newest = checkpoints.latest(mine)
+        assert newest is not None and checkpoints.verify(newest).sha256 == saved.sha256
+        checkpoints.save(mine, 2, {"weights": torch.zeros(3)})
+        assert sorted(path.name for path in mine.iterdir()) == ["epoch-00001", "epoch-00002"]
+        if not crashed:
+            break
+    assert number > 12
+
+
+def test_what_is_fetched_is_synced_before_its_rename_and_after(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, url = start(record), str(tmp_path / "there")
+    with copied(record, url, new=True):
+        checkpoint(folder, 1)
+    order: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def logged_fsync(descriptor: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def logged_rename(self: Path, target: Path) -> Path:
+        order.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(Path, "rename", logged_rename)
+    assert fetch(tmp_path / "here", url) is None
+    assert order[:5] == ["space.yaml", "sweep.db.unfinished", "rename", "run", "here"]
+    assert {*order[5:7]} == {"state.pt", "SHA256SUMS"}
+    assert order[7:] == [".unfinished-epoch-00001", "rename", "00001"]
+
+
+def fetch(here: Path, url: str) -> str | None:
+    """All that a resume fetches of the run; returns what failed."""
+    try:
+        if not (here / "run" / "sweep.db").exists():
+            fetched(here, "run", url)
+    except RunError as error:
+        assert error.exit_code == 5
+        return str(error)
+    return Uploads(url, "run", str(here / "run/checkpoints/00001")).fetch(last_epoch=1)
+
+
+def fetch_cut_at(number: int, kind: str, here: Path, url: str) -> bool:
+    """Fetches in a child whose write `number` fails; whether it came to that."""
+    pid = os.fork()
+    if not pid:
+        code = 9
+        try:
+            durable.fault(kind, number)
+            code = 1 if fetch(here, url) else 0
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in {0, -signal.SIGKILL if kind == "kill" else 1}
+    return code != 0
 
 
 def test_a_checkpoint_is_never_ahead_of_the_record(tmp_path: Path) -> None:
