@@ -228,6 +228,8 @@ class _Driver:
             self._record.add_event("ignored report", f"epoch {epoch} once more", trial.trial)
             return Verdict("continue")
         live.own.add(epoch)
+        for warning in report.get("warnings", ()):
+            self._warned(live, printable(warning))
         live.node = str(report["facts"].get("node", ""))
         if live.earlier.get(epoch) == canonical(metrics):
             # An interrupted trial sends its last report once more: it may not have arrived.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -84,6 +85,7 @@ class _Running:
     started: float = field(default_factory=time.monotonic)
     last_epoch: int = 0
     last_used: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
 
 _running: ContextVar[_Running | None] = ContextVar("running trial", default=None)
@@ -156,8 +158,22 @@ def report(
             "checkpoint": checkpoint,
             "checkpoint_sha256": checkpoint_sha256,
             "facts": dict(facts or {}),
+            "warnings": running.warnings,
         }
     )
+    running.warnings = []
+
+
+def warn(text: str) -> None:
+    """Puts a warning on the sweep's record, with the trial's next report.
+
+    Outside a trial it is one of Python's.
+    """
+    running = _running.get()
+    if running is None:
+        warnings.warn(text, stacklevel=2)
+    else:
+        running.warnings.append(text)
 
 
 def _used(running: _Running, epoch: int, numbers: Mapping[str, float]) -> float:

@@ -14,8 +14,9 @@ import os
 import shutil
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,61 +25,84 @@ import pytest
 import torch
 
 import samtune
+from analysis import leaderboard
 from samtune import cluster, durable, tables
 from samtune.export import export
 from samtune.live import QuietView
 from samtune.record import Record
+from samtune.rows import Stage
 from samtune.run_folder import RunError
 from samtune.space import SearchSpace
-from samtune.stages import Search, rungs_of
+from samtune.stages import Confirm, Search, rungs_of
 from samtune.stop import Stop, Watch
 from samtune.sweep import _Driver
 from samtune.trial import TrialConfig
 from trainables import checkpoint
 
-SPACE = SearchSpace.load(
-    "sgd",
-    [
-        *("budget.kind=epochs", "budget.per_trial=2", "budget.trials=3", "search.method=random"),
-        *("asha.grace=1", "asha.factor=2"),
-    ],
-)
-STUDY = {
-    **{"name": "sgd", "variant": SPACE.variant, "base": SPACE.base, "space": SPACE.text},
-    "sha256": SPACE.sha256,
-    "settings": json.dumps(
-        {
+WORDS = [
+    *("budget.kind=epochs", "budget.per_trial=2", "budget.trials=3", "search.method=random"),
+    *("asha.grace=1", "asha.factor=2", "confirm.seeds=2"),
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """The part of a sweep that meets the crashes; where `after` is given, after that one."""
+
+    stage: Stage
+    space: SearchSpace
+    after: Case | None = None
+
+    @property
+    def study(self) -> dict[str, str]:
+        space = self.space
+        settings = {
             **{"search_alg": "random", "scheduler": "asha 1 x 2", "mode": "max", "trials": 3},
             "searched": ["lr", "weight_decay"],
         }
-    ),
-}
+        return {
+            **{"name": "sgd", "variant": space.variant, "base": space.base, "space": space.text},
+            **{"sha256": space.sha256, "settings": json.dumps(settings)},
+        }
+
+
+SEARCH = Case("search", SearchSpace.load("sgd", WORDS))
+# Of its three trials one waits at the rung until it is promoted, and one in vain.
+PROMOTE = Case("search", SearchSpace.load("sgd", [*WORDS, "asha.mode=promote", "search.seed=2"]))
+CONFIRM = Case("confirm", SEARCH.space, after=SEARCH)
 
 
 class _Told(BaseException):
     """The driver told the trial to stop; as in Ray, no trainable catches it."""
 
 
-def train(config: TrialConfig) -> None:
-    """Weights that depend on every epoch before, saved and reported as a trainable does it."""
+def train(config: TrialConfig, witness: int) -> None:
+    """Weights that depend on every epoch before, saved and reported as a trainable does it.
+
+    A line to `witness` tells of the test split before it is opened, which the last epoch does.
+    """
     folder = Path(config.checkpoint_dir or "")
     state: dict[str, Any] = {"epoch": 0, "weights": torch.full((8,), float(config.knobs["lr"]))}
     found = checkpoint.latest(folder)
     if found is not None:
         state = checkpoint.load(found)
-        send(state, checkpoint.verify(found))
+        send(config, state, checkpoint.verify(found))
     while state["epoch"] < config.budget.per_trial:
         weights = torch.cos(state["weights"] + state["epoch"])
         state = {"epoch": state["epoch"] + 1, "weights": weights}
-        send(state, checkpoint.save(folder, state["epoch"], state))
+        if config.test_permit is not None and state["epoch"] == config.budget.per_trial:
+            os.write(witness, f"{config.test_permit}\n".encode())
+            state["test_acc"] = weights.square().mean().item()
+        send(config, state, checkpoint.save(folder, state["epoch"], state))
 
 
-def send(state: dict[str, Any], saved: checkpoint.Saved) -> None:
+def send(config: TrialConfig, state: dict[str, Any], saved: checkpoint.Saved) -> None:
     samtune.report(
         epoch=state["epoch"],
         val_acc=state["weights"].mean().item(),
         checkpoint=str(saved.path),
         checkpoint_sha256=saved.sha256,
+        **{name: state[name] for name in ("test_acc",) if name in state},
     )
 
 
@@ -89,8 +113,8 @@ class _Trial:
     trial_id: str
 
 
-def sweep(record: Record, witness: int) -> Stop:
-    """The whole search and its tables; a line to `witness` for each report that is committed."""
+def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None = None) -> Stop:
+    """A stage and its tables; a line to `witness` for each report that is committed."""
     add_report = record.add_report
 
     def witnessed(trial: int, attempt: int, report: Any, metric: str) -> int:
@@ -99,9 +123,10 @@ def sweep(record: Record, witness: int) -> Stop:
         return seq
 
     record.add_report = witnessed  # type: ignore[method-assign]
-    stop = Stop()
+    stop = stop or Stop()
     watch = Watch(record.folder, stop)
-    driver = _Driver(Search(record, [SPACE]), record, QuietView(), stop, watch)
+    plan = Search if case.stage == "search" else partial(Confirm, top=None, seeds=None)
+    driver = _Driver(plan(record, [case.space]), record, QuietView(), stop, watch)
     for number in itertools.count():
         trial = _Trial(str(number))
         config = driver.propose(trial.trial_id)
@@ -109,11 +134,19 @@ def sweep(record: Record, witness: int) -> Stop:
             break
 
         def told(result: dict[str, Any], trial: Any = trial) -> None:
-            if driver.reported(trial, result).decision == "stop":
+            if driver.reported(trial, result).decision != "continue" or stop.requested:
                 raise _Told
 
         returned = True
-        with mock.patch.multiple(cluster, tune=mock.Mock(report=told), resolve=lambda _: train):
+        ours = {
+            "resolve": lambda _: partial(train, witness=witness),
+            "tune": mock.Mock(report=told),
+        }
+        # Asked for the node's name, Ray would start.
+        ours["ray"] = mock.Mock(
+            **{"get_runtime_context.return_value.get_node_id.return_value": "0"}
+        )
+        with mock.patch.multiple(cluster, **ours):
             try:
                 cluster.run_trial(config)
             except _Told:
@@ -122,24 +155,31 @@ def sweep(record: Record, witness: int) -> Stop:
     driver.close(cut=stop.requested)
     if not stop.requested:
         export(record)
+        if case.stage == "confirm":
+            rank(record)
     return stop
 
 
-def run_or_resume(runs: Path, witness: int) -> Stop:
+def rank(record: Record) -> None:
+    board = leaderboard.leaderboard([record.folder])
+    leaderboard.save(board, record.folder / "leaderboard.parquet")
+
+
+def run_or_resume(runs: Path, witness: int, case: Case = SEARCH) -> Stop:
     taken = (runs / "mine").exists()
-    record = Record.open(runs, "mine") if taken else Record.create(runs, "mine", [STUDY])
+    record = Record.open(runs, "mine") if taken else Record.create(runs, "mine", [case.study])
     with record, record.lock():
-        return sweep(record, witness)
+        return sweep(record, witness, case)
 
 
-def killed_at(number: int, runs: Path, witness: int) -> bool:
+def killed_at(number: int, runs: Path, witness: int, case: Case) -> bool:
     """Runs the sweep in a child that is killed at a crash point; whether it came to that."""
     pid = os.fork()
     if not pid:
         code = 1
         try:
             durable.fault("kill", number)
-            run_or_resume(runs, witness)
+            run_or_resume(runs, witness, case)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -150,11 +190,11 @@ def killed_at(number: int, runs: Path, witness: int) -> bool:
     return code != 0
 
 
-def failed_at(number: int, runs: Path, witness: int) -> bool:
+def failed_at(number: int, runs: Path, witness: int, case: Case = SEARCH) -> bool:
     """Runs the sweep on a disk that is full from a crash point on; whether it came to that."""
     try:
         durable.fault("enospc", number)
-        return run_or_resume(runs, witness).why == "disk full"
+        return run_or_resume(runs, witness, case).why == "disk full"
     except OSError as error:
         assert error.errno == errno.ENOSPC
         return True
@@ -167,63 +207,110 @@ def failed_at(number: int, runs: Path, witness: int) -> bool:
 
 def content(folder: Path) -> dict[str, list[Any]]:
     """What a run's tables say, but for times and attempts."""
+    return {path.stem: rows(path) for path in folder.glob("*.parquet")}
+
+
+def rows(path: Path) -> list[Any]:
     passing = {
-        *("wall_s", "started_at", "ended_at", "reported_at"),
-        *("attempt", "attempts", "epochs_repeated", "superseded"),
+        *("wall_s", "search_wall_s", "started_at", "ended_at", "reported_at"),
+        *("attempt", "attempts", "epochs_repeated", "superseded", "test_openings"),
     }
-    rows = {}
-    for table in ("trials", "curves", "repeats"):
-        read = tables.read(folder / f"{table}.parquet", table).to_pylist()
-        kept = [row for row in read if not row.get("superseded")]
-        rows[table] = [{k: v for k, v in row.items() if k not in passing} for row in kept]
-    return rows
+    read = tables.read(path, path.stem).to_pylist()
+    kept = [row for row in read if not row.get("superseded")]
+    return [{k: v for k, v in row.items() if k not in passing} for row in kept]
 
 
-def assert_whole(runs: Path, told: list[tuple[int, ...]]) -> None:
-    """Nothing torn, nothing lost: what a run must be after a crash."""
+def assert_tables_whole(folder: Path, *states: dict[str, list[Any]]) -> None:
+    """Each table that there is, as a crash has left it, is that of one of the states."""
+    for table, found in content(folder).items():
+        assert found in [state[table] for state in states], table
+
+
+def assert_whole(runs: Path, told: Sequence[str], case: Case = SEARCH) -> None:
+    """Nothing torn, nothing lost: what a record must be after a crash."""
     if not (runs / "mine").exists():
         assert not told
         return
     with Record.open(runs, "mine") as record:
         record.verify()
-        reports = list(record.reports())
-        assert {*told} <= {(r.trial, r.attempt, r.epoch) for r in reports}
-        rungs = rungs_of(SPACE, 3)
-        for report in reports:
-            verdict = rungs.judge(report.trial, report.used, report.value)
-            assert report.decision in {None, verdict.decision}
+        reports, openings = list(record.reports()), record.openings()
+        committed = {f"{r.trial} {r.attempt} {r.epoch}" for r in reports}
+        assert {*told} <= committed | {opening["permit"] for opening in openings}
+        tested = {(r.trial, r.attempt) for r in reports if "test_acc" in r.metrics}
+        assert tested == {(o["trial"], o["attempt"]) for o in openings if o["used_at"]}
+        if case.space.asha.mode == "stop":
+            rungs = rungs_of(case.space, 3)
+            searched = {trial.trial for trial in record.trials("stage = 'search'")}
+            for report in reports:
+                if report.trial in searched:
+                    verdict = rungs.judge(report.trial, report.used, report.value)
+                    assert report.decision in {None, verdict.decision}
         last = {report.trial: report for report in reports}
-        for trial in record.trials("state = 'running'"):
+        for trial in record.trials("state IN ('running', 'paused', 'cancelled')"):
             newest = checkpoint.latest(Path(trial.config.checkpoint_dir or ""))
             if trial.trial in last:
                 assert newest is not None
                 assert checkpoint.load(newest)["epoch"] >= last[trial.trial].epoch
         export(record)
-        content(record.folder)
+
+
+def assert_replayed(folder: Path) -> None:
+    """No resume came to a decision other than the recorded one."""
+    with Record.open(folder.parent, folder.name) as record:
+        assert not [
+            event["detail"] for event in record.events() if event["kind"] == "replay differs"
+        ]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("crash", [failed_at, killed_at])
 def test_a_sweep_survives_a_crash_at_every_write(
     memory: Path,
-    crash: Callable[[int, Path, int], bool],
+    crash: Callable[[int, Path, int, Case], bool],
     record_property: Callable[[str, object], None],
 ) -> None:
+    survived = {
+        name: crashes_survived(memory / name, case, crash)
+        for name, case in {"search": SEARCH, "promote": PROMOTE, "confirm": CONFIRM}.items()
+    }
+    assert survived["search"] > 100 and survived["promote"] > 105 and survived["confirm"] > 70
+    kind, total = "killed" if crash is killed_at else "disk full", sum(survived.values())
+    record_property(f"write calls survived, {kind}", f"{total} of {total}")
+
+
+def crashes_survived(
+    folder: Path, case: Case, crash: Callable[[int, Path, int, Case], bool]
+) -> int:
+    """How many crash points the case has, each of which it has survived."""
     nobody = os.open(os.devnull, os.O_WRONLY)
-    run_or_resume(memory / "unharmed", nobody)
-    unharmed = content(memory / "unharmed" / "mine")
+    begin(folder / "unharmed", case)
+    states = [content(folder / "unharmed" / "mine")] if case.after else []
+    run_or_resume(folder / "unharmed", nobody, case)
+    unharmed = content(folder / "unharmed" / "mine")
+    assert {*unharmed} >= {"trials", "curves", "repeats"}
+    begin(folder / "begun", case)
     for number in itertools.count(1):
-        runs = memory / str(number)
-        with (memory / "witness").open("wb") as witness:
-            crashed = crash(number, runs, witness.fileno())
+        runs = folder / str(number)
+        shutil.copytree(folder / "begun", runs)
+        with (folder / "witness").open("wb") as witness:
+            crashed = crash(number, runs, witness.fileno(), case)
         if not crashed:
             break
-        lines = (memory / "witness").read_text().splitlines()
-        assert_whole(runs, [tuple(map(int, line.split())) for line in lines])
-        run_or_resume(runs, nobody)
+        assert_tables_whole(runs / "mine", *states, unharmed)
+        assert_whole(runs, (folder / "witness").read_text().splitlines(), case)
+        run_or_resume(runs, nobody, case)
         assert content(runs / "mine") == unharmed, f"crash point {number}"
+        assert_replayed(runs / "mine")
         shutil.rmtree(runs)
     assert content(runs / "mine") == unharmed
-    assert number > 80
-    kind = "killed" if crash is killed_at else "disk full"
-    record_property(f"write calls survived, {kind}", f"{number - 1} of {number - 1}")
+    return number - 1
+
+
+def begin(runs: Path, case: Case) -> None:
+    """What there is before a case: nothing, or the run of the one that it comes after."""
+    runs.mkdir(parents=True)
+    if case.after is not None:
+        run_or_resume(runs, os.open(os.devnull, os.O_WRONLY), case.after)
+        with Record.open(runs, "mine") as record:
+            rank(record)

@@ -1,6 +1,7 @@
 """Faults that a sweep must bear, and where each is tested: injected, or a real kill.
 
- 1  a worker is killed              test_each_trial_bears_its_own_fault,
+ 1  a worker is killed              test_a_kill_at_a_random_epoch_repeats_at_most_one,
+                                    test_each_trial_bears_its_own_fault,
                                     test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
  2  the driver is killed            test_resume: test_a_killed_run_ends_in_the_tables_of_one,
                                     test_crash_points: test_a_sweep_survives_a_crash_at_every
@@ -16,6 +17,7 @@
  7  a bit has changed               test_a_flipped_bit_in_a_table,
                                     test_a_flipped_bit_in_the_record,
                                     test_a_flipped_bit_in_the_log,
+                                    test_a_damaged_checkpoint_is_told,
                                     test_checkpoint: test_every_single_flipped_bit
  8  NaN, infinity, huge loss        test_each_trial_bears_its_own_fault,
                                     test_search: test_a_diverged_trial_counts_as_worse
@@ -29,12 +31,16 @@
                                     test_resume: test_a_run_is_stopped_from_elsewhere
 15  a lock is left                  it cannot be, the kernel's ends with its process:
                                     test_a_lock_ends_with_its_process
-16  Ctrl-C once, twice              test_cli: test_a_signal_stops_cleanly,
+16  Ctrl-C once, twice, in a write  test_cli: test_a_signal_stops_cleanly,
+                                    test_signals: test_a_signal_in_a_write_stops,
+                                    test_signals: test_a_signal_at_a_random_time,
                                     test_sweep: test_a_second_signal_ends_the_process_at_once
 17  SIGTERM, SIGHUP                 test_cli: test_a_signal_stops_cleanly,
+                                    test_signals: test_a_signal_in_a_write_stops,
                                     test_sweep: test_a_signal_asks_to_stop_unless_it_is_ignored
 18  half a space file               test_space: test_files_that_are_no_space
-19  a hostile space file            test_space: test_hostile_input_is_refused
+19  a hostile space file            test_space: test_hostile_input_is_refused,
+                                    test_space: test_hostile_input_takes_little_memory
 20  a hostile name or link          test_security: test_a_name_is_refused,
                                     test_every_command_refuses, test_a_run_that_is_a_link
 21  a hostile checkpoint            test_checkpoint: test_a_payload_is_refused_and_not_executed
@@ -77,7 +83,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from test_crash_points import SPACE, content, failed_at, killed_at, run_or_resume
+from test_crash_points import SEARCH, content, failed_at, killed_at, run_or_resume
 from test_record import CONFIG, STUDY, message
 from test_sweep import record_of
 
@@ -303,14 +309,14 @@ def test_a_run_that_finds_its_journal_torn_goes_on(
 ) -> None:
     nobody = os.open(os.devnull, os.O_WRONLY)
     run_or_resume(memory / "unharmed", nobody)
-    assert killed_at(60, memory / "killed", nobody)
+    assert killed_at(60, memory / "killed", nobody, SEARCH)
     journal = memory / "killed" / "mine" / "optuna.journal"
     raw = journal.read_bytes()
     places = cuts(raw)
     with Record.open(memory / "killed", "mine") as record, record.lock():
         for cut in places:
             journal.write_bytes(raw[:cut])
-            Search(record, [SPACE])
+            Search(record, [SEARCH.space])
             assert journal.read_bytes().count(b"\n") == raw.count(b"\n")
     journal.write_bytes(raw[: len(raw) // 2])
     run_or_resume(memory / "killed", nobody)
@@ -329,6 +335,91 @@ def cuts(raw: bytes) -> list[int]:
 def trials_in(journal: Path) -> int:
     storage = JournalStorage(JournalFileBackend(str(journal)))
     return len(optuna.load_study(study_name="sgd", storage=storage).trials)
+
+
+def test_a_damaged_checkpoint_is_told_by_the_sweep_that_goes_on(memory: Path) -> None:
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    run_or_resume(memory / "unharmed", nobody)
+    for number in itertools.count(20):
+        runs = memory / str(number)
+        assert killed_at(number, runs, nobody, SEARCH)
+        if newest := [*runs.glob("mine/checkpoints/*/epoch-00002")]:
+            break
+    state = newest[0] / "state.pt"
+    state.write_bytes(flipped(state.read_bytes(), 5000))
+    run_or_resume(runs, nobody)
+    with Record.open(runs, "mine") as record:
+        (warning,) = [event for event in record.events() if event["kind"] == "warning"]
+    assert f"{newest[0]} is damaged" in warning["detail"]
+    assert warning["detail"].endswith("going on from the one before it")
+    assert warning["trial"] == int(newest[0].parent.name)
+    assert content(runs / "mine") == content(memory / "unharmed" / "mine")
+
+
+KILLED = """
+import itertools
+import os
+import random
+import signal
+from pathlib import Path
+
+import trainables.loop as loop
+import trainables.vision as vision
+
+
+def killed(config):
+    folder, steps, oracle = Path(config.checkpoint_dir), itertools.count(), loop.GradientOracle
+    last = random.Random(folder.name).randrange(96)
+
+    def counted(*words, **more):
+        if next(steps) == last and not (folder / "died").exists():
+            (folder / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return oracle(*words, **more)
+
+    loop.GradientOracle = counted
+    try:
+        vision.sgd(config)
+    finally:
+        loop.GradientOracle = oracle
+
+
+for word in ("variant", "bases", "knobs", "task", "see_per_epoch"):
+    setattr(killed, word, getattr(vision.sgd, word))
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_a_random_epoch_repeats_at_most_one(
+    two_slots: Cluster, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three real trials of six epochs of 16 steps, each killed at a step that its name draws."""
+    (tmp_path / "lab_of_kills.py").write_text(KILLED)
+    monkeypatch.chdir(tmp_path)
+    Path("lab.yaml").write_text(
+        "samtune: 1\ntrainable: lab_of_kills:killed\nbudget: {kind: epochs, per_trial: 6}\n"
+        "task: {dataset: digits, model: small_cnn, batch_size: 64}\n"
+        "asha: {grace: 6, factor: 2}\nsearch: {method: grid}\n"
+        "knobs:\n  lr: {grid: [0.01, 0.02, 0.05]}\n"
+    )
+    spaces = [SearchSpace.load(Path("lab.yaml"))]
+    with record_of(runs, spaces) as record:
+        run_stage(Search(record, spaces), record, two_slots, QuietView(), Stop())
+        export(record)
+        rows = tables.read(record.folder / "trials.parquet", "trials").to_pylist()
+        assert [row["attempts"] for row in rows] == [2] * 3
+        assert [row["epochs_done"] for row in rows] == [6] * 3
+        assert all(row["epochs_repeated"] <= 1 for row in rows)
+        died_in = []
+        for trial in record.trials():
+            first, second = (
+                {r.epoch for r in record.reports("trial = ? AND attempt = ?", trial.trial, k)}
+                for k in (0, 1)
+            )
+            died_in.append(random.Random(f"{trial.trial:05d}").randrange(96) // 16 + 1)
+            assert first == set(range(1, died_in[-1]))
+            assert first | second == set(range(1, 7)) and min(second) >= died_in[-1] - 1
+        assert len({*died_in}) > 1
 
 
 LAB = """

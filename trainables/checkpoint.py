@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from samtune import durable
+from samtune.trial import warn
 
 _STATE = "state.pt"
 _SUMS = "SHA256SUMS"
@@ -95,7 +95,7 @@ def latest(folder: Path) -> Path | None:
         try:
             verify(path)
         except CheckpointError as error:
-            warnings.warn(f"{error}; going on from the one before it", stacklevel=2)
+            warn(f"{error}; going on from the one before it")
         else:
             return path
     return None
