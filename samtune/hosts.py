@@ -34,6 +34,8 @@ from typing import Any, NoReturn
 
 from threadpoolctl import threadpool_limits
 
+from samtune.space_trainable import uncollected
+
 # They have threads, which a fork would not have; Ray's are started with a cluster.
 _THREADED = frozenset({"ray", "jax", "tensorflow"})
 _FIRST_JOB = "01000000"
@@ -63,6 +65,8 @@ def nursery() -> Iterator[str | None]:
         _until_the_end(_Nursery(listener, lifeline, setup).serve)
     listener.close()
     os.close(lifeline)
+    # What was imported stays to the end.
+    gc.freeze()
     try:
         yield address
     finally:
@@ -99,9 +103,10 @@ def _loaded() -> Any:
         # draw the same ones from then on.
         kept = getattr(actor, "ActorClassID", None)
         actor.ActorClassID = SimpleNamespace(from_random=lambda: kept(os.urandom(kept.size())))
-        import samtune.sweep  # noqa: F401
+        with uncollected():
+            import samtune.sweep  # noqa: F401
 
-        setup = import_module("ray._private.workers.setup_worker")
+            setup = import_module("ray._private.workers.setup_worker")
     except ImportError:
         return None
     finally:
@@ -150,7 +155,8 @@ class _Nursery:
         self._forget_files()
         if "torch" in sys.modules:
             # Torch imports its compiler with the first optimizer.
-            import torch._dynamo  # noqa: F401
+            with uncollected():
+                import torch._dynamo  # noqa: F401
         drawn = _drawn_by_a_fork()
         self._poll.register(self._listener, select.POLLIN)
         self._poll.register(self._lifeline, select.POLLIN)
