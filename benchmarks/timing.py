@@ -165,6 +165,8 @@ class FullStep:
     """Whole steps on a real network and one batch: forward and backward passes included.
 
     `see` is what the steps so far have cost in samples, (forward + 2 backward) / 3 of the batch.
+    `passes` are those of a cycle of steps, once `passes_alone` was called: the samples of each,
+    and whether a backward pass follows.
     """
 
     def __init__(self, name: str, make: Callable[[], nn.Module], device: torch.device) -> None:
@@ -185,8 +187,7 @@ class FullStep:
             self.cycle = cycle(variant)
             self.step = lambda: self._count(variant.step(self._oracle()))
         self._costs: list[float] = []
-        self._passes: list[tuple[int, bool]] = []
-        self._noted: list[tuple[int, bool]] = []
+        self.passes: list[tuple[int, bool]] = []
         for group in self.base.param_groups:
             if "capturable" in group and device.type == "cuda":
                 group["capturable"] = True
@@ -201,12 +202,11 @@ class FullStep:
 
     def passes_alone(self) -> None:
         """The passes of a cycle of steps, of the same sizes, and nothing else of them."""
-        if not self._noted:
-            self._passes.clear()
-            for _ in range(self.cycle):
-                self.step()
-            self._noted = [*self._passes]
-        for size, backward in self._noted:
+        if not self.passes:
+            with self.model.register_forward_pre_hook(self._note):
+                for _ in range(self.cycle):
+                    self.step()
+        for size, backward in self.passes:
             with torch.set_grad_enabled(backward):
                 with self._autocast():
                     outputs = self.model(self.inputs[:size])
@@ -216,10 +216,7 @@ class FullStep:
                 self.model.zero_grad()
 
     def _note(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        self._passes.append((len(inputs[0]), torch.is_grad_enabled()))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.inputs.device.type, self.autocast, self.autocast is not None)
+        self.passes.append((len(inputs[0]), torch.is_grad_enabled()))
 
     def _oracle(self) -> GradientOracle:
         # Nothing is random in these networks, and a graph cannot fetch the generator's state.

@@ -22,6 +22,7 @@ from benchmarks.counting import (
     packed,
     without_contents,
 )
+from benchmarks.timing import FullStep, small_cnn
 from samtune.optimizers import VARIANTS
 from samtune.optimizers.__main__ import ABOUT
 
@@ -189,3 +190,14 @@ def test_lists_that_foreach_cannot_take_together_cost_a_launch_each() -> None:
         assert counter.counts.launches == 1
         torch._foreach_mul_(many, factors)
         assert counter.counts.launches == 1 + 7
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_passes_that_a_whole_step_is_held_against_are_all_of_its_own(name: str) -> None:
+    full = FullStep(name, small_cnn, torch.device("cpu"))
+    full.inputs, full.targets = full.inputs[:16], full.targets[:16]
+    full.passes_alone()
+    costs = [size * (3 if backward else 1) / 3 / 16 for size, backward in full.passes]
+    assert sum(costs) == pytest.approx(full.see * full.cycle)
+    full.step = lambda: pytest.fail("the passes alone made a step")
+    full.passes_alone()
