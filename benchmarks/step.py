@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -128,26 +128,35 @@ def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict
     clock = Clock(device)
     times = 10 if on_cuda else 1
 
-    def timed(step: Callable[[], object], cycle: int) -> Callable[[], float]:
-        return lambda: clock.measure(lambda _: step(), cycle * times)
+    def timed(f: FullStep, sees: list[float]) -> float:
+        f.begin()
+        seconds = clock.measure(lambda _: f.step(), f.cycle * times)
+        sees.append(f.see / (f.cycle * times))
+        return seconds
 
-    def timed_alone(f: FullStep) -> Callable[[], float]:
-        return lambda: clock.measure(lambda _: f.passes_alone(), times) / f.cycle
+    def timed_alone(f: FullStep) -> float:
+        return clock.measure(lambda _: f.passes_alone()) / (f.cycle * times)
 
     batch = len(full[names[0]].inputs)
     rows: dict[str, Any] = {}
-    alone = {n: timed_alone(f) for n, f in full.items() if n != PLAIN}
-    eager = paired({n: timed(f.step, f.cycle) for n, f in full.items()}, PLAIN, rounds, alone)
-    _add_shares(rows, "eager", full, *eager, batch)
+    sees: dict[str, list[float]] = {n: [] for n in full}
+    runs = {n: partial(timed, f, sees[n]) for n, f in full.items()}
+    alone = {n: partial(timed_alone, f) for n, f in full.items() if n != PLAIN}
+    eager = paired(runs, PLAIN, rounds, alone)
+    # The first was to warm up.
+    sees = {n: of_one[1:] for n, of_one in sees.items()}
+    _add_shares(rows, "eager", sees, *eager, batch)
     if on_cuda:
         graphs = {}
         for name, f in full.items():
             rows[name]["synchronisations"] = _synchronisations(f.step)
             try:
-                graphs[name] = timed(f.captured(), f.cycle)
+                replay = f.captured()
             except RuntimeError as error:
                 print(f"{name} cannot be captured in a CUDA graph: {_first_line(error)}")
-        _add_shares(rows, "captured", full, *paired(graphs, PLAIN, rounds), batch)
+            else:
+                graphs[name] = partial(clock.measure, lambda _, r=replay: r(), f.cycle * times)
+        _add_shares(rows, "captured", sees, *paired(graphs, PLAIN, rounds), batch)
     print(
         f"\nwhole steps of {net.__name__}, batch {batch}, {rounds} rounds; "
         "x theory: 1 is passes x plain SGD; x passes: 1 is the step's own passes alone"
@@ -158,7 +167,7 @@ def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict
         [
             (
                 name,
-                f"{full[name].see:.2f}",
+                f"{row['passes']:.2f}",
                 *(
                     _cell(row.get(mode, {}).get(key), how)
                     for mode in modes
@@ -185,21 +194,22 @@ _SHARES = {
 def _add_shares(
     rows: dict[str, Any],
     mode: str,
-    full: dict[str, FullStep],
+    sees: Seconds,
     seconds: Seconds,
     ratios: Seconds,
     own: Seconds,
     batch: int,
 ) -> None:
     for name in seconds:
-        low, middle, high = spread(ratios.get(name, [1.0]))
-        see = full[name].see
-        rows.setdefault(name, {"passes": see})[mode] = {
+        taken = ratios.get(name, [1.0])
+        # Of those steps: one that decides on its passes makes now more, now fewer.
+        low, middle, high = spread([r / see for r, see in zip(taken, sees[name], strict=False)])
+        rows.setdefault(name, {"passes": fmean(sees[name])})[mode] = {
             "ms": 1000 * median(seconds[name]),
             "images_per_s": batch / median(seconds[name]),
-            "share_of_sgd": 1 / middle,
-            "x_theory": middle / see,
-            "x_theory_quartiles": _rounded(low / see, high / see),
+            "share_of_sgd": 1 / median(taken),
+            "x_theory": middle,
+            "x_theory_quartiles": _rounded(low, high),
         }
         if name in own:
             low, middle, high = spread(own[name])

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from statistics import fmean, median, quantiles
+from statistics import median, quantiles
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.contenders import Contender, Meter, Problem, build, cycle
-from samtune.optimizers import BASES, GradientOracle, StepResult
+from samtune.optimizers import BASES, GradientOracle
 
 FLOOR = "floor: 9 words"
 PLAIN = "plain torch loop, fused SGD"
@@ -102,8 +102,9 @@ def paired(
         names = names[r % len(names) :] + names[: r % len(names)]
         before = runs[to]()
         for name in names:
+            took = runs[name]()
             partner = alone[name]() if name in alone else None
-            took, after = runs[name](), runs[to]()
+            after = runs[to]()
             if partner is not None:
                 own[name].append(took / partner)
             seconds[name].append(took)
@@ -164,9 +165,8 @@ def peak_copies(problem: Problem, contender: Callable[[Problem], Contender]) -> 
 class FullStep:
     """Whole steps on a real network and one batch: forward and backward passes included.
 
-    `see` is what the steps so far have cost in samples, (forward + 2 backward) / 3 of the batch.
-    `passes` are those of a cycle of steps, once `passes_alone` was called: the samples of each,
-    and whether a backward pass follows.
+    `passes` are those of the last `begin()` and since: the samples of each, and whether a backward
+    pass follows.
     """
 
     def __init__(self, name: str, make: Callable[[], nn.Module], device: torch.device) -> None:
@@ -176,6 +176,9 @@ class FullStep:
         batch = 128 if device.type == "cuda" else 64
         self.inputs = torch.randn(batch, 3, 32, 32, device=device)
         self.targets = torch.randint(10, (batch,), device=device)
+        self.passes: list[tuple[int, bool]] = []
+        self._noting = True
+        self.model.register_forward_pre_hook(self._note)
         if name == PLAIN:
             parameters = list(self.model.parameters())
             self.base = BASES["sgd"].build(parameters, lr=1e-3)
@@ -185,27 +188,25 @@ class FullStep:
             variant = build(name, self.model)
             self.base = variant.base
             self.cycle = cycle(variant)
-            self.step = lambda: self._count(variant.step(self._oracle()))
-        self._costs: list[float] = []
-        self.passes: list[tuple[int, bool]] = []
+            self.step = lambda: variant.step(self._oracle())
         for group in self.base.param_groups:
             if "capturable" in group and device.type == "cuda":
                 group["capturable"] = True
 
+    def begin(self) -> None:
+        """Forgets the passes so far."""
+        self.passes.clear()
+
     @property
     def see(self) -> float:
-        return fmean(self._costs) if self._costs else 1.0
-
-    def _count(self, made: StepResult) -> None:
-        cost = made.forward_samples + 2 * made.backward_samples
-        self._costs.append(cost / 3 / len(self.inputs))
+        """What the passes cost in samples, (forward + 2 backward) / 3, as multiples of a batch."""
+        return sum(size * (3 if backward else 1) for size, backward in self.passes) / (
+            3 * len(self.inputs)
+        )
 
     def passes_alone(self) -> None:
-        """The passes of a cycle of steps, of the same sizes, and nothing else of them."""
-        if not self.passes:
-            with self.model.register_forward_pre_hook(self._note):
-                for _ in range(self.cycle):
-                    self.step()
+        """The same passes, of the same sizes, and nothing else of the steps."""
+        self._noting = False
         for size, backward in self.passes:
             with torch.set_grad_enabled(backward):
                 with self._autocast():
@@ -214,9 +215,11 @@ class FullStep:
             if backward:
                 loss.backward()
                 self.model.zero_grad()
+        self._noting = True
 
     def _note(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        self.passes.append((len(inputs[0]), torch.is_grad_enabled()))
+        if self._noting:
+            self.passes.append((len(inputs[0]), torch.is_grad_enabled()))
 
     def _oracle(self) -> GradientOracle:
         # Nothing is random in these networks, and a graph cannot fetch the generator's state.

@@ -23,7 +23,7 @@ from benchmarks.counting import (
     without_contents,
 )
 from benchmarks.timing import FullStep, small_cnn
-from samtune.optimizers import VARIANTS
+from samtune.optimizers import VARIANTS, StepResult
 from samtune.optimizers.__main__ import ABOUT
 
 EXACT = {"sgd": (2, 5), "adamw": (3, 7), "sam": (11, 11), "asam": (15, 21)}
@@ -196,8 +196,18 @@ def test_lists_that_foreach_cannot_take_together_cost_a_launch_each() -> None:
 def test_the_passes_that_a_whole_step_is_held_against_are_all_of_its_own(name: str) -> None:
     full = FullStep(name, small_cnn, torch.device("cpu"))
     full.inputs, full.targets = full.inputs[:16], full.targets[:16]
+    full.step()
+    full.begin()
+    made = [full.step() for _ in range(full.cycle)]
+    assert all(isinstance(result, StepResult) for result in made)
+    forward = sum(result.forward_samples for result in made)
+    backward = sum(result.backward_samples for result in made)
+    assert forward >= 16
+    assert sum(size for size, _ in full.passes) == forward
+    assert sum(size for size, has_backward in full.passes if has_backward) == backward
+    assert full.see == pytest.approx((forward + 2 * backward) / 3 / 16)
+
+    alone: list[int] = []
+    full.model.register_forward_pre_hook(lambda _, inputs: alone.append(len(inputs[0])))
     full.passes_alone()
-    costs = [size * (3 if backward else 1) / 3 / 16 for size, backward in full.passes]
-    assert sum(costs) == pytest.approx(full.see * full.cycle)
-    full.step = lambda: pytest.fail("the passes alone made a step")
-    full.passes_alone()
+    assert alone == [size for size, _ in full.passes]
