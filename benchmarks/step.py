@@ -35,6 +35,7 @@ from benchmarks.timing import (
     spread,
 )
 from samtune.optimizers import VARIANTS
+from trainables.allocator import keep_freed_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,6 +125,9 @@ _COUNTS = ("launches", "(most)", "words", "syncs", "copies")
 def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict[str, Any]:
     on_cuda = device.type == "cuda"
     net = resnet18 if on_cuda else small_cnn
+    if not on_cuda:
+        # As in a trial, and for all alike.
+        keep_freed_memory()
     full = {name: FullStep(name, net, device) for name in names}
     clock = Clock(device)
     times = 10 if on_cuda else 1

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from samtune.optimizers import BayesianSAM, GradientOracle, Scheduled, Variant
 from samtune.trial import TrialConfig, Value, report
 from trainables import checkpoint
+from trainables.allocator import keep_freed_memory
 from trainables.augment import Augment, Normaliser
 from trainables.batch_norm import SharedNorm
 from trainables.data import TrainVal, load, open_test
@@ -50,6 +51,8 @@ class Trial:
         self.device = torch.device("cuda" if on_gpu else "cpu")
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
+        else:
+            keep_freed_memory()
         # A warm worker's generators still stand where its last trial left them.
         checkpoint.seed_rng(config.seeds.order, ranks.rank)
 
