@@ -120,7 +120,8 @@ def parts(t: Tensor) -> Sequence[Tensor]:
     if not t.is_cpu or t.numel() <= PART:
         return (t,)
     if _dense(t):
-        return torch.split(_row(t, t), PART)
+        row = t.view(-1) if t.is_contiguous() else _row(t, t)
+        return row.chunk(-(-t.numel() // PART))
     longest = max(range(t.ndim), key=lambda i: t.shape[i])
     return torch.split(t, max(1, t.shape[longest] * PART // t.numel()), longest)
 
