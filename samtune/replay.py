@@ -21,7 +21,8 @@ from samtune.rows import ReportRow, StudyRow
 from samtune.run_folder import RunError
 from samtune.rungs import Rungs, rungs_for, standard_error
 from samtune.space import SpaceError
-from samtune.space_document import Asha, read_document
+from samtune.space_document import Asha
+from samtune.space_faults import read_document
 from samtune.space_layers import parse
 from samtune.strict_yaml import Mark, Node, Problem
 from samtune.strict_yaml import scalar as yaml_scalar

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samtune.space_conditions import Conditions
 from samtune.space_document import (
     NAME,
     SECTIONS,
@@ -25,12 +26,11 @@ from samtune.space_document import (
     SweepBudget,
     nearest,
     not_a_number,
-    read_document,
     space_schema,
 )
+from samtune.space_faults import read_document
 from samtune.space_knobs import (
     Choice,
-    Conditions,
     Domain,
     Fixed,
     Grid,
