@@ -23,7 +23,7 @@ from test_crash_points import (
 )
 
 from samtune import durable
-from samtune.commands.run import _stopped
+from samtune.commands.stages import stopped
 from samtune.export import export
 from samtune.record import Record
 from samtune.space import SearchSpace
@@ -47,7 +47,7 @@ def start(runs: Path, witness: int, case: Case, arm: Callable[[], None]) -> int:
                 arm()
                 sweep(record, witness, case, stop)
             export(record)
-            code = _stopped(record, stop) if stop.requested else 0
+            code = stopped(record, stop) if stop.requested else 0
     finally:
         os._exit(code)
 
