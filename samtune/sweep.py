@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,12 @@ from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
 from samtune.asha import RungScheduler
+from samtune.attempt import Attempt, sentence, trial_name
 from samtune.cluster import Cluster, run_trial
 from samtune.integrations import Observers
-from samtune.live import knob_list
 from samtune.nodes import OomKills, death
-from samtune.outcome import (
-    FAILURES,
-    End,
-    is_final,
-    printable,
-    shortly,
-)
+from samtune.outcome import FAILURES, End, is_final, printable, shortly
 from samtune.progress import Progress, View
-from samtune.rebuild import Past, recorded
 from samtune.record import Record
 from samtune.rows import TrialRow, canonical
 from samtune.run_folder import RunError
@@ -140,7 +132,7 @@ class _Driver:
         self._on = on
         self._oom_kills = OomKills()
         self._warnings: set[str] = set()
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Attempt] = {}
         self._errors_in_a_row = 0
         self._longest_silence = 0.0
 
@@ -162,7 +154,7 @@ class _Driver:
 
     def _start(self, trial_id: str, trial: TrialRow) -> dict[str, Any]:
         attempt, permit = self._record.start_attempt(trial)
-        live = self._live[trial_id] = _Live(trial, attempt, n_val=trial.facts.get("n_val"))
+        live = self._live[trial_id] = Attempt(trial, attempt, n_val=trial.facts.get("n_val"))
         if attempt:
             live.recall(self._record)
         if trial.state == "paused":
@@ -205,13 +197,13 @@ class _Driver:
                 verdict = self._committed(live, json.loads(result["report"]))
         return verdict
 
-    def _warned(self, live: _Live, warning: str) -> None:
+    def _warned(self, live: Attempt, warning: str) -> None:
         self._record.add_event("warning", warning, live.trial.trial)
         if warning not in self._warnings:
             self._warnings.add(warning)
-            self._view.event(f"{_name(live.trial, self._plan.progress)}  {warning}")
+            self._view.event(f"{trial_name(live.trial, self._plan.progress)}  {warning}")
 
-    def _raised(self, live: _Live, result: Mapping[str, Any]) -> Verdict:
+    def _raised(self, live: Attempt, result: Mapping[str, Any]) -> Verdict:
         told = printable(" ".join(str(result["error"]).split()))
         live.end = End("error", told, result["cause"])
         live.again = bool(result["again"])
@@ -222,7 +214,7 @@ class _Driver:
         # It raises once more, and its worker is not used again, where that may be broken.
         return Verdict("continue" if result["raises"] else "stop")
 
-    def _committed(self, live: _Live, report: Mapping[str, Any]) -> Verdict:
+    def _committed(self, live: Attempt, report: Mapping[str, Any]) -> Verdict:
         trial, epoch, metrics = live.trial, report["epoch"], report["metrics"]
         if epoch in live.own or epoch < max(live.own, default=epoch):
             self._record.add_event("ignored report", f"epoch {epoch} once more", trial.trial)
@@ -290,7 +282,7 @@ class _Driver:
                 json.dumps(self._plan.progress.states),
             )
 
-    def _heard(self, live: _Live) -> None:
+    def _heard(self, live: Attempt) -> None:
         now = time.monotonic()
         if live.heard is not None:
             self._longest_silence = max(self._longest_silence, now - live.heard)
@@ -301,7 +293,7 @@ class _Driver:
         longest = self._longest_silence
         return max(_SHORTEST_SILENCE_S, _SILENCES * longest) if longest else _FIRST_SILENCE_S
 
-    def _end_if_stalled(self, live: _Live) -> None:
+    def _end_if_stalled(self, live: Attempt) -> None:
         if live.tune_trial is None or live.end is not None:
             return
         worker = live.tune_trial.temporary_state.ray_actor
@@ -317,7 +309,7 @@ class _Driver:
             live.end = End("error", why, "stalled")
             ray.kill(worker)
 
-    def _conclude(self, live: _Live, end: End, *, cut: bool) -> None:
+    def _conclude(self, live: Attempt, end: End, *, cut: bool) -> None:
         """Ends a trial, or has it tried again: now, or by a resume where the stage is cut."""
         retries = self._plan.spaces[live.trial.study].resources.retries
         failures = [*live.failures(), end.cause]
@@ -331,16 +323,16 @@ class _Driver:
         else:
             self._again(live, end)
 
-    def _again(self, live: _Live, end: End) -> None:
+    def _again(self, live: Attempt, end: End) -> None:
         trial = live.trial
         self._record.end_attempt(trial.trial, end.cause, live.seconds)
         self._record.add_event("retry", f"{end.cause}: {end.reason}", trial.trial)
         self._plan.progress.count("running", -1)
         self._plan.again(self._record.trial(trial.trial))
-        name = _name(trial, self._plan.progress)
+        name = trial_name(trial, self._plan.progress)
         self._view.event(f"{name}  tried again  {end.cause}: {end.reason}")
 
-    def _end(self, live: _Live, end: End) -> None:
+    def _end(self, live: Attempt, end: End) -> None:
         state, progress = end.state, self._plan.progress
         reason = end.reason
         if end.cause in {"oom", "stalled", "node_lost", "worker_died"} and state == "error":
@@ -350,7 +342,7 @@ class _Driver:
         self._plan.ended(live.trial, state, live.past.by_epoch())
         progress.count("running", -1)
         progress.count(state, 1)
-        self._view.event(_sentence(live, dataclasses.replace(end, reason=reason), progress))
+        self._view.event(sentence(live, dataclasses.replace(end, reason=reason), progress))
         self._errors_in_a_row = self._errors_in_a_row + 1 if state == "error" else 0
         if self._errors_in_a_row == _MOST_ERRORS_IN_A_ROW and not self._stop.requested:
             self._view.event(
@@ -358,62 +350,6 @@ class _Driver:
             )
             self._record.add_event("gave up", f"{_MOST_ERRORS_IN_A_ROW} errors in a row")
             self._stop.request("gave up")
-
-
-@dataclass
-class _Live:
-    """An attempt that Tune runs or is about to; `end` is set as soon as it is known."""
-
-    trial: TrialRow
-    attempt: int
-    past: Past = field(default_factory=Past)
-    earlier: dict[int, str] = field(default_factory=dict)
-    own: set[int] = field(default_factory=set)
-    failed: list[str] = field(default_factory=list)
-    n_val: float | None = None
-    end: End | None = None
-    again: bool = True
-    tune_trial: Trial | None = None
-    node: str = ""
-    heard: float | None = None
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def recall(self, record: Record) -> None:
-        """What earlier attempts at the trial have reported, and how they ended."""
-        for report in record.reports("trial = ?", self.trial.trial):
-            self.earlier[report.epoch] = canonical(report.metrics)
-            self.past.add(
-                report.attempt,
-                report.epoch,
-                report.used,
-                report.value,
-                report.metrics,
-                lambda value, report=report: recorded(report),  # type: ignore[misc]
-            )
-        furthest = "trial = ? AND attempt >= ?"
-        attempts = record.attempts(furthest, self.trial.trial, self.past.attempt)
-        self.failed = [a["cause"] for a in attempts if a["cause"] in FAILURES]
-
-    def failures(self) -> list[str]:
-        """Failed attempts in a row before this one, none of which got the trial any further."""
-        return self.failed if self.past.attempt < self.attempt else []
-
-    def silent_end(self, *, returned: bool, died: bool) -> End:
-        """The end of an attempt of which neither a report nor an error told."""
-        budget = self.trial.config.budget
-        if died:
-            return End("error", "the worker died", "worker_died")
-        if not returned:
-            return End("cancelled", "stopped on request", "stopped")
-        if self.past.values:
-            reason = f"returned at {self.past.used:g} of {budget.per_trial:g}"
-            return End("completed", reason, "completed")
-        self.again = False
-        return End("error", "the trainable returned without a report", "error")
 
 
 class _EachStep(tune.Stopper):
@@ -432,23 +368,3 @@ class _EachStep(tune.Stopper):
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
-
-
-def _name(trial: TrialRow, progress: Progress) -> str:
-    space = progress.studies[trial.study]
-    if trial.bundle is None:
-        return f"{space} trial {trial.number}"
-    rank = f" of #{trial.rank + 1}" if trial.rank else ""
-    return f"{space} repeat {trial.bundle + 1}{rank}"
-
-
-def _sentence(live: _Live, end: End, progress: Progress) -> str:
-    trial, values = live.trial, live.past.by_epoch()
-    told = ""
-    if trial.bundle is None:
-        free = progress.searched[trial.study]
-        told = knob_list({k: v for k, v in trial.config.knobs.items() if k in free})
-    last = f"{progress.metric} {values[max(values)]:.4f}" if values else ""
-    why = end.reason or "" if end.state in {"error", "diverged"} else ""
-    ended = f"[{progress.ended}/{progress.total}] {_name(trial, progress)}"
-    return "  ".join(part for part in (ended, end.state, last, told, why) if part)
