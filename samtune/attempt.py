@@ -74,7 +74,7 @@ class Attempt:
 
 
 def trial_name(trial: TrialRow, progress: Progress) -> str:
-    """`asam trial 3`, or `asam repeat 2 of #1` of the one that ranks first."""
+    """`asam trial 3`, `asam repeat 2`, or `asam repeat 2 of #3` of the third best."""
     space = progress.studies[trial.study]
     if trial.bundle is None:
         return f"{space} trial {trial.number}"

@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
 import secrets
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samtune import __version__, checksums, durable, run_folder
-from samtune.provenance import git_commit, versions
-from samtune.rows import SCHEMA, ReportRow, Stage, State, StudyRow, TrialRow, canonical, digest
+from samtune import checksums, durable, run_folder, sweep_db
+from samtune.rows import ReportRow, Stage, State, StudyRow, TrialRow, canonical, digest
 from samtune.run_folder import RunError
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
     from samtune.rungs import Verdict
-
-# 2: attempts have a cause, and know the last report before their beginning and their end.
-FORMAT = 2
-# From this format on a record holds checksums.
-_CHECKED = 2
 
 
 class Record:
@@ -74,11 +67,9 @@ class Record:
             for space in spaces:
                 copy = "space.yaml" if len(spaces) == 1 else f"space.{space['name']}.yaml"
                 durable.write(aside / copy, space["space"].encode())
-            with closing(_connect(aside / "sweep.db")) as db:
-                db.executescript(SCHEMA)
-                _describe(db, spaces, asked or {}, code or {})
+            sweep_db.create(aside / "sweep.db", spaces, asked or {}, code or {})
             folder = run_folder.placed(aside, folder, named=name is not None)
-            connection = _connect(folder / "sweep.db")
+            connection = sweep_db.connect(folder / "sweep.db")
             checksums.keep(connection)
         except (OSError, sqlite3.Error) as error:
             raise RunError(
@@ -94,19 +85,7 @@ class Record:
     def open(cls, runs: Path, name: str, *, read_only: bool = False) -> Record:
         """Opens the run `name`. Raises RunError (exit code 2) when there is none."""
         folder = run_folder.found(runs, name)
-        try:
-            connection = (_connect_to_read if read_only else _connect)(folder / "sweep.db")
-            (found,) = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-            if json.loads(found) >= _CHECKED and not read_only:
-                checksums.keep(connection)
-        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
-            why = str(error).splitlines()[0]
-            raise RunError(f"{folder / 'sweep.db'} is not a samtune record: {why}") from None
-        if json.loads(found) > FORMAT:
-            raise RunError(
-                f"{folder} was written by a newer samtune: "
-                f"it has format {found}, and this one reads {FORMAT}"
-            )
+        connection = sweep_db.reopen(folder / "sweep.db", read_only=read_only)
         record = cls(folder, connection)
         left = not read_only and (folder / "sweep.db-wal").exists() and not record.is_locked()
         if left and checksums.log_is_cut(folder / "sweep.db", connection):
@@ -130,7 +109,7 @@ class Record:
         Raises RunError: while another process does (exit code 4), and for a damaged record.
         """
         with run_folder.locked(self.folder):
-            self._upgrade()
+            sweep_db.upgrade(self._db)
             self.verify()
             yield
 
@@ -144,24 +123,11 @@ class Record:
                 self._db.close()
                 shutil.rmtree(self.folder)
 
-    def _upgrade(self) -> None:
-        """Brings a record of an earlier format up to this one."""
-        if self.meta("format") < _CHECKED:
-            with durable.transaction(self._db):
-                for column in ("cause TEXT", "after INTEGER NOT NULL DEFAULT 0", "until INTEGER"):
-                    self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
-                self._set_meta("format", FORMAT)
-                checksums.start(self._db)
-            checksums.keep(self._db)
-
     # Writing
 
     def set_meta(self, key: str, value: Any) -> None:
         with durable.transaction(self._db):
-            self._set_meta(key, value)
-
-    def _set_meta(self, key: str, value: Any) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     def add_trial(
         self,
@@ -319,7 +285,7 @@ class Record:
 
     def verify(self) -> None:
         """Reads the whole record. Raises RunError when a bit of it is not as committed."""
-        if self.meta("format") < _CHECKED:
+        if self.meta("format") < sweep_db.CHECKED:
             return
         try:
             checksums.verify(self._db)
@@ -385,59 +351,3 @@ class Record:
 def now() -> float:
     """UTC seconds since 1970."""
     return time.time()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30)
-    connection.row_factory = sqlite3.Row
-    if run_folder.network_filesystem(path.parent) is None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    else:
-        # WAL needs memory that all who read share, which machines do not. EXTRA, because a
-        # commit is the removal of the journal.
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA synchronous = EXTRA")
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
-
-
-def _describe(
-    db: sqlite3.Connection,
-    spaces: Sequence[Mapping[str, str]],
-    asked: Mapping[str, Any],
-    code: Mapping[str, str],
-) -> None:
-    meta = {
-        "format": FORMAT,
-        "samtune_version": __version__,
-        "versions": versions() | dict(code),
-        "created_at": time.time(),
-        "git_commit": git_commit(),
-        "asked": dict(asked),
-    }
-    with durable.transaction(db):
-        db.executemany(
-            "INSERT INTO studies VALUES"
-            " (:study, :name, :variant, :base, :space, :sha256, :settings)",
-            [{**space, "study": k} for k, space in enumerate(spaces)],
-        )
-        db.executemany(
-            "INSERT INTO meta VALUES (?, ?)",
-            [(key, json.dumps(value)) for key, value in meta.items()],
-        )
-        checksums.start(db)
-
-
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, and that in WAL mode no writer waits for."""
-    journal = path.with_name("sweep.db-journal")
-    if journal.exists() and not run_folder.is_locked(path.parent):
-        # Who was killed in a commit has left half of it, which only a writer can take back.
-        with closing(_connect(path)) as writer:
-            writer.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    # On a medium that nobody can write to, SQLite is to ask for no locks.
-    how = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
-    connection.row_factory = sqlite3.Row
-    return connection

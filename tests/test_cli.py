@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from samtune import record as recording
+from samtune import sweep_db
 from samtune.cli import cli, main
 from samtune.commands import stop as stopping
 from samtune.record import Record
@@ -321,7 +321,7 @@ def test_a_stop_asks_and_opens_no_record_that_is_written(
 ) -> None:
     with Record.create(Path("runs"), "mine", []) as record, contextlib.ExitStack() as running:
         running.enter_context(record.lock())
-        read = recording._connect_to_read
+        read = sweep_db.connect_to_read
 
         def unwritten(path: Path) -> sqlite3.Connection:
             assert not record.is_locked()
@@ -331,8 +331,8 @@ def test_a_stop_asks_and_opens_no_record_that_is_written(
             assert (record.folder / "stop").exists()
             running.close()
 
-        monkeypatch.setattr(recording, "_connect", None)
-        monkeypatch.setattr(recording, "_connect_to_read", unwritten)
+        monkeypatch.setattr(sweep_db, "connect", None)
+        monkeypatch.setattr(sweep_db, "connect_to_read", unwritten)
         monkeypatch.setattr(stopping.time, "sleep", give_in)
         code, out, err = typed(capsys, "stop", "mine")
     assert (code, err) == (0, "asked mine to stop\n"), err
