@@ -1,9 +1,10 @@
-"""What tests share: the folder of real images, and one Ray for the whole session."""
+"""What tests share: folders, a trainable, and one Ray for the whole session."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,3 +71,25 @@ def memory() -> Iterator[Path]:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def toy_trainable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Lets `labtrainables.mod` be imported, whose trainable is called toy."""
+    from toy_space import STUB
+
+    folder = tmp_path_factory.mktemp("path")
+    package = folder / "labtrainables"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "mod.py").write_text(STUB)
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+    for name in [name for name in sys.modules if name.startswith("labtrainables")]:
+        del sys.modules[name]

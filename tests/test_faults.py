@@ -38,9 +38,9 @@
 17  SIGTERM, SIGHUP                 test_cli: test_a_signal_stops_cleanly,
                                     test_signals: test_a_signal_in_a_write_stops,
                                     test_sweep: test_a_signal_asks_to_stop_unless_it_is_ignored
-18  half a space file               test_space: test_files_that_are_no_space
-19  a hostile space file            test_space: test_hostile_input_is_refused,
-                                    test_space: test_hostile_input_takes_little_memory
+18  half a space file               test_space_messages: test_files_that_are_no_space
+19  a hostile space file            test_space_hostile: test_hostile_input_is_refused,
+                                    test_space_hostile: test_hostile_input_takes_little_memory
 20  a hostile name or link          test_security: test_a_name_is_refused,
                                     test_every_command_refuses, test_a_run_that_is_a_link
 21  a hostile checkpoint            test_checkpoint: test_a_payload_is_refused_and_not_executed
@@ -57,7 +57,7 @@
 29  10,000 trials                   test_status_of_10_000_trials
 30  a report doubled, late, early   test_resume: test_reports_that_come_twice_late_or_out_of_order
 31  escapes for a terminal          test_each_trial_bears_its_own_fault,
-                                    test_space: test_hostile_input_is_refused
+                                    test_space_hostile: test_hostile_input_is_refused
 """
 
 from __future__ import annotations
