@@ -236,3 +236,38 @@ def perturbations(variant: Variant) -> list[list[torch.Tensor | None]]:
 def close(actual: torch.Tensor, expected: object, rtol: float = 1e-10) -> None:
     expected = torch.as_tensor(expected, dtype=torch.float64)
     torch.testing.assert_close(actual.detach(), expected, rtol=rtol, atol=0)
+
+
+def descents(optimizer: Variant) -> list[list[Tensor | None]]:
+    """Fills with a copy of each direction that the base optimizer takes from now on."""
+    seen, step = [], optimizer.base.step
+
+    def recording():
+        seen.append([None if p.grad is None else p.grad.clone() for p in optimizer.parameters])
+        step()
+
+    optimizer.base.step = recording
+    return seen
+
+
+def flat(tensors: list[Tensor | None]) -> Tensor:
+    return torch.cat([t.flatten() for t in tensors if t is not None])
+
+
+def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    found = torch.autograd.grad(loss_fn(model(x), y).mean(), list(model.parameters()))
+    return flat(list(found))
+
+
+def moved(model: nn.Module, eps: list[Tensor | None]) -> nn.Module:
+    """A copy of the model at w + eps."""
+    other = seeded(plain_net)
+    for p, w, e in zip(other.parameters(), model.parameters(), eps, strict=True):
+        p.data = w.detach() + e
+    return other
+
+
+def q(variant: type[Variant], momentum: float = 0.0, **knobs: object) -> tuple[Variant, Quadratic]:
+    model = Quadratic()
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+    return variant(base, **knobs), model
