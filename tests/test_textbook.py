@@ -1,0 +1,141 @@
+"""Every variant agrees with torch, or with the plain reference of its equations."""
+
+from __future__ import annotations
+
+import problems
+import pytest
+import reference
+import reference_more
+import torch
+from problems import Zoo, batches, loss_fn, make, norm_net, seeded, train
+
+from samtune.optimizers import BASES, VARIANTS, BayesianSAM
+
+perturbing = pytest.mark.parametrize("name", problems.PERTURBING)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_base_variant_is_torch_bitwise(name):
+    mine, theirs = seeded(Zoo), seeded(Zoo)
+    data = batches(6)
+    torch.manual_seed(7)
+    train(make(name, mine), mine, data)
+    torch.manual_seed(7)
+    base = BASES[name].build(theirs.parameters(), **problems.BASE_KNOBS[name])
+    for x, y in data:
+        base.zero_grad()
+        loss_fn(theirs(x), y).mean().backward()
+        base.step()
+    assert torch.equal(problems.weights(mine), problems.weights(theirs))
+
+
+@perturbing
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+@pytest.mark.parametrize("net", [norm_net, Zoo])
+def test_rho_zero_is_the_base_bitwise(name, base, net):
+    if base not in VARIANTS[name].bases:
+        pytest.skip(f"{name} has no {base} base")
+    data = batches(6)
+    ends = []
+    zero = {VARIANTS[name].radius_knob: 0, **problems.UNSELECTIVE.get(name, {})}
+    for variant, knobs in ((name, zero), (base, {})):
+        model = seeded(net)
+        torch.manual_seed(7)
+        train(make(variant, model, base, **knobs), model, data)
+        ends.append(problems.weights(model))
+    assert torch.equal(*ends)
+
+
+TEXTBOOK = {
+    "sgd": ({}, lambda: reference.plain),
+    "adamw": ({}, lambda: reference.plain),
+    "sam": ({"rho": 0.1}, lambda: reference.sam(0.1)),
+    "asam": (
+        {"rho": 0.5, "eta": 0.01},
+        lambda: reference.asam(0.5, 0.01, lambda n: "weight" in n),
+    ),
+    "asam all": (
+        {"rho": 0.4, "eta": 0.0, "normalize_bias": "all"},
+        lambda: reference.asam(0.4, 0.0, lambda n: True),
+    ),
+    "esam": (
+        {"rho": 0.1, "beta": 0.6, "gamma": 0.3},
+        lambda: reference.esam(0.1, 0.6, 0.3, "element"),
+    ),
+    "esam tensor": (
+        {"rho": 0.1, "beta": 0.5, "gamma": 0.75, "swp_mode": "tensor"},
+        lambda: reference.esam(0.1, 0.5, 0.75, "tensor"),
+    ),
+    "look_sam": (
+        {"rho": 0.2, "k": 3, "alpha": 0.4},
+        lambda: reference.look_sam(0.2, 3, 0.4),
+    ),
+    "look_sam auto": (
+        {"rho": 0.2, "k": 5, "alpha": "auto"},
+        lambda: reference.look_sam(0.2, 5, None),
+    ),
+    "look_layer_sam": (
+        {"rho": 0.05, "k": 2, "alpha": 0.3},
+        lambda: reference.look_sam(0.05, 2, 0.3, "lars"),
+    ),
+    "look_layer_sam global": (
+        {"rho": 0.01, "k": 3, "alpha": 0.3, "layer_rule": "global"},
+        lambda: reference.look_sam(0.01, 3, 0.3, "global"),
+    ),
+    **reference_more.TEXTBOOK,
+}
+"""By case, "variant" or "variant form": the knobs, and what makes its direction by the paper."""
+
+
+@pytest.mark.parametrize(
+    ("case", "base"),
+    [(c, b) for c in TEXTBOOK for b in ("sgd", "adamw") if b in VARIANTS[c.split()[0]].bases],
+)
+def test_textbook_over_100_steps(case, base):
+    knobs, direction = TEXTBOOK[case]
+    data = batches(100) + batches(1, size=5)
+    fast, plain = seeded(Zoo), seeded(Zoo)
+    start = problems.weights(fast)
+
+    names = dict(fast.named_parameters())
+    decayed = {n: 0.01 for n, p in names.items() if p.ndim > 1}
+    groups = [
+        {"params": [names[n] for n in decayed], "weight_decay": 0.01},
+        {"params": [p for n, p in names.items() if n not in decayed], "weight_decay": 0.0},
+    ]
+    if base == "sgd":
+        settings = {"lr": 0.02, "momentum": 0.9, "nesterov": True}
+        textbook = reference.SGD(**settings, weight_decay=decayed)
+    else:
+        settings = {"lr": 1e-3, "beta1": 0.8, "eps": 1e-6}
+        textbook = reference.AdamW(**settings, weight_decay=decayed)
+    optimizer = VARIANTS[case.split()[0]](BASES[base].build(groups, **settings), **knobs)
+
+    torch.manual_seed(7)
+    train(optimizer, fast, data)
+    torch.manual_seed(7)
+    reference.train(plain, data, loss_fn, textbook, direction())
+
+    expected = problems.weights(plain)
+    assert (expected - start).norm() > 0.1 * start.norm()
+    assert (problems.weights(fast) - expected).norm() <= 1e-12 * expected.norm()
+
+
+def test_bayesian_sam_is_its_textbook_over_100_steps():
+    settings = {"lr": 0.02, "rho": 0.05, "prior_precision": 20, "damping": 0.2, "beta1": 0.8}
+    settings |= {"beta2": 0.99, "dafactor": 2, "m": 3, "n_data": 300}
+    fast, plain = seeded(Zoo), seeded(Zoo)
+    trained = [n for n, p in fast.named_parameters() if p.requires_grad]
+    data = batches(100) + batches(1, size=7)
+    torch.manual_seed(7)
+    train(BayesianSAM(fast.parameters(), **settings), fast, data)
+    torch.manual_seed(7)
+    bayes = reference.Bayes(trained, **settings)
+    for x, y in data:
+        bayes.step(reference.Batch(plain, x, y, loss_fn))
+    expected = problems.weights(plain)
+    assert (problems.weights(fast) - expected).norm() <= 1e-12 * expected.norm()
+
+
+def test_every_variant_has_a_textbook():
+    assert {case.split()[0] for case in TEXTBOOK} | {"bayesian_sam"} == set(VARIANTS)
