@@ -1,4 +1,4 @@
-"""Knobs of every perturbing variant (m, interval, params, schedules), and ESAM, LookSAM, bSAM."""
+"""Knobs of every perturbing variant (m, interval, params, schedules), and its bases."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import torch
 from problems import (
     Quadratic,
     batches,
-    close,
     loss_fn,
     make,
     norm_net,
-    on_q,
     perturbations,
     plain_net,
     poisoned,
@@ -24,20 +22,9 @@ from problems import (
 )
 from torch import nn
 
-from samtune.optimizers import (
-    BASES,
-    ESAM,
-    SAM,
-    VARIANTS,
-    BayesianSAM,
-    GradientOracle,
-    LookLayerSAM,
-    LookSAM,
-    TwoPass,
-)
+from samtune.optimizers import BASES, ESAM, SAM, VARIANTS, GradientOracle, LookSAM, TwoPass
 from samtune.optimizers.two_pass import Sharpened
 
-perturbing = pytest.mark.parametrize("name", problems.PERTURBING)
 scheduled = pytest.mark.parametrize("name", problems.SCHEDULED)
 chunked = pytest.mark.parametrize(
     "name", [n for n, v in VARIANTS.items() if issubclass(v, Sharpened)]
@@ -295,271 +282,6 @@ def test_a_schedule_reaches_the_perturbation(name):
             variant.step(GradientOracle(model, x, y, loss_fn))
         ends.append(problems.weights(model))
     torch.testing.assert_close(*ends, rtol=1e-12, atol=0)
-
-
-# ESAM.
-
-
-def test_esam_on_q():
-    model = Quadratic()
-    variant = ESAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5, beta=0.5, gamma=1)
-    variant._thin_ = lambda g: g[0].mul_(torch.tensor([1.0, 0.0]))
-    seen = perturbations(variant)
-    on_q(variant, model)
-    close(seen[0][0], (0.6, 0))
-    close(model.weight, (2.64, 0.6))
-
-
-class Split(nn.Module):
-    """Q with its two weights as two tensors."""
-
-    def __init__(self):
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
-        self.b = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
-
-    def forward(self, x):
-        return (self.a**2 + 4 * self.b**2) / 2 + 0 * x.sum(1)
-
-
-def test_esam_by_tensors_on_q():
-    model = Split()
-    base = torch.optim.SGD(model.parameters(), lr=0.1)
-    variant = ESAM(base, rho=0.5, beta=0.5, gamma=1, swp_mode="tensor")
-    variant._drawn = lambda parameters: [parameters[0], None]
-    seen = perturbations(variant)
-    on_q(variant, model)
-    assert seen[0][1] is None
-    close(seen[0][0], 1.0)
-    close(torch.stack([model.a, model.b]), (2.6, 0.6))
-
-
-@pytest.mark.parametrize(("mode", "radius"), [("tensor", 2.0), ("element", math.sqrt(2))])
-def test_the_radius_of_esams_forms(mode, radius):
-    model = seeded(lambda: nn.Sequential(nn.Linear(6, 900), nn.Tanh(), nn.Linear(900, 3)))
-    variant = make("esam", model, rho=0.1, beta=0.5, swp_mode=mode)
-    seen = perturbations(variant)
-    train(variant, model, batches(4))
-    for eps in seen:
-        norm = sum((e**2).sum() for e in eps if e is not None).sqrt().item()
-        assert norm == pytest.approx(0.1 * radius, rel=1e-9 if mode == "tensor" else 0.25)
-
-
-@pytest.mark.parametrize(("gamma", "b", "count"), [(0.5, 16, 8), (0.3, 5, 2), (1e-6, 4, 1)])
-def test_esam_descends_on_the_samples_that_rise_most(gamma, b, count):
-    model = seeded(plain_net)
-    variant = make("esam", model, gamma=gamma)
-    chosen = []
-
-    class Recording(GradientOracle):
-        def losses(self, index=None):
-            super().losses(index)
-            return self.clean + torch.arange(b).flip(0)
-
-        def grad(self, parameters, index=None):
-            found = super().grad(parameters, index)
-            if index is None:
-                self.clean = self.sample_losses
-            else:
-                chosen.append(index.tolist())
-            return found
-
-    [(x, y)] = batches(1, size=b)
-    variant.step(Recording(model, x, y, loss_fn))
-    assert chosen == [list(range(count))]
-
-
-def test_esam_takes_as_many_when_none_rises():
-    model = Quadratic()
-    variant = make("esam", model, gamma=0.5)
-    x = torch.zeros(4, 1, dtype=torch.float64)
-    result = variant.step(GradientOracle(model, x, x, problems.value))
-    assert result.backward_samples == 4 + 2
-
-
-# LookSAM.
-
-
-@pytest.mark.parametrize(
-    ("alpha", "w"),
-    [
-        (0.7, (2.582081836041515, 0.129688622968864)),
-        (0.5, (2.530915597172510, 0.168063302120617)),
-    ],
-)
-def test_look_sam_on_q(alpha, w):
-    model = Quadratic()
-    base = torch.optim.SGD(model.parameters(), lr=0.1)
-    variant = LookSAM(base, rho=0.5, k=2, alpha=alpha)
-    on_q(variant, model)
-    close(model.weight, (2.67, 0.44))
-    v = variant.state["v"][0] / variant._length()
-    close(v, torch.tensor([-0.8, 0.6]), rtol=1e-7)
-    on_q(variant, model)
-    close(model.weight, w)
-
-
-@pytest.mark.parametrize("name", ["look_sam", "look_layer_sam"])
-def test_look_sam_without_reuse_is_sam_every_k_th_step(name):
-    """By hand: a fresh perturbing step in turn with plain ones, of one base optimizer."""
-    mine, theirs = seeded(norm_net), seeded(norm_net)
-    look = make(name, mine, k=3, alpha=0, rho=0.05)
-    base = BASES["sgd"].build(theirs.parameters(), **problems.BASE_KNOBS["sgd"])
-    perturbs, plain = VARIANTS[name](base, k=1, rho=0.05), VARIANTS["sgd"](base)
-    if name == "look_sam":
-        perturbs = SAM(base, rho=0.05)
-    for i, batch in enumerate(batches(7)):
-        train(look, mine, [batch])
-        train(plain if i % 3 else perturbs, theirs, [batch])
-        assert torch.equal(problems.weights(mine), problems.weights(theirs)), i
-
-
-def test_auto_alpha_is_the_share_at_the_refresh():
-    model = Quadratic()
-    base = torch.optim.SGD(model.parameters(), lr=0.1)
-    variant = LookSAM(base, rho=0.5, k=2, alpha="auto")
-    on_q(variant, model)
-    close(variant.state["v"][0].norm() / variant._length(), 0.72 / 5)
-
-
-def test_look_sam_is_exact_on_a_long_float32_vector():
-    """torch's norm of so many elements in a row is off by 1e-3 on the CPU."""
-    size, generator = 2**24, torch.Generator().manual_seed(0)
-
-    class Long(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.rand(size, generator=generator))
-            # Two halves of different curvature, so that g_v is long as well.
-            self.curvature = torch.ones(size)
-            self.curvature[size // 2 :] = 3
-
-        def forward(self, x):
-            return (self.w.square() * self.curvature).sum() / 2 + 0 * x.sum(1)
-
-    model = Long()
-    variant = LookSAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=1000.0, k=2)
-    seen = perturbations(variant)
-    x = torch.zeros(1, 1)
-    variant.step(GradientOracle(model, x, x, problems.value))
-    v = variant.state["v"][0].double() / variant._length().double()
-    assert v.norm().item() == pytest.approx(1, rel=2e-5)
-    g = (model.curvature * model.w.detach()).double()
-    assert abs(torch.dot(v, g / g.norm()).item()) < 2e-5
-    assert seen[0][0].norm().item() == pytest.approx(1000, rel=2e-5)
-
-
-def test_nothing_is_reused_where_the_hessian_is_isotropic():
-    class Bowl(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = nn.Parameter(torch.randn(50, generator=torch.Generator().manual_seed(1)))
-
-        def forward(self, x):
-            return 1.5 * (self.w**2).sum() + 0 * x.sum(1)
-
-    for dtype in (torch.float32, torch.float64):
-        model = Bowl().to(dtype)
-        variant = make("look_sam", model, k=2)
-        x = torch.zeros(2, 1, dtype=dtype)
-        variant.step(GradientOracle(model, x, x, problems.value))
-        assert variant._length().isinf() and variant.state["v"][0].isfinite().all()
-
-
-def test_look_layer_sam_perturbs_each_layer_by_its_weights():
-    model = seeded(plain_net)
-    model[0].bias.data.zero_()
-    variant = LookLayerSAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.2, k=1)
-    seen = perturbations(variant)
-    before = [p.detach().clone() for p in model.parameters()]
-    train(variant, model, batches(1))
-    for i, (eps, w) in enumerate(zip(seen[0], before, strict=True)):
-        assert eps.norm().item() == pytest.approx(0.0 if i == 1 else 0.2 * w.norm().item())
-
-
-def test_one_tensor_of_look_layer_sam_is_look_sam():
-    ends = []
-    for variant, rho in ((LookLayerSAM, 0.1), (LookSAM, 0.1 * math.sqrt(10))):
-        model = Quadratic()
-        on_q(variant(torch.optim.SGD(model.parameters(), lr=0.1), rho=rho, k=1), model)
-        ends.append(model.weight.detach())
-    close(*ends)
-
-
-# bSAM.
-
-BAYES = {"n_data": 100, "prior_precision": 10, "damping": 0.1, "lr": 0.5, "rho": 0.5, "m": 1}
-
-
-@pytest.mark.parametrize(
-    ("n", "w", "s"),
-    [
-        ((0.0, 0.0), (2.76, 0.395), (1.0022, 1.0032)),
-        ((1.0, -1.0), (2.7575, 0.435), (1.0023, 1.0028)),
-    ],
-)
-def test_bayesian_sam_on_q(n, w, s):
-    model = Quadratic()
-    variant = BayesianSAM(model.parameters(), **BAYES)
-    variant.noise = lambda _: [torch.tensor(n, dtype=torch.float64) / 10]
-    on_q(variant, model)
-    close(model.weight, w)
-    close(variant.state["s"][0], s)
-    if not any(n):
-        on_q(variant, model)
-        close(model.weight, (2.324309984806525, -0.385473497566956))
-        close(variant.state["s"][0], (1.004160834332034, 1.003979325980829))
-
-
-def test_bayesian_sam_without_noise_is_unnormalised_sam():
-    """s = 1 for good: eps = rho g, and a running mean of the gradient descends."""
-    model = Quadratic()
-    knobs = {**BAYES, "beta2": 1.0, "beta1": 0.0, "prior_precision": 0}
-    variant = BayesianSAM(model.parameters(), **knobs)
-    variant.noise = lambda _: [torch.zeros(2, dtype=torch.float64)]
-    on_q(variant, model)
-    # h = A (w + rho A w)
-    close(model.weight, (3 - 0.5 * 4.5, 1 - 0.5 * 12))
-
-
-def test_chunks_of_bayesian_sam_without_noise_and_ascent_are_the_batch():
-    ends = []
-    for m in (1, 5):
-        model = seeded(plain_net)
-        variant = make("bayesian_sam", model, m=m, rho=0, beta2=1.0, n_data=10**40)
-        train(variant, model, batches(3))
-        ends.append(problems.weights(model))
-    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-15)
-
-
-def test_bayesian_sam_draws_its_own_noise():
-    ends = []
-    for seed in (0, 0, 1):
-        model = seeded(plain_net)
-        torch.manual_seed(len(ends))
-        before = torch.get_rng_state()
-        train(make("bayesian_sam", model, seed=seed), model, batches(2))
-        assert torch.equal(torch.get_rng_state(), before)
-        ends.append(problems.weights(model))
-    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
-
-
-def test_samples_of_the_weights():
-    model = seeded(lambda: nn.Linear(100, 100))
-    variant = BayesianSAM(model.parameters(), n_data=100, s_init=4)
-    before = model.weight.detach().clone()
-    draws = []
-    for sample in (0, 1, 0):
-        with variant.sampled_weights(sample):
-            draws.append(model.weight.detach() - before)
-    assert torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[1])
-    assert draws[0].std().item() == pytest.approx(1 / math.sqrt(100 * 4), rel=0.03)
-    assert torch.equal(model.weight, before)
-
-
-def test_bayesian_sam_needs_data():
-    with pytest.raises(ValueError, match="n_data is 0; it counts training samples"):
-        BayesianSAM(seeded(plain_net).parameters(), n_data=0)
 
 
 # Bases.
