@@ -93,3 +93,33 @@ def toy_trainable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.path.remove(str(folder))
     for name in [name for name in sys.modules if name.startswith("labtrainables")]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for torch, which a trial may change."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is fsynced from now on, and `rename` for each rename between them."""
+    order: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def logged_fsync(descriptor: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def logged_rename(self: Path, target: Path) -> Path:
+        order.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(Path, "rename", logged_rename)
+    return order

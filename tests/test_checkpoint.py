@@ -150,24 +150,11 @@ def test_a_disk_that_fails_at_any_write_leaves_the_one_before(tmp_path: Path, ki
 
 
 def test_files_and_folders_are_synced_before_the_rename_and_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, synced: list[str]
 ) -> None:
-    order: list[str] = []
-    fsync, rename = os.fsync, Path.rename
-
-    def logged_fsync(descriptor: int) -> None:
-        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
-        fsync(descriptor)
-
-    def logged_rename(self: Path, target: Path) -> Path:
-        order.append("rename")
-        return rename(self, target)
-
-    monkeypatch.setattr(os, "fsync", logged_fsync)
-    monkeypatch.setattr(Path, "rename", logged_rename)
     save(tmp_path, 3, state())
     unfinished = ".unfinished-epoch-00003"
-    assert order == ["state.pt", "SHA256SUMS", unfinished, "rename", tmp_path.name]
+    assert synced == ["state.pt", "SHA256SUMS", unfinished, "rename", tmp_path.name]
 
 
 def test_the_same_epoch_is_saved_anew_over_a_damaged_one(tmp_path: Path) -> None:

@@ -25,17 +25,12 @@ from trainables.precision import CompileError, Precision, compile_forward
 from trainables.targets import cross_entropy
 from trainables.vision import Vision
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TRAINABLES = [value for value in vars(vision).values() if isinstance(value, Vision)]
 CPU = torch.device("cpu")
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 Report = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

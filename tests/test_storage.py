@@ -128,28 +128,16 @@ def test_a_fetch_that_is_cut_at_any_write_is_made_good_by_the_next(
 
 
 def test_what_is_fetched_is_synced_before_its_rename_and_after(
-    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    record: Record, tmp_path: Path, synced: list[str]
 ) -> None:
     folder, url = start(record), str(tmp_path / "there")
     with copied(record, url, new=True):
         checkpoint(folder, 1)
-    order: list[str] = []
-    fsync, rename = os.fsync, Path.rename
-
-    def logged_fsync(descriptor: int) -> None:
-        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
-        fsync(descriptor)
-
-    def logged_rename(self: Path, target: Path) -> Path:
-        order.append("rename")
-        return rename(self, target)
-
-    monkeypatch.setattr(os, "fsync", logged_fsync)
-    monkeypatch.setattr(Path, "rename", logged_rename)
+    synced.clear()
     assert fetch(tmp_path / "here", url) is None
-    assert order[:5] == ["space.yaml", "sweep.db.unfinished", "rename", "run", "here"]
-    assert {*order[5:7]} == {"state.pt", "SHA256SUMS"}
-    assert order[7:] == [".unfinished-epoch-00001", "rename", "00001"]
+    assert synced[:5] == ["space.yaml", "sweep.db.unfinished", "rename", "run", "here"]
+    assert {*synced[5:7]} == {"state.pt", "SHA256SUMS"}
+    assert synced[7:] == [".unfinished-epoch-00001", "rename", "00001"]
 
 
 def fetch(here: Path, url: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from trainables import loop, vision
 from trainables.models.small_cnn import small_cnn
 from trainables.task import TASK
 from trainables.vision import Vision
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OTHERWISE = {
     "label_noise": 0.0,
@@ -44,13 +45,6 @@ OF_TEST_IMAGES = {"corruption", "severity"}
 """Of cifar10 and cifar100 alone; tests/test_datasets.py has them."""
 OF_GROUPS = {"batch_norm", "sync_perturbation"}
 """Of trials of several processes alone; tests/test_parallel.py has them."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 SHORT = Budget("epochs", 0.3)
