@@ -1,67 +1,28 @@
-"""The networks: their published sizes, their weights, their layout, and ShakeDrop's equation."""
+"""The networks: their published sizes, their weights, their layout and their passes."""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import CIFAR, SMALLEST, smallest
 from torch import Tensor, nn
 from torch._inductor import config as inductor
 
-from samtune.optimizers import SAM, GradientOracle
-from samtune.optimizers.oracle import Index
-from samtune.optimizers.tensors import Gradients
-from trainables.models import MODELS, ModelError, build, check_name
-from trainables.models.densenet import densenet
-from trainables.models.pyramidnet import pyramidnet
-from trainables.models.resnet import Basic, Bottleneck, resnet
-from trainables.models.shakedrop import ShakeDrop
-from trainables.models.vit import StochasticDepth, vit
-from trainables.models.wide_resnet import wide_resnet
+from trainables.models import MODELS, ModelError, build
 
-CIFAR = (3, 32, 32)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGENET = (3, 224, 224)
-PER_SAMPLE = torch.nn.CrossEntropyLoss(reduction="none")
-
-# Each family's smallest form, every kind of block in it.
-SMALLEST = {
-    "resnet": lambda s, c: resnet(s, c, Basic, (1, 1)),
-    "resnet_bottleneck": lambda s, c: resnet(s, c, Bottleneck, (1, 1)),
-    "wide_resnet": lambda s, c: wide_resnet(s, c, 10, 1),
-    "pyramidnet": lambda s, c: pyramidnet(s, c, 8, 9, False, False),
-    "pyramidnet_shakedrop": lambda s, c: pyramidnet(s, c, 11, 9, True, True),
-    "densenet": lambda s, c: densenet(s, c, 10, 4),
-    "vit": lambda s, c: vit(s, c, 24, 3, depth=2),
-    "deit": lambda s, c: vit(s, c, 24, 3, depth=2, drop=0.5),
-}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache
 def size(name: str, in_shape: tuple[int, int, int], classes: int) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in MODELS[name](in_shape, classes).parameters())
-
-
-def smallest(name: str, in_shape: tuple[int, int, int] = CIFAR) -> nn.Module:
-    torch.manual_seed(3)
-    return SMALLEST[name](in_shape, 10)
 
 
 # Published sizes
@@ -313,241 +274,3 @@ def test_compiled_networks_train_alike(name: str) -> None:
     # Compiled code has a stream of its own; `fallback_random` takes the plain one's draws.
     with inductor.patch(compile_threads=1, fallback_random=True):
         compiles(name, "inductor")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_compiled_shakedrop_replays_its_draws() -> None:
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        pytest.skip("torch.compile on the CPU needs a C++ compiler (g++ or clang++)")
-    torch._dynamo.reset()
-    with inductor.patch(compile_threads=1):
-        shake = torch.compile(ShakeDrop(0.5), fullgraph=True)
-        x = torch.ones(64, 1, 2, 2)
-        state = torch.get_rng_state()
-        first, other = shake(x), shake(x)
-        torch.set_rng_state(state)
-        assert torch.equal(shake(x), first) and not torch.equal(first, other)
-
-
-# ShakeDrop and stochastic depth
-
-
-def test_shakedrop_follows_its_equation() -> None:
-    shake = ShakeDrop(0.5)
-    x = torch.randn(4000, 2, 3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    torch.manual_seed(1)
-    out = shake(x)
-    out.sum().backward()
-    assert x.grad is not None
-    forward, backward = (out / x).detach(), x.grad
-    # One factor an image.
-    torch.testing.assert_close(forward, forward[:, :1, :1, :1].expand_as(forward))
-    torch.testing.assert_close(backward, backward[:, :1, :1, :1].expand_as(backward))
-    forward, backward = forward[:, 0, 0, 0], backward[:, 0, 0, 0]
-    kept = backward == 1
-    assert kept.float().mean().item() == pytest.approx(0.5, abs=0.03)
-    torch.testing.assert_close(forward[kept], torch.ones_like(forward[kept]))
-    alpha, beta = forward[~kept], backward[~kept]
-    assert alpha.min() < -0.95 and alpha.max() > 0.95 and (alpha.abs() <= 1 + 1e-5).all()
-    assert beta.min() < 0.05 and beta.max() > 0.95 and ((beta >= 0) & (beta < 1)).all()
-    assert abs(torch.corrcoef(torch.stack([alpha, beta]))[0, 1]) < 0.1
-
-
-def test_shakedrop_evaluates_at_its_expectation() -> None:
-    shake = ShakeDrop(0.7)
-    x = torch.ones(40_000, 1, 1, 1)
-    torch.manual_seed(1)
-    mean = shake(x).mean().item()
-    state = torch.get_rng_state()
-    assert torch.equal(shake.eval()(x), torch.full_like(x, 0.7))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert mean == pytest.approx(0.7, abs=0.02)
-
-
-def test_shakedrop_keeps_the_dtype_and_the_layout() -> None:
-    x = torch.randn(2, 4, 3, 3).to(torch.bfloat16, memory_format=torch.channels_last)
-    out = ShakeDrop(0.5)(x)
-    assert out.dtype == torch.bfloat16
-    assert out.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_the_keep_rate_falls_linearly_to_a_half() -> None:
-    with torch.device("meta"):
-        network = MODELS["pyramidnet_110_270_shakedrop"](CIFAR, 10)
-    rates = [m.keep for m in network.modules() if isinstance(m, ShakeDrop)]
-    assert len(rates) == 54
-    assert rates[0] == pytest.approx(1 - 0.5 / 54) and rates[-1] == 0.5
-    steps = [a - b for a, b in pairwise(rates)]
-    assert steps == pytest.approx([0.5 / 54] * 53)
-
-
-def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean() -> None:
-    drop = StochasticDepth(0.25)
-    x = torch.ones(20_000, 2, 3)
-    torch.manual_seed(1)
-    out = drop(x)
-    assert set(out.flatten(1).std(1).tolist()) == {0.0}
-    assert sorted(out.unique().tolist()) == pytest.approx([0, 1 / 0.75])
-    assert out.mean().item() == pytest.approx(1, abs=0.02)
-    assert torch.equal(drop.eval()(x), x)
-
-
-class Recorded(GradientOracle):
-    """Keeps the gradient of each pass, as one vector."""
-
-    seen: list[Tensor]
-
-    def grad(self, parameters: Sequence[Tensor], index: Index | None = None) -> Gradients:
-        gradients = super().grad(parameters, index)
-        self.seen.append(torch.cat([g.flatten() for g in gradients if g is not None]))
-        return gradients
-
-
-@pytest.mark.parametrize("name", ["pyramidnet_shakedrop", "deit"])
-@pytest.mark.parametrize("replay", [True, False])
-def test_sams_second_pass_draws_the_same_branches(name: str, replay: bool) -> None:
-    model = smallest(name).double().train()
-    x = torch.randn(8, *CIFAR, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    # So near that both passes have the same gradient, but for what they draw.
-    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.0), rho=1e-12)
-    oracle = Recorded(model, x, torch.arange(8), PER_SAMPLE, replay_rng=replay)
-    oracle.seen = []
-    optimizer.step(oracle)
-    first, second = oracle.seen
-    assert torch.allclose(first, second, rtol=1e-6, atol=1e-8) == replay
-
-
-# Names
-
-
-def test_unknown_names() -> None:
-    with pytest.raises(ModelError, match="unknown model 'resnet-18'; did you mean resnet18"):
-        check_name("resnet-18")
-    with pytest.raises(ModelError) as caught:
-        build("transformer", CIFAR, 10, 1)
-    listed = ", ".join(MODELS)
-    assert str(caught.value) == (
-        f"unknown model 'transformer'; there is: {listed}; or torchvision:NAME, or your own: "
-        "my_package.my_module:my_model"
-    )
-    for name in MODELS:
-        check_name(name)
-
-
-def test_names_are_checked_without_torchvision() -> None:
-    code = """
-        import sys
-        sys.modules["torchvision"] = None  # As if it could not be imported.
-        from trainables.models import ModelError, build, check_name
-        check_name("resnet18")
-        check_name("collections:OrderedDict")
-        build("small_cnn", (1, 8, 8), 10, 1)
-        assert "timm" not in sys.modules
-        try:
-            check_name("torchvision:resnet50")
-        except ModelError as error:
-            print(error)
-    """
-    ran = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith(
-        "torchvision:resnet50 needs torchvision, which cannot be imported"
-    )
-    assert "or take samtune's own resnet50" in ran.stdout
-
-
-@pytest.mark.slow
-def test_torchvisions_classifiers_by_name() -> None:
-    pytest.importorskip("torchvision")
-    check_name("torchvision:efficientnet_b0")
-    with pytest.raises(ModelError, match="no classifier 'resnet5O'; did you mean resnet50"):
-        check_name("torchvision:resnet5O")
-    with pytest.raises(ModelError, match="torchvision has no classifier 'fcn_resnet50'"):
-        check_name("torchvision:fcn_resnet50")  # Segmentation.
-    first, again, other = (
-        build("torchvision:squeezenet1_1", (3, 64, 64), 7, seed).state_dict() for seed in (1, 1, 2)
-    )
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    assert not torch.equal(first["classifier.1.weight"], other["classifier.1.weight"])
-    model = build("torchvision:googlenet", (3, 96, 96), 5, 1)
-    assert model.training and model(torch.zeros(2, 3, 96, 96)).shape == (2, 5)
-    with pytest.raises(
-        ModelError, match=r"model torchvision:alexnet: cannot take images of 3 x 8 x 8: Runtime"
-    ):
-        build("torchvision:alexnet", (3, 8, 8), 10, 1)
-    with pytest.raises(ModelError, match="take 3 channels, these images have 1"):
-        build("torchvision:resnet18", (1, 8, 8), 10, 1)
-
-
-USERS = """
-import torch
-from torch import nn
-
-def mine(in_shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(in_shape[1] ** 2), nn.LazyLinear(classes))
-
-def narrow(in_shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(in_shape[1] ** 2, classes - 1))
-
-def wrong(in_shape, classes):
-    return nn.Conv2d(3, classes, 1)
-
-def nothing(in_shape, classes):
-    return None
-
-number = 3
-"""
-
-
-@pytest.fixture
-def users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    (tmp_path / "users_models.py").write_text(USERS)
-    (tmp_path / "users_broken.py").write_text("import nothing_of_that_name\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield "users_models"
-    for name in ("users_models", "users_broken"):
-        sys.modules.pop(name, None)
-
-
-def test_a_model_of_ones_own(users_module: str) -> None:
-    check_name("users_models:mine")
-    first, again, other = (build("users_models:mine", (1, 8, 8), 10, seed) for seed in (1, 1, 2))
-    assert torch.equal(first[2].weight, again[2].weight)
-    assert not torch.equal(first[2].weight, other[2].weight)
-    # It is tried out on one image, which leaves its BatchNorm as it was.
-    assert first.training and first[1].num_batches_tracked == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("users_models:mien", "module users_models has no model 'mien'; did you mean mine?"),
-        ("users_models:number", "module users_models has no model 'number'; "),
-        ("users_model:mine", "no module 'users_model' in "),
-        ("users_broken:mine", "module users_broken cannot be imported: No module named 'nothing_"),
-        ("users models:mine", "'users models:mine' names no model; write torchvision:resnet50, "),
-        (
-            "users_models:narrow",
-            "model users_models:narrow: gives shape (1, 9) for one image of 1 x 8 x 8; with 10 "
-            "classes it must give a tensor of shape (1, 10)",
-        ),
-        (
-            "users_models:wrong",
-            "model users_models:wrong: cannot take images of 1 x 8 x 8: RuntimeError: Given ",
-        ),
-        (
-            "users_models:nothing",
-            "model users_models:nothing: returned a NoneType, not a torch.nn.Module",
-        ),
-    ],
-)
-def test_faults_in_a_model_of_ones_own(users_module: str, name: str, message: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        build(name, (1, 8, 8), 10, 1)
-    assert str(caught.value).startswith(message)
