@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_vision import MEASURED, CutError, assert_bitwise_equal
+from digits_trial import MEASURED, CutError, assert_bitwise_equal
 from torch import nn
 
 from samtune.optimizers import VARIANTS, BayesianSAM
@@ -20,14 +20,9 @@ from trainables.models import MODELS
 from trainables.precision import Precision
 from trainables.split import Split
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CUTS = 20
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(name: str, cut_at: int | None = None, **changes: object) -> list[dict]:

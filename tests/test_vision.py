@@ -1,11 +1,10 @@
-"""The one training loop: spends its budget exactly, resumes bitwise, never sees the test split."""
+"""The one training loop: spends its budget exactly, and never sees the test split."""
 
 from __future__ import annotations
 
 import math
 import pickle
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,70 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from digits_trial import ALL, MEASURED, Report, assert_bitwise_equal, config_of, curve, train
 from ray import cloudpickle
 
 from samtune.optimizers import GradientOracle
 from samtune.optimizers.variant import KnobError
-from samtune.trial import Budget, Seeds, TrialConfig, running
+from samtune.trial import Budget, Seeds, running
 from trainables import checkpoint, data, loop, vision
 from trainables.datasets import digits
 from trainables.evaluation import calibration_error
 from trainables.meter import Meter
-from trainables.models import MODELS, build
-from trainables.models.small_cnn import small_cnn
+from trainables.models import build
 from trainables.task import TASK
 
-ALL = (vision.sgd, vision.adamw, vision.sam, vision.asam)
-# Metrics that a clock or the operating system decides.
-MEASURED = {"train_s", "eval_s", "data_s", "peak_rss_mb", "peak_gpu_mb"}
-Report = dict[str, Any]
-
-
-class CutError(Exception):
-    """The worker dies here."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def config_of(trainable: vision.Vision, base: str = "sgd", **changes: Any) -> TrialConfig:
-    config = TrialConfig(
-        trainable=f"trainables.vision:{trainable.variant}",
-        variant=trainable.variant,
-        base=base,
-        knobs={"lr": 0.05 if base == "sgd" else 0.002},
-        task={"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "batch_size": 64},
-        budget=Budget("compute", 2),
-        seeds=Seeds(1, 2, 3),
-    )
-    return replace(config, **changes)
-
-
-def train(config: TrialConfig, cut_at: int | None = None) -> list[Report]:
-    reports: list[Report] = []
-
-    def send(report: Report) -> None:
-        reports.append(report)
-        if report["epoch"] == cut_at:
-            raise CutError
-
-    with running(config, send):
-        getattr(vision, config.variant)(config)
-    return reports
-
-
-def curve(reports: list[Report], *, without: frozenset[str] = frozenset()) -> list[Report]:
-    return [
-        {
-            "epoch": report["epoch"],
-            **{k: v for k, v in report["metrics"].items() if k not in MEASURED | without},
-        }
-        for report in reports
-    ]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(
@@ -198,54 +147,6 @@ def test_each_seed_matters(seeds: Seeds) -> None:
     assert curve(train(replace(config, seeds=seeds))) != curve(train(config))
 
 
-@pytest.mark.parametrize(
-    ("trainable", "base"),
-    [(t, b) for t in ALL for b in t.bases if t is vision.sam or b in {"sgd", "adamw"}],
-    ids=str,
-)
-def test_a_resumed_trial_is_bitwise_one_that_never_stopped(
-    trainable: vision.Vision, base: str, tmp_path: Path
-) -> None:
-    epochs = 4
-    config = config_of(trainable, base, budget=Budget("epochs", epochs - 0.5))
-    whole = train(replace(config, checkpoint_dir=str(tmp_path / "whole")))
-    for cut_at in range(1, epochs + 1):
-        cut = replace(config, checkpoint_dir=str(tmp_path / f"cut-{cut_at}"))
-        with pytest.raises(CutError):
-            train(cut, cut_at)
-        checkpoint.seed_rng(1234)
-        after = train(cut)
-        assert curve(after) == curve(whole[cut_at - 1 :])
-        ours, theirs = (
-            checkpoint.load(Path(reports[-1]["checkpoint"])) for reports in (after, whole)
-        )
-        for part in ("model", "optimizer", "ranks"):
-            assert_bitwise_equal(ours[part], theirs[part])
-
-
-@pytest.fixture
-def dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small CNN that draws from torch's global generator in each training pass."""
-
-    def with_dropout(in_shape: tuple[int, int, int], classes: int) -> torch.nn.Module:
-        return torch.nn.Sequential(torch.nn.Dropout(0.3), small_cnn(in_shape, classes))
-
-    monkeypatch.setitem(MODELS, "small_cnn", with_dropout)
-
-
-@pytest.mark.usefixtures("dropout")
-def test_a_resumed_trial_draws_the_dropout_masks_it_would_have_drawn(tmp_path: Path) -> None:
-    config = config_of(vision.sam, budget=Budget("epochs", 3))
-    whole = curve(train(config))
-    checkpoint.seed_rng(99)
-    assert curve(train(config)) == whole, "equal seeds mean equal masks in a warm worker too"
-    cut = replace(config, checkpoint_dir=str(tmp_path))
-    with pytest.raises(CutError):
-        train(cut, cut_at=2)
-    checkpoint.seed_rng(1234)
-    assert curve(train(cut)) == whole[1:]
-
-
 @pytest.mark.parametrize("trainable", ALL, ids=lambda t: t.variant)
 def test_batch_norm_sees_each_step_once_and_no_evaluation(
     trainable: vision.Vision, tmp_path: Path
@@ -253,47 +154,6 @@ def test_batch_norm_sees_each_step_once_and_no_evaluation(
     last = train(config_of(trainable, trainable.bases[0], checkpoint_dir=str(tmp_path)))[-1]
     model = checkpoint.load(Path(last["checkpoint"]))["model"]
     assert model["1.num_batches_tracked"] == last["metrics"]["step"] > 0
-
-
-def test_a_resume_from_a_damaged_checkpoint_starts_one_epoch_earlier(tmp_path: Path) -> None:
-    config = config_of(vision.sam, budget=Budget("epochs", 3), checkpoint_dir=str(tmp_path))
-    whole = curve(train(replace(config, checkpoint_dir=None)))
-    with pytest.raises(CutError):
-        train(config, cut_at=2)
-    file = tmp_path / "epoch-00002" / "state.pt"
-    raw = bytearray(file.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    file.write_bytes(raw)
-    resumed = train(config)
-    assert curve(resumed) == whole
-    assert [len(report["warnings"]) for report in resumed] == [1, 0, 0]
-    assert "epoch-00002 is damaged" in resumed[0]["warnings"][0]
-
-
-def test_the_checkpoint_lies_on_disk_when_its_report_is_sent(tmp_path: Path) -> None:
-    config = config_of(vision.sgd, checkpoint_dir=str(tmp_path))
-    seen = []
-
-    def send(report: Report) -> None:
-        saved = checkpoint.verify(Path(report["checkpoint"]))
-        assert saved.sha256 == report["checkpoint_sha256"]
-        assert checkpoint.latest(tmp_path) == saved.path
-        seen.append(report["epoch"])
-
-    with running(config, send):
-        vision.sgd(config)
-    assert seen == [1, 2]
-
-
-def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
-    config = config_of(vision.sgd, checkpoint_dir=str(tmp_path))
-    train(config)
-    other = replace(config, knobs={"lr": 0.1}, seeds=Seeds(8, 2, 3))
-    with pytest.raises(
-        checkpoint.CheckpointError,
-        match=r"knobs\.lr is 0\.05 there and 0\.1 here; seeds\.init is 1 there and 8 here",
-    ):
-        train(other)
 
 
 @pytest.mark.parametrize("trainable", [vision.sgd, vision.sam], ids=lambda t: t.variant)
@@ -489,19 +349,3 @@ def test_a_meter_counts_skips_in_a_row() -> None:
     assert meter.skipped_steps == 198 and not meter.stuck(200)
     count(1, True)
     assert meter.stuck(200)
-
-
-def assert_bitwise_equal(ours: Any, theirs: Any) -> None:
-    if isinstance(ours, torch.Tensor):
-        assert ours.dtype == theirs.dtype
-        assert torch.equal(ours, theirs)
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_bitwise_equal(ours[key], theirs[key])
-    elif isinstance(ours, list | tuple):
-        assert len(ours) == len(theirs)
-        for our, their in zip(ours, theirs, strict=True):
-            assert_bitwise_equal(our, their)
-    else:
-        assert ours == theirs
