@@ -88,7 +88,7 @@ PASSING = {
 
 
 FILES = ("tests/test_crash_points.py", "tests/test_faults.py", "tests/test_security.py")
-FILES += ("tests/test_checkpoint.py",)
+FILES += ("tests/test_checkpoint.py", "tests/test_damage.py")
 # Figures that count the cases which passed, of tests in whichever files they stand.
 PASSED = {
     "optimizers resumed bit for bit, each from 4 places": (

@@ -3,7 +3,7 @@
  1  a worker is killed              test_a_kill_at_a_random_epoch_repeats_at_most_one,
                                     test_each_trial_bears_its_own_fault,
                                     test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
- 2  the driver is killed            test_resume: test_a_killed_run_ends_in_the_tables_of_one,
+ 2  the driver is killed            test_killed_runs: test_a_killed_run_ends_in_the_tables_of_one,
                                     test_crash_points: test_a_sweep_survives_a_crash_at_every
  3  it and all of Ray are killed    test_a_run_goes_on_after_its_whole_tree_was_killed
  4  a node is lost                  test_the_trials_of_a_lost_node_go_on_elsewhere
@@ -11,10 +11,11 @@
                                     test_crash_points: test_a_sweep_survives_a_crash_at_every,
                                     test_resume: test_a_full_disk_stops_cleanly,
                                     test_checkpoint: test_a_disk_that_fails_at_any_write
- 6  torn files                      test_a_torn_log, test_torn_tables, test_a_torn_journal,
+ 6  torn files                      test_damage: test_a_torn_log, test_torn_tables,
+                                    test_a_torn_journal,
                                     test_a_run_that_finds_its_journal_torn,
                                     test_checkpoint: test_a_damaged_newest_falls_back
- 7  a bit has changed               test_a_flipped_bit_in_a_table,
+ 7  a bit has changed               test_damage: test_a_flipped_bit_in_a_table,
                                     test_a_flipped_bit_in_the_record,
                                     test_a_flipped_bit_in_the_log,
                                     test_a_damaged_checkpoint_is_told,
@@ -28,7 +29,7 @@
 12  a loader process dies           there is none: test_no_trial_of_ours_has_loader_processes
 13  the clock jumps                 test_a_clock_that_jumps
 14  two runs, one name              test_cli: test_of_two_runs_of_one_name_one_wins,
-                                    test_resume: test_a_run_is_stopped_from_elsewhere
+                                    test_killed_runs: test_a_run_is_stopped_from_elsewhere
 15  a lock is left                  it cannot be, the kernel's ends with its process:
                                     test_a_lock_ends_with_its_process
 16  Ctrl-C once, twice, in a write  test_cli: test_a_signal_stops_cleanly,
@@ -44,16 +45,16 @@
 20  a hostile name or link          test_security: test_a_name_is_refused,
                                     test_every_command_refuses, test_a_run_that_is_a_link
 21  a hostile checkpoint            test_checkpoint: test_a_payload_is_refused_and_not_executed
-22  another trial's checkpoint      test_vision: test_a_checkpoint_of_another_trial_is_refused
+22  another trial's checkpoint      test_trial_resume: test_a_checkpoint_of_another_trial
 23  a wrong or hostile archive      test_datasets: test_a_truncated_archive_is_refused,
                                     test_a_tar_archive_that_leads_out
 24  two fetch at once               test_datasets: test_of_several_processes_one_downloads
 25  no network                      test_datasets: test_without_a_network_it_says
 26  ports                           test_security: test_nothing_listens_beyond_rays_own_ports,
                                     test_ray_tells_nobody, test_an_open_ray_is_refused
-27  other versions                  test_resume: test_a_run_is_stopped_from_elsewhere
-28  the space or code changes       test_resume: test_a_run_is_stopped_from_elsewhere,
-                                    test_resume: test_code_is_told_apart
+27  other versions                  test_killed_runs: test_a_run_is_stopped_from_elsewhere
+28  the space or code changes       test_killed_runs: test_a_run_is_stopped_from_elsewhere,
+                                    test_killed_runs: test_code_is_told_apart
 29  10,000 trials                   test_status_of_10_000_trials
 30  a report doubled, late, early   test_resume: test_reports_that_come_twice_late_or_out_of_order
 31  escapes for a terminal          test_each_trial_bears_its_own_fault,
@@ -68,23 +69,16 @@ import multiprocessing
 import os
 import random
 import re
-import shutil
-import sqlite3
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from test_crash_points import SEARCH, content, failed_at, killed_at, run_or_resume
-from test_record import CONFIG, STUDY, message
+from test_crash_points import content, failed_at, run_or_resume
+from test_record import STUDY, fill
 from test_sweep import record_of
 
 from benchmarks import reliability
@@ -94,8 +88,6 @@ from samtune.cluster import Cluster
 from samtune.export import export
 from samtune.live import QuietView
 from samtune.record import Record
-from samtune.run_folder import RunError
-from samtune.search import Proposals
 from samtune.space import SearchSpace
 from samtune.stages import Search
 from samtune.status import status_of
@@ -103,7 +95,6 @@ from samtune.stop import Stop
 from samtune.sweep import run_stage
 
 ROOT = Path(__file__).parents[1]
-FLIPS = 500
 
 
 def test_every_row_of_the_matrix_names_tests_that_there_are() -> None:
@@ -125,235 +116,6 @@ def test_the_published_figures_count_tests_that_there_are(monkeypatch: pytest.Mo
     monkeypatch.setitem(reliability.PASSED, "gone", ("test_that_was_renamed",))
     with pytest.raises(LookupError, match="test_that_was_renamed is in no file"):
         reliability.nodes()
-
-
-def fill(record: Record, trials: int = 6, epochs: int = 4) -> None:
-    for number in range(trials):
-        trial = record.add_trial(0, "search", number, "sampled", CONFIG)
-        attempt, _ = record.start_attempt(trial)
-        for epoch in range(1, epochs + 1):
-            record.add_report(trial.trial, attempt, message(epoch, number / 7 + epoch), "val_acc")
-        record.end_trial(trial.trial, "completed", wall_s=1.5)
-
-
-def dump(folder: Path) -> list[tuple[Any, ...]]:
-    """Every row of every table of a record."""
-    with closing(sqlite3.connect(folder / "sweep.db")) as db:
-        tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        kept = [name for (name,) in tables if name != "sqlite_sequence"]
-        return [(name, *row) for name in kept for row in db.execute(f"SELECT * FROM {name}")]
-
-
-def flipped(raw: bytes, bit: int) -> bytes:
-    changed = bytearray(raw)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
-def bits(raw: bytes) -> list[int]:
-    return random.Random(0).sample(range(8 * len(raw)), FLIPS)
-
-
-@pytest.fixture
-def killed(memory: Path) -> Path:
-    """A run as a killed process leaves it: the last commits are in the write-ahead log."""
-    left = memory / "left"
-    with Record.create(memory, "mine", [STUDY]) as record:
-        fill(record)
-        shutil.copytree(record.folder, left)
-    (left / "sweep.db-shm").unlink()
-    assert (left / "sweep.db-wal").stat().st_size > 100_000
-    return left
-
-
-def test_a_flipped_bit_in_a_table_is_found(
-    runs: Path, record_property: Callable[[str, object], None]
-) -> None:
-    with Record.create(runs, "mine", [STUDY]) as record:
-        fill(record)
-        path = next(path for path in export(record) if path.name == "curves.parquet")
-    raw = path.read_bytes()
-    for bit in bits(raw):
-        path.write_bytes(flipped(raw, bit))
-        with pytest.raises(tables.TableError, match="damaged"):
-            tables.read(path, "curves")
-    record_property("flipped bits found, Parquet", f"{FLIPS} of {FLIPS}")
-
-
-def test_a_flipped_bit_in_the_record_is_found(
-    memory: Path, record_property: Callable[[str, object], None]
-) -> None:
-    with Record.create(memory, "mine", [STUDY]) as record:
-        fill(record, trials=20, epochs=10)
-    folder = memory / "mine"
-    whole, raw, found = dump(folder), (folder / "sweep.db").read_bytes(), 0
-    for bit in bits(raw):
-        (folder / "sweep.db").write_bytes(flipped(raw, bit))
-        try:
-            with Record.open(memory, "mine") as record:
-                record.verify()
-        except RunError as error:
-            assert "sweep.db" in str(error) and "\n" not in str(error)
-            found += 1
-        else:
-            # One of those that say nothing: free space, or SQLite's own statistics.
-            assert dump(folder) == whole
-        for rest in ("sweep.db-wal", "sweep.db-shm"):
-            (folder / rest).unlink(missing_ok=True)
-    assert found > FLIPS / 5
-    told = f"flipped bits found, record ({FLIPS - found} changed nothing that it says)"
-    record_property(told, f"{found} of {found}")
-
-
-def reopened(left: Path, log: bytes) -> Record:
-    """The run `left` once more, with `log` for its write-ahead log."""
-    again = left.with_name("again")
-    shutil.rmtree(again, ignore_errors=True)
-    shutil.copytree(left, again)
-    (again / "sweep.db-wal").write_bytes(log)
-    return Record.open(again.parent, again.name)
-
-
-def test_a_torn_log_costs_the_last_commit_and_nothing_else(
-    killed: Path, record_property: Callable[[str, object], None]
-) -> None:
-    raw = (killed / "sweep.db-wal").read_bytes()
-    with reopened(killed, raw) as record:
-        *before, last = record.trials()
-        reports = list(record.reports())
-        assert last.state == "completed"
-    for cut in range(1, 201):
-        with reopened(killed, raw[:-cut]) as record:
-            record.verify()
-            *same, torn = record.trials()
-            assert same == before and torn.state == "running" and torn.config == last.config
-            assert list(record.reports()) == reports
-            assert not record.events()
-    record_property("torn logs that cost the last commit alone", "200 of 200")
-
-
-def test_a_flipped_bit_in_the_log_is_found_or_costs_the_last_commit(
-    killed: Path, record_property: Callable[[str, object], None]
-) -> None:
-    raw = (killed / "sweep.db-wal").read_bytes()
-    with reopened(killed, raw) as record:
-        whole = list(record.trials()), list(record.reports())
-    lost = {"found": 0, "last commit": 0}
-    for bit in bits(raw):
-        try:
-            with reopened(killed, flipped(raw, bit)) as record:
-                record.verify()
-                found = any(event["kind"] == "damaged" for event in record.events())
-                trials, reports = list(record.trials()), list(record.reports())
-        except RunError:
-            found = True
-        if not found and (trials, reports) != whole:
-            assert reports == whole[1] and trials[:-1] == whole[0][:-1]
-            lost["last commit"] += 1
-        lost["found"] += found
-    assert lost["found"] > FLIPS * 0.9
-    changed = sum(lost.values())
-    told = "flipped bits found, log of a killed process (the rest cost its last commit)"
-    record_property(told, f"{lost['found']} of {changed}")
-
-
-def test_torn_tables_are_told_and_made_anew(runs: Path) -> None:
-    with Record.create(runs, "mine", [STUDY]) as record:
-        fill(record, trials=2)
-        path = next(path for path in export(record) if path.name == "curves.parquet")
-        raw = path.read_bytes()
-        for cut in range(1, 201):
-            path.write_bytes(raw[:-cut])
-            with pytest.raises(tables.TableError, match="damaged"):
-                tables.read(path, "curves")
-        export(record)
-    assert path.read_bytes() == raw
-
-
-def test_a_process_that_reads_a_table_and_ends_is_not_aborted(runs: Path) -> None:
-    with Record.create(runs, "mine", [STUDY]) as record:
-        fill(record, trials=2)
-        path = next(path for path in export(record) if path.name == "curves.parquet")
-    code = (
-        "import sys; from pathlib import Path; from samtune import tables\n"
-        "tables.read(Path(sys.argv[1]), 'curves').to_pylist()"
-    )
-    words = [sys.executable, "-c", code, str(path)]
-    assert [subprocess.run(words, check=False).returncode for _ in range(5)] == [0] * 5
-
-
-def test_a_torn_journal_is_mended_by_the_next_line(
-    memory: Path, record_property: Callable[[str, object], None]
-) -> None:
-    space, journal = SearchSpace.load("sgd"), memory / "optuna.journal"
-
-    def ended(proposals: Proposals) -> None:
-        proposal = proposals.ask()
-        assert proposal is not None
-        proposals.tell(proposal.number, "completed", {1: 0.5})
-
-    for _ in range(2):
-        ended(Proposals(space, journal))
-    raw = journal.read_bytes()
-    places = cuts(raw)
-    for cut in places:
-        journal.write_bytes(raw[:cut])
-        ended(Proposals(space, journal))
-        kept = [json.loads(line) for line in raw[:cut].split(b"\n")[:-1]]
-        assert trials_in(journal) == sum("distributions" in line for line in kept) + 1
-    record_property("journals torn, mended by the next line", f"{len(places)} of {len(places)}")
-
-
-def test_a_run_that_finds_its_journal_torn_goes_on(
-    memory: Path, record_property: Callable[[str, object], None]
-) -> None:
-    nobody = os.open(os.devnull, os.O_WRONLY)
-    run_or_resume(memory / "unharmed", nobody)
-    assert killed_at(60, memory / "killed", nobody, SEARCH)
-    journal = memory / "killed" / "mine" / "optuna.journal"
-    raw = journal.read_bytes()
-    places = cuts(raw)
-    with Record.open(memory / "killed", "mine") as record, record.lock():
-        for cut in places:
-            journal.write_bytes(raw[:cut])
-            Search(record, [SEARCH.space])
-            assert journal.read_bytes().count(b"\n") == raw.count(b"\n")
-    journal.write_bytes(raw[: len(raw) // 2])
-    run_or_resume(memory / "killed", nobody)
-    assert content(memory / "killed" / "mine") == content(memory / "unharmed" / "mine")
-    assert trials_in(journal) == 3
-    record_property(
-        "journals torn, found so by a run that went on", f"{len(places)} of {len(places)}"
-    )
-
-
-def cuts(raw: bytes) -> list[int]:
-    """Where a file is cut: 500 random places, or every one where there are fewer."""
-    return sorted(random.Random(0).sample(range(len(raw)), min(500, len(raw))))
-
-
-def trials_in(journal: Path) -> int:
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    return len(optuna.load_study(study_name="sgd", storage=storage).trials)
-
-
-def test_a_damaged_checkpoint_is_told_by_the_sweep_that_goes_on(memory: Path) -> None:
-    nobody = os.open(os.devnull, os.O_WRONLY)
-    run_or_resume(memory / "unharmed", nobody)
-    for number in itertools.count(20):
-        runs = memory / str(number)
-        assert killed_at(number, runs, nobody, SEARCH)
-        if newest := [*runs.glob("mine/checkpoints/*/epoch-00002")]:
-            break
-    state = newest[0] / "state.pt"
-    state.write_bytes(flipped(state.read_bytes(), 5000))
-    run_or_resume(runs, nobody)
-    with Record.open(runs, "mine") as record:
-        (warning,) = [event for event in record.events() if event["kind"] == "warning"]
-    assert f"{newest[0]} is damaged" in warning["detail"]
-    assert warning["detail"].endswith("going on from the one before it")
-    assert warning["trial"] == int(newest[0].parent.name)
-    assert content(runs / "mine") == content(memory / "unharmed" / "mine")
 
 
 KILLED = """

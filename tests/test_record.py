@@ -57,6 +57,15 @@ def message(epoch: int, value: float, **metrics: float) -> dict[str, Any]:
     }
 
 
+def fill(record: Record, trials: int = 6, epochs: int = 4) -> None:
+    for number in range(trials):
+        trial = record.add_trial(0, "search", number, "sampled", CONFIG)
+        attempt, _ = record.start_attempt(trial)
+        for epoch in range(1, epochs + 1):
+            record.add_report(trial.trial, attempt, message(epoch, number / 7 + epoch), "val_acc")
+        record.end_trial(trial.trial, "completed", wall_s=1.5)
+
+
 @pytest.mark.parametrize(
     "name", ["", "..", "../escape", "a/b", "/abs", "A", "a" * 65, "-x", "a\0b", "ü", "a..b"]
 )
