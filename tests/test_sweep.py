@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,11 @@ def by_mode(record: Record) -> dict[Any, TrialRow]:
     return {trial.config.knobs["mode"]: trial for trial in record.trials()}
 
 
+def one_at_a_time(on: Cluster) -> Cluster:
+    """In the order of the grid, however fast a worker starts."""
+    return replace(on, slots=1)
+
+
 def assert_rungs_replay(record: Record, spaces: Sequence[SearchSpace]) -> None:
     """Every decision on record is the one that the reports before it lead to."""
     Search(record, spaces)
@@ -139,7 +145,7 @@ def test_asha_prunes_the_poor_and_the_record_knows_why(
     grid = "  lr: {grid: [0.5, 0.4, 0.3, 0.2, 0.1, 0.6]}"
     spaces = [SearchSpace.load(space_file(lab, grid, search="{method: grid}"))]
     with record_of(runs, spaces) as record:
-        progress = sweep(record, spaces, two_slots)
+        progress = sweep(record, spaces, one_at_a_time(two_slots))
         trials = {trial.config.knobs["lr"]: trial for trial in record.trials()}
         reports = Counter(report.trial for report in record.reports())
         assert progress.states["completed"] + progress.states["pruned"] == 6
@@ -159,7 +165,7 @@ def test_a_paused_trial_goes_on_when_it_is_promoted(
     words = {"search": "{method: grid}", "asha": "{mode: promote, grace: 2, factor: 3}"}
     spaces = [SearchSpace.load(space_file(lab, grid, **words))]
     with record_of(runs, spaces) as record:
-        progress = sweep(record, spaces, two_slots)
+        progress = sweep(record, spaces, one_at_a_time(two_slots))
         trials = {trial.config.knobs["lr"]: trial for trial in record.trials()}
         causes = {
             lr: [a["cause"] for a in record.attempts("trial = ?", trial.trial)]
