@@ -4,7 +4,8 @@
 
 measures a samtune command. Linux only: this process adopts what its descendants leave behind. CPU
 time is sampled five times a second, because Ray lets the kernel forget the workers that it ends;
-the last fifth of a second of a process may be missing.
+the last fifth of a second of a process may be missing, but not of the command itself. What outlives
+the command is waited for, and counts as its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import psutil
 SAMTUNE = (sys.executable, "-c", "from samtune.cli import main; main()")
 _PR_SET_CHILD_SUBREAPER = 36
 _EVERY_S = 0.2
+_OUTLIVES_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class Usage:
     processes: int
 
 
+def look(used: dict[psutil.Process, float]) -> None:
+    """Brings the processor seconds of all processes below this one, dead or alive, up to date."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            used[process] = sum(process.cpu_times()[:2])
+
+
 def measure(
     words: Sequence[str],
     *,
@@ -44,25 +53,51 @@ def measure(
     output: int | None = None,
 ) -> Usage:
     """Runs a command to its end and adds up the processor time of its whole process tree."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    used: dict[tuple[int, float], float] = {}
-    own = psutil.Process()
-    started = time.monotonic()
-    command = subprocess.Popen(
-        words,
-        cwd=folder,
-        env={**os.environ, **(environment or {})},
-        stdout=output,
-        stderr=output,
-    )
-    while command.poll() is None:
-        for process in own.children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                used[process.pid, process.create_time()] = times.user + times.system
-        time.sleep(_EVERY_S)
-    wall_s = time.monotonic() - started
-    return Usage(command.returncode, wall_s, sum(used.values()), len(used))
+    # Those of others, which neither count nor are waited for.
+    others = {*psutil.Process().children(recursive=True)}
+    used: dict[psutil.Process, float] = {}
+    with _adopting():
+        started = time.monotonic()
+        command = subprocess.Popen(
+            words,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            stdout=output,
+            stderr=output,
+        )
+        # It is left unreaped for a last look.
+        end = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while os.waitid(os.P_PID, command.pid, end) is None:
+            look(used)
+            time.sleep(_EVERY_S)
+        wall_s = time.monotonic() - started
+        look(used)
+        returncode = command.wait()
+        _outlive(used, others)
+    own = [seconds for process, seconds in used.items() if process not in others]
+    return Usage(returncode, wall_s, sum(own), len(own))
+
+
+@contextlib.contextmanager
+def _adopting() -> Iterator[None]:
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+def _outlive(used: dict[psutil.Process, float], others: Collection[psutil.Process]) -> None:
+    """Looks on until all but the `others` have ended, reaps them, and ends what will not."""
+    until = time.monotonic() + _OUTLIVES_S
+    while left := {*psutil.Process().children(recursive=True)} - {*others}:
+        look(used)
+        if time.monotonic() > until:
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        psutil.wait_procs(left, timeout=_EVERY_S)
 
 
 def main() -> int:
