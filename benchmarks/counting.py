@@ -46,15 +46,14 @@ _REDUCTION_LAUNCHES = 2
 _REDUCTIONS = {"_foreach_norm", "_foreach_max", "_foreach_powsum"}
 _CONCATENATED_AT_ONCE = 128
 
-_NO_KERNEL = {
+# Views whose schemas do not say so.
+_SAME_MEMORY = {"lift_fresh", "_unsafe_view", "_reshape_alias"}
+_NO_KERNEL = _SAME_MEMORY | {
     "empty",
     "empty_like",
     "empty_strided",
     "new_empty",
     "new_empty_strided",
-    "lift_fresh",
-    "_unsafe_view",
-    "_reshape_alias",
 }
 _WRITE_ONLY = {
     "copy_",
@@ -150,7 +149,8 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.counts.syncs += not self._paused and args[0].device.type != "cpu"
             return args[0].dtype is torch.bool or (1.0 if args[0].is_floating_point() else 1)
         out = None if name.startswith("_fused_") else func(*args, **kwargs)
-        if all(r.alias_info is None for r in func._schema.returns):
+        new = all(r.alias_info is None for r in func._schema.returns)
+        if new and name not in _SAME_MEMORY:
             self._watch(out)
         if not self._paused:
             call = _Call(func, name, args, kwargs, out)
@@ -227,10 +227,10 @@ class _Call:
 
     def _foreach_launches(self) -> int:
         lists = [v for a, v in self._tensor_arguments() if "List" in str(a.type) and v]
+        if not _together(lists):
+            return len(lists[0])
         if self.name in _REDUCTIONS:
             return packed([t.numel() for t in lists[0]], MAX_TENSORS[0]) + _REDUCTION_LAUNCHES
-        if not all(_alike(same) for same in zip(*lists, strict=True)):
-            return len(lists[0])
         if isinstance(self.out, (list, tuple)) and not self.name.endswith("_"):
             lists.append(list(self.out))
         scalars = "ScalarList" in self.func._overloadname
@@ -267,16 +267,23 @@ def packed(sizes: Sequence[int], max_tensors: int) -> int:
     return launches + (blocks > 0)
 
 
-def _alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether these have one layout and dtype; if not, foreach goes tensor by tensor."""
-    first = tensors[0]
+def _together(lists: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether foreach takes these lists at once, by ATen/native/ForeachUtils.h; if not, it goes
+    tensor by tensor."""
+    first = lists[0][0]
     return all(
         t.dtype == first.dtype
         and t.device == first.device
-        and t.shape == first.shape
-        and t.stride() == first.stride()
-        for t in tensors
+        and _dense(t)
+        and (t.shape, t.stride()) == (row[0].shape, row[0].stride())
+        for row in zip(*lists, strict=True)
+        for t in row
     )
+
+
+def _dense(t: Tensor) -> bool:
+    span = 1 + sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True))
+    return span == t.numel() or t.numel() == 0
 
 
 def _bytes(t: Tensor) -> int:

@@ -124,8 +124,14 @@ def contenders(images: Tensor) -> dict[str, Callable[[], object]]:
             yield augment(batch)
 
     def theirs(pictures: Pictures, workers: int) -> Iterator[Tensor]:
-        for batch, _ in DataLoader(pictures, BATCH, shuffle=True, num_workers=workers):
-            yield batch
+        # A fork server, newer Pythons' default, would be the workers' parent and keep their time.
+        how = "fork" if workers else None
+        yield from (
+            batch
+            for batch, _ in DataLoader(
+                pictures, BATCH, shuffle=True, num_workers=workers, multiprocessing_context=how
+            )
+        )
 
     v1_pictures = Pictures(split, on_pil, as_pil=True)
     v2_pictures = Pictures(split, on_tensors, as_pil=False)

@@ -4,8 +4,8 @@
 
 measures a samtune command. Linux only: this process adopts what its descendants leave behind. CPU
 time is sampled five times a second, because Ray lets the kernel forget the workers that it ends;
-the last fifth of a second of a process may be missing, but not of the command itself. What outlives
-the command is waited for, and counts as its own.
+the last fifth of a second of a process may be missing, but not of the command itself. What
+outlives the command is waited for, and counts as its own.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ the smallest size, with more reports a trial, tells a trial from its reports. Li
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import resource
@@ -30,7 +29,7 @@ import psutil
 
 import samtune
 from benchmarks.environment import environment
-from benchmarks.process_tree import measure
+from benchmarks.process_tree import look, measure
 
 _SPACE = """\
 samtune: 1
@@ -72,9 +71,9 @@ def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> 
     file = Path("scale.yaml")
     file.write_text(_SPACE.format(trials=trials, reports=reports, slots=slots, method=method))
     seen: list[dict[str, float]] = []
-    spent: dict[tuple[int, float], float] = {}
+    spent: dict[psutil.Process, float] = {}
 
-    def look() -> None:
+    def watch() -> None:
         while not Path("runs", "scale", "sweep.db").exists():
             time.sleep(_EVERY_S)
         with Record.open(Path("runs"), "scale", read_only=True) as record:
@@ -83,7 +82,7 @@ def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> 
                 seen.append({"ended": ended, "at": time.monotonic(), **_used(spent)})
                 time.sleep(_EVERY_S)
 
-    threading.Thread(target=look, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         main(["run", str(file), "--no-confirm", "--quiet", "--name", "scale"])
     except SystemExit as end:
@@ -107,18 +106,15 @@ def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> 
     )
 
 
-def _used(spent: dict[tuple[int, float], float]) -> dict[str, float]:
+def _used(spent: dict[psutil.Process, float]) -> dict[str, float]:
     """Time and memory of this process, and the time of all ever seen under it: `spent`."""
-    own = psutil.Process()
-    for process in (own, *own.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            spent[process.pid, process.create_time()] = sum(process.cpu_times()[:2])
+    look(spent)
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "cpu_s": used.ru_utime + used.ru_stime,
-        "all_cpu_s": sum(spent.values()),
+        "all_cpu_s": used.ru_utime + used.ru_stime + sum(spent.values()),
         "processes": float(len(spent)),
-        "rss_mib": own.memory_info().rss / 2**20,
+        "rss_mib": psutil.Process().memory_info().rss / 2**20,
     }
 
 

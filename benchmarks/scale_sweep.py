@@ -131,7 +131,7 @@ def _play(driver: _Driver, slots: int, epoch_s: float) -> tuple[int, float]:
 
     for slot in range(slots):
         start(slot, 0.0)
-    last = full_until = 0.0
+    last, full = 0.0, (0.0, 0.0, waiting)
     while waiting:
         now, slot, epoch, name, quality = heapq.heappop(waiting)
         trained += epoch_s
@@ -157,9 +157,11 @@ def _play(driver: _Driver, slots: int, epoch_s: float) -> tuple[int, float]:
         _, at = serve(at, lambda n=name: driver.ended(n, {"done": True}, False))
         start(slot, at)
         if len(waiting) == slots:
-            full_until, trained_full = at, trained
+            full = at, trained, [*waiting]
     # Up to where the queue ran dry: the end of a sweep empties its slots one by one.
-    return reports, trained_full / (slots * full_until)
+    until, trained, under_way = full
+    trained += sum(max(0.0, until - (end - epoch_s)) for end, *_ in under_way)
+    return reports, trained / (slots * until)
 
 
 def _alone(arguments: tuple[str, int, int, float]) -> dict[str, float]:

@@ -65,9 +65,13 @@ def main() -> None:
     about = {"environment": environment("torch", "ray", "optuna", "syne-tune")}
     contenders = [name for name in arguments.contenders.split(",") if _installed(name)]
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    expected: dict[str, float] = {}
     for _ in range(arguments.rounds):
         for name in contenders:
-            rounds[name].append(run(name, sweep))
+            figures, found = run(name, sweep)
+            if found != (expected := expected or found):
+                raise SystemExit(f"{name} came to other accuracies than {contenders[0]}")
+            rounds[name].append(figures)
             print(name, rounds[name][-1], file=sys.stderr, flush=True)
     rows = [summary(name, found, len(sweep["configurations"])) for name, found in rounds.items()]
     print(table(rows))
@@ -82,8 +86,9 @@ def add(file: Path, per_trial: float, results: dict[str, Any]) -> None:
     file.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def run(name: str, sweep: dict[str, Any]) -> dict[str, float]:
-    """One contender's whole sweep, in a folder of its own."""
+def run(name: str, sweep: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """One contender's whole sweep, in a folder of its own: its figures, and what `accuracies`
+    finds."""
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         log = here / "log"
@@ -114,15 +119,32 @@ def run(name: str, sweep: dict[str, Any]) -> dict[str, float]:
         if usage.returncode:
             raise SystemExit(f"{name} ended with exit code {usage.returncode}")
         trained = [json.loads(line) for line in log.read_text().splitlines()]
-    missing = len(sweep["configurations"]) - len({json.dumps(t["knobs"]) for t in trained})
-    if missing:
-        raise SystemExit(f"{name} left {missing} configurations untrained")
-    return {
+    found = accuracies(name, trained, sweep)
+    figures = {
         "cpu_s": round(usage.cpu_s, 2),
         "wall_s": round(usage.wall_s, 2),
         "training_s": round(sum(t["cpu_s"] for t in trained), 2),
         "processes": usage.processes,
     }
+    return figures, found
+
+
+def accuracies(
+    name: str, trained: list[dict[str, Any]], sweep: dict[str, Any]
+) -> dict[str, float]:
+    """Each configuration's last. Raises SystemExit unless each was trained once and wholly."""
+    wanted = len(sweep["configurations"])
+    found = {
+        str([one["knobs"][knob] for knob in sweep["grid"]]): one["val_acc"]
+        for one in trained
+        if one["used"] >= sweep["per_trial"]
+    }
+    if not len(trained) == len(found) == wanted:
+        raise SystemExit(
+            f"{name} trained {len(found)} of {wanted} configurations to their ends, "
+            f"in {len(trained)} trials"
+        )
+    return found
 
 
 def summary(name: str, rounds: list[dict[str, float]], trials: int) -> dict[str, Any]:

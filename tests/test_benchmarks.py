@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import json
 import sys
-import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
-import psutil
+import pytest
+from test_sweep import record_of
 
 from benchmarks.process_tree import measure
+from benchmarks.reliability import passed
+from benchmarks.scale_sweep import _play
+from benchmarks.sweep import TASK, accuracies
+from benchmarks.sweep_peers import train_reporting, trial_config
+from samtune.rungs import Verdict
+from samtune.space import SearchSpace
+from samtune.stages import Search
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass"
 
@@ -19,7 +29,6 @@ def test_what_outlives_a_command_counts_as_its_own_and_once() -> None:
     assert left.processes == 2 and left.cpu_s >= 0.25
     after = measure([sys.executable, "-c", "pass"])
     assert after.processes == 1 and after.cpu_s < 0.4
-    assert not psutil.Process().children()
 
 
 def test_a_command_is_measured_to_its_last_moment() -> None:
@@ -27,3 +36,67 @@ def test_a_command_is_measured_to_its_last_moment() -> None:
     burn = BURN.replace("0.5", "0.12")
     usage = measure([sys.executable, "-c", burn])
     assert usage.cpu_s >= 0.1 and usage.returncode == 0
+
+
+def test_a_skipped_case_has_not_passed() -> None:
+    suite = ElementTree.fromstring(
+        "<s><testcase name='test_a[1]'/><testcase name='test_a[2]'><skipped/></testcase>"
+        "<testcase name='test_b'/></s>"
+    )
+    assert passed([*suite], ["test_a"]) == 1
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [
+        [{"knobs": {"lr": 0.1}, "used": 4.0, "val_acc": 0.5}],
+        [{"knobs": {"lr": lr}, "used": 4.0, "val_acc": 0.5} for lr in (0.1, 0.2, 0.2)],
+        [{"knobs": {"lr": lr}, "used": used, "val_acc": 0.5} for lr, used in ((0.1, 4), (0.2, 2))],
+    ],
+    ids=["too few", "too many", "one cut short"],
+)
+def test_a_contender_that_did_other_work_is_refused(trained: list[dict[str, Any]]) -> None:
+    listed = [{"lr": 0.1}, {"lr": 0.2}]
+    sweep = {"grid": {"lr": [0.1, 0.2]}, "per_trial": 4, "configurations": listed}
+    with pytest.raises(SystemExit, match="of 2 configurations"):
+        accuracies("peer", trained, sweep)
+
+
+def test_a_peer_trains_what_samtune_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same seeds, task and budget; and what it notes is the trial's whole work."""
+    monkeypatch.setenv("SAMTUNE_BENCHMARK_LOG", str(tmp_path / "log"))
+    space = SearchSpace.load("sam", ["budget.per_trial=2", "asha.grace=2"])
+    sweep = {"task": TASK, "per_trial": 2.0}
+    with record_of(tmp_path, [space]) as record:
+        trial = Search(record, [space]).next()
+    assert trial is not None
+    theirs, knobs = trial.config, {"lr": 0.1, "rho": 0.05}
+    ours = trial_config(sweep, knobs)
+    for part in ("seeds", "budget", "base", "variant"):
+        assert getattr(ours, part) == getattr(theirs, part)
+    value = train_reporting(sweep, knobs, lambda value: None)
+    noted = json.loads((tmp_path / "log").read_text())
+    assert (noted["used"], noted["val_acc"], noted["knobs"]) == (2, value, knobs)
+
+
+class Instant:
+    """A driver that takes no time and has so many trials."""
+
+    def __init__(self, trials: int) -> None:
+        self.left = trials
+
+    def propose(self, name: str) -> dict[str, Any] | None:
+        self.left -= 1
+        return {} if self.left >= 0 else None
+
+    def reported(self, trial: object, report: object) -> Verdict:
+        return Verdict("continue")
+
+    def ended(self, *_: object) -> None: ...
+
+
+def test_slots_that_never_wait_are_busy_all_the_time() -> None:
+    """Epochs that are under way when the queue runs dry are no idle time."""
+    driver: Any = Instant(15)
+    reports, busy = _play(driver, 10, 1e4)
+    assert reports == 150 and busy == pytest.approx(1, abs=1e-3)

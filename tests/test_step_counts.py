@@ -5,13 +5,24 @@ The benchmark shows the same counts beside times: `python -m benchmarks.step`.
 
 from __future__ import annotations
 
+import itertools
 from functools import cache, partial
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from benchmarks.contenders import REFERENCE, TEXTBOOK, Problem, ours, peers, resnet18
+from benchmarks.contenders import (
+    REFERENCE,
+    TEXTBOOK,
+    Contender,
+    Meter,
+    Problem,
+    ours,
+    peers,
+    resnet18,
+)
 from benchmarks.counting import (
     CHUNK,
     MAX_TENSORS,
@@ -190,6 +201,59 @@ def test_lists_that_foreach_cannot_take_together_cost_a_launch_each() -> None:
         assert counter.counts.launches == 1
         torch._foreach_mul_(many, factors)
         assert counter.counts.launches == 1 + 7
+
+
+def test_one_list_that_foreach_cannot_take_together_costs_a_launch_each() -> None:
+    p = problem()
+    assert isinstance(p.losses, FakeTensor)
+    with p.losses.fake_mode, StepCounter() as counter:
+        mixed = [torch.empty(4, device="cuda", dtype=d) for d in (torch.float32, torch.bfloat16)]
+        torch._foreach_mul_(mixed, 2.0)
+        torch._foreach_norm(mixed)
+        torch._foreach_mul_([torch.empty(4, 4, device="cuda")[:, ::2] for _ in range(3)], 2.0)
+        assert counter.counts.launches == 2 + 2 + 3
+
+
+def test_memory_is_that_of_storages() -> None:
+    """Each once, however many views there are, and no longer than it lives."""
+    p = problem()
+    assert isinstance(p.losses, FakeTensor)
+    with p.losses.fake_mode, StepCounter() as counter:
+        x = torch.empty(8, 4, device="cuda")
+        views = [x.t().reshape(-1), x[1:], x.view(32).detach()]
+        assert counter.live_bytes == 2 * 4 * 32
+        del views
+        assert (counter.live_bytes, counter.peak_bytes) == (4 * 32, 2 * 4 * 32)
+
+
+@pytest.mark.parametrize(
+    ("cycle", "launches", "words", "syncs"), [(1, 13, 4 + 1.1, 1), (2, 12, 4 + 1.1 / 2, 0.5)]
+)
+def test_a_contender_of_known_cost(
+    cycle: int, launches: float, words: float, syncs: float
+) -> None:
+    """Ten products, all at once by foreach and kept, and in each other step a sum and zeros."""
+
+    def known(p: Problem) -> Contender:
+        turns = itertools.count()
+
+        def step(meter: Meter) -> None:
+            with meter.handing_out():
+                gradients = p.gradients(0, p.parameters)
+            for g in gradients:
+                g.mul(2.0)
+            kept = torch._foreach_mul(gradients, 2.0)
+            if next(turns) % 2:
+                kept[0].sum().item()
+                torch._foreach_zero_(gradients)
+
+        return Contender("known", step, torch.optim.SGD(p.parameters), cycle)
+
+    ten = without_contents(lambda: nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(10)))
+    found = counted(ten, known)
+    assert (found.launches, found.most_launches, found.syncs) == (launches, 13, syncs)
+    assert found.words == pytest.approx(words, abs=1e-4)
+    assert (found.passes, found.copies) == (1, pytest.approx(1, abs=1e-3))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
