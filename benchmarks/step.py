@@ -160,7 +160,8 @@ def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict
                 print(f"{name} cannot be captured in a CUDA graph: {_first_line(error)}")
             else:
                 graphs[name] = partial(clock.measure, lambda _, r=replay: r(), f.cycle * times)
-        _add_shares(rows, "captured", sees, *paired(graphs, PLAIN, rounds), batch)
+        if PLAIN in graphs:
+            _add_shares(rows, "captured", sees, *paired(graphs, PLAIN, rounds), batch)
     print(
         f"\nwhole steps of {net.__name__}, batch {batch}, {rounds} rounds; "
         "x theory: 1 is passes x plain SGD; x passes: 1 is the step's own passes alone"
