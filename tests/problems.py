@@ -187,6 +187,11 @@ def weights(model: nn.Module) -> Tensor:
     return torch.cat([t.detach().double().flatten() for t in model.state_dict().values()])
 
 
+def parameters(model: nn.Module) -> Tensor:
+    """Without the buffers, of which a count of batches would outweigh all else in a norm."""
+    return torch.cat([p.detach().double().flatten() for p in model.parameters()])
+
+
 def poisoned(when: int) -> Callable[[Tensor, Tensor], Tensor]:
     """A loss function whose call number `when` (from 1) is infinite, in value and gradient."""
 

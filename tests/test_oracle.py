@@ -275,13 +275,16 @@ def test_bf16_autocast_is_near_fp32(name):
     for autocast in (None, torch.bfloat16):
         torch.manual_seed(0)
         model = norm_net()
+        start = problems.parameters(model)
         variant = make(name, model, **({"m": 1} if name == "bayesian_sam" else {}))
         results = train(variant, model, data, autocast=autocast)
         assert all(p.dtype == torch.float32 for p in model.parameters())
         assert results[0].loss.dtype == torch.float32
-        ends.append(problems.weights(model))
+        ends.append(problems.parameters(model))
     assert not torch.equal(*ends)
-    assert (ends[0] - ends[1]).norm() < 0.02 * ends[0].norm()
+    # Of the way that was gone. By rounded losses ESAM may choose other samples.
+    near = 0.4 if name == "esam" else 0.1
+    assert (ends[0] - ends[1]).norm() < near * (ends[0] - start).norm()
 
 
 @every_variant
