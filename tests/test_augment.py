@@ -225,22 +225,46 @@ def test_crops_and_flips_are_drawn_evenly() -> None:
     assert chances(9 * dy + dx, 81) < 1.5, "they do not depend on each other"
 
 
-def test_blank_squares_are_drawn_evenly() -> None:
-    # Without its crop, an image of ones: the centre of the hole is where both edges say.
-    augment = Augment("cutout", AS_IT_IS, seed=3)
+@pytest.mark.parametrize("kind", ["cutout", "randaugment"])
+def test_blank_squares_are_drawn_evenly(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.augment.randaugment", lambda images, *_: images)
+    augment = Augment(kind, Normaliser(torch.tensor([40.0]), torch.ones(1)), seed=3)
     augment.start(1)
-    generator = augment._generator
-    y, x = (torch.randint(32, (8000,), generator=generator) for _ in range(2))
-    staging = Staging(torch.Size((200, 1, 32, 32)), y.device)
-    parts = zip(*(torch.split(lines, 200) for lines in cut_lines(y, x, staging)), strict=True)
-    found = torch.cat(
-        [cutout_(torch.ones(200, 1, 32, 32), rows, columns, staging) for rows, columns in parts]
-    )
-    assert chances(y, 32) < 2
+    images = torch.full((200, 1, 32, 32), 240, dtype=torch.uint8)
+    # 0 is in the square alone: the padding is -40, and the image 200.
+    blank = torch.cat([augment(images)[:, 0] == 0 for _ in range(40)])
     # A pixel is hit by as many of the 32 x 32 centres as lie within 8 of it.
     reach = [min(32, i + 8 + 1) - max(0, i - 7) for i in range(32)]
-    expected = 1 - torch.tensor([[a * b / 1024 for b in reach] for a in reach])
-    assert (found.mean(dim=(0, 1)) - expected).abs().max() < 0.03
+    expected = torch.tensor([[a * b / 1024 for b in reach] for a in reach])
+    assert (blank.float().mean(dim=0) - expected).abs().max() < 0.03
+
+
+def test_two_of_all_operations_are_drawn_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Tensor, Tensor]] = []
+
+    def recording(images: Tensor, which: Tensor, sign: Tensor) -> Tensor:
+        drawn.append((which, sign))
+        return images
+
+    monkeypatch.setattr("trainables.augment.randaugment", recording)
+    augment = Augment("randaugment", AS_IT_IS, seed=3)
+    augment.start(1)
+    augment(torch.zeros(6500, 1, 8, 8, dtype=torch.uint8))
+    (first, sign), (second, other) = drawn
+    for which in (first, second):
+        assert chances(which, len(OPERATIONS)) < 2
+    assert chances(len(OPERATIONS) * first + second, len(OPERATIONS) ** 2) < 1.5
+    assert set(sign.tolist()) == set(other.tolist()) == {-1, 1}
+    assert chances((sign + 1) + (other + 1) // 2, 4) < 3, "they do not depend on each other"
+
+
+def test_every_other_resized_crop_is_mirrored() -> None:
+    # Columns ascend, in any part of the image.
+    images = torch.arange(32, dtype=torch.uint8).expand(1000, 1, 32, 32)
+    augment = Augment("imagenet", AS_IT_IS, seed=3)
+    augment.start(1)
+    found = augment(images)
+    assert chances((found[:, 0, 16, 0] > found[:, 0, 16, -1]).long(), 2) < 6
 
 
 def test_boxes_are_drawn_as_random_resized_crop_draws_them() -> None:
@@ -343,6 +367,7 @@ def test_mixup_mixes_images_and_labels_by_one_share(draw: torch.Generator) -> No
 def test_cutmix_pastes_a_box_and_its_share_of_the_label(draw: torch.Generator) -> None:
     mixer = Mixer(mixup=0.0, cutmix=1.0, classes=4, seed=5)
     mixer.start(1)
+    rng = np.random.default_rng((5, 1, 2))
     labels = torch.arange(4)
     for _ in range(50):
         # Image i is all i: what is not, was pasted.
@@ -356,6 +381,12 @@ def test_cutmix_pastes_a_box_and_its_share_of_the_label(draw: torch.Generator) -
         pasted = found[:, 0] != labels.view(4, 1, 1)
         rows, columns = pasted.any(dim=(0, 2)).sum(), pasted.any(dim=(0, 1)).sum()
         assert (pasted.sum(dim=(1, 2)) % max(1, int(rows * columns)) == 0).all(), "a rectangle"
+        # Of that share of the area, but for what lies outside.
+        moves, side = bool((rng.permutation(4) != np.arange(4)).any()), math.sqrt(rng.beta(1, 1))
+        for length, found_length in ((16, rows), (24, columns)):
+            at, half = int(rng.integers(length)), int(length * side) // 2
+            inside = min(length, at + half) - max(0, at - half)
+            assert not moves or not rows or int(found_length) == inside
 
 
 def test_shares_are_drawn_from_beta_and_methods_evenly() -> None:

@@ -100,6 +100,8 @@ def test_a_folder_with_parts_and_an_own_size(tmp_path: Path, root: Path) -> None
     assert len(drawn.train) == len(drawn.val) == len(open_test(task, 1, "a test")) == 30
     assert torch.equal(drawn.train.images[:, 0, 0, 0].long() // 20, drawn.train.labels)
     assert len(load({**task, "val_size": 0.1}, 1).val) == 3
+    halves = [load({**task, "train_size": 0.5}, seed).train.rows.tolist() for seed in (1, 1, 2)]
+    assert len(halves[0]) == 15 and halves[0] == halves[1] != halves[2], "training is not dealt"
 
 
 def test_images_of_several_sizes_ask_for_one(tmp_path: Path, root: Path) -> None:
