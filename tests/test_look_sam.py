@@ -58,6 +58,19 @@ def test_look_sam_without_reuse_is_sam_every_k_th_step(name):
         assert torch.equal(problems.weights(mine), problems.weights(theirs)), i
 
 
+@pytest.mark.parametrize("alpha", [0, 2])
+def test_alpha_may_change_between_steps_to_a_whole_number(alpha):
+    ends = []
+    for value in (alpha, float(alpha)):
+        model = seeded(norm_net)
+        variant = make("look_sam", model, k=3)
+        train(variant, model, batches(1))
+        variant.alpha = value
+        train(variant, model, batches(2, seed=2))
+        ends.append(problems.weights(model))
+    assert torch.equal(*ends)
+
+
 def test_auto_alpha_is_the_share_at_the_refresh():
     model = Quadratic()
     base = torch.optim.SGD(model.parameters(), lr=0.1)

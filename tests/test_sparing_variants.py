@@ -118,6 +118,27 @@ def test_sparse_sam_replaces_the_smallest_gradients():
     assert g[old & ~new].max() <= g[old & new].min()
 
 
+def test_sparse_sam_keeps_the_mask_of_a_tensor_without_a_gradient():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.always, self.sometimes = nn.Linear(6, 3), nn.Linear(6, 3, bias=False)
+            self.uses = True
+
+        def forward(self, x):
+            return self.always(x) + (self.sometimes(x) if self.uses else 0)
+
+    model = seeded(Sometimes)
+    optimizer = make("sparse_sam", model, update_freq=1, drop_rate=1.0)
+    eps, masks = perturbations(optimizer), []
+    for model.uses in (True, False, True):
+        train(optimizer, model, batches(1))
+        masks.append(optimizer.state["mask"])
+    assert not torch.equal(masks[1][0], masks[0][0])
+    assert torch.equal(masks[1][2], masks[0][2])
+    assert torch.equal((eps[2][2] != 0).double(), masks[2][2]) and (eps[2][2] == 0).any()
+
+
 def test_sparse_sam_leaves_the_global_generator_alone():
     states = []
     for name in ("sparse_sam", "sam"):

@@ -231,6 +231,17 @@ def test_params_perturb_only_what_they_name(name, knobs, params):
         )
 
 
+def test_params_may_change_between_steps():
+    model = seeded(norm_net)
+    variant = make("sam", model)
+    seen = perturbations(variant)
+    for params in ("norm", "no_norm", "all"):
+        variant.params = params
+        train(variant, model, batches(1))
+    found = [{i for i, e in enumerate(eps) if e is not None} for eps in seen]
+    assert found == [{1, 2}, {0, 3, 4}, {0, 1, 2, 3, 4}]
+
+
 def test_a_mask_that_leaves_nothing():
     model = seeded(plain_net)
     with pytest.raises(ValueError, match="params is norm, and the model has no such parameter"):

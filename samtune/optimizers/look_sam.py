@@ -67,7 +67,7 @@ class LookSAM(Sharpened):
         choices=("auto",),
         doc="length of the reused direction as a share of ||g||; 0 reuses none, and auto takes "
         "the share that it had at the last refresh",
-        source="LookSAM paper: 0.7; a true ||g_v|| / ||g|| is rather 0.1 to 0.5. auto is "
+        source="third-party LookSAMs: 0.7; a true ||g_v|| / ||g|| is rather 0.1 to 0.5. auto is "
         "samtune's own",
     )
 
@@ -92,7 +92,7 @@ class LookSAM(Sharpened):
             self.state["length"] = self._length()
             for name in _SUMS:
                 del self.state[name]
-        share = self.alpha if isinstance(self.alpha, float) else 1.0
+        share = 1.0 if self.alpha == "auto" else float(self.alpha)
         return plus(g, self.state["v"], share * global_norm(g) / self.state["length"])
 
     def ascent(self, g: Gradients, square: Tensor | None = None) -> Ascent:

@@ -135,7 +135,9 @@ class SparseSAM(SAM):
         grown = self._random(like, age).sub_(row).topk(replaced).indices
         row[dropped] = 0
         row[grown] = 1
-        return shaped(row, like), length
+        found = zip(shaped(row, like), masks, strict=True)
+        # Of a tensor without a gradient in this step the old mask stays.
+        return [m if new is None else new for new, m in found], length
 
     def _random(self, like: Gradients, age: int) -> Tensor:
         """Of [0, 1) for each element, the same for equal `age`."""

@@ -68,22 +68,23 @@ class Perturbing(Scheduled):
         "or only the others; norms run over the perturbed ones",
         source="Mueller et al., NeurIPS 2023, arXiv 2306.04226",
     )
-    _perturbed: dict[Tensor, bool] = field(default_factory=dict, init=False, repr=False)
+    _of_norms: dict[Tensor, bool] = field(default_factory=dict, init=False, repr=False)
 
     def masked(self, g: Gradients, oracle: GradientOracle) -> Gradients:
         """The entries of g that `params` lets perturb, None in place of the others."""
         if self.params == "all":
             return g
         parameters = self.parameters
-        if any(p not in self._perturbed for p in parameters):
+        if any(p not in self._of_norms for p in parameters):
             of_norms = _parameters_of_norms(oracle.model)
-            self._perturbed = {p: (p in of_norms) == (self.params == "norm") for p in parameters}
-            if not any(self._perturbed.values()):
-                raise ValueError(
-                    f"params is {self.params}, and the model has no such parameter to perturb; "
-                    "params: all perturbs every one"
-                )
-        return [d if self._perturbed[p] else None for p, d in zip(parameters, g, strict=True)]
+            self._of_norms = {p: p in of_norms for p in parameters}
+        perturbed = [self._of_norms[p] == (self.params == "norm") for p in parameters]
+        if not any(perturbed):
+            raise ValueError(
+                f"params is {self.params}, and the model has no such parameter to perturb; "
+                "params: all perturbs every one"
+            )
+        return [d if own else None for d, own in zip(g, perturbed, strict=True)]
 
 
 @dataclass(eq=False, kw_only=True)
