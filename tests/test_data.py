@@ -197,6 +197,8 @@ def test_classes_are_kept_by_number_or_name_and_numbered_anew() -> None:
         kept = (every.labels == 2) | (every.labels == 7)
         assert torch.equal(few.images[few.rows], every.images[every.rows[kept]])
         assert torch.equal(few.labels, (every.labels[kept] == 7).long())
+    with pytest.raises(DataError, match="classes '3,03' of digits is one class; give two"):
+        load({**CLEAN, "classes": "3,03"}, 1)
     with pytest.raises(DataError, match=r"digits has no class '12'; .* \(it has 0, 1, .*9\)"):
         load({**CLEAN, "classes": "3,12"}, 1)
 

@@ -129,7 +129,6 @@ def test_vit_starts_as_deit() -> None:
             assert (value == (1 if "weight" in name else 0)).all(), name
         else:
             assert value.std().item() == pytest.approx(0.02, rel=0.1), name
-            assert value.abs().max() <= 2, name
 
 
 # Passes

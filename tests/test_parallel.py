@@ -15,7 +15,7 @@ from torch import nn
 from samtune.optimizers import VARIANTS
 from samtune.trial import Budget, Seeds, TrialConfig, Value, running
 from trainables.batch_norm import SharedNorm
-from trainables.parallel import ALONE, Ranks
+from trainables.parallel import ALONE, RankError, Ranks
 from trainables.vision import vision
 
 # 129 training images: of the last batch, of 64, of 50 and of 43, there are 1, 29 and 43.
@@ -119,8 +119,8 @@ def _process(rank: int, file: str, ports: list[int]) -> None:
     torch.save(found, f"{file}.{rank}")
 
 
-def _norm(rank: int) -> dict[str, torch.Tensor]:
-    """Seven samples as two and five, in double precision."""
+def _norm(rank: int) -> dict[str, Any]:
+    """Seven samples as two and five, in double precision; then one bit of a weight differs."""
     os.environ["MASTER_PORT"] = str(_ports.pop())
     dist.init_process_group("gloo")
     model, x = norm_problem()
@@ -132,6 +132,13 @@ def _norm(rank: int) -> dict[str, torch.Tensor]:
     for gradient in gradients:
         dist.all_reduce(gradient)
     shared.on = False
+    ranks = Ranks(rank, 2, dist.group.WORLD)
+    ranks.check_equal(model)
+    if rank == 1:
+        with torch.no_grad():
+            model[3].bias[1].view(torch.int64).bitwise_xor_(1)
+    with pytest.raises(RankError, match="the 2 processes of this trial no longer hold equal"):
+        ranks.check_equal(model)
     dist.destroy_process_group()
     return {"gradients": gradients, "buffers": [*model.buffers()]}
 

@@ -402,6 +402,12 @@ def test_without_a_compiler_the_trial_says_what_to_install(
         train(config_of(vision.sgd, compile=True))
 
 
+def test_a_compiled_model_cannot_share_its_batch_norm() -> None:
+    config = replace(config_of(vision.sgd, compile=True), workers=2)
+    with pytest.raises(ValueError, match=r"set task\.batch_norm to local, or task\.compile to"):
+        train(config)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_inductor_trains_as_torch_does(

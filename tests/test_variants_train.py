@@ -65,6 +65,14 @@ def test_a_short_trial(name):
     assert sampled & set(last) == (sampled if name == "bayesian_sam" else set())
 
 
+def test_a_confirmed_posterior_is_tested_at_its_mean_and_averaged():
+    last = trained("bayesian_sam", test_permit="a test")[-1]["metrics"]
+    for figure in ("loss", "acc"):
+        assert f"test_{figure}_sampled" in last
+    assert math.isfinite(last["test_loss_sampled"])
+    assert last["test_loss_sampled"] not in (last["test_loss"], last["val_loss_sampled"])
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """A network that costs next to nothing, with buffers and random draws of its own."""
