@@ -177,3 +177,12 @@ def test_every_global_generator_comes_back(tmp_path: Path) -> None:
     draw()
     checkpoint.restore_rng(load(saved.path), cpu)
     assert draw() == expected
+
+
+def test_every_rank_draws_apart() -> None:
+    draws = []
+    for rank in (0, 1, 2, 1):
+        checkpoint.seed_rng(5, rank)
+        draws.append((random.random(), float(np.random.normal()), torch.rand(()).item()))
+    assert draws[3] == draws[1]
+    assert all(len(set(each)) == 3 for each in zip(*draws[:3], strict=True))

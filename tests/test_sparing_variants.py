@@ -20,6 +20,7 @@ from problems import (
     seeded,
     train,
 )
+from torch import nn
 
 from samtune.optimizers import VARIANTS, GradientOracle
 

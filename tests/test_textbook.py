@@ -8,6 +8,7 @@ import reference
 import reference_more
 import torch
 from problems import Zoo, batches, loss_fn, make, norm_net, seeded, train
+from torch import nn
 
 from samtune.optimizers import BASES, VARIANTS, BayesianSAM
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import problems
 import pytest
 import torch
@@ -14,6 +16,7 @@ from problems import (
     gradients,
     make,
     moved,
+    norm_net,
     on_q,
     perturbations,
     plain_net,
@@ -48,7 +51,7 @@ def test_gsam_radius_follows_the_learning_rate():
     optimizer = make("gsam", seeded(plain_net), rho_max=0.4, rho_min=0.1)
     for progress, share, rho in (
         (0, None, 0.4),
-        (0.5, None, 0.25),
+        (0.25, None, 0.1 + 0.3 * (1 + math.cos(math.pi / 4)) / 2),
         (1, None, 0.1),
         (0, 0.2, 0.16),
     ):
@@ -235,6 +238,17 @@ def test_stable_sam_is_sam_at_the_length_of_the_gradient():
     close(stable.norm(), g.norm(), rtol=1e-12)
     close(stable / stable.norm(), sam / sam.norm(), rtol=1e-9)
     assert abs(sam.norm() - g.norm()) > 1e-3 * g.norm()
+
+
+@pytest.mark.parametrize("params", ["norm", "no_norm"])
+def test_stable_sam_has_the_length_of_the_whole_gradient_whatever_it_perturbs(params):
+    [(x, y)] = batches(1)
+    g = gradients(seeded(norm_net), x, y)
+    model = seeded(norm_net)
+    optimizer = make("stable_sam", model, rho=0.3, params=params)
+    seen = descents(optimizer)
+    train(optimizer, model, [(x, y)])
+    close(flat(seen[0]).norm(), g.norm(), rtol=1e-12)
 
 
 def test_unnormalised_sam_perturbs_by_the_gradient_itself():
