@@ -282,6 +282,22 @@ def test_the_layout_of_the_weights_is_rounding(name):
 
 
 @every_variant
+def test_a_transposed_weight_is_rounding(name):
+    """Neither contiguous nor channels_last: its elements are gone through one by one."""
+    ends = []
+    for transposed in (False, True):
+        model = seeded(plain_net)
+        if transposed:
+            model[0].weight = nn.Parameter(model[0].weight.detach().t().contiguous().t())
+            assert not model[0].weight.is_contiguous()
+        noiseless = {} if VARIANTS[name].bases else {"n_data": 10**40}
+        knobs = problems.UNSELECTIVE.get(name, {}) | noiseless
+        train(make(name, model, **knobs), model, batches(4))
+        ends.append(problems.weights(model))
+    close(ends[1], ends[0], rtol=1e-9)
+
+
+@every_variant
 def test_parameters_of_mixed_dtypes(name):
     class Mixed(nn.Module):
         def __init__(self):

@@ -254,3 +254,11 @@ def test_a_norm_and_that_of_a_part_are_two_norms(dtypes):
         assert torch.equal(found[0], tensors.global_norm(whole))
         torch.testing.assert_close(found[1], tensors.global_norm(part), check_dtype=False)
     assert [n.item() for n in tensors.norms_with_part([None], [None])] == [0, 0]
+
+
+def test_a_long_transposed_matrix_is_taken_in_pieces_too():
+    matrix = torch.randn(1100, 600).t()
+    assert matrix.numel() > tensors.PART
+    pieces = tensors.parts(matrix)
+    assert torch.equal(torch.cat(list(pieces), 1), matrix)
+    assert all(piece.numel() <= tensors.PART for piece in pieces) and len(pieces) == 3
