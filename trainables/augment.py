@@ -27,8 +27,9 @@ OPERATIONS = (
 )
 _MAGNITUDE = 9 / 30
 _LUMA = (0.299, 0.587, 0.114)
+_ALL = slice(None)
 # On a CPU, of the values of a batch: what stands between two of its passes is then still cached.
-_VALUES_AT_A_TIME = 3 * 2**18
+_VALUES_AT_A_TIME = 3 * 2**19
 
 
 class Normaliser:
@@ -74,7 +75,7 @@ class Augment:
         self._generator = torch.Generator(normalise.mean.device)
         self._out: Tensor | None = None
         self._staging: Staging
-        self._rows = slice(None)
+        self._rows = _ALL
 
     def start(self, epoch: int) -> None:
         """Of the batches that follow, this is the epoch."""
@@ -82,9 +83,7 @@ class Augment:
         words = np.random.SeedSequence((self.seed, epoch, 1))
         self._generator.manual_seed(int(words.generate_state(1)[0]))
 
-    def __call__(
-        self, images: Batch, rows: slice = slice(None), count: int | None = None
-    ) -> Tensor:
+    def __call__(self, images: Batch, rows: slice = _ALL, count: int | None = None) -> Tensor:
         """uint8 (B, C, H, W) -> float32 (B, C, H, W).
 
         Given `count`, the images are the `rows` of a batch of that many, and are augmented as
@@ -99,13 +98,15 @@ class Augment:
                 self._staging = Staging(shape, device)
         drawn = self._draw(shape, shape[0] if count is None else count)
         size = _at_a_time(shape, device)
+        if self.kind == "imagenet":
+            # It works on floats alone, which are four times as long.
+            size = -(-size // 4)
         taken: Iterable[Tensor] = images.split(size)
         if self.kind in _CROPPED:
             dy, dx, flip, *drawn = drawn
             taken = padded_crops(images, dy, dx, flip, self._staging)
         out = self._out[: shape[0]]
-        parts = zip(taken, *(torch.split(each, size) for each in (out, *drawn)), strict=True)
-        for part, into, *its in parts:
+        for part, (into, *its) in zip(taken, _in_parts(size, out, *drawn), strict=True):
             self._augment(part, into, its)
         return out
 
@@ -142,7 +143,7 @@ class Augment:
     def _whole(self, below: int, count: int) -> Tensor:
         device = self._generator.device
         drawn = torch.randint(below, (count,), generator=self._generator, device=device)
-        return drawn[self._rows]
+        return drawn if self._rows == _ALL else drawn[self._rows]
 
 
 class Staging:
@@ -207,26 +208,46 @@ def padded_crops(
     moved = staging.moves.index_select(0, torch.add(dx, flip, alpha=2 * left + 1))
     moved = moved.add_(dy, alpha=width)
     start = torch.add(moved, rows, alpha=size)
-    at_hand = store.device.type == "cpu" and store.is_contiguous()
-    if not (at_hand and torch.equal(start, start.clamp(0, store.numel() - size))):
-        # Nothing is before a store's first image or behind its last. A GPU would have to be
-        # waited for to know of them.
+    last = store.numel() - size
+    moves: list[tuple[int, int]] = []
+    if store.device.type == "cpu" and store.is_contiguous():
+        # Nothing is before a store's first image or behind its last: theirs are moved within it.
+        within = start.clamp(0, last)
+        if not torch.equal(within, start):
+            beyond = (within - start).tolist()
+            moves = [(i, by) for i, by in enumerate(beyond) if by]
+            start = within
+    else:
+        # A GPU would have to be waited for to know of them.
         margin = top * width + left
         store = F.pad(store.index_select(0, rows).flatten(1), (margin, margin))
         start = moved + torch.arange(margin, store.numel(), size + 2 * margin, device=store.device)
-    runs = store.as_strided((store.numel() - size + 1, size), (1, 1))
+        last = store.numel() - size
+    runs = store.as_strided((last + 1, size), (1, 1))
     mirrors = staging.mirror.index_select(0, flip)
     inside_y = staging.inside_y.index_select(0, dy)
     inside_x = staging.inside_x.index_select(0, dx)
     at_a_time = staging.crops.shape[0]
-    its = (torch.split(each, at_a_time) for each in (start, mirrors, inside_y, inside_x))
-    for starts, mirror, rows, columns in zip(*its, strict=True):
+    done = 0
+    for starts, mirror, rows, columns in _in_parts(at_a_time, start, mirrors, inside_y, inside_x):
         crops = staging.crops[: starts.shape[0]]
-        torch.index_select(runs, 0, starts, out=crops.view(-1, size))
+        flat = torch.index_select(runs, 0, starts, out=crops.view(-1, size))
+        for i, by in moves:
+            if done <= i < done + at_a_time:
+                flat[i - done] = flat[i - done].roll(by)
+        done += at_a_time
         # torch.where takes ten times as long.
         crops ^= crops.flip(-1).bitwise_xor_(crops).bitwise_and_(mirror)
         crops &= torch.bitwise_and(rows, columns, out=staging.inside[: starts.shape[0]])
         yield crops
+
+
+def _in_parts(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors together, at most `size` of their entries at a time."""
+    if tensors[0].shape[0] <= size:
+        yield tensors
+    else:
+        yield from zip(*(torch.split(each, size) for each in tensors), strict=True)
 
 
 def cut_lines(y: Tensor, x: Tensor, staging: Staging) -> tuple[Tensor, Tensor]:
