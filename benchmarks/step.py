@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     device = torch.device(chosen.device)
+    if device.type == "cpu":
+        # As in a trial, and for all alike.
+        keep_freed_memory()
     shapes = chosen.shapes or ([*SHAPES][:1] if chosen.quick else [*SHAPES])
     rounds = chosen.rounds or (3 if chosen.quick else 7)
     variants = chosen.variants or [*VARIANTS]
@@ -125,9 +128,6 @@ _COUNTS = ("launches", "(most)", "words", "syncs", "copies")
 def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict[str, Any]:
     on_cuda = device.type == "cuda"
     net = resnet18 if on_cuda else small_cnn
-    if not on_cuda:
-        # As in a trial, and for all alike.
-        keep_freed_memory()
     full = {name: FullStep(name, net, device) for name in names}
     clock = Clock(device)
     times = 10 if on_cuda else 1
