@@ -8,8 +8,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _MOST = 2**31 - 1
 
 
-def keep_freed_memory() -> bool:
-    """Has glibc hold on to what is freed; False where the allocator is another.
+def keep_freed_memory() -> None:
+    """Has glibc hold on to what is freed; another allocator is left as it is.
 
     It gives back what lies free at the top of its heap, and each tensor of more than 32 MB, and
     takes it anew page by page: for a small network's activations that is thousands of page faults
@@ -18,6 +18,7 @@ def keep_freed_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
-        return False
+        return
     # Without maps of their own, large tensors come from the heap as well.
-    return all([mallopt(_M_TRIM_THRESHOLD, _MOST) == 1, mallopt(_M_MMAP_MAX, 0) == 1])
+    mallopt(_M_TRIM_THRESHOLD, _MOST)
+    mallopt(_M_MMAP_MAX, 0)
