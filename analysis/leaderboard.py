@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from samtune import tables
+from samtune.record import tables
 
 # Rows that differ in one of these answer different questions, so they are ranked apart.
 QUESTION = ["dataset", "model", "task", "budget_kind", "budget_max"]

@@ -27,9 +27,9 @@ from ray import tune
 
 from benchmarks.environment import environment
 from benchmarks.process_tree import look
-from samtune.cluster import cluster
-from samtune.group import ranks
-from samtune.space_document import Resources
+from samtune.cluster.ranks import ranks
+from samtune.cluster.start import cluster
+from samtune.space.schema import Resources
 from samtune.trial import Budget, Seeds, TrialConfig
 
 _TRIALS = 4

@@ -29,9 +29,9 @@ from xml.etree import ElementTree
 import psutil
 
 from benchmarks.environment import environment
-from samtune import tables
-from samtune.record import Record
-from samtune.rungs import StoppingRungs
+from samtune.record import tables
+from samtune.record.record import Record
+from samtune.search.rungs import StoppingRungs
 
 ROOT = Path(__file__).parents[1]
 

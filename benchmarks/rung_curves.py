@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from samtune.search import Proposals
-from samtune.space import SearchSpace, resolve
+from samtune.search.proposals import Proposals
+from samtune.space.search_space import SearchSpace, resolve
 from samtune.trial import Seeds, TrialConfig, running
 
 TABLE = Path(__file__).with_name("results") / "rung-curves.parquet"

@@ -22,9 +22,9 @@ from scipy import stats
 
 from benchmarks.environment import environment
 from benchmarks.rung_curves import TABLE
-from samtune.replay import Curve, Outcome, Study, replay, rule_text
-from samtune.rungs import standard_error
-from samtune.space_document import Asha
+from samtune.search.rungs import standard_error
+from samtune.space.schema import Asha
+from samtune.views.replay import Curve, Outcome, Study, replay, rule_text
 
 LEVELS = ((2, 2), (2, 3), (4, 2), (4, 3), (6, 3), (8, 2), (10, 2))
 MODES = ("stop", "promote", "halving")

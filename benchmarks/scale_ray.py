@@ -66,7 +66,7 @@ def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> 
     Memory is looked at while the trials end, from the first tenth of them to the last.
     """
     from samtune.cli import main
-    from samtune.record import Record
+    from samtune.record.record import Record
 
     file = Path("scale.yaml")
     file.write_text(_SPACE.format(trials=trials, reports=reports, slots=slots, method=method))

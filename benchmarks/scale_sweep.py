@@ -30,13 +30,13 @@ from rich.console import Console
 
 from benchmarks.environment import environment
 from benchmarks.scale_tables import measure
-from samtune.live import QuietView, TableView, view
-from samtune.progress import Progress
-from samtune.record import Record
-from samtune.space import SearchSpace
-from samtune.stages import Search
-from samtune.stop import Stop, Watch
-from samtune.sweep import _Driver
+from samtune.record.record import Record
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import _Driver
+from samtune.sweep.live import QuietView, TableView, view
+from samtune.sweep.progress import Progress
+from samtune.sweep.stages import Search
+from samtune.sweep.stop import Stop, Watch
 
 _EPOCHS = 10
 _REFRESHES = 100

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
-from samtune.record import Record
-from samtune.rows import canonical, digest
-from samtune.space import SearchSpace
+from samtune.record.record import Record
+from samtune.record.rows import canonical, digest
+from samtune.space.search_space import SearchSpace
 
 _RESULT = Path(__file__).parent / "results" / "scale-tables.json"
 _GRACE, _FACTOR = 2, 3

@@ -122,6 +122,16 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
     _point(only="kill")
 
 
+def disk_refuses(error: BaseException) -> bool:
+    """Whether an error says that the disk takes no more: it is full, over quota, or broken."""
+    if isinstance(error, sqlite3.Error):
+        # The low byte is the kind; SQLITE_IOERR has thirty subkinds.
+        code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+        return code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+    return isinstance(error, OSError) and error.errno in full
+
+
 _ERRNO = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
 
 

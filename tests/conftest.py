@@ -40,8 +40,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def two_slots() -> Iterator[object]:
     """A Ray of our own with room for two trials; started once."""
-    from samtune.cluster import cluster
-    from samtune.space import SearchSpace
+    from samtune.cluster.start import cluster
+    from samtune.space.search_space import SearchSpace
 
     space = SearchSpace.load("sgd", ["resources.parallel=2"])
     with cluster([space.resources]) as on:

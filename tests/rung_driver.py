@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from samtune.rungs import Rungs, Verdict, rungs_for
-from samtune.space_document import Asha
+from samtune.record.rows import Verdict
+from samtune.search.rungs import Rungs, rungs_for
+from samtune.space.schema import Asha
 
 LIMIT = 27
 MODES = ("stop", "promote", "halving")

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ray.tune.experiment import Trial
 from rung_driver import LIMIT, MODES, Driver, distinct, kept, made
 
-from samtune.asha import RungScheduler
-from samtune.rungs import StoppingRungs, Verdict, extra_places, milestones, standard_error
+from samtune.record.rows import Verdict
+from samtune.search.rungs import StoppingRungs, extra_places, milestones, standard_error
+from samtune.sweep.tune import RungScheduler
 
 # What all rules share
 

@@ -16,9 +16,9 @@ from benchmarks.reliability import passed
 from benchmarks.scale_sweep import _play
 from benchmarks.sweep import TASK, accuracies
 from benchmarks.sweep_peers import train_reporting, trial_config
-from samtune.rungs import Verdict
-from samtune.space import SearchSpace
-from samtune.stages import Search
+from samtune.record.rows import Verdict
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.stages import Search
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass"
 

@@ -18,14 +18,14 @@ from typing import Any
 import psutil
 import pytest
 
-from samtune import sweep_db
 from samtune.cli import cli, main
 from samtune.commands import stop as stopping
-from samtune.record import Record
-from samtune.rows import Stage
-from samtune.run_folder import RunError
-from samtune.status import status_of, status_text
+from samtune.record import database as sweep_db
+from samtune.record.folder import RunError
+from samtune.record.record import Record
+from samtune.record.rows import Stage
 from samtune.trial import Budget, Seeds, TrialConfig
+from samtune.views.status import status_of, status_text
 
 SMALL = [
     *("--set", "budget.kind=epochs", "--set", "budget.per_trial=2", "--set", "budget.trials=2"),

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from samtune.gpu_memory import GpuMemoryError, warning
-from samtune.nodes import fitting
-from samtune.outcome import of_exception
-from samtune.record import Record
-from samtune.space import SearchSpace
-from samtune.space_document import Resources
-from samtune.stages import Search
+from samtune.cluster.gpu_memory import GpuMemoryError, warning
+from samtune.cluster.nodes import fitting
+from samtune.record.outcome import of_exception
+from samtune.record.record import Record
+from samtune.space.schema import Resources
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.stages import Search
 from samtune.trial import Budget, Seeds, TrialConfig
 
 LAB = '''

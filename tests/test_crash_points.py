@@ -26,16 +26,18 @@ import torch
 
 import samtune
 from analysis import leaderboard
-from samtune import cluster, durable, tables
-from samtune.export import export
-from samtune.live import QuietView
-from samtune.record import Record
-from samtune.rows import Stage
-from samtune.run_folder import RunError
-from samtune.space import SearchSpace
-from samtune.stages import Confirm, Search, rungs_of
-from samtune.stop import Stop, Watch
-from samtune.sweep import _Driver
+from samtune import durable
+from samtune.cluster import start as cluster
+from samtune.record import tables
+from samtune.record.export import export
+from samtune.record.folder import RunError
+from samtune.record.record import Record
+from samtune.record.rows import Stage
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import _Driver
+from samtune.sweep.live import QuietView
+from samtune.sweep.stages import Confirm, Search, rungs_of
+from samtune.sweep.stop import Stop, Watch
 from samtune.trial import TrialConfig
 from trainables import checkpoint
 

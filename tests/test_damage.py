@@ -22,13 +22,13 @@ from optuna.storages.journal import JournalFileBackend
 from test_crash_points import SEARCH, content, killed_at, run_or_resume
 from test_record import STUDY, fill
 
-from samtune import tables
-from samtune.export import export
-from samtune.record import Record
-from samtune.run_folder import RunError
-from samtune.search import Proposals
-from samtune.space import SearchSpace
-from samtune.stages import Search
+from samtune.record import tables
+from samtune.record.export import export
+from samtune.record.folder import RunError
+from samtune.record.record import Record
+from samtune.search.proposals import Proposals
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.stages import Search
 
 FLIPS = 500
 
@@ -172,7 +172,7 @@ def test_a_process_that_reads_a_table_and_ends_is_not_aborted(runs: Path) -> Non
         fill(record, trials=2)
         path = next(path for path in export(record) if path.name == "curves.parquet")
     code = (
-        "import sys; from pathlib import Path; from samtune import tables\n"
+        "import sys; from pathlib import Path; from samtune.record import tables\n"
         "tables.read(Path(sys.argv[1]), 'curves').to_pylist()"
     )
     words = [sys.executable, "-c", code, str(path)]

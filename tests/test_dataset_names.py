@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_sets import folder_of, left_in, typed
 
-from samtune.space import SearchSpace, SpaceError
+from samtune.space.search_space import SearchSpace, SpaceError
 from trainables import data
 from trainables.data import DataError, load, open_test
 

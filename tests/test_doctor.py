@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from samtune import run_folder
 from samtune.cli import main
 from samtune.commands import checks
+from samtune.record import folder as run_folder
 from trainables.datasets import digits
 
 ROOT = Path(__file__).parent.parent

@@ -83,16 +83,16 @@ from test_sweep import record_of
 
 from benchmarks import reliability
 from benchmarks.reliability import Sweep, left_over
-from samtune import tables
-from samtune.cluster import Cluster
-from samtune.export import export
-from samtune.live import QuietView
-from samtune.record import Record
-from samtune.space import SearchSpace
-from samtune.stages import Search
-from samtune.status import status_of
-from samtune.stop import Stop
-from samtune.sweep import run_stage
+from samtune.cluster.start import Cluster
+from samtune.record import tables
+from samtune.record.export import export
+from samtune.record.record import Record
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import run_stage
+from samtune.sweep.live import QuietView
+from samtune.sweep.stages import Search
+from samtune.sweep.stop import Stop
+from samtune.views.status import status_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -381,13 +381,13 @@ LOSE_A_NODE = """
 import sys
 from pathlib import Path
 from ray.cluster_utils import Cluster
-from samtune.cluster import cluster
-from samtune.live import QuietView
-from samtune.record import Record
-from samtune.space import SearchSpace
-from samtune.stages import Search
-from samtune.stop import Stop
-from samtune.sweep import run_stage
+from samtune.cluster.start import cluster
+from samtune.sweep.live import QuietView
+from samtune.record.record import Record
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.stages import Search
+from samtune.sweep.stop import Stop
+from samtune.sweep.driver import run_stage
 from test_sweep import record_of
 
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

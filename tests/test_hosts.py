@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from samtune import launcher
-from samtune.hosts import nursery
-from samtune.record import Record
+from samtune.cluster import launcher
+from samtune.cluster.forks import nursery
+from samtune.record.record import Record
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hosts need Linux")
 
@@ -29,7 +29,7 @@ import os, sys
 if "with-torch" in sys.argv:
     import torch
 held = open("held", "w")
-from samtune.hosts import nursery
+from samtune.cluster.forks import nursery
 with nursery() as address:
     print(address or "", flush=True)
     sys.stdin.read()
@@ -227,7 +227,7 @@ def test_a_worker_ends_with_its_launcher_even_if_it_holds_the_lock(
 def test_another_user_gets_no_worker(address: str) -> None:
     asks = (
         "import os\n"
-        "from samtune import launcher\n"
+        "from samtune.cluster import launcher\n"
         "os.setuid(65534)\n"
         "os.execv = lambda *_: print('left to itself')\n"
         "launcher._main(['worker.py'])"

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from samtune import integrations
 from samtune.cli import main
-from samtune.integrations import Hook, Observers
-from samtune.record import Record
-from samtune.run_folder import RunError
-from samtune.rungs import Verdict
-from samtune.space import SearchSpace
+from samtune.record.folder import RunError
+from samtune.record.record import Record
+from samtune.record.rows import Verdict
+from samtune.space.search_space import SearchSpace
+from samtune.sweep import observers as integrations
+from samtune.sweep.observers import Hook, Observers
 from samtune.trial import Seeds, TrialConfig
 
 MAIN = "from samtune.cli import main; main()"

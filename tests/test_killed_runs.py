@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from samtune import provenance, tables
 from samtune.cli import main
-from samtune.provenance import code_hashes
-from samtune.record import Record
+from samtune.record import provenance, tables
+from samtune.record.provenance import code_hashes
+from samtune.record.record import Record
 
 LAB = """
 import os

@@ -19,7 +19,7 @@ from analysis.leaderboard import (
     save,
     t_interval,
 )
-from samtune import tables
+from samtune.record import tables
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 TASK = {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "augment": "none"}

@@ -19,21 +19,21 @@ import yaml
 from problems import PAIRS, batches, plain_net, seeded
 
 from benchmarks.scale_tables import make_run
-from samtune import export as exporting
-from samtune import status as looking
-from samtune import tables
-from samtune.best import Winner, python, winner_of
 from samtune.cli import main
 from samtune.commands.trials import _STATES
-from samtune.export import export
 from samtune.optimizers import BASES, VARIANTS
-from samtune.record import Record
-from samtune.rows import Stage, State, TrialRow
-from samtune.rungs import StoppingRungs
-from samtune.space import SearchSpace, resolve
-from samtune.status import status_of, status_text, watched
+from samtune.record import export as exporting
+from samtune.record import tables
+from samtune.record.export import export
+from samtune.record.record import Record
+from samtune.record.rows import Stage, State, TrialRow
+from samtune.search.rungs import StoppingRungs
+from samtune.space.search_space import SearchSpace, resolve
 from samtune.trial import Seeds, TrialConfig
-from samtune.trials import sparkline, trials_of
+from samtune.views import status as looking
+from samtune.views.best import Winner, python, winner_of
+from samtune.views.status import status_of, status_text, watched
+from samtune.views.trials import sparkline, trials_of
 
 SETTINGS = {
     **{"search_alg": "tpe", "scheduler": "asha 2 x 3", "mode": "max", "trials": 3},

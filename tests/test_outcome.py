@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from samtune.outcome import is_final, of_death, of_exception, shortly
+from samtune.record.outcome import is_final, of_death, of_exception, shortly
 from samtune.trial import ReportError
 
 

@@ -153,7 +153,7 @@ def norm_problem() -> tuple[nn.Module, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    from samtune.group import store
+    from samtune.cluster.ranks import store
 
     file = tmp_path_factory.mktemp("parallel") / "found"
     count = len(CASES) + len(EVERY) + 3 * len(OTHERS) + 1

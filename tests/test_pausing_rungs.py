@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rung_driver import LIMIT, Driver, distinct, kept, made
 
-from samtune.rungs import PausingRungs, Verdict
+from samtune.record.rows import Verdict
+from samtune.search.rungs import PausingRungs
 
 
 def halved(

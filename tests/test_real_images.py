@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import REAL, needs_real_images
 
-from samtune import tables
+from samtune.record import tables
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import vision
 

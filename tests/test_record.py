@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from samtune import run_folder, tables
-from samtune.export import export
-from samtune.record import Record
-from samtune.run_folder import RunError
-from samtune.rungs import StoppingRungs, Verdict
+from samtune.record import folder as run_folder
+from samtune.record import tables
+from samtune.record.export import export
+from samtune.record.folder import RunError
+from samtune.record.record import Record
+from samtune.record.rows import Verdict
+from samtune.search.rungs import StoppingRungs
 from samtune.trial import Budget, Seeds, TrialConfig
 
 STUDY = {

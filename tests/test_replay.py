@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from benchmarks.rung_curves import TABLE
 from benchmarks.rungs import row as measure
 from benchmarks.rungs import searches
-from samtune.audit import audit_used, wrong_stops
 from samtune.cli import main
-from samtune.plan import expected
-from samtune.record import Record
-from samtune.replay import Curve, replay, report, rule_of, simulate, study_of, summary, text
-from samtune.rows import State
-from samtune.rungs import milestones, rungs_for
-from samtune.space import SpaceError
-from samtune.space_document import Asha
+from samtune.record.record import Record
+from samtune.record.rows import State
+from samtune.search.rungs import milestones, rungs_for
+from samtune.space.schema import Asha
+from samtune.space.search_space import SpaceError
 from samtune.trial import Budget, Seeds, TrialConfig
+from samtune.views.audit import audit_used, wrong_stops
+from samtune.views.plan import expected
+from samtune.views.replay import Curve, replay, report, rule_of, simulate, study_of, summary, text
 
 LIMIT = 8
 STUDY = {

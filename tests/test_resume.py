@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from samtune.live import QuietView
-from samtune.record import Record
-from samtune.replay import rule_text
-from samtune.space import SearchSpace
-from samtune.stages import Search, has_work
-from samtune.status import status_of, status_text
-from samtune.stop import Stop, Watch
-from samtune.sweep import _Driver
+from samtune.record.record import Record
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import _Driver
+from samtune.sweep.live import QuietView
+from samtune.sweep.stages import Search, has_work
+from samtune.sweep.stop import Stop, Watch
+from samtune.views.replay import rule_text
+from samtune.views.status import status_of, status_text
 
 SPACE = """
 samtune: 1
@@ -223,7 +223,7 @@ def test_one_at_a_time_kills_leave_no_trace(
     if method == "tpe that forgets":
         method = "tpe"
         for name, count in {"HELD": 10, "KEPT": 3, "_BEST": 2}.items():
-            monkeypatch.setattr(f"samtune.search.{name}", count)
+            monkeypatch.setattr(f"samtune.search.proposals.{name}", count)
     overrides = [mode, f"search.method={method}", "resources.parallel=1"]
     record, spaces = create("whole", *overrides)
     with record:

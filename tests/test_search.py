@@ -19,9 +19,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from samtune import search
-from samtune.search import Proposal, Proposals
-from samtune.space import SearchSpace
+from samtune.search import proposals as search
+from samtune.search.proposals import Proposal, Proposals
+from samtune.space.search_space import SearchSpace
 
 
 def space(tmp_path: Path, body: str, *overrides: str) -> SearchSpace:

@@ -25,15 +25,15 @@ from test_record import STUDY
 from test_sweep import record_of
 
 import samtune
-from samtune import launcher
-from samtune.cluster import Cluster, _spare, cluster
-from samtune.live import QuietView
-from samtune.record import Record
-from samtune.run_folder import RunError, check_name
-from samtune.space import SearchSpace
-from samtune.stages import Search
-from samtune.stop import Stop
-from samtune.sweep import run_stage
+from samtune.cluster import launcher
+from samtune.cluster.start import Cluster, _spare, cluster
+from samtune.record.folder import RunError, check_name
+from samtune.record.record import Record
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import run_stage
+from samtune.sweep.live import QuietView
+from samtune.sweep.stages import Search
+from samtune.sweep.stop import Stop
 
 ROOT = Path(samtune.__file__).parents[1]
 OURS = sorted(

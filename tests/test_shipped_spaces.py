@@ -9,10 +9,10 @@ import pytest
 from toy_space import same
 
 import samtune
-from samtune import strict_yaml
 from samtune.optimizers import VARIANTS
-from samtune.plan import plan, plan_text
-from samtune.space import Range, SearchSpace, SpaceError, shipped, space_schema
+from samtune.space import strict_yaml
+from samtune.space.search_space import Range, SearchSpace, SpaceError, shipped, space_schema
+from samtune.views.plan import plan, plan_text
 from trainables.models import check_name
 
 pytestmark = pytest.mark.usefixtures("in_folder")

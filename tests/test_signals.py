@@ -24,10 +24,10 @@ from test_crash_points import (
 
 from samtune import durable
 from samtune.commands.stages import stopped
-from samtune.export import export
-from samtune.record import Record
-from samtune.space import SearchSpace
-from samtune.stop import Stop
+from samtune.record.export import export
+from samtune.record.record import Record
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.stop import Stop
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from toy_space import HEAD, SCHEDULED, load, same
 
 import samtune
-from samtune import strict_yaml
-from samtune.space import (
+from samtune.space import strict_yaml
+from samtune.space.search_space import (
     Choice,
     Fixed,
     Grid,
@@ -204,7 +204,7 @@ def test_a_stray_trainables_package_is_refused_before_it_runs(
         # A namespace package only comes first where no ordinary one exists.
         f"sys.meta_path[:] = [f for f in sys.meta_path if 'ditable' not in repr(f)]\n"
         f"sys.path[:] = [p for p in sys.path if p != {str(home.parent)!r}] + [{str(alone)!r}]\n"
-        "from samtune.space import SpaceError, resolve\n"
+        "from samtune.space.search_space import SpaceError, resolve\n"
         "try:\n    resolve('asam')\n"
         "except SpaceError as error:\n    print(error)\n"
     )
@@ -218,9 +218,9 @@ def test_a_stray_trainables_package_is_refused_before_it_runs(
 
 def test_reading_spaces_imports_nothing_heavy() -> None:
     code = (
-        "import sys, samtune.space\n"
+        "import sys, samtune.space.search_space as space\n"
         "heavy = {'torch', 'ray', 'numpy', 'pandas', 'optuna', 'scipy'} & set(sys.modules)\n"
-        "samtune.space.shipped()\n"
+        "space.shipped()\n"
         "print(sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samtune import strict_yaml
-from samtune.space import SearchSpace, SpaceError
-from samtune.strict_yaml import StrictYamlError
+from samtune.space import strict_yaml
+from samtune.space.search_space import SearchSpace, SpaceError
+from samtune.space.strict_yaml import StrictYamlError
 
 pytestmark = pytest.mark.usefixtures("toy_trainable", "in_folder")
 

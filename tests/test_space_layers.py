@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toy_space import load, messages
 
-from samtune.space import Choice, Fixed, Range, SearchSpace, SpaceError
+from samtune.space.search_space import Choice, Fixed, Range, SearchSpace, SpaceError
 
 pytestmark = pytest.mark.usefixtures("toy_trainable", "in_folder")
 

@@ -22,9 +22,9 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFile
 
 from samtune import durable
 from samtune.cli import main
-from samtune.record import Record
-from samtune.run_folder import RunError
-from samtune.storage import Storage, Uploads, copied, fetched
+from samtune.record.folder import RunError
+from samtune.record.record import Record
+from samtune.record.storage import Storage, Uploads, copied, fetched
 from samtune.trial import Budget, Seeds, TrialConfig
 from trainables import checkpoint as checkpoints
 

@@ -21,14 +21,14 @@ import pytest
 import torch
 from conftest import REAL, needs_real_images
 
-from samtune.cluster import Cluster
-from samtune.live import QuietView
-from samtune.progress import Progress
-from samtune.record import Record
-from samtune.space import SearchSpace
-from samtune.stages import Search
-from samtune.stop import Stop
-from samtune.sweep import run_stage
+from samtune.cluster.start import Cluster
+from samtune.record.record import Record
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import run_stage
+from samtune.sweep.live import QuietView
+from samtune.sweep.progress import Progress
+from samtune.sweep.stages import Search
+from samtune.sweep.stop import Stop
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import data, split, vision
 from trainables.data import DataError

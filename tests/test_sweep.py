@@ -17,17 +17,18 @@ from typing import Any
 import pytest
 
 from analysis.leaderboard import leaderboard, records
-from samtune import nodes, tables
-from samtune.cluster import Cluster
-from samtune.export import export
-from samtune.live import QuietView
-from samtune.progress import Progress
-from samtune.record import Record
-from samtune.rows import TrialRow
-from samtune.space import SearchSpace
-from samtune.stages import Confirm, Search
-from samtune.stop import Stop
-from samtune.sweep import run_stage
+from samtune.cluster import nodes
+from samtune.cluster.start import Cluster
+from samtune.record import tables
+from samtune.record.export import export
+from samtune.record.record import Record
+from samtune.record.rows import TrialRow
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import run_stage
+from samtune.sweep.live import QuietView
+from samtune.sweep.progress import Progress
+from samtune.sweep.stages import Confirm, Search
+from samtune.sweep.stop import Stop
 
 LAB = '''
 import errno
@@ -290,7 +291,7 @@ def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
 def test_a_second_signal_ends_the_process_at_once() -> None:
     code = """if True:
         import os, signal
-        from samtune.stop import Stop
+        from samtune.sweep.stop import Stop
         with Stop().on_signals(lambda: None):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)

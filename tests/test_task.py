@@ -13,7 +13,7 @@ from PIL import Image
 
 from samtune.optimizers import GradientOracle
 from samtune.optimizers.variant import KnobError
-from samtune.space import SearchSpace, SpaceError
+from samtune.space.search_space import SearchSpace, SpaceError
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import loop, vision
 from trainables.models.small_cnn import small_cnn

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samtune.space import SearchSpace, SpaceError
+from samtune.space.search_space import SearchSpace, SpaceError
 
 HEAD = "samtune: 1\ntrainable: labtrainables.mod:toy\n"
 SCHEDULED = (

@@ -137,7 +137,7 @@ def threads() -> Check:
 
 def disk(runs: Path) -> Iterator[Check]:
     """Free room where runs, data sets and Ray's files go."""
-    from samtune.run_folder import network_filesystem
+    from samtune.record.folder import network_filesystem
     from trainables.datasets.store import root
 
     kind = network_filesystem(runs)
@@ -192,8 +192,8 @@ def data_sets() -> Iterator[Check]:
 def cluster(address: str | None) -> Iterator[Check]:
     """Whether Ray starts (or answers at `address`), and the ports on which it then listens."""
     try:
-        from samtune.cluster import cluster as started
-        from samtune.space_document import Resources
+        from samtune.cluster.start import cluster as started
+        from samtune.space.schema import Resources
     except Exception as error:
         yield Check("ray, start", "broken", f"Ray cannot be used: {_told(error)}")
         return

@@ -47,8 +47,8 @@ class _Seconds(click.ParamType[float]):
 @json_option
 def status(name: str | None, runs: Path, watch: float | None, as_json: bool) -> None:
     """How far a run is; without NAME, all runs."""
-    from samtune.record import Record
-    from samtune.status import status_of
+    from samtune.record.record import Record
+    from samtune.views.status import status_of
 
     names = [name] if name else sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
     if watch is not None and names:
@@ -71,7 +71,7 @@ def _watch(runs: Path, names: list[str], every: float, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from samtune.status import watched
+    from samtune.views.status import watched
 
     console, last = console_for(), None
     try:
@@ -91,7 +91,7 @@ def _watch(runs: Path, names: list[str], every: float, as_json: bool) -> None:
 
 
 def _text(found: list[dict[str, Any]]) -> str:
-    from samtune.status import status_text
+    from samtune.views.status import status_text
 
     return "\n\n".join(status_text(each) for each in found)
 
@@ -117,9 +117,9 @@ def leaderboard(
     """Compares the confirmed winners of one or several runs."""
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
-    from samtune.export import export
-    from samtune.record import Record
-    from samtune.run_folder import RunError
+    from samtune.record.export import export
+    from samtune.record.folder import RunError
+    from samtune.record.record import Record
 
     folders = []
     for name in dict.fromkeys(names):
@@ -157,9 +157,9 @@ def export_tables(
     """Writes a run's tables anew from its record, and an Optuna study a space."""
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
-    from samtune.export import export
-    from samtune.record import Record
-    from samtune.run_folder import RunError
+    from samtune.record.export import export
+    from samtune.record.folder import RunError
+    from samtune.record.record import Record
 
     with Record.open(runs, name, read_only=True) as record:
         folder = record.folder if output is None else output
@@ -169,7 +169,7 @@ def export_tables(
             save(compare([folder]), folder / "leaderboard.parquet")
             written.append(folder / "leaderboard.parquet")
             if journal is not None:
-                from samtune.optuna_journal import write_journal
+                from samtune.search.journal import write_journal
 
                 write_journal(record, journal)
                 written.append(journal)

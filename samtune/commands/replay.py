@@ -40,8 +40,8 @@ def replay(
 
     Trains nothing: it replays the curves of RUN, which `--set asha.grace=<budget>` makes whole.
     """
-    from samtune.record import Record
-    from samtune.replay import report, text
+    from samtune.record.record import Record
+    from samtune.views.replay import report, text
 
     with Record.open(runs, name, read_only=True) as record:
         studies = report(record, rules, slots, seeds)

@@ -23,8 +23,8 @@ from samtune.commands.spaces import load_spaces
 from samtune.commands.stages import finish, room, run_stages
 
 if TYPE_CHECKING:
-    from samtune.record import Record
-    from samtune.space import SearchSpace
+    from samtune.record.record import Record
+    from samtune.space.search_space import SearchSpace
 
 # Of a version or a SHA-256.
 _SHOWN = 24
@@ -67,10 +67,10 @@ def run(
     `samtune run sgd sam asam`, `samtune run sgd sam asam --on cifar10_resnet18`. With the --name
     and the spaces of a run that was stopped, it goes on with that run.
     """
-    from samtune import integrations
-    from samtune.record import Record
-    from samtune.run_folder import check_name, refuse_taken
-    from samtune.storage import copied
+    from samtune.record.folder import check_name, refuse_taken
+    from samtune.record.record import Record
+    from samtune.record.storage import copied
+    from samtune.sweep import observers as integrations
 
     integrations.check(launch.logs, launch.hook)
     stopped = name is not None and (runs / check_name(name) / "sweep.db").is_file()
@@ -78,7 +78,7 @@ def run(
         refuse_taken(runs, name)
     loaded = load_spaces(spaces, overrides, setting)
     if dry_run:
-        from samtune.plan import plan, plan_text
+        from samtune.views.plan import plan, plan_text
 
         planned = [plan(space) for space in loaded]
         text = "\n\n".join(plan_text(space) for space in planned)
@@ -97,10 +97,10 @@ def run(
         return
     hosts = _hosts(loaded, launch)
     _make_ready(loaded, launch.address)
-    from samtune.provenance import code_hashes
-    from samtune.replay import rule_text
-    from samtune.search import Proposals
-    from samtune.stages import searched
+    from samtune.record.provenance import code_hashes
+    from samtune.search.proposals import Proposals
+    from samtune.sweep.stages import searched
+    from samtune.views.replay import rule_text
 
     record = Record.create(
         runs,
@@ -156,10 +156,10 @@ def resume(name: str, accepted: bool, runs: Path, launch: Launch, as_json: bool)
 
     Interrupted trials go on from their last checkpoints; the space is the run's own frozen copy.
     """
-    from samtune import integrations
-    from samtune.record import Record
-    from samtune.run_folder import check_name
-    from samtune.storage import copied, fetched
+    from samtune.record.folder import check_name
+    from samtune.record.record import Record
+    from samtune.record.storage import copied, fetched
+    from samtune.sweep import observers as integrations
 
     integrations.check(launch.logs, launch.hook)
     if launch.storage and not (runs / check_name(name) / "sweep.db").is_file():
@@ -195,9 +195,9 @@ def confirm(
 
     Repeats that the run already has are kept, so `--seeds 10` after 5 adds 5.
     """
-    from samtune import integrations
-    from samtune.record import Record
-    from samtune.storage import copied
+    from samtune.record.record import Record
+    from samtune.record.storage import copied
+    from samtune.sweep import observers as integrations
 
     integrations.check(launch.logs, launch.hook)
     with (
@@ -216,7 +216,7 @@ def confirm(
 
 def _frozen(record: Record) -> list[SearchSpace]:
     """The spaces as the run was begun with, whatever their files say now."""
-    from samtune.space import SearchSpace
+    from samtune.space.search_space import SearchSpace
 
     return [
         SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
@@ -226,8 +226,8 @@ def _frozen(record: Record) -> list[SearchSpace]:
 
 def _same_versions(record: Record, accepted: bool) -> None:
     """Raises RunError (exit code 2) for a run begun by other versions or code, unless accepted."""
-    from samtune.provenance import code_hashes, versions
-    from samtune.run_folder import RunError
+    from samtune.record.folder import RunError
+    from samtune.record.provenance import code_hashes, versions
 
     began, now = record.meta("versions") or {}, versions()
     if accepted or not _changed(began, now):
@@ -260,7 +260,7 @@ def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
     """Runs what a run has left to do, and exits; False when there is nothing."""
     spaces = _frozen(record)
     hosts = _hosts(spaces, launch)
-    from samtune.stages import Confirm, Search, has_work
+    from samtune.sweep.stages import Confirm, Search, has_work
 
     asked = record.meta("asked") or {"confirm": True, "top": None, "seeds": None}
     stages = []
@@ -284,11 +284,11 @@ def _hosts(spaces: Sequence[SearchSpace], launch: Launch) -> str | None:
 
     A nursery imports Ray by itself, so it comes first.
     """
-    from samtune.hosts import nursery
+    from samtune.cluster.forks import nursery
 
     if launch.address or any(s.resources.gpus or s.resources.workers > 1 for s in spaces):
         return None
-    return click.get_current_context().with_resource(nursery())
+    return click.get_current_context().with_resource(nursery(["samtune.sweep.driver"]))
 
 
 def _make_ready(spaces: Sequence[SearchSpace], address: str | None) -> None:
@@ -296,7 +296,7 @@ def _make_ready(spaces: Sequence[SearchSpace], address: str | None) -> None:
 
     The machines of another cluster have data of their own.
     """
-    from samtune.space import resolve
+    from samtune.space.search_space import resolve
 
     for space in spaces:
         ready = getattr(resolve(space.trainable), "make_ready", None)

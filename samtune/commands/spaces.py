@@ -11,7 +11,7 @@ import click
 from samtune.commands.options import json_option, on_option, set_option
 
 if TYPE_CHECKING:
-    from samtune.space import SearchSpace
+    from samtune.space.search_space import SearchSpace
 
 
 @click.group()
@@ -23,7 +23,7 @@ def spaces() -> None:
 @json_option
 def list_spaces(as_json: bool) -> None:
     """The shipped spaces."""
-    from samtune.space import shipped
+    from samtune.space.search_space import shipped
 
     paths = shipped()
     if as_json:
@@ -49,7 +49,7 @@ def show_space(
     """What a space resolves to, every default filled in."""
     (loaded,) = load_spaces([space], overrides, setting)
     if as_json:
-        from samtune.plan import plan
+        from samtune.views.plan import plan
 
         click.echo(json.dumps({"schema": "space/1", **plan(loaded)}))
     elif origin:
@@ -73,7 +73,7 @@ def check_spaces(files: tuple[str, ...], overrides: tuple[str, ...], setting: st
 @spaces.command("schema")
 def print_schema() -> None:
     """The JSON Schema of space files, for editors."""
-    from samtune.space import space_schema
+    from samtune.space.search_space import space_schema
 
     click.echo(json.dumps(space_schema(), indent=2))
 
@@ -82,7 +82,7 @@ def load_spaces(
     references: Sequence[str], overrides: Sequence[str], setting: str | None = None
 ) -> list[SearchSpace]:
     """All spaces, or every mistake in all of them at once."""
-    from samtune.space import SearchSpace, SpaceError
+    from samtune.space.search_space import SearchSpace, SpaceError
 
     loaded, messages = [], []
     for reference in references:

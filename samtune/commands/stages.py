@@ -17,10 +17,10 @@ from samtune.commands.board import console_for, print_board
 from samtune.commands.options import Launch
 
 if TYPE_CHECKING:
-    from samtune.record import Record
-    from samtune.space import SearchSpace
-    from samtune.stages import Confirm
-    from samtune.stop import Stop
+    from samtune.record.record import Record
+    from samtune.space.search_space import SearchSpace
+    from samtune.sweep.stages import Confirm
+    from samtune.sweep.stop import Stop
 
 
 def run_stages(
@@ -33,13 +33,13 @@ def run_stages(
     hosts: str | None,
 ) -> int:
     """Runs the stages and answers with the exit code."""
-    from samtune import integrations
-    from samtune.cluster import cluster
-    from samtune.live import view
-    from samtune.shipping import modules
-    from samtune.stages import Confirm, Search
-    from samtune.stop import Stop, withdraw
-    from samtune.sweep import run_stage
+    from samtune.cluster.shipping import modules
+    from samtune.cluster.start import cluster
+    from samtune.sweep import observers as integrations
+    from samtune.sweep.driver import run_stage
+    from samtune.sweep.live import view
+    from samtune.sweep.stages import Confirm, Search
+    from samtune.sweep.stop import Stop, withdraw
 
     console = console_for(stderr=True)
     click.echo(f"run {record.name}: {record.folder}", err=True)
@@ -92,7 +92,7 @@ def stopped(record: Record, stop: Stop) -> int:
 
 
 def _full(record: Record, detail: str) -> Exception:
-    from samtune.run_folder import RunError
+    from samtune.record.folder import RunError
 
     return RunError(
         f"stopped, because {record.folder} has no room left ({detail}); all of it is on record: "
@@ -104,7 +104,7 @@ def _full(record: Record, detail: str) -> Exception:
 @contextmanager
 def room(record: Record) -> Iterator[None]:
     """Tells of a full disk as such, wherever it was met: in a stage, or in a table."""
-    from samtune.stop import disk_refuses
+    from samtune.durable import disk_refuses
 
     try:
         yield
@@ -116,7 +116,7 @@ def room(record: Record) -> Iterator[None]:
 
 def _cut_short(folder: Path, stop: Stop) -> None:
     """Ends the process when Ray does not let go of it: the record is whole before it does."""
-    from samtune.record import Record
+    from samtune.record.record import Record
 
     with Record.open(folder.parent, folder.name) as record:
         for trial in record.trials("state = 'running'"):
@@ -134,7 +134,7 @@ def finish(record: Record, code: int, as_json: bool) -> None:
     """Exports, prints the leaderboard, tells where the files lie, and exits."""
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
-    from samtune.export import export
+    from samtune.record.export import export
 
     export(record)
     board = compare([record.folder])

@@ -22,8 +22,8 @@ def stop(name: str, runs: Path) -> None:
 
     Works from any machine that shares the folder of runs.
     """
-    from samtune.run_folder import found, is_locked
-    from samtune.stop import ask_to_stop, withdraw
+    from samtune.record.folder import found, is_locked
+    from samtune.sweep.stop import ask_to_stop, withdraw
 
     folder = found(runs, name)
     if not is_locked(folder):
@@ -48,8 +48,8 @@ def stop(name: str, runs: Path) -> None:
 
 def _told(runs: Path, name: str, how: str) -> str:
     """How a run stands that nobody writes, and what to type next."""
-    from samtune.record import Record
-    from samtune.status import status_of
+    from samtune.record.record import Record
+    from samtune.views.status import status_of
 
     with Record.open(runs, name, read_only=True) as record:
         status = status_of(record)

@@ -40,8 +40,8 @@ def trials(
     as_json: bool,
 ) -> None:
     """One line a trial; `samtune show NAME TRIAL` tells all of one."""
-    from samtune.record import Record
-    from samtune.trials import sorted_trials, trials_of
+    from samtune.record.record import Record
+    from samtune.views.trials import sorted_trials, trials_of
 
     with Record.open(runs, name, read_only=True) as record:
         found = trials_of(record, space, state)
@@ -68,7 +68,7 @@ def trials(
 
 
 def _table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    from samtune.live import knob_list
+    from samtune.messages import knob_list
 
     several = len({trial["space"] for trial in found}) > 1
     headings = ["trial", "state", "value", "rung", "used", "knobs", "attempts", "reason"]
@@ -97,8 +97,8 @@ def show(name: str, trial: str, runs: Path, as_json: bool) -> None:
 
     TRIAL is its number; with several spaces its space too, as in sam:5; r2 is repeat 2.
     """
-    from samtune.record import Record
-    from samtune.trials import trial_of
+    from samtune.record.record import Record
+    from samtune.views.trials import trial_of
 
     with Record.open(runs, name, read_only=True) as record:
         found = trial_of(record, trial)
@@ -109,7 +109,7 @@ def show(name: str, trial: str, runs: Path, as_json: bool) -> None:
 
 
 def _print_trial(trial: dict[str, Any]) -> None:
-    from samtune.live import clock, knob_list, unit
+    from samtune.messages import clock, knob_list, unit
 
     state = f"{trial['state']} ({trial['reason']})" if trial["reason"] else trial["state"]
     click.echo(f"{trial['run']}, {trial['space']}:{trial['trial']}: {state}")
@@ -154,7 +154,7 @@ def _print_trial(trial: dict[str, Any]) -> None:
 
 
 def _print_plot(trial: dict[str, Any]) -> None:
-    from samtune.trials import BARS, sparkline
+    from samtune.views.trials import BARS, sparkline
 
     values = [report["value"] for report in trial["curve"]]
     finite = [value for value in values if value is not None]
@@ -182,9 +182,9 @@ def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: boo
 
     `samtune best NAME > best.yaml` and `samtune run best.yaml` train and confirm it once more.
     """
-    from samtune.best import python, space_file, winner_of
-    from samtune.record import Record
-    from samtune.run_folder import RunError
+    from samtune.record.folder import RunError
+    from samtune.record.record import Record
+    from samtune.views.best import python, space_file, winner_of
 
     with Record.open(runs, name, read_only=True) as record:
         winner = winner_of(record, space)

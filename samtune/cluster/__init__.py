@@ -1,0 +1,1 @@
+"""A Ray of our own and its workers. Imports nothing: `forks` has to come before Ray."""

@@ -1,0 +1,53 @@
+"""How values, names and other people's errors are put into sentences."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: object, known: Iterable[object], label: str = "known") -> str:
+    """`did you mean 'x'?`, or all that is known if nothing is near."""
+    known = list(known)
+    names = [str(name) for name in known]
+    # Of numbers, the one spelt alike is not the one meant.
+    words = names if all(isinstance(name, str) for name in known) else []
+    near = difflib.get_close_matches(str(word), words, 1, 0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"{label}: {', '.join(names) or 'none'}"
+
+
+def quoted(value: object) -> str:
+    """The value as a message shows it: in quotes, unprintables escaped, not endless."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def printable(text: str) -> str:
+    """`text` without what would move a terminal's cursor, set its title or turn its direction."""
+    kept = (
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+    return "".join(kept)
+
+
+def unit(kind: str) -> str:
+    """What a budget of a kind counts."""
+    return {"compute": "see", "epochs": "epochs", "seconds": "s"}[kind]
+
+
+def knob_list(knobs: object) -> str:
+    """`lr=0.05 rho=0.5`"""
+    assert hasattr(knobs, "items")
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in knobs.items()
+    )
+
+
+def clock(seconds: float) -> str:
+    """`2:05`, or `1:02:05` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,1 @@
+"""A run on disk: the SQLite record, its tables and its copies."""

@@ -1,0 +1,1 @@
+"""A space file: read, checked against its trainable, frozen."""

@@ -1,0 +1,135 @@
+"""Whether the conditions of a space's knobs, their `when`, can come true."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+
+from samtune.messages import nearest, quoted
+from samtune.space.knobs import (
+    Choice,
+    Domain,
+    Fixed,
+    Grid,
+    KnobReader,
+    Range,
+    Value,
+    When,
+    active,
+    among,
+    contains,
+)
+from samtune.space.strict_yaml import Node
+
+
+class Conditions:
+    """Checks `when`: that it names knobs of this space, and can come true."""
+
+    def __init__(
+        self,
+        reader: KnobReader,
+        domains: dict[str, Domain],
+        points: Sequence[Mapping[str, Value]],
+        nodes: Mapping[str, Node],
+        faulty: set[str],
+    ) -> None:
+        self.reader = reader
+        self.domains = domains
+        self.points = points
+        self.nodes = nodes
+        self.faulty = faulty
+
+    def check(self) -> None:
+        """Adds to the reader's problems; brings values to the types of the knobs they ask."""
+        for name, domain in list(self.domains.items()):
+            if domain.when and self._known(name, domain.when):
+                fits = {
+                    other: self._possible(name, other, allowed)
+                    for other, allowed in domain.when.items()
+                }
+                self.domains[name] = dataclasses.replace(domain, when=fits)
+        if self.reader.problems or self.faulty:
+            return
+        for name, domain in self.domains.items():
+            if domain.when and self._not_too_deep(name) and not self._satisfiable(name):
+                self._wrong(name, "these conditions are never true together")
+
+    def _node(self, name: str, other: str) -> Node:
+        return self.nodes[name].at("when", other)
+
+    def _wrong(self, name: str, message: str, other: str = "") -> None:
+        problem = (self._node(name, other).mark, f"{name}.when: {message}")
+        self.reader.problems.append(problem)
+
+    def _known(self, name: str, when: When) -> bool:
+        names = {*self.domains, *(self.points[0] if self.points else ())}
+        known = True
+        for other in when:
+            if other == name:
+                self._wrong(name, "a knob cannot depend on itself", other)
+            elif other not in names and other not in self.faulty:
+                hint = nearest(other, sorted(names - {name}), "knobs")
+                self._wrong(name, f"no knob is called {quoted(other)}; {hint}", other)
+            known &= other != name and other in names
+        return known
+
+    def _possible(self, name: str, other: str, allowed: tuple[Value, ...]) -> tuple[Value, ...]:
+        fits: list[Value] = []
+        domain = self.domains.get(other)
+        for value in allowed:
+            fit = self.reader.checked(other, value, self._node(name, other), warn=False)
+            if fit is None:
+                continue
+            if isinstance(domain, Range):
+                possible = contains(domain, fit) and (domain.step or domain.type == "int")
+                message = (
+                    f"{other} is a range from {domain.low} to {domain.high}, which "
+                    f"{'is hardly ever' if contains(domain, fit) else 'never holds'} {quoted(fit)}"
+                )
+            else:
+                has = (
+                    [point[other] for point in self.points] if domain is None else _values(domain)
+                )
+                possible = among(fit, has)
+                message = f"{other} is never {quoted(fit)}; {nearest(fit, has, 'it is one of')}"
+            if not possible:
+                self._wrong(name, message, other)
+            fits.append(fit)
+        return tuple(fits)
+
+    def _not_too_deep(self, name: str) -> bool:
+        chain = [name]
+        level = {name}
+        while level := {
+            other for asked in level if asked in self.domains for other in self.domains[asked].when
+        }:
+            chain.append(sorted(level)[0])
+            if name in level:
+                self._wrong(name, f"goes round in a circle: {' -> '.join(chain)}")
+                return False
+            if len(chain) > 3:
+                self._wrong(name, f"at most two conditions in a row: {' -> '.join(chain)}")
+                return False
+        return True
+
+    def _satisfiable(self, name: str) -> bool:
+        asked: dict[str, list[Value]] = {}
+        waiting = [name]
+        while waiting:
+            domain = self.domains.get(waiting.pop())
+            for other, allowed in (domain.when if domain else {}).items():
+                asked.setdefault(other, []).extend(allowed)
+                waiting.append(other)
+        free = [other for other in asked if other in self.domains]
+        # Values that no condition asks for cannot help.
+        axes = [[value for value in asked[o] if contains(self.domains[o], value)] for o in free]
+        return any(
+            name in active(self.domains, {**point, **dict(zip(free, row, strict=True)), name: 0})
+            for point in self.points or ({},)
+            for row in itertools.product(*axes)
+        )
+
+
+def _values(domain: Fixed | Choice | Grid) -> tuple[Value, ...]:
+    return (domain.value,) if isinstance(domain, Fixed) else domain.values

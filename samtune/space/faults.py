@@ -1,0 +1,123 @@
+"""Reads a space file by its models; what pydantic finds becomes sentences, each with its place."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from samtune.messages import nearest, quoted
+from samtune.space.schema import NOTHING, SECTIONS, ChoiceShape, Document, GridShape, RangeShape
+from samtune.space.strict_yaml import Node, Problem
+
+
+def read_document(root: Node) -> tuple[Document, list[Problem], set[tuple[str, ...]]]:
+    """The document without its faulty parts, every fault, and the paths of the parts left out."""
+    problems: list[Problem] = []
+    broken: set[tuple[str, ...]] = set()
+    plain = root.plain()
+    while True:
+        try:
+            return Document.model_validate(plain), problems, broken
+        except ValidationError as caught:
+            errors = [(_path(error["loc"]), error) for error in caught.errors()]
+        problems += _problems(root, errors)
+        for path, _ in errors:
+            # A fault costs its knob or its word, no more, so that the rest is checked as well.
+            part = tuple(map(str, path[:2]))
+            if part[0] == "samtune":
+                plain["samtune"] = 1
+            elif len(part) == 1 or not isinstance(plain.get(part[0]), dict):
+                plain.pop(part[0], None)
+            else:
+                plain[part[0]].pop(part[1], None)
+            broken.add(part if part[0] != "points" else part[:1])
+
+
+def _path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(step for step in loc if not str(step).startswith("<"))
+
+
+def _problems(
+    root: Node, errors: list[tuple[tuple[int | str, ...], ErrorDetails]]
+) -> list[Problem]:
+    problems: dict[tuple[int | str, ...], Problem] = {}
+    unknown_in = {path[:-1] for path, error in errors if error["type"] == "extra_forbidden"}
+    for path, error in errors:
+        if error["type"] == "missing" and path[:-1] in unknown_in:
+            continue  # The missing word is the misspelt one.
+        node, reached = root, 0
+        for step in path:
+            below = node.value
+            if isinstance(below, dict) and step in below:
+                node = below[str(step)]
+            elif isinstance(below, list) and isinstance(step, int):
+                node = below[step]
+            else:
+                break
+            reached += 1
+        unknown = error["type"] == "extra_forbidden"
+        where = ".".join(map(str, path[: reached - 1 if unknown else reached]))
+        sentence = _sentence(node, path, reached, error)
+        mark = node.key if unknown else node.mark
+        # Members of a union fail one by one at one place; its first word on it is enough.
+        problems.setdefault(path[:reached], (mark, f"{where}: {sentence}" if where else sentence))
+    return list(problems.values())
+
+
+def _sentence(node: Node, path: tuple[int | str, ...], reached: int, error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    value = node.value
+    match error["type"]:
+        case "extra_forbidden":
+            known = _known_words(path[:-1], error["loc"])
+            return f"{quoted(path[-1])} is not a known word here; {nearest(path[-1], known)}"
+        case "missing":
+            return f"{quoted(path[reached])} is missing"
+        case "value_error":
+            return str(context["error"])
+        case "literal_error" if path == ("samtune",):
+            return f"this is format {quoted(value)}, and this samtune reads format 1"
+        case "literal_error":
+            words = [word.strip(" '") for word in re.split(",| or ", str(context["expected"]))]
+            if value is None:
+                return f"{NOTHING}: {', '.join(words)}"
+            if isinstance(value, dict | list):
+                return f"one word belongs here: {', '.join(words)}"
+            near = nearest(value, words)
+            near = f"; {near}" if near.startswith("did") else ""
+            return f"{quoted(value)} is none of {', '.join(words)}{near}"
+        case "greater_than":
+            return f"must be greater than {context['gt']:g}, not {value}"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:g}, not {value}"
+        case "less_than":
+            return f"must be below {context['lt']:g}, not {value}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}, not {value}"
+    if value is None:
+        return NOTHING
+    found = (
+        "a map"
+        if isinstance(value, dict)
+        else "a list"
+        if isinstance(value, list)
+        else quoted(value)
+    )
+    if error["type"] == "list_type" and path != ("points",) and not isinstance(value, dict):
+        return f"a list belongs here: [{value}]"
+    expected = {"string_type": "a word", "list_type": "a list [a, b, ...]"}
+    fallback = "a map (`word: value`, one a line, indented)"
+    return f"{expected.get(error['type'], fallback)} belongs here, not {found}"
+
+
+def _known_words(path: tuple[int | str, ...], loc: tuple[int | str, ...]) -> list[str]:
+    if not path:
+        return list(Document.model_fields)
+    if path[0] in SECTIONS:
+        return list(SECTIONS[str(path[0])].model_fields)
+    shapes: dict[str, type[BaseModel]] = {"<choice>": ChoiceShape, "<grid>": GridShape}
+    shape = next((shapes[str(step)] for step in loc if step in shapes), RangeShape)
+    words = list(shape.model_fields)
+    return words if shape is not RangeShape else [*words, "choice", "grid"]

@@ -1,0 +1,292 @@
+"""From a reference to one tree of values: the file, what it extends, and --set on top."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samtune.messages import nearest, quoted
+from samtune.space import strict_yaml
+from samtune.space.schema import SECTIONS, Document, shape_of
+from samtune.space.strict_yaml import MAX_BYTES, Mark, Node, Problem, StrictYamlError
+
+SHARED = "common"
+# What variants that are compared share; the rest of a space is the variant's own.
+_SETTING = {"task", *SECTIONS}
+MAX_FILES = 32
+
+
+class SpaceError(Exception):
+    """What is wrong with a space; `messages` holds one line each, sorted by place."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = list(messages)
+
+
+def space_error(problems: Sequence[Problem]) -> SpaceError:
+    """The problems as one error, sorted by place, no sentence twice."""
+    return SpaceError([f"{mark}: {text}" for mark, text in sorted(set(problems))])
+
+
+def shipped_folder() -> Path:
+    """The folder search_spaces/, which lies beside the package in a checkout and a wheel alike."""
+    import samtune
+
+    return Path(samtune.__file__).resolve().parent.parent / "search_spaces"
+
+
+def shipped() -> dict[str, Path]:
+    """The spaces that come with samtune, by name; not the part they share."""
+    files = sorted(shipped_folder().glob("*.yaml"))
+    return {path.stem: path for path in files if path.stem != SHARED}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a reference led. `from_shipped`: not to a file of that path, but to a shipped one."""
+
+    name: str
+    path: Path
+    from_shipped: bool
+
+
+def find(reference: str | Path) -> Found:
+    """The file itself where it exists, otherwise the shipped space of the same name.
+
+    Raises SpaceError for neither, and for a file name that cannot name a run's space.
+    """
+    text = str(reference)
+    path = Path(text)
+    if os.path.isfile(text):
+        name = path.stem
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+            message = (
+                f"{_printable(text)}: a space is named after its file, in a-z, 0-9, '.', '_' "
+                "and '-', at most 64 of them, a letter or digit first; rename the file"
+            )
+            raise SpaceError([message])
+        return Found(name, path, from_shipped=False)
+    spaces = shipped()
+    if path.suffix in {"", ".yaml", ".yml"} and path.stem in spaces:
+        return Found(path.stem, spaces[path.stem], from_shipped=True)
+    what = "is a folder, not a file" if os.path.isdir(text) else "no such file"
+    near = difflib.get_close_matches(path.stem, spaces, 1)
+    message = (
+        f"{_printable(text)}: {what}, and no shipped space has that name "
+        f"({', '.join(spaces)}); `samtune spaces list` shows them"
+    )
+    raise SpaceError([message + (f"; did you mean {near[0]!r}?" if near else "")])
+
+
+def parse(data: bytes, source: str) -> Node:
+    """One space file's tree: a map that says `samtune: 1`.
+
+    Raises StrictYamlError.
+    """
+    root = strict_yaml.load(data, source)
+    if root.value is None:
+        raise StrictYamlError([(root.mark, "the file is empty; begin it with `samtune: 1`")])
+    if not isinstance(root.value, dict):
+        kind = "a list" if isinstance(root.value, list) else "text"
+        message = f"{kind} where a map belongs; begin the file with `samtune: 1`"
+        raise StrictYamlError([(root.mark, message)])
+    if "samtune" not in root.value:
+        near = difflib.get_close_matches("samtune", root.value, 1)
+        instead = f", not `{near[0]}`" if near else ""
+        message = f"begin the file with `samtune: 1`{instead} (the version of the format)"
+        raise StrictYamlError([(root.mark, message)])
+    version = root.value["samtune"]
+    if version.value != 1 or isinstance(version.value, bool):
+        message = f"this is format {quoted(version.plain())}, and this samtune reads format 1"
+        raise StrictYamlError([(version.mark, message)])
+    return root
+
+
+def read(path: Path) -> Node:
+    """The tree of a file with all that it extends.
+
+    Raises SpaceError with what is wrong in any of the files.
+    """
+    reader = _Reader(path.parent.resolve())
+    root = reader.file(path, ())
+    if root is None or reader.problems:
+        raise space_error(reader.problems)
+    return root
+
+
+class _Reader:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: list[Problem] = []
+        self.files = 0
+
+    def file(self, path: Path, chain: tuple[Path, ...]) -> Node | None:
+        self.files += 1
+        source = _shown(path)
+        try:
+            with path.open("rb") as stream:
+                root = parse(stream.read(MAX_BYTES + 1), source)
+        except OSError as error:
+            self.problems.append((Mark(source), f"cannot be read: {error.strerror}"))
+            return None
+        except StrictYamlError as error:
+            self.problems += error.problems
+            return None
+        entries = dict(_entries(root))
+        extends = entries.pop("extends", None)
+        merged = Node(entries, root.mark, root.key)
+        if extends is None:
+            return merged
+        below: Node | None = None
+        for item in extends.value if isinstance(extends.value, list) else [extends]:
+            parent = self.parent(item, path, (*chain, path))
+            if parent is not None:
+                below = parent if below is None else merge(below, parent)
+        return merged if below is None else merge(below, merged)
+
+    def parent(self, item: Node, path: Path, chain: tuple[Path, ...]) -> Node | None:
+        target = self.target(item, path)
+        if isinstance(target, str):
+            self.problems.append((item.mark, f"extends: {target}"))
+            return None
+        known = [file.resolve() for file in chain]
+        if target.resolve() in known:
+            circle = [*chain[known.index(target.resolve()) :], target]
+            names = " -> ".join(file.name for file in circle)
+            self.problems.append((item.mark, f"extends goes round in a circle: {names}"))
+            return None
+        if self.files >= MAX_FILES:
+            message = f"extends: more than {MAX_FILES} files are read for one space"
+            self.problems.append((item.mark, message))
+            return None
+        return self.file(target, chain)
+
+    def target(self, item: Node, path: Path) -> Path | str:
+        """The file an entry of `extends` means, or the sentence that says why there is none."""
+        name = item.value
+        if not isinstance(name, str):
+            return "the name of a file belongs here, such as common.yaml"
+        if "://" in name:
+            return (
+                f"{quoted(name)} is a URL; only files beside this one, or shipped ones, are read"
+            )
+        if os.path.isabs(name) or re.match(r"[A-Za-z]:|~|\\", name):
+            return f"{quoted(name)} is an absolute path; write it relative to this file"
+        beside = path.parent / name
+        root = path.parent.resolve() if path.parent.resolve() == shipped_folder() else self.folder
+        if not beside.resolve().is_relative_to(root):
+            return f"{quoted(name)} leads out of the folder {root.name}/; copy that file into it"
+        if os.path.isfile(beside):
+            return beside
+        stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+        spaces = {**shipped(), SHARED: shipped_folder() / f"{SHARED}.yaml"}
+        if "/" not in name and stem in spaces:
+            return spaces[stem]
+        return f"no file {quoted(name)} beside this one; {nearest(stem, spaces, 'shipped')}"
+
+
+def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
+    """`above` on top of `below`: maps merge deep, all else replaces; null removes knobs' parts."""
+    merged = dict(_entries(below))
+    for word, node in _entries(above).items():
+        known = merged.get(word)
+        removes = path[:1] == ("knobs",) or (not path and word == "points")
+        if known is None:
+            merged[word] = node
+        elif node.value is None and removes:
+            del merged[word]
+        elif isinstance(node.value, dict) and isinstance(known.value, dict):
+            replaces = path == ("knobs",) and _changes_shape(known, node)
+            merged[word] = node if replaces else merge(known, node, (*path, word))
+        else:
+            merged[word] = node
+    return Node(merged, above.mark, above.key)
+
+
+def on_setting(root: Node, setting: Node) -> Node:
+    """A space with another's task, budget, search, rungs, resources and confirmation."""
+    kept = {word: node for word, node in _entries(setting).items() if word in _SETTING}
+    return merge(root, Node(kept, root.mark, root.key))
+
+
+def _changes_shape(below: Node, above: Node) -> bool:
+    # {default: 0} alone says nothing of the shape, and adds to whichever is there.
+    says = {"choice", "grid", "min", "max"} & set(_entries(above))
+    return bool(says) and shape_of(below.plain()) != shape_of(above.plain())
+
+
+def override(
+    root: Node, items: Sequence[str], paths: Callable[[Node], Sequence[str]]
+) -> tuple[Node, list[Problem]]:
+    """The tree with each `path=value` of --set applied in order, and what is wrong with them.
+
+    `paths(root)` gives the dotted paths that may be set; null removes a knob, or part of one.
+    """
+    problems: list[Problem] = []
+    for item in items:
+        mark = Mark(f"--set {item if item.isprintable() else quoted(item)}")
+        path, equals, text = item.partition("=")
+        path = path.strip()
+        if not equals or not path or not text.strip():
+            problems.append((mark, "write it as path=value, such as lr.max=0.3"))
+            continue
+        try:
+            value = _at(mark, strict_yaml.load(text.encode("utf-8", "replace"), ""))
+        except StrictYamlError as error:
+            problems += [(mark, message) for _, message in error.problems]
+            continue
+        known = paths(root)
+        head = path.split(".")[0]
+        full = path if head in Document.model_fields else f"knobs.{path}"
+        if full not in known:
+            short = [name.removeprefix("knobs.") for name in known]
+            near = difflib.get_close_matches(path, short, 3, 0.3)
+            choices = ", ".join(near) or ", ".join(short[:3])
+            message = f"{quoted(path)} is nothing that can be set; nearest: {choices}"
+            problems.append((mark, message))
+            continue
+        removes = full.startswith("knobs.") or full == "points"
+        root = _replaced(root, full.split("."), value, removes and value.value is None)
+    return root, problems
+
+
+def _replaced(node: Node, words: list[str], value: Node, remove: bool) -> Node:
+    if not words:
+        return value
+    entries = dict(_entries(node))
+    word, rest = words[0], words[1:]
+    if remove and not rest:
+        entries.pop(word, None)
+    else:
+        below = entries.get(word, Node({}, value.mark, value.mark))
+        entries[word] = _replaced(below, rest, value, remove)
+    return Node(entries, node.mark, node.key)
+
+
+def _at(mark: Mark, node: Node) -> Node:
+    value = node.value
+    if isinstance(value, dict):
+        value = {word: _at(mark, below) for word, below in value.items()}
+    elif isinstance(value, list):
+        value = [_at(mark, below) for below in value]
+    return Node(value, mark, mark)
+
+
+def _entries(node: Node) -> dict[str, Node]:
+    return node.value if isinstance(node.value, dict) else {}
+
+
+def _shown(path: Path) -> str:
+    try:
+        return _printable(str(path.relative_to(Path.cwd())))
+    except (ValueError, OSError):
+        return _printable(str(path))
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() and len(text) <= 300 else quoted(text)

@@ -1,0 +1,289 @@
+"""What may stand in a space file: the models behind its checks, its defaults and its JSON Schema.
+
+`space_faults` reads a file by them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+)
+
+from samtune.messages import quoted
+from samtune.space.strict_yaml import scalar as yaml_scalar
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+NOTHING = "nothing is written here; write a value, or remove the line"
+
+
+def not_a_number(value: object) -> str:
+    """Why `value` is no number, and what to type."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, dict | list):
+        return f"a {'map' if isinstance(value, dict) else 'list'} where a number belongs"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} is not a number"
+    meant = yaml_scalar(str(value).replace("_", "").replace(",", "."))
+    if isinstance(meant, float | int) and not isinstance(meant, bool):
+        return f"{quoted(value)} is text, not a number; write {meant} without quotes"
+    return f"{quoted(value)} is text, not a number"
+
+
+def _scalar(value: Any) -> Any:
+    if value is None:
+        raise ValueError(NOTHING)
+    if isinstance(value, list):
+        message = "a list where one value belongs; to try each: {choice: [...]} or {grid: [...]}"
+        raise ValueError(message)
+    if isinstance(value, dict):
+        raise ValueError("a map where one value belongs")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(not_a_number(value))
+    return value
+
+
+def _whole(value: Any) -> Any:
+    _number(value)
+    if not isinstance(value, int):
+        raise ValueError(f"{value} is not a whole number")
+    return value
+
+
+def _whole_or_auto(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"{quoted(value)} is neither a whole number of at least 1 nor `auto`")
+
+
+def _seconds_or_auto(value: Any) -> Any:
+    if value == "auto" or (not isinstance(value, str) and _number(value) > 0):
+        return value
+    raise ValueError(f"{quoted(value)} is neither a number of seconds above 0 nor `auto`")
+
+
+def _first(value: Any) -> Any:
+    if value == "default" or isinstance(value, dict):
+        return value
+    raise ValueError(
+        f"{quoted(value)} is neither `default` nor a map such as {{lr: 0.1, rho: 0.5}}"
+    )
+
+
+Value = Annotated[bool | int | float | str, BeforeValidator(_scalar)]
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[float, Field(gt=0), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32), BeforeValidator(_whole)]
+When = dict[str, Value | list[Value]]
+
+
+class _Words(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+
+class RangeShape(_Words):
+    """A range: {min, max}, and optionally scale, step, type, default, when."""
+
+    min: Number | None = Field(default=None, description="Lower end, included.")
+    max: Number | None = Field(default=None, description="Upper end, included.")
+    scale: Literal["linear", "log"] | None = Field(
+        default=None, description="linear unless it says log."
+    )
+    step: Positive | None = Field(default=None, description="Only min, min + step, ... are tried.")
+    type: Literal["int", "float"] | None = Field(
+        default=None, description="int for whole numbers."
+    )
+    default: Value | None = Field(default=None, description="The value tried first.")
+    when: When | None = Field(
+        default=None, description="Used only if these other knobs have these values."
+    )
+
+
+class ChoiceShape(_Words):
+    """A choice: the search picks one of the values for each trial."""
+
+    choice: list[Value] | None = Field(description="The values to pick from.")
+    default: Value | None = Field(default=None, description="The value tried first.")
+    when: When | None = Field(
+        default=None, description="Used only if these other knobs have these values."
+    )
+
+
+class GridShape(_Words):
+    """A grid: each value is tried, with each of the other grids' and sampled points."""
+
+    grid: list[Value] | None = Field(description="The values to try, each one.")
+    default: Value | None = Field(default=None, description="The value tried first.")
+    when: When | None = Field(
+        default=None, description="Used only if these other knobs have these values."
+    )
+
+
+def shape_of(value: Any) -> str:
+    """Which of the four shapes a knob has; a misspelt word counts as what it is nearest to."""
+    if not isinstance(value, dict):
+        return "<fixed>"
+    for word in ("choice", "grid"):
+        if word in value:
+            return f"<{word}>"
+    if not {"min", "max"} & set(value):
+        for word in map(str, value):
+            near = difflib.get_close_matches(word, ["choice", "grid", *RangeShape.model_fields], 1)
+            if near and near[0] in {"choice", "grid"}:
+                return f"<{near[0]}>"
+    return "<range>"
+
+
+KnobShape = Annotated[
+    Annotated[Value, Tag("<fixed>")]
+    | Annotated[RangeShape, Tag("<range>")]
+    | Annotated[ChoiceShape, Tag("<choice>")]
+    | Annotated[GridShape, Tag("<grid>")],
+    Discriminator(shape_of),
+]
+
+
+class SweepBudget(_Words):
+    """The most one trial may use, and how many trials there are."""
+
+    kind: Literal["compute", "epochs", "seconds"] = Field(
+        default="compute", description="compute counts SGD-epoch equivalents: a SAM epoch costs 2."
+    )
+    per_trial: Positive = Field(default=20, description="In units of kind.")
+    trials: Count = Field(default=32, description="Number of configurations sampled.")
+
+
+class Search(_Words):
+    """How configurations are chosen."""
+
+    method: Literal["tpe", "random", "sobol", "grid"] = "tpe"
+    seed: Seed = 1
+    first: list[Annotated[Literal["default"] | dict[str, Value], BeforeValidator(_first)]] = Field(
+        default=["default"],
+        description="Tried before all others: default, or maps of knob values.",
+    )
+    metric: str = Field(
+        default="val_acc", description="What a trial reports and the search improves."
+    )
+    mode: Literal["max", "min"] = "max"
+
+
+class Asha(_Words):
+    """Early stopping by successive halving: rungs at grace, grace * factor, ..."""
+
+    mode: Literal["stop", "promote", "halving"] = Field(
+        default="stop",
+        description="stop: a trial is judged once, when it reaches a rung. promote: it pauses "
+        "there until it is among the best. halving: the best go on when all are there.",
+    )
+    grace: Positive = Field(
+        default=2, description="No trial stops before this; in units of the budget."
+    )
+    factor: Annotated[float, Field(gt=1), BeforeValidator(_number)] = Field(
+        default=3, description="One in `factor` trials goes on at each rung."
+    )
+    tolerance: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+        default=1,
+        description="Near ties go on as well: within this many standard errors of the cutoff.",
+    )
+    audit: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+        default=0,
+        description="Share of the stopped trials that run on, to tell how often that was wrong.",
+    )
+
+
+class Resources(_Words):
+    """What one trial holds while it runs."""
+
+    cpus: Positive = 1
+    gpus: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+        default=0, description="May be a fraction: 0.5 puts two trials on a GPU."
+    )
+    gpu_memory_gb: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+        default=0,
+        description="Memory that must be free on its GPU when a trial starts; 0: not asked.",
+    )
+    workers: Count = Field(
+        default=1,
+        description="Processes a trial that share its batch, each with these cpus and gpus.",
+    )
+    parallel: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = Field(
+        default="auto", description="Most trials at a time; auto: as many as fit."
+    )
+    retries: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
+        default=2,
+        description="How often a trial is tried again whose worker died or stalled.",
+    )
+    stall_after: Annotated[float | Literal["auto"], BeforeValidator(_seconds_or_auto)] = Field(
+        default="auto",
+        description="Seconds without a report after which a trial is killed; auto: by its pace.",
+    )
+
+
+class Confirm(_Words):
+    """Fresh-seed repeats of the best configurations; the test split is opened only there."""
+
+    top: Count = Field(default=1, description="How many configurations, best first.")
+    seeds: Count = Field(default=5, description="How many fresh seeds each.")
+
+
+class Document(_Words):
+    """A samtune space file: what to train, which knobs to search, and with what budget."""
+
+    model_config = ConfigDict(title="samtune space")
+
+    samtune: Literal[1] = Field(description="Version of this format.")
+    extends: str | list[str] | None = Field(
+        default=None, description="File or files this one adds to."
+    )
+    trainable: str | None = Field(
+        default=None, description="asam, or my_package.my_module:my_trainable."
+    )
+    variant: str | None = Field(
+        default=None, description="The trainable's name in the leaderboard."
+    )
+    base: str | None = Field(default=None, description="Base optimizer: sgd or adamw.")
+    knobs: dict[str, KnobShape | None] = Field(
+        default={},
+        description="Each a value, a range, a choice or a grid; null removes an inherited one.",
+    )
+    points: list[dict[str, Value]] | None = Field(
+        default=None, description="Tied values: each trial takes one of these maps as a whole."
+    )
+    task: dict[str, Value] = Field(
+        default={}, description="Data set, model and what else a trial needs."
+    )
+    budget: SweepBudget = SweepBudget()
+    search: Search = Search()
+    asha: Asha = Asha()
+    resources: Resources = Resources()
+    confirm: Confirm = Confirm()
+
+
+SECTIONS: dict[str, type[_Words]] = {
+    "budget": SweepBudget,
+    "search": Search,
+    "asha": Asha,
+    "resources": Resources,
+    "confirm": Confirm,
+}
+
+
+def space_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a space file, for editors."""
+    schema = Document.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

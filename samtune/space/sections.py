@@ -1,0 +1,132 @@
+"""What the sections of a space say of each other, of its knobs and of its trainable's metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from samtune.messages import nearest, quoted
+from samtune.space.knobs import Choice, Domain, Grid, KnobReader, Range, Value, contains
+from samtune.space.schema import Document
+from samtune.space.strict_yaml import Node
+
+MAX_GRID = 100_000
+_MORE = {"max": "higher", "min": "lower"}
+
+
+class Sections:
+    """Checks search, rungs, budget and resources against each other and the knobs.
+
+    `broken` holds the paths that could not be read, and `metrics` what the trainable reports with
+    its better end, None where that is unknown.
+    """
+
+    def __init__(
+        self,
+        reader: KnobReader,
+        root: Node,
+        document: Document,
+        broken: set[tuple[str, ...]],
+        metrics: Mapping[str, str] | None,
+    ) -> None:
+        self.reader = reader
+        self.root = root
+        self.document = document
+        self.broken = broken
+        self.metrics = metrics
+
+    def check(
+        self,
+        knobs: Mapping[str, Domain],
+        points: Sequence[Mapping[str, Value]],
+        faulty: set[str],
+    ) -> None:
+        """Adds to the reader's problems and warnings; nothing is said of the knobs in `faulty`."""
+        document, better = self.document, self.metrics
+        asha, gpus = document.asha, document.resources.gpus
+        unread = {("asha", "grace"), ("budget", "per_trial")} & self.broken
+        if asha.grace > document.budget.per_trial and not unread:
+            message = (
+                f"asha.grace: {asha.grace:g} is more than budget.per_trial "
+                f"({document.budget.per_trial:g}), so no trial is stopped early"
+            )
+            self.reader.warnings.append((self.root.at("asha", "grace").mark, message))
+        metric = document.search.metric
+        if metric.startswith("test_"):
+            message = f"search.metric: {metric} would choose on the test split; name a val_ metric"
+            self._wrong(self.root.at("search", "metric"), message)
+        if better and metric in better and better[metric] != document.search.mode:
+            message = f"search.mode: {metric} is the better the {_MORE[better[metric]]} it is"
+            self._wrong(
+                self.root.at("search", "mode"), f"{message}; write `mode: {better[metric]}`"
+            )
+        elif better and metric not in better:
+            message = f"search.metric: {quoted(metric)} is not reported; {nearest(metric, better)}"
+            self._wrong(self.root.at("search", "metric"), message)
+        if document.budget.kind == "seconds" and document.resources.parallel != 1:
+            message = (
+                "budget.kind: trials that run side by side slow each other down, so seconds "
+                "compare only with `resources: {parallel: 1}`"
+            )
+            self.reader.warnings.append((self.root.at("budget", "kind").mark, message))
+        if gpus > 1 and gpus != int(gpus):
+            message = f"resources.gpus: {gpus:g}; above 1 it must be a whole number"
+            self._wrong(self.root.at("resources", "gpus"), message)
+        workers = document.resources.workers
+        if workers > 1 and 0 < gpus < 1:
+            message = (
+                f"resources.workers: {workers} workers cannot share a GPU, and gpus is {gpus:g}; "
+                "give each gpus: 1, or the trial workers: 1"
+            )
+            self._wrong(self.root.at("resources", "workers"), message)
+        if document.search.method == "grid":
+            self._grid(knobs)
+        nodes = self.root.at("search", "first").value
+        for index, point in enumerate(document.search.first):
+            if point != "default" and isinstance(nodes, list):
+                self._first(point, nodes[index], knobs, points, faulty)
+
+    def _grid(self, knobs: Mapping[str, Domain]) -> None:
+        size = 1.0
+        for name, domain in knobs.items():
+            if isinstance(domain, Choice | Grid):
+                size *= len(domain.values)
+            elif isinstance(domain, Range) and domain.step is not None:
+                size *= math.floor((domain.high - domain.low) / domain.step + 1e-9) + 1
+            elif isinstance(domain, Range):
+                message = f"{name}: a grid search needs a `step` here, or {{grid: [...]}}"
+                self._wrong(self.root.at("knobs", name), message)
+        if size > MAX_GRID:
+            message = f"search.method: a grid of {size:.3g} points; larger steps make it smaller"
+            self._wrong(self.root.at("search", "method"), message)
+
+    def _first(
+        self,
+        point: Mapping[str, Value] | str,
+        node: Node,
+        knobs: Mapping[str, Domain],
+        points: Sequence[Mapping[str, Value]],
+        faulty: set[str],
+    ) -> None:
+        assert isinstance(point, Mapping) and isinstance(node.value, dict)
+        tied = set(points[0]) if points else set()
+        for name, value in point.items():
+            below = node.value[name]
+            if name in knobs:
+                fit = self.reader.checked(name, value, below, warn=False)
+                if fit is not None and not contains(knobs[name], fit):
+                    message = f"search.first: {name} is never {quoted(fit)} in this space"
+                    self._wrong(below, message)
+            elif name not in {*tied, *faulty} and ("points",) not in self.broken:
+                hint = nearest(name, [*knobs, *tied], "knobs")
+                self.reader.problems.append(
+                    (below.key, f"search.first: no knob {quoted(name)}; {hint}")
+                )
+        asked = {name: value for name, value in point.items() if name in tied}
+        if asked and not any(asked == {n: p.get(n) for n in tied} for p in points):
+            self._wrong(
+                node, f"search.first: {', '.join(sorted(tied))} are tied; name one of `points`"
+            )
+
+    def _wrong(self, node: Node, message: str) -> None:
+        self.reader.problems.append((node.mark, message))

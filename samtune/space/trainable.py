@@ -1,0 +1,176 @@
+"""The trainable that a space names: found by its reference, and asked what it takes."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samtune.messages import nearest
+from samtune.space.files import SpaceError
+
+if TYPE_CHECKING:
+    from samtune.optimizers.variant import Knob
+
+SHIPPED_MODULE = "trainables.vision"
+
+
+def full_reference(reference: str) -> str:
+    """`asam` is short for `trainables.vision:asam`; anything else stands as it is."""
+    return reference if ":" in reference else f"{SHIPPED_MODULE}:{reference}"
+
+
+def resolve(reference: str) -> Any:
+    """The trainable behind `asam`, or behind `my_package.my_module:my_trainable`.
+
+    Modules are found as Python finds them, and in the current folder last. Raises SpaceError.
+    """
+    pattern = r"[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+    if not re.fullmatch(pattern, reference, re.ASCII):
+        raise SpaceError(
+            [f"{reference!r} names no trainable; write asam, or my_package.my_module:my_trainable"]
+        )
+    module_name, name = full_reference(reference).split(":")
+    module = _module(module_name)
+    found = getattr(module, name, None)
+    if callable(found):
+        return found
+    known = sorted(trainables_of(module)) or sorted(
+        word for word, value in vars(module).items() if callable(value) and word[0] != "_"
+    )
+    if ":" not in reference:
+        hint = nearest(reference, known, "trainables")
+        hint = hint if hint.startswith("did") else f"{hint}; your own: my_package.my_module:name"
+        raise SpaceError([f"no trainable is called {reference!r}; {hint}"])
+    raise SpaceError([f"module {module_name} has no trainable {name!r}; {nearest(name, known)}"])
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python collects no garbage in the block: with torch or Ray to be imported there is none, and
+    looking for it is a sixth of the import's CPU time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def trainables_of(module: Any) -> dict[str, Any]:
+    """The module's trainables that declare their knobs, by name."""
+    return {
+        word: value
+        for word, value in vars(module).items()
+        if hasattr(value, "knobs") and hasattr(value, "variant") and not isinstance(value, type)
+    }
+
+
+def _module(name: str) -> Any:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    top = name.split(".")[0]
+    if top == "trainables":
+        _refuse_stranger()
+    try:
+        with uncollected():
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            where = f"in {os.getcwd()} or on Python's path"
+            raise SpaceError([f"no module {error.name!r} {where}"]) from None
+        raise SpaceError([f"module {name} cannot be imported: {error}"]) from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise SpaceError([f"module {name} cannot be imported: {kind}: {error}"]) from error
+
+
+def _refuse_stranger() -> None:
+    """Refuses a `trainables` that does not lie beside samtune, before any of it runs."""
+    import samtune
+
+    home = Path(samtune.__file__).resolve().parent.parent
+    spec = importlib.util.find_spec("trainables")
+    if spec is None:
+        return
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
+    for place in places:
+        folder = Path(place).parent if spec.origin else Path(place)
+        if folder.resolve() != home / "trainables":
+            raise SpaceError(
+                [f"{place} stands in the way of samtune's own trainables/; rename it"]
+            )
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a trainable says of itself. `knobs` and `task` are None where it says nothing.
+
+    `metrics` are what a search may improve, each with `max` or `min`; empty for any.
+    """
+
+    name: str
+    reference: str
+    variant: str
+    bases: tuple[str, ...]
+    base: str
+    knobs: dict[str, Knob] | None
+    task: dict[str, Knob] | None
+    metrics: dict[str, str]
+    trainable: Any
+
+    @classmethod
+    def of(cls, reference: str, base: str | None) -> Declared:
+        """Asks the trainable behind `reference`; a base it lacks is taken as its first one.
+
+        Raises SpaceError where there is none.
+        """
+        trainable = resolve(reference)
+        name = full_reference(reference).split(":")[1]
+        bases = tuple(getattr(trainable, "bases", ()))
+        if bases:
+            base = base if base in bases else bases[0]
+        knobs = getattr(trainable, "knobs", None)
+        task = getattr(trainable, "task", None)
+        base = base or "none"
+        return cls(
+            name=name,
+            reference=full_reference(reference),
+            variant=str(getattr(trainable, "variant", name)),
+            bases=bases,
+            base=base,
+            knobs=dict(knobs(base)) if callable(knobs) else None,
+            task=dict(task) if task is not None else None,
+            metrics=dict(getattr(trainable, "metrics", {})),
+            trainable=trainable,
+        )
+
+    def unknown_knob(self, word: str) -> str:
+        """Why the trainable has no such knob: misspelt, another base's, or another variant's."""
+        knobs = self.knobs or {}
+        others = [base for base in self.bases if word in self.trainable.knobs(base)]
+        if others:
+            return (
+                f"{word!r} is a knob of the base {' and '.join(others)}, and this space's base is "
+                f"{self.base}; remove it, or write `base: {others[0]}`"
+            )
+        near = nearest(word, knobs, f"{self.name} has")
+        if not near.startswith("did"):
+            siblings = trainables_of(sys.modules[self.reference.split(":")[0]])
+            owners = [
+                name
+                for name, sibling in sorted(siblings.items())
+                if any(word in sibling.knobs(base) for base in sibling.bases)
+            ]
+            if owners:
+                return f"{word!r} is a knob of {', '.join(owners)}, not of {self.name}; {near}"
+        return f"{self.name} has no knob {word!r}; {near}"

@@ -1,0 +1,1 @@
+"""The driver: Ray Tune runs trials, the record keeps what they did."""

@@ -1,0 +1,111 @@
+"""What a person sees while a sweep runs: a live table on a terminal, a line an event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, get_args
+
+from samtune.messages import clock, knob_list, unit
+from samtune.record.rows import State
+
+# `samtune status` asks for the words below, and for nothing of rich.
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    from samtune.sweep.progress import Progress
+
+_REFRESH_S = 0.5
+
+
+class QuietView:
+    """Shows nothing."""
+
+    def event(self, text: str) -> None: ...
+
+    def refresh(self, progress: Progress) -> None: ...
+
+
+class LineView:
+    """One line an event, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def event(self, text: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(text), soft_wrap=True)
+
+    def refresh(self, progress: Progress) -> None: ...
+
+
+class TableView:
+    """A table redrawn twice a second, with the last events above it."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._drawn = 0.0
+
+    def event(self, text: str) -> None:
+        from rich.text import Text
+
+        self._live.console.print(Text(text, overflow="ellipsis", no_wrap=True))
+
+    def refresh(self, progress: Progress) -> None:
+        if time.monotonic() - self._drawn >= _REFRESH_S:
+            self._drawn = time.monotonic()
+            self._live.update(progress_table(progress), refresh=True)
+
+
+@contextmanager
+def view(console: Console, *, quiet: bool = False) -> Iterator[QuietView | LineView | TableView]:
+    """The view that fits the console."""
+    from rich.live import Live
+
+    if quiet:
+        yield QuietView()
+    elif console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            yield TableView(live)
+    else:
+        yield LineView(console)
+
+
+def progress_table(progress: Progress) -> Group:
+    """Trials by state, budget used, rungs and best so far of each space."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    left = progress.seconds_left
+    head = Text.assemble(
+        (f"{progress.run} ", "bold"),
+        f"{progress.stage}  {progress.ended}/{progress.total} trials  ",
+        f"{sum(progress.used.values()):.0f} {unit(progress.kind)} used  ",
+        f"{clock(progress.seconds)} gone, ",
+        f"about {clock(left)} left" if left is not None else "time left not known yet",
+    )
+    counts = [(state, progress.states.get(state, 0)) for state in get_args(State)]
+    states = "  ".join(f"{state} {count}" for state, count in counts if count)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("space", f"best {progress.metric}", "of trial", "knobs", "rungs"):
+        table.add_column(heading, overflow="fold")
+    for study, name in enumerate(progress.studies):
+        best, rungs = progress.best.get(study), progress.rungs.get(study)
+        table.add_row(
+            escape(name),
+            f"{best.value:.4f}" if best else "-",
+            str(best.trial) if best else "-",
+            escape(knob_list(best.knobs)) if best else "-",
+            "  ".join(
+                f"{level:g}: {count}"
+                for level, count in zip(rungs.milestones, rungs.occupancy, strict=True)
+            )
+            if rungs
+            else "-",
+        )
+    return Group(head, Text(states), table)

@@ -1,0 +1,76 @@
+"""The audit of early stopping, read from the record: how often was a stop wrong?
+
+An audited trial was stopped by its rung and runs on to its full budget all the same. Its result is
+as real as any other: same data, same budget, judged on validation. So it may be the search's best,
+and what it used counts as spent on the search like everything else; to hide a better configuration
+that was paid for would help nobody. Only the rungs do not see it, and the question asked here is
+what the rungs alone would have missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from samtune.record.record import Record
+from samtune.record.rows import ReportRow, StudyRow, TrialRow
+
+AUDIT = "audit"
+"""The decision on record for each report of an audited trial, from its stop on."""
+
+
+def wrong_stops(record: Record, study: int | None = None) -> tuple[int, int]:
+    """How many audited trials have ended, and how many of them were stopped wrongly.
+
+    Wrongly means that at its full budget the trial beats the best that the rungs let through. Of
+    one study, or of all together. An interval for the rate of all stops is the binomial's.
+    """
+    audited = wrong = 0
+    for row in _studies(record, study):
+        sign = 1 if row.settings["mode"] == "max" else -1
+        trials = _search_trials(record, row)
+        stops = {trial.trial: _stop(reports) for trial, reports in trials}
+        finals = {
+            trial.trial: sign * reports[-1].value
+            for trial, reports in trials
+            if trial.state == "completed"
+        }
+        kept = [value for trial, value in finals.items() if stops[trial] is None]
+        for trial, _ in trials:
+            if stops[trial.trial] is not None and trial.state in {"completed", "diverged"}:
+                audited += 1
+                final = finals.get(trial.trial)
+                wrong += final is not None and final > max(kept, default=-math.inf)
+    return audited, wrong
+
+
+def audit_used(record: Record, study: int | None = None) -> float:
+    """The budget that audited trials have used after they were stopped."""
+    return sum(
+        reports[-1].used - stop.used
+        for row in _studies(record, study)
+        for _, reports in _search_trials(record, row)
+        if (stop := _stop(reports)) is not None
+    )
+
+
+def _studies(record: Record, study: int | None) -> list[StudyRow]:
+    return [row for row in record.studies() if study in {None, row.study}]
+
+
+def _search_trials(record: Record, study: StudyRow) -> list[tuple[TrialRow, list[ReportRow]]]:
+    """The study's trials that have reported, each with its reports."""
+    reports: dict[int, list[ReportRow]] = defaultdict(list)
+    for report in record.reports():
+        reports[report.trial].append(report)
+    trials = record.trials("study = ? AND stage = 'search'", study.study)
+    return [(trial, reports[trial.trial]) for trial in trials if reports[trial.trial]]
+
+
+def _stop(reports: list[ReportRow]) -> ReportRow | None:
+    """The report at which a trial was stopped that is audited since; None for all others."""
+    told = [report.decision for report in reports]
+    # One that was given another's place afterwards is audited no more.
+    if AUDIT not in told or "continue" in told[told.index(AUDIT) :]:
+        return None
+    return [report for report in reports if report.rung is not None][-1]

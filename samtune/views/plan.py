@@ -1,0 +1,158 @@
+"""What a space would run: the dry run's answer, from the same objects that the sweep uses."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+from samtune.messages import knob_list, unit
+from samtune.search.proposals import Proposals
+from samtune.search.rungs import milestones
+from samtune.space.schema import Asha
+from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
+
+_SAMPLED = 5
+
+
+def plan(space: SearchSpace) -> dict[str, Any]:
+    """Resolved knobs with their origin, trials, rungs, expected budget, sampled configurations."""
+    proposals = Proposals(space)
+    budget = space.budget
+    rungs = milestones(space.asha.grace, space.asha.factor, budget.per_trial)
+    drawn = itertools.islice(iter(proposals.ask, None), len(space.search.first) + _SAMPLED)
+    per_epoch = see_per_epoch(space)
+    step = {"compute": per_epoch, "epochs": 1.0}.get(budget.kind)
+    expected_budget = expected(proposals.total, rungs, space.asha, budget.per_trial, step)
+    see = {"compute": 1.0, "epochs": per_epoch}.get(budget.kind)
+    expected_see = None if see is None else expected_budget * see
+    return {
+        "space": space.name,
+        "path": str(space.path),
+        "sha256": space.sha256,
+        "trainable": space.trainable,
+        "variant": space.variant,
+        "base": space.base,
+        "knobs": {
+            name: {
+                "domain": domain_text(domain),
+                "default": space.default().get(name),
+                "origin": space.origin.get(f"knobs.{name}", ""),
+            }
+            for name, domain in space.knobs.items()
+        },
+        "points": [dict(point) for point in space.points],
+        "task": dict(space.task),
+        "resources": {
+            word: getattr(space.resources, word)
+            for word in ("workers", "cpus", "gpus", "parallel")
+        },
+        "budget_kind": budget.kind,
+        "budget_per_trial": budget.per_trial,
+        "see_per_epoch": per_epoch,
+        "epochs_per_trial": budget.per_trial / step if step else None,
+        "trials": proposals.total,
+        "rungs": list(rungs),
+        "rungs_mode": space.asha.mode,
+        "budget_at_most": proposals.total * budget.per_trial,
+        "budget_expected": expected_budget,
+        "see_expected": expected_see,
+        "confirm": {
+            "top": space.confirm.top,
+            "seeds": space.confirm.seeds,
+            "budget": space.confirm.top * space.confirm.seeds * budget.per_trial,
+        },
+        "first_configurations": [
+            {"origin": proposal.origin, "knobs": proposal.knobs} for proposal in drawn
+        ],
+    }
+
+
+def see_per_epoch(space: SearchSpace) -> float | None:
+    """SGD-epoch equivalents an epoch of the default configuration costs by theory."""
+    cost = getattr(resolve(space.trainable), "see_per_epoch", None)
+    return None if cost is None else float(cost(space.default(), space.base))
+
+
+def expected(
+    trials: int, rungs: tuple[float, ...], asha: Asha, per_trial: float, step: float | None
+) -> float:
+    """The budget a search uses if as many trials pass each rung as have a place there.
+
+    `step` is what lies between two reports: a trial is stopped by its first report past a rung.
+    Near ties and trials that pass because they are early come on top of it; that a trial diverges,
+    off it. The audit is in it.
+    """
+    levels = [math.ceil(rung / step - 1e-9) * step if step else rung for rung in rungs]
+    ends = [*(min(level, per_trial) for level in levels), per_trial]
+    used, running, begin = 0.0, float(trials), 0.0
+    for end in ends[:-1]:
+        used += running * (end - begin)
+        passing = running / asha.factor
+        if asha.mode != "stop":
+            passing = max(min(1.0, running), running // asha.factor)
+        used += asha.audit * (running - passing) * (per_trial - end)
+        running, begin = passing, end
+    return used + running * (per_trial - begin)
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """The plan for people."""
+    kind = unit(plan["budget_kind"])
+    lines = [f"{plan['space']}: {plan['trainable']} on {plan['base']}  ({plan['path']})"]
+    for name, knob in plan["knobs"].items():
+        default = "" if knob["default"] is None else f"default {knob['default']}"
+        lines.append(f"  {name:16}{knob['domain']:32}{default:18}{knob['origin']}".rstrip())
+    if plan["points"]:
+        lines.append(f"  tied points     {len(plan['points'])}")
+    lines.append("  task            " + knob_list(plan["task"]))
+    lines.append("  a trial holds   " + _held(plan["resources"]))
+    known = plan["see_expected"] is not None and plan["budget_kind"] != "compute"
+    in_see = f" = {plan['see_expected']:.0f} see" if known else ""
+    epochs, see = plan["epochs_per_trial"], plan["see_per_epoch"]
+    long = f" = {epochs:g} epochs" if epochs and plan["budget_kind"] != "epochs" else ""
+    cost = f" ({see:g} see an epoch)" if see else ""
+    lines += [
+        f"  trials          {plan['trials']}, each at most {plan['budget_per_trial']:g} {kind}"
+        f"{long}{cost}",
+        f"  rungs           {', '.join(f'{rung:g}' for rung in plan['rungs']) or 'none'} {kind}"
+        f"{', ' + plan['rungs_mode'] if plan['rungs'] else ''}",
+        f"  search          about {plan['budget_expected']:.0f} {kind} expected{in_see}, "
+        f"{plan['budget_at_most']:.0f} at most",
+        f"  confirm         {plan['confirm']['top']} x {plan['confirm']['seeds']} repeats, "
+        f"{plan['confirm']['budget']:g} {kind}",
+        "  first configurations:",
+    ]
+    lines += [
+        f"    {config['origin']:10}{knob_list(config['knobs'])}"
+        for config in plan["first_configurations"]
+    ]
+    return "\n".join(lines)
+
+
+def _held(resources: dict[str, Any]) -> str:
+    workers, gpus, parallel = (resources[word] for word in ("workers", "gpus", "parallel"))
+    each = f"{resources['cpus']:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+    if workers > 1:
+        each = f"{workers} workers of {each} that share its batches"
+    return f"{each}; {'as many' if parallel == 'auto' else f'at most {parallel}'} at a time" + (
+        " as fit" if parallel == "auto" else ""
+    )
+
+
+def domain_text(domain: Domain) -> str:
+    """A domain on one line: `log 0.001 .. 0.5`."""
+    match domain:
+        case Fixed(value=value):
+            text = f"= {value}"
+        case Range(low=low, high=high, scale=scale, step=step, type=kind):
+            words = [word for word in (scale, kind) if word in {"log", "int"}]
+            text = " ".join([*words, f"{low:g} .. {high:g}", *([f"by {step:g}"] if step else [])])
+        case Choice(values=values):
+            text = " | ".join(map(str, values))
+        case Grid(values=values):
+            text = "grid " + " | ".join(map(str, values))
+    when = " and ".join(
+        f"{name} is {' or '.join(map(str, values))}" for name, values in domain.when.items()
+    )
+    return f"{text}  when {when}" if when else text
