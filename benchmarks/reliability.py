@@ -87,8 +87,9 @@ PASSING = {
 }
 
 
-FILES = ("tests/test_crash_points.py", "tests/test_faults.py", "tests/test_security.py")
-FILES += ("tests/test_checkpoint.py", "tests/test_damage.py")
+FILES = ("tests/sweep/test_crash_points.py", "tests/sweep/test_faults.py")
+FILES += ("tests/project/test_security.py", "tests/trainables/test_checkpoint.py")
+FILES += ("tests/record/test_damage.py",)
 # Figures that count the cases which passed, of tests in whichever files they stand.
 PASSED = {
     "optimizers resumed bit for bit, each from 4 places": (
@@ -270,7 +271,10 @@ def nodes() -> list[str]:
 
     Raises LookupError for a test that there is not, or is in two files.
     """
-    texts = {f"tests/{p.name}": p.read_text() for p in sorted((ROOT / "tests").glob("test_*.py"))}
+    texts = {
+        str(p.relative_to(ROOT)): p.read_text()
+        for p in sorted((ROOT / "tests").rglob("test_*.py"))
+    }
     found = dict.fromkeys(FILES)
     for test in (CUTS, *itertools.chain(*PASSED.values())):
         places = [file for file, text in texts.items() if f"\ndef {test}(" in text]

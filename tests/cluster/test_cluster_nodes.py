@@ -94,7 +94,7 @@ def lab(tmp_path: Path) -> Path:
 
 
 def environment(**words: str) -> dict[str, str]:
-    here = str(Path(__file__).parents[1])
+    here = str(Path(__file__).parents[2])
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "c" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
     return {**os.environ, "PYTHONPATH": here, **token, **words}
 

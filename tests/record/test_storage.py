@@ -278,7 +278,7 @@ def test_a_run_goes_on_where_only_its_copy_is(
         command = [sys.executable, "-c", "from samtune.cli import main; main()", *words]
         done = subprocess.run(
             [*command, "--storage", "there", "--runs", "here", "--quiet"],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             capture_output=True,
             text=True,
             timeout=200,

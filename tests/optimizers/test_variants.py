@@ -41,7 +41,7 @@ from samtune.optimizers.__main__ import ABOUT, document
 
 def test_the_page_is_what_the_code_prints():
     assert set(ABOUT) == set(VARIANTS)
-    page = Path(__file__).parent.parent / "docs" / "variants.md"
+    page = Path(__file__).parents[2] / "docs" / "variants.md"
     assert page.read_text() == document(), "python -m samtune.optimizers > docs/variants.md"
 
 

@@ -94,7 +94,7 @@ from samtune.sweep.stages import Search
 from samtune.sweep.stop import Stop
 from samtune.views.status import status_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_row_of_the_matrix_names_tests_that_there_are() -> None:
@@ -112,7 +112,7 @@ def test_every_row_of_the_matrix_names_tests_that_there_are() -> None:
 
 
 def test_the_published_figures_count_tests_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert f"tests/test_variants_train.py::{reliability.CUTS}" in reliability.nodes()
+    assert f"tests/trainables/test_variants_train.py::{reliability.CUTS}" in reliability.nodes()
     monkeypatch.setitem(reliability.PASSED, "gone", ("test_that_was_renamed",))
     with pytest.raises(LookupError, match="test_that_was_renamed is in no file"):
         reliability.nodes()

@@ -42,9 +42,9 @@ OF_THE_MODEL = {"model"}
 # How, and not what, is computed: the same but for rounding, so the record has to tell.
 FACTS = {"memory_format": ("channels_last", "channels_last"), "compile": (True, "compiled")}
 OF_TEST_IMAGES = {"corruption", "severity"}
-"""Of cifar10 and cifar100 alone; tests/test_datasets.py has them."""
+"""Of cifar10 and cifar100 alone; tests/trainables/test_datasets.py has them."""
 OF_GROUPS = {"batch_norm", "sync_perturbation"}
-"""Of trials of several processes alone; tests/test_parallel.py has them."""
+"""Of trials of several processes alone; tests/trainables/test_parallel.py has them."""
 
 
 SHORT = Budget("epochs", 0.3)

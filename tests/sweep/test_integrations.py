@@ -288,7 +288,7 @@ def test_a_missing_package_or_hook_stops_before_anything_runs(
 def test_extras_name_what_the_loggers_need() -> None:
     import tomllib
 
-    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     for name, package in integrations.LOGGERS.items():
         assert any(package.lower() in wanted.lower() for wanted in extras[name])

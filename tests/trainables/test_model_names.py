@@ -49,7 +49,7 @@ def test_names_are_checked_without_torchvision() -> None:
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith(

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from samtune.cli import cli
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 RECIPES = DOCS / "recipes"
 STANDINS = {
     "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" >> scontrol; fi',

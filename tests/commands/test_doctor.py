@@ -19,7 +19,7 @@ from samtune.commands import checks
 from samtune.record import folder as run_folder
 from trainables.datasets import digits
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

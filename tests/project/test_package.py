@@ -15,7 +15,7 @@ import pytest
 import samtune
 from samtune.cli import cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 

@@ -128,7 +128,7 @@ def swept(folder: Path, name: str, code: str, lr: str, before: str = "") -> Reco
     (folder / "lab.yaml").write_text(SPACE.format(trainable=f"{name}_lab:{name}", lr=lr))
     start = f"{before}\nfrom samtune.cli import main; main()"
     command = [sys.executable, "-c", start, "run", "lab.yaml"]
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(folder)])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(folder)])
     done = subprocess.run(
         [*command, "--no-confirm", "--name", "two", "--quiet"],
         cwd=folder,
