@@ -17,6 +17,7 @@ from samtune.commands.run import confirm, resume, run
 from samtune.commands.spaces import spaces
 from samtune.commands.stop import stop
 from samtune.commands.trials import best, show, trials
+from samtune.errors import SamtuneError
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 failed; 2 wrong usage or space file; 3 done, but some trials failed;
@@ -49,18 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.Abort:
         click.echo("samtune: stopped; no trial was running", err=True)
         sys.exit(75)
+    except SamtuneError as error:
+        if os.environ.get("SAMTUNE_DEBUG"):
+            raise
+        for sentence in error.messages:
+            click.echo(f"samtune: {sentence}", err=True)
+        sys.exit(error.exit_code)
     except Exception as error:
         if os.environ.get("SAMTUNE_DEBUG"):
             raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        sentences = getattr(error, "messages", None) or [first]
-        for sentence in sentences:
-            click.echo(f"samtune: {sentence}", err=True)
-        code = {"SpaceError": 2, "TableError": 1}.get(type(error).__name__)
-        if code is None:
-            code = getattr(error, "exit_code", None)
-        if code is None:
-            click.echo(
-                "samtune: this is a fault of samtune's; SAMTUNE_DEBUG=1 shows where", err=True
-            )
-        sys.exit(1 if code is None else code)
+        click.echo(f"samtune: {first}", err=True)
+        click.echo("samtune: this is a fault of samtune's; SAMTUNE_DEBUG=1 shows where", err=True)
+        sys.exit(1)

@@ -12,11 +12,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from samtune.errors import SamtuneError
+
 BudgetKind = Literal["compute", "epochs", "seconds"]
 Value = float | int | str | bool
 
 
-class ReportError(ValueError):
+class ReportError(SamtuneError):
     """A trainable reported something that no leaderboard could hold; ends this trial only."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from samtune import durable
+from samtune.errors import SamtuneError
 from samtune.trial import warn
 
 _STATE = "state.pt"
@@ -26,7 +27,7 @@ _PREFIX = "epoch-"
 _UNFINISHED = ".unfinished-"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(SamtuneError):
     """A checkpoint is missing, damaged, unsafe, or of another trial."""
 
 

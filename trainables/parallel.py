@@ -20,13 +20,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from samtune.errors import SamtuneError
 from trainables.split import Batch, Split
 
 # Ray ends a rank whose process or node is lost long before; this is for a network that hangs.
 _PATIENCE = datetime.timedelta(minutes=10)
 
 
-class RankError(RuntimeError):
+class RankError(SamtuneError):
     """The ranks of a trial no longer hold equal weights."""
 
 

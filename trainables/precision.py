@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from samtune.errors import SamtuneError
 from samtune.trial import Value
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -24,8 +25,10 @@ MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class CompileError(RuntimeError):
-    """The task asks for a compiled model, and there is nothing here that compiles."""
+class CompileError(SamtuneError):
+    """The task asks for a compiled model, and no compiler is installed."""
+
+    exit_code = 5
 
 
 @dataclass(frozen=True)

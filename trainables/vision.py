@@ -118,7 +118,7 @@ class Vision:
     def __call__(self, config: TrialConfig) -> None:
         """Trains, evaluates and reports until the budget is spent or a loss is not finite.
 
-        Raises ValueError (KnobError, DataError) before training for a configuration that does not
+        Raises KnobError, DataError or ValueError before training for a configuration that does not
         fit, and CheckpointError when `config.checkpoint_dir` holds another trial's checkpoint.
         """
         if config.variant != self.variant:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from samtune.errors import SamtuneError
 from samtune.trial import TrialConfig
 
 # Contexts and libraries of the trials beside it take some of what each is promised.
 _SHARE = 0.8
 
 
-class GpuMemoryError(MemoryError):
+class GpuMemoryError(SamtuneError, MemoryError):
     """Too little memory is free on the GPU; recorded as `oom`, and tried again."""
 
 

@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from samtune.cluster.nodes import death
+from samtune.errors import SamtuneError
 from samtune.record.outcome import Cause, failure
 from samtune.space.search_space import resolve
 from samtune.trial import TrialConfig, running
@@ -35,7 +36,7 @@ _CONSEQUENCE = re.compile(
 )
 
 
-class RankFailure(RuntimeError):
+class RankFailure(SamtuneError):
     """A rank other than 0 failed; `cause` and `again` are as of `samtune.outcome`."""
 
     def __init__(self, message: str, cause: Cause, again: bool) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from samtune import durable
+from samtune.errors import SamtuneError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MOUNTS = Path("/proc/mounts")
@@ -22,12 +23,8 @@ _SHARED = re.compile(
 )
 
 
-class RunError(Exception):
-    """A run that cannot be made, found or written. `exit_code` is what the command ends with."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+class RunError(SamtuneError):
+    """A run that cannot be created, found or written."""
 
 
 def check_name(name: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samtune import durable
+from samtune.errors import SamtuneError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +92,7 @@ _KEY = b"samtune.sha256"
 _BLANK = b"the SHA-256 of the file with these words in place of the digest:"
 
 
-class TableError(Exception):
+class TableError(SamtuneError):
     """A Parquet file that is missing, damaged, or of a version this samtune cannot read."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space import strict_yaml
 from samtune.space.schema import SECTIONS, Document, shape_of
@@ -20,12 +21,10 @@ _SETTING = {"task", *SECTIONS}
 MAX_FILES = 32
 
 
-class SpaceError(Exception):
-    """What is wrong with a space; `messages` holds one line each, sorted by place."""
+class SpaceError(SamtuneError):
+    """Mistakes in a space file; `messages` holds one line per mistake, sorted by place."""
 
-    def __init__(self, messages: Sequence[str]) -> None:
-        super().__init__("\n".join(messages))
-        self.messages = list(messages)
+    exit_code = 2
 
 
 def space_error(problems: Sequence[Problem]) -> SpaceError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space.conditions import Conditions
 from samtune.space.faults import read_document
@@ -227,14 +228,14 @@ class _Builder:
         if check:
             try:
                 check(knobs, declared.base)
-            except ValueError as error:
+            except (ValueError, SamtuneError) as error:
                 self.wrong(self.root.at("knobs"), str(error))
                 return
         if check_task and cost and budget.kind != "seconds":
             per_epoch = cost(knobs, declared.base) if budget.kind == "compute" else 1.0
             try:
                 check_task(task, budget.per_trial / per_epoch)
-            except ValueError as error:
+            except (ValueError, SamtuneError) as error:
                 # As every such sentence does, it begins with its word.
                 self.wrong(self.root.at("task", str(error).split()[0]), f"task.{error}")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from samtune.errors import SamtuneError
 from samtune.messages import quoted
 
 MAX_BYTES = 1 << 20
@@ -67,11 +68,13 @@ class Node:
 Problem = tuple[Mark, str]
 
 
-class StrictYamlError(ValueError):
-    """What is wrong with the text, each with its place."""
+class StrictYamlError(SamtuneError):
+    """Mistakes in a YAML text; `problems` holds each with its place."""
+
+    exit_code = 2
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(f"{mark}: {message}" for mark, message in problems))
+        super().__init__([f"{mark}: {message}" for mark, message in problems])
         self.problems = problems
 
 
@@ -88,8 +91,6 @@ def load(data: bytes, source: str) -> Node:
         mark = error.problem_mark or error.context_mark
         raise StrictYamlError([(composer.place(mark), _sentence(error))]) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        if isinstance(error, StrictYamlError):
-            raise
         # PyYAML passes on what chr() says about an escape such as "\UFFFFFFFF".
         raise StrictYamlError([(Mark(source), f"not valid YAML: {error}")]) from None
     if composer.problems:

@@ -22,7 +22,7 @@ from trainables import checkpoint, data, loop, vision
 from trainables.datasets import digits
 from trainables.evaluation import calibration_error
 from trainables.meter import Meter
-from trainables.models import build
+from trainables.models import ModelError, build
 from trainables.task import TASK
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -303,7 +303,7 @@ def test_a_model_is_drawn_from_its_seed_alone() -> None:
     first, again, other = (model.state_dict() for model in models)
     assert_bitwise_equal(first, again)
     assert not torch.equal(first["0.weight"], other["0.weight"])
-    with pytest.raises(ValueError, match="did you mean small_cnn"):
+    with pytest.raises(ModelError, match="did you mean small_cnn"):
         build("smal_cnn", (1, 8, 8), 10, 0)
 
 

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from samtune.errors import SamtuneError
 
 if TYPE_CHECKING:
     from trainables.datasets.decode import Encoded
 
 
-class DataError(ValueError):
+class DataError(SamtuneError):
     """A data set is missing, damaged or misnamed, or the test split was asked for in vain."""
 
-    exit_code: ClassVar[int] = 5
+    exit_code = 5
 
 
 class WordError(DataError):
     """A word asks for what no data set has, whatever lies on the disk: a wrong name or option."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code = 2
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,6 @@ def manifest(slug: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path} cannot be read ({error}); {_again(slug)}") from error
     return dict(found)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import nn
+
+from samtune.errors import SamtuneError
 
 # Larger images go through the stem of the ImageNet networks.
 SMALL = 64
 
 
-class ModelError(ValueError):
+class ModelError(SamtuneError):
     """No such model, or one that does not fit the images."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code = 2
 
 
 def stem(in_shape: tuple[int, int, int], width: int, *after: nn.Module) -> nn.Sequential:
