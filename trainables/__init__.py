@@ -18,6 +18,7 @@ What a space file may say about it is read from these attributes:
     check(knobs, base)                    raises ValueError for knobs that exclude each other
     check_task(task, epochs)              raises ValueError for words no such trial can have
     make_ready(task)                      raises ValueError when no trial could begin
+    references(task, base) -> list[str]   the user's own code that the words name, `module:name`
     see_per_epoch(knobs, base) -> float   cost of an epoch in SGD-epoch equivalents, by theory
 
 It must pickle by reference, as a module's function does. `trainables.vision` has the shipped

@@ -47,7 +47,7 @@ from samtune.optimizers.variant import KnobError, nearest, reject_unknown
 from samtune.trial import TrialConfig, Value
 from trainables.data import make_ready
 from trainables.loop import Trial
-from trainables.models import build
+from trainables.models import build, external
 from trainables.parallel import Ranks
 from trainables.task import TASK
 
@@ -105,6 +105,11 @@ class Vision:
         """
         shape, classes = make_ready(task)
         build(str(task["model"]), shape, classes, seed=0)
+
+    def references(self, task: Mapping[str, Value], base: str) -> list[str]:
+        """Return the code of the user's own that a space names: its model."""
+        own_model = external.is_own(str(task["model"]))
+        return [str(task["model"])] if own_model else []
 
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
         """Cost of one epoch in SGD-epoch equivalents, by theory; knobs left out are default."""

@@ -91,12 +91,14 @@ def run(
                 refuse_taken(runs, name)
             with record.lock(), room(record), copied(record, launch.storage):
                 _same_versions(record, accepted=False)
+                _imported(loaded)
                 record.set_meta("asked", asked)
                 if not _go_on(record, launch, as_json):
                     refuse_taken(runs, name)
         return
     hosts = _hosts(loaded, launch)
-    _make_ready(loaded, launch.address)
+    own_code = _imported(loaded)
+    _find_data(loaded, launch.address)
     from samtune.record.provenance import code_hashes
     from samtune.search.proposals import Proposals
     from samtune.sweep.stages import searched
@@ -135,7 +137,7 @@ def run(
         copied(record, launch.storage, new=True),
     ):
         stages = ["search", "confirm"] if confirmed else ["search"]
-        code = run_stages(record, loaded, stages, top, seeds, launch, hosts)
+        code = run_stages(record, loaded, stages, top, seeds, launch, hosts, own_code)
         finish(record, code, as_json)
 
 
@@ -206,11 +208,12 @@ def confirm(
         room(record),
         copied(record, launch.storage),
     ):
-        record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
         spaces = _frozen(record)
         hosts = _hosts(spaces, launch)
-        _make_ready(spaces, launch.address)
-        code = run_stages(record, spaces, ["confirm"], top, seeds, launch, hosts)
+        own_code = _imported(spaces)
+        _find_data(spaces, launch.address)
+        record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
+        code = run_stages(record, spaces, ["confirm"], top, seeds, launch, hosts, own_code)
         finish(record, code, as_json)
 
 
@@ -243,6 +246,7 @@ def _same_versions(record: Record, accepted: bool) -> None:
             "--accept-version-change` goes on all the same",
             exit_code=2,
         )
+    _imported(_frozen(record))
     record.add_event("version change accepted", changed)
     record.set_meta("versions", now)
 
@@ -260,6 +264,7 @@ def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
     """Runs what a run has left to do, and exits; False when there is nothing."""
     spaces = _frozen(record)
     hosts = _hosts(spaces, launch)
+    own_code = _imported(spaces)
     from samtune.sweep.stages import Confirm, Search, has_work
 
     asked = record.meta("asked") or {"confirm": True, "top": None, "seeds": None}
@@ -272,9 +277,11 @@ def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
         stages.append("confirm")
     if not stages:
         return False
-    _make_ready(spaces, launch.address)
+    _find_data(spaces, launch.address)
     record.add_event("resumed", f"{' and '.join(stages)} to do")
-    code = run_stages(record, spaces, stages, asked["top"], asked["seeds"], launch, hosts)
+    code = run_stages(
+        record, spaces, stages, asked["top"], asked["seeds"], launch, hosts, own_code
+    )
     finish(record, code, as_json)
     return True
 
@@ -291,8 +298,22 @@ def _hosts(spaces: Sequence[SearchSpace], launch: Launch) -> str | None:
     return click.get_current_context().with_resource(nursery(["samtune.sweep.driver"]))
 
 
-def _make_ready(spaces: Sequence[SearchSpace], address: str | None) -> None:
-    """Has each trainable look for its data before a Ray is started: one error, not one a trial.
+def _imported(spaces: Sequence[SearchSpace]) -> list[str]:
+    """Import all that the spaces name, and return the references of the user's own code.
+
+    A frozen space was checked when its run began; its code may be gone since.
+
+    Raises:
+        SpaceError: something cannot be imported here, so it cannot be in a worker either.
+    """
+    from samtune.space.trainable import imported
+
+    found = [imported(space.trainable, space.base, space.task) for space in spaces]
+    return [reference for references in found for reference in references]
+
+
+def _find_data(spaces: Sequence[SearchSpace], address: str | None) -> None:
+    """Let each trainable look for its data before Ray starts: one error instead of one per trial.
 
     The machines of another cluster have data of their own.
     """

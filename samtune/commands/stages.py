@@ -31,8 +31,12 @@ def run_stages(
     seeds: int | None,
     launch: Launch,
     hosts: str | None,
+    own_code: Sequence[str],
 ) -> int:
-    """Runs the stages and answers with the exit code."""
+    """Run the stages and return the exit code.
+
+    `own_code` are the references of the user's code that other nodes may have to be sent.
+    """
     from samtune.cluster.shipping import modules
     from samtune.cluster.start import cluster
     from samtune.sweep import observers as integrations
@@ -48,7 +52,7 @@ def run_stages(
     signals = partial(stop.on_signals, partial(_cut_short, record.folder, stop))
     failed = 0
     wanted = [space.resources for space in spaces]
-    ship = modules(space.trainable for space in spaces) if launch.ship_code else []
+    ship = modules(own_code) if launch.ship_code else []
     warn = partial(click.echo, err=True)
     # Ray puts its own handlers in place of ours when it starts, so they are set once more.
     with (

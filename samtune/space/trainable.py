@@ -8,7 +8,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,26 @@ def trainables_of(module: Any) -> dict[str, Any]:
         for word, value in vars(module).items()
         if hasattr(value, "knobs") and hasattr(value, "variant") and not isinstance(value, type)
     }
+
+
+def imported(trainable: str, base: str, task: Mapping[str, Any]) -> list[str]:
+    """Import everything that a space names, and return the references of the user's own code.
+
+    These are the trainable, the base, and each task word that the trainable's `references(task)`
+    adds, such as the model of the shipped trainables.
+
+    Raises:
+        SpaceError: one of them cannot be imported, or the trainable refuses a task word.
+    """
+    declared = Declared.of(trainable, base)
+    for word, value in task.items():
+        if declared.task and word in declared.task:
+            try:
+                declared.task[word].check(value)
+            except ValueError as error:
+                raise SpaceError([f"task.{error}"]) from error
+    named = getattr(declared.trainable, "references", None)
+    return [declared.reference, *(named(task, base) if named else ())]
 
 
 def _module(name: str) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -22,6 +21,7 @@ from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
 from samtune.cluster.nodes import OomKills, death
+from samtune.cluster.shipping import import_path
 from samtune.cluster.start import Cluster
 from samtune.cluster.worker import run_trial
 from samtune.messages import printable
@@ -131,6 +131,7 @@ class _Driver:
         self._observers = observers or Observers(record, [], view.event)
         self._on = on
         self._oom_kills = OomKills()
+        self._import_path = import_path()
         self._warnings: set[str] = set()
         self._live: dict[str, Attempt] = {}
         self._errors_in_a_row = 0
@@ -162,11 +163,9 @@ class _Driver:
         self._plan.progress.count("running", 1)
         self._observers.started(trial, attempt)
         config = dataclasses.replace(trial.config, test_permit=permit)
-        # Ours is importable where samtune is; a user's own may stand beside the user.
-        own = trial.config.trainable.startswith("trainables.")
         return {
             "trial": config.to_dict(),
-            "path": [] if own else [os.getcwd()],
+            "path": self._import_path,
             "gpu_memory_gb": self._plan.spaces[trial.study].resources.gpu_memory_gb,
             "storage": self._on and self._on.storage,
             "run": self._record.name,

@@ -17,6 +17,11 @@ from trainables.models.parts import ModelError
 FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
+def is_own(name: str) -> bool:
+    """Return whether a model's name is a reference to the user's own code."""
+    return ":" in name and not name.startswith("torchvision:")
+
+
 def find(reference: str) -> Callable[[tuple[int, int, int], int], nn.Module]:
     """The builder behind `torchvision:NAME` or `module:callable`. Raises ModelError."""
     if not FORM.fullmatch(reference):
