@@ -29,7 +29,7 @@ from samtune.cluster import launcher
 from samtune.cluster.nodes import alive, fitting
 from samtune.cluster.orphans import ended_with_us
 from samtune.record.folder import RunError
-from samtune.space.schema import Resources
+from samtune.space.schema import ResourceSettings
 
 # Each for a measured reason: warm workers must not be given up on when a trial ends slowly, the
 # record replaces Tune's own files and snapshots, and the terminal belongs to samtune.
@@ -79,7 +79,7 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    wanted: Sequence[Resources],
+    wanted: Sequence[ResourceSettings],
     address: str | None = None,
     *,
     storage: str | None = None,

@@ -193,13 +193,13 @@ def cluster(address: str | None) -> Iterator[Check]:
     """Whether Ray starts (or answers at `address`), and the ports on which it then listens."""
     try:
         from samtune.cluster.start import cluster as started
-        from samtune.space.schema import Resources
+        from samtune.space.schema import ResourceSettings
     except Exception as error:
         yield Check("ray, start", "broken", f"Ray cannot be used: {_told(error)}")
         return
     begun = time.monotonic()
     try:
-        with started([Resources()], address) as on:
+        with started([ResourceSettings()], address) as on:
             took = time.monotonic() - begun
             verb = "answers" if address else "starts"
             yield Check("ray, start", "ok", f"{verb} in {took:.1f} s, {on.slots} trials at a time")

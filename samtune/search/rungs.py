@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from samtune.record.rows import Decision, Verdict
 
 if TYPE_CHECKING:
-    from samtune.space.schema import Asha
+    from samtune.space.schema import AshaSettings
 
 
 def milestones(grace: float, factor: float, limit: float) -> tuple[float, ...]:
@@ -59,7 +59,9 @@ def extra_places(judged: int, places: int) -> int:
     return max(0, min(places, (judged - places) // 2))
 
 
-def rungs_for(asha: Asha, limit: float, mode: str, trials_total: int, seed: int = 0) -> Rungs:
+def rungs_for(
+    asha: AshaSettings, limit: float, mode: str, trials_total: int, seed: int = 0
+) -> Rungs:
     """The empty rungs of one search: `trials_total` trials of a budget of `limit` each.
 
     `mode` is the metric's, max or min; `seed` says which of the stopped trials are audited.

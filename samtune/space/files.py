@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space import strict_yaml
+from samtune.space.errors import SpaceError, space_error
 from samtune.space.schema import SECTIONS, Document, shape_of
 from samtune.space.strict_yaml import MAX_BYTES, Mark, Node, Problem, StrictYamlError
 
@@ -19,17 +19,6 @@ SHARED = "common"
 # What variants that are compared share; the rest of a space is the variant's own.
 _SETTING = {"task", *SECTIONS}
 MAX_FILES = 32
-
-
-class SpaceError(SamtuneError):
-    """Mistakes in a space file; `messages` holds one line per mistake, sorted by place."""
-
-    exit_code = 2
-
-
-def space_error(problems: Sequence[Problem]) -> SpaceError:
-    """The problems as one error, sorted by place, no sentence twice."""
-    return SpaceError([f"{mark}: {text}" for mark, text in sorted(set(problems))])
 
 
 def shipped_folder() -> Path:

@@ -1,7 +1,4 @@
-"""What may stand in a space file: the models behind its checks, its defaults and its JSON Schema.
-
-`space_faults` reads a file by them.
-"""
+"""The words of a space file: the models behind its checks, its defaults and its JSON Schema."""
 
 from __future__ import annotations
 
@@ -157,7 +154,7 @@ KnobShape = Annotated[
 ]
 
 
-class SweepBudget(_Words):
+class BudgetSettings(_Words):
     """The most one trial may use, and how many trials there are."""
 
     kind: Literal["compute", "epochs", "seconds"] = Field(
@@ -167,7 +164,7 @@ class SweepBudget(_Words):
     trials: Count = Field(default=32, description="Number of configurations sampled.")
 
 
-class Search(_Words):
+class SearchSettings(_Words):
     """How configurations are chosen."""
 
     method: Literal["tpe", "random", "sobol", "grid"] = "tpe"
@@ -182,7 +179,7 @@ class Search(_Words):
     mode: Literal["max", "min"] = "max"
 
 
-class Asha(_Words):
+class AshaSettings(_Words):
     """Early stopping by successive halving: rungs at grace, grace * factor, ..."""
 
     mode: Literal["stop", "promote", "halving"] = Field(
@@ -206,7 +203,7 @@ class Asha(_Words):
     )
 
 
-class Resources(_Words):
+class ResourceSettings(_Words):
     """What one trial holds while it runs."""
 
     cpus: Positive = 1
@@ -234,7 +231,7 @@ class Resources(_Words):
     )
 
 
-class Confirm(_Words):
+class ConfirmSettings(_Words):
     """Fresh-seed repeats of the best configurations; the test split is opened only there."""
 
     top: Count = Field(default=1, description="How many configurations, best first.")
@@ -267,19 +264,19 @@ class Document(_Words):
     task: dict[str, Value] = Field(
         default={}, description="Data set, model and what else a trial needs."
     )
-    budget: SweepBudget = SweepBudget()
-    search: Search = Search()
-    asha: Asha = Asha()
-    resources: Resources = Resources()
-    confirm: Confirm = Confirm()
+    budget: BudgetSettings = BudgetSettings()
+    search: SearchSettings = SearchSettings()
+    asha: AshaSettings = AshaSettings()
+    resources: ResourceSettings = ResourceSettings()
+    confirm: ConfirmSettings = ConfirmSettings()
 
 
 SECTIONS: dict[str, type[_Words]] = {
-    "budget": SweepBudget,
-    "search": Search,
-    "asha": Asha,
-    "resources": Resources,
-    "confirm": Confirm,
+    "budget": BudgetSettings,
+    "search": SearchSettings,
+    "asha": AshaSettings,
+    "resources": ResourceSettings,
+    "confirm": ConfirmSettings,
 }
 
 

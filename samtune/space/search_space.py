@@ -16,17 +16,8 @@ from typing import Any
 from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space.conditions import Conditions
-from samtune.space.faults import read_document
-from samtune.space.files import (
-    SpaceError,
-    find,
-    on_setting,
-    override,
-    parse,
-    read,
-    shipped,
-    space_error,
-)
+from samtune.space.errors import SpaceError, read_document, space_error
+from samtune.space.files import find, on_setting, override, parse, read, shipped
 from samtune.space.knobs import (
     Choice,
     Domain,
@@ -43,13 +34,13 @@ from samtune.space.origin import origins
 from samtune.space.schema import (
     NAME,
     SECTIONS,
-    Asha,
-    Confirm,
+    AshaSettings,
+    BudgetSettings,
+    ConfirmSettings,
     Document,
     RangeShape,
-    Resources,
-    Search,
-    SweepBudget,
+    ResourceSettings,
+    SearchSettings,
     not_a_number,
     space_schema,
 )
@@ -88,11 +79,11 @@ class SearchSpace:
     knobs: dict[str, Domain]
     points: tuple[dict[str, Value], ...]
     task: dict[str, Value]
-    budget: SweepBudget
-    search: Search
-    asha: Asha
-    resources: Resources
-    confirm: Confirm
+    budget: BudgetSettings
+    search: SearchSettings
+    asha: AshaSettings
+    resources: ResourceSettings
+    confirm: ConfirmSettings
     text: str
     sha256: str
     path: Path | None = field(compare=False, default=None)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samtune.messages import nearest
-from samtune.space.files import SpaceError
+from samtune.space.errors import SpaceError
 
 if TYPE_CHECKING:
     from samtune.optimizers.variant import Knob

@@ -9,7 +9,7 @@ from typing import Any
 from samtune.messages import knob_list, unit
 from samtune.search.proposals import Proposals
 from samtune.search.rungs import milestones
-from samtune.space.schema import Asha
+from samtune.space.schema import AshaSettings
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
 
 _SAMPLED = 5
@@ -75,7 +75,7 @@ def see_per_epoch(space: SearchSpace) -> float | None:
 
 
 def expected(
-    trials: int, rungs: tuple[float, ...], asha: Asha, per_trial: float, step: float | None
+    trials: int, rungs: tuple[float, ...], asha: AshaSettings, per_trial: float, step: float | None
 ) -> float:
     """The budget a search uses if as many trials pass each rung as have a place there.
 

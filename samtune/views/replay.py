@@ -20,9 +20,9 @@ from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import ReportRow, StudyRow
 from samtune.search.rungs import Rungs, rungs_for, standard_error
-from samtune.space.faults import read_document
+from samtune.space.errors import read_document
 from samtune.space.files import parse
-from samtune.space.schema import Asha
+from samtune.space.schema import AshaSettings
 from samtune.space.search_space import SpaceError
 from samtune.space.strict_yaml import Mark, Node, Problem
 from samtune.space.strict_yaml import scalar as yaml_scalar
@@ -76,7 +76,7 @@ class Study:
     mode: str
 
 
-def rules_of(texts: Sequence[str], own: Asha) -> list[Asha]:
+def rules_of(texts: Sequence[str], own: AshaSettings) -> list[AshaSettings]:
     """The rules that the `texts` name, after `own`, the run's, with which they are compared.
 
     Raises SpaceError with every mistake in any of them.
@@ -92,7 +92,7 @@ def rules_of(texts: Sequence[str], own: Asha) -> list[Asha]:
     return list({rule_text(rule.model_dump()): rule for rule in rules}.values())
 
 
-def rule_of(text: str, own: Asha | None = None) -> Asha:
+def rule_of(text: str, own: AshaSettings | None = None) -> AshaSettings:
     """The rule that `mode=promote,grace=4,...` names; what is left out is as in `own`, or has
     its default.
 
@@ -232,7 +232,7 @@ def simulate(
     )
 
 
-def replay(study: Study, rule: Asha, slots: int, seeds: int) -> list[Outcome]:
+def replay(study: Study, rule: AshaSettings, slots: int, seeds: int) -> list[Outcome]:
     """The rule over the study's curves in `seeds` random orders of arrival."""
     outcomes = []
     for seed in range(1, seeds + 1):

@@ -16,7 +16,7 @@ import trainables
 from samtune import cli
 from samtune.errors import SamtuneError
 from samtune.record.folder import RunError
-from samtune.space.files import SpaceError
+from samtune.space.errors import SpaceError
 from samtune.space.strict_yaml import Mark, StrictYamlError
 
 # `samtune.optimizers` is usable with torch alone, and raises Python's own kinds.

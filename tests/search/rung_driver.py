@@ -9,14 +9,14 @@ from typing import Any
 
 from samtune.record.rows import Verdict
 from samtune.search.rungs import Rungs, rungs_for
-from samtune.space.schema import Asha
+from samtune.space.schema import AshaSettings
 
 LIMIT = 27
 MODES = ("stop", "promote", "halving")
 
 
 def made(mode: str, total: int, factor: float = 3, **words: Any) -> Rungs:
-    asha = Asha.model_validate({"mode": mode, "grace": 1, "factor": factor, **words})
+    asha = AshaSettings.model_validate({"mode": mode, "grace": 1, "factor": factor, **words})
     return rungs_for(asha, LIMIT, "max", total)
 
 

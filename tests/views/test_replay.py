@@ -20,7 +20,7 @@ from samtune.cli import main
 from samtune.record.record import Record
 from samtune.record.rows import State
 from samtune.search.rungs import milestones, rungs_for
-from samtune.space.schema import Asha
+from samtune.space.schema import AshaSettings
 from samtune.space.search_space import SpaceError
 from samtune.trial import Budget, Seeds, TrialConfig
 from samtune.views.audit import audit_used, wrong_stops
@@ -211,7 +211,7 @@ def test_replays_of_one_run_are_alike_and_say_who_was_left_out(runs: Path) -> No
     assert study["unknown"] == {"cancelled": 1} and study["best"] == 0.9
     own, halving, full = study["rules"]
     assert [rule["own"] for rule in study["rules"]] == [True, False, False]
-    assert own["asha"] == Asha().model_dump()
+    assert own["asha"] == AshaSettings().model_dump()
     assert halving["spent"] == 3 * 2 + 6 and halving["missed"] == 1
     assert halving["regret"] == pytest.approx(0.3) and halving["wrong_stops"] == 1
     assert full["spent"] == study["budget_of_all"] and full["missed"] == 0

@@ -1,15 +1,32 @@
-"""Reads a space file by its models; what pydantic finds becomes sentences, each with its place."""
+"""The errors of a space: one line per mistake, each with its place in a file.
+
+`read_document` checks a tree against the models of `schema` and puts what pydantic finds into
+sentences.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space.schema import NOTHING, SECTIONS, ChoiceShape, Document, GridShape, RangeShape
 from samtune.space.strict_yaml import Node, Problem
+
+
+class SpaceError(SamtuneError):
+    """Mistakes in a space file; `messages` holds one line per mistake, sorted by place."""
+
+    exit_code = 2
+
+
+def space_error(problems: Sequence[Problem]) -> SpaceError:
+    """Return the problems as one error, sorted by place, without repetitions."""
+    return SpaceError([f"{mark}: {text}" for mark, text in sorted(set(problems))])
 
 
 def read_document(root: Node) -> tuple[Document, list[Problem], set[tuple[str, ...]]]:
