@@ -29,7 +29,7 @@ from benchmarks.environment import environment
 from benchmarks.process_tree import look
 from samtune.cluster.ranks import ranks
 from samtune.cluster.start import cluster
-from samtune.space.schema import Resources
+from samtune.space.schema import ResourceSettings
 from samtune.trial import Budget, Seeds, TrialConfig
 
 _TRIALS = 4
@@ -79,7 +79,7 @@ def measure(
     trainable: Callable[[Mapping[str, Any]], None], bundles: list[dict[str, float]]
 ) -> dict[str, Any]:
     """The figures of one contender."""
-    with cluster([Resources(workers=3, parallel=1)]) as on:
+    with cluster([ResourceSettings(workers=3, parallel=1)]) as on:
         started = time.monotonic()
         tuner = tune.Tuner(
             tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),

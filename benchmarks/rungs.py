@@ -23,7 +23,7 @@ from scipy import stats
 from benchmarks.environment import environment
 from benchmarks.rung_curves import TABLE
 from samtune.search.rungs import standard_error
-from samtune.space.schema import Asha
+from samtune.space.schema import AshaSettings
 from samtune.views.replay import Curve, Outcome, Study, replay, rule_text
 
 LEVELS = ((2, 2), (2, 3), (4, 2), (4, 3), (6, 3), (8, 2), (10, 2))
@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = environment("numpy", "scipy", "pyarrow")
     seeds = searches(chosen.curves)
     rules = [
-        Asha(mode=mode, grace=grace, factor=factor, tolerance=tolerance)
+        AshaSettings(mode=mode, grace=grace, factor=factor, tolerance=tolerance)
         for grace, factor in LEVELS
         for mode in MODES
         for tolerance in TOLERANCES
     ]
     rows = [row(seeds, rule, chosen.slots, chosen.orders) for rule in rules]
-    shipped = [Asha(mode=mode, grace=8, factor=2) for mode in MODES]
+    shipped = [AshaSettings(mode=mode, grace=8, factor=2) for mode in MODES]
     by_slots = [row(seeds, rule, slots, chosen.orders) for slots in (1, 4, 16) for rule in shipped]
     total = fmean(sum(c.used[-1] for c in seed.study.curves) for seed in seeds)
     print(
@@ -124,7 +124,7 @@ def searches(path: Path) -> list[Seed]:
     return seeds
 
 
-def row(seeds: Sequence[Seed], rule: Asha, slots: int, orders: int) -> dict[str, Any]:
+def row(seeds: Sequence[Seed], rule: AshaSettings, slots: int, orders: int) -> dict[str, Any]:
     """A rule's means over the orders of each seed, then over the seeds with a 95 % t-interval."""
     by_seed = []
     for seed in seeds:

@@ -19,7 +19,7 @@ from samtune.cluster.gpu_memory import GpuMemoryError, warning
 from samtune.cluster.nodes import fitting
 from samtune.record.outcome import of_exception
 from samtune.record.record import Record
-from samtune.space.schema import Resources
+from samtune.space.schema import ResourceSettings
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.stages import Search
 from samtune.trial import Budget, Seeds, TrialConfig
@@ -272,7 +272,9 @@ def test_workers_take_whole_gpus() -> None:
     with pytest.raises(Exception, match="2 workers cannot share a GPU") as caught:
         SearchSpace.load("sgd", ["resources.workers=2", "resources.gpus=0.5"])
     assert type(caught.value).__name__ == "SpaceError"
-    assert SearchSpace.load("sgd", ["resources.workers=2"]).resources == Resources(workers=2)
+    assert SearchSpace.load("sgd", ["resources.workers=2"]).resources == ResourceSettings(
+        workers=2
+    )
 
 
 def test_spaces_hold_the_cluster_evenly_whatever_their_trials_take(runs: Path) -> None:
