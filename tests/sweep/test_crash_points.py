@@ -27,7 +27,7 @@ import torch
 import samtune
 from analysis import leaderboard
 from samtune import durable
-from samtune.cluster import start as cluster
+from samtune.cluster import worker
 from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.folder import RunError
@@ -148,9 +148,9 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
         ours["ray"] = mock.Mock(
             **{"get_runtime_context.return_value.get_node_id.return_value": "0"}
         )
-        with mock.patch.multiple(cluster, **ours):
+        with mock.patch.multiple(worker, **ours):
             try:
-                cluster.run_trial(config)
+                worker.run_trial(config)
             except _Told:
                 returned = False
         driver.ended(trial.trial_id, {"done": returned}, False)
