@@ -11,24 +11,41 @@ Rows = NDArray[np.int64]
 
 
 def deal(labels: Rows, sizes: Sequence[int], rng: np.random.Generator) -> list[Rows]:
-    """Deals all rows of `labels` (N,) to parts of `sizes`, which add up to N.
+    """Deal all rows of `labels` (N,) to parts of `sizes`, which add up to N.
 
-    Each part has exactly its size, and of each class its share within one image; rows ascend.
+    Each part has exactly its size and, within one image, its share of each class; rows ascend. The
+    first part is for training: it has an image of every class if its size allows that.
     """
-    wanted = np.array(sizes)
-    held = np.bincount(labels)
-    counts = held[:, None] * wanted // wanted.sum()
-    missing = wanted - counts.sum(axis=0)
+    counts = _counts(np.bincount(labels), np.array(sizes))
+    _give_every_class_to_the_first(counts)
     parts: list[list[Rows]] = [[] for _ in sizes]
     for label, count in enumerate(counts):
-        # What flooring left over goes to the splits that lack most, at most one a class.
-        lacking = np.argsort(-missing, kind="stable")[: held[label] - count.sum()]
-        count[lacking] += 1
-        missing[lacking] -= 1
         members = rng.permutation(np.flatnonzero(labels == label))
         for part, drawn in zip(parts, np.split(members, count.cumsum()[:-1]), strict=True):
             part.append(drawn)
     return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def _counts(held: Rows, wanted: Rows) -> Rows:
+    """Return the images per class and part, for `held` (classes,) and `wanted` (parts,) images."""
+    counts: Rows = held[:, None] * wanted // wanted.sum()
+    missing = wanted - counts.sum(axis=0)
+    for label, count in enumerate(counts):
+        # What flooring left over goes to the parts that lack most, at most one per class.
+        lacking = np.argsort(-missing, kind="stable")[: held[label] - count.sum()]
+        count[lacking] += 1
+        missing[lacking] -= 1
+    return counts
+
+
+def _give_every_class_to_the_first(counts: Rows) -> None:
+    """Exchange an image of the largest class for each class that part 0 lacks, in place."""
+    for count in counts:
+        largest = counts[:, 0].argmax()
+        if not count[0] and count.any() and counts[largest, 0] > 1:
+            other = count.argmax()
+            count[[0, other]] += 1, -1
+            counts[largest, [0, other]] += -1, 1
 
 
 def redraw(labels: Rows, share: float, classes: int, rng: np.random.Generator) -> None:

@@ -165,7 +165,7 @@ def disk(runs: Path) -> Iterator[Check]:
 def data_sets() -> Iterator[Check]:
     """Every data set that is there, whole or damaged, and the names of those that are not."""
     from trainables.datasets import catalogue
-    from trainables.datasets.source import DataError
+    from trainables.datasets.errors import DataError
 
     missing = []
     try:

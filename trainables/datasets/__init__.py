@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 from trainables.datasets import cifar, digits, tinyimagenet
+from trainables.datasets.errors import DataError, WordError
 from trainables.datasets.paths import PathSet
-from trainables.datasets.source import DataError, Part, Source, WordError
+from trainables.datasets.source import Part, Source
 from trainables.datasets.store import root
 
 __all__ = [

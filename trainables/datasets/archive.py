@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trainables.datasets.source import DataError, WordError
+from trainables.datasets.errors import DataError, WordError
 from trainables.datasets.store import Say, root
 
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError)

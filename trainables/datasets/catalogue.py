@@ -18,8 +18,8 @@ from trainables.datasets import (
     tinyimagenet,
 )
 from trainables.datasets.archive import ARCHIVES, missing
+from trainables.datasets.errors import DataError, WordError
 from trainables.datasets.paths import PathSet
-from trainables.datasets.source import DataError, WordError
 
 CORRUPTED = ("cifar10c", "cifar100c")
 _FETCHED = NAMES + CORRUPTED

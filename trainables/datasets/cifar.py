@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from trainables.datasets import store
 from trainables.datasets.archive import ARCHIVES, checked, missing, tar_members
-from trainables.datasets.source import DataError, Part, Source
+from trainables.datasets.errors import DataError
+from trainables.datasets.source import Part, Source
 
 CORRUPTIONS = (
     *("brightness", "contrast", "defocus_blur", "elastic_transform", "fog", "frost"),

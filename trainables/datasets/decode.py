@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.datasets.source import DataError
+from trainables.datasets.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.datasets.source import DataError, Part, Source
+from trainables.datasets.errors import DataError
+from trainables.datasets.source import Part, Source
 
 FILE = Path(__file__).parent.with_name("digits.npz")
 SHA256 = "bf2a91a17bbb5da171ba3245cb578a7d5bf574eb8607fb98d25a3e53060d8f02"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainables.datasets.errors import DataError
 from trainables.datasets.layout import laid_out
-from trainables.datasets.source import DataError
 
 
 class Folder:

@@ -1,102 +1,156 @@
-"""Folders of images: which part and which class a file is of, told by its path alone."""
+"""Layouts of image folders: the split and the class of each file, from its path alone."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from trainables.datasets.source import DataError
+from samtune.optimizers.variant import nearest
+from trainables.datasets.errors import DataError
+from trainables.datasets.split_names import is_split, split_of, splits_of
 from trainables.deal import Rows, deal
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# Left out in silence, an image of these would take its class with it.
-UNREAD = (".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff")
-# The words that Hugging Face's loader knows a split by.
-_PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
+# Images of these kinds are refused: a class must not lose images without a word.
+UNREAD = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm")
 ANNOTATIONS = "val_annotations.txt"
-# The share of a set without official test images that is always for test.
+# A set without a test split always keeps this share of its images for test.
 _TEST_SHARE = 0.2
 
-
-def part_of(name: str) -> str:
-    """The part that a file's name tells among other words, as `mnist_test-00.parquet`; or ""."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((_PARTS[word] for word in words if word in _PARTS), "")
+Paths = Mapping[str, tuple[str, ...]]
+Parts = dict[str, list[tuple[str, str]]]
 
 
 def laid_out(
     files: Iterable[str], read: Callable[[str], bytes]
 ) -> tuple[dict[str, list[tuple[str, int]]], list[str]]:
-    """Each part's files with their labels, and the class names in order.
+    """Return each split's files with their labels, and the class names in order.
 
-    `train/CLASS/.../file` with `val` or `test` beside it; `CLASS/.../file` alone; TinyImageNet's
-    `val/images/file`, whose classes stand in `val_annotations.txt`, which `read` fetches. Raises
-    DataError where it is none of these, or more than one.
+    Known layouts are `SPLIT/CLASS/.../file`, `CLASS/SPLIT/.../file`, `CLASS/.../file`, and
+    TinyImageNet's `val/images/file`, whose classes stand in `val_annotations.txt`. A single folder
+    around any of them is gone through.
+
+    Args:
+        files: Paths relative to the data set's folder.
+        read: Returns the bytes of the file with such a path.
+
+    Raises:
+        DataError: The files have none of these layouts, or more than one.
     """
-    parts: dict[str, list[tuple[str, str]]] = {}
-    classes: list[tuple[str, str]] = []
-    loose: dict[str, str] = {}
-    annotations: dict[str, str] | None = None
-    for file in sorted(files):
-        path = PurePosixPath(file)
-        part = _PARTS.get(path.parts[0].lower(), "") if len(path.parts) > 1 else ""
-        if path.name == ANNOTATIONS and part == "val":
-            annotations = _annotations(file, read(file))
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        inside = path.parts[1:] if part else path.parts
-        if len(inside) > 1:
-            (parts.setdefault(part, []) if part else classes).append((file, inside[0]))
-        elif part:
-            loose.setdefault(part, file)
-    if "train" not in parts:
-        parts["train"] = classes
-    elif classes:
-        raise DataError(
-            f"{classes[0][0]} lies beside {PurePosixPath(parts['train'][0][0]).parts[0]}/; "
-            "move it in there, or out of the data set"
-        )
-    else:
-        # ImageNet's test images, which have no labels.
-        loose.pop("test", None)
-    if annotations is not None:
-        parts["val"] = _annotated(parts.get("val", []), annotations)
-    if loose:
-        file = next(iter(loose.values()))
-        folder = PurePosixPath(file).parts[0]
-        raise DataError(
-            f"{file} is in no folder of a class; put it into {folder}/CLASS/, or if {folder} is "
-            "itself a class, give that another name"
-        )
-    if not parts["train"]:
+    files = sorted(files)
+    paths = {file: PurePosixPath(file) for file in files}
+    parts = _divided(
+        {file: path.parts for file, path in paths.items() if path.suffix.lower() in SUFFIXES}
+    )
+    for file, path in paths.items():
+        if path.name == ANNOTATIONS and split_of(path.parent.name) == "val":
+            parts["val"] = _annotated(parts.get("val", []), _annotations(file, read(file)))
+    if not parts.get("train"):
         raise DataError(
             "there is no image of it at train/CLASS/... nor at CLASS/... "
             f"(images are {', '.join(SUFFIXES)})"
         )
     names = sorted({name for _, name in parts["train"]})
-    number = {name: label for label, name in enumerate(names)}
     of_test = {name for _, name in parts.get("test", [])}
     if len(of_test) < 2 and not of_test & set(names):
         # TinyImageNet's test images have no labels, and lie in one folder.
         parts.pop("test", None)
     for held in parts.values():
-        strange = next(((file, name) for file, name in held if name not in number), None)
-        if strange:
-            raise DataError(
-                f"{strange[0]} is of class {strange[1]!r}, which no training image has"
-            )
+        _refuse_unknown_class(held, names)
+    number = {name: label for label, name in enumerate(names)}
     return {part: [(f, number[n]) for f, n in held] for part, held in parts.items()}, names
 
 
+def _unwrapped(paths: Paths) -> Paths:
+    """Strip the folders around all images; a folder that holds an image itself stays."""
+    while (wrapper := _wrapper(paths.values())) and not is_split(wrapper):
+        paths = {file: path[1:] for file, path in paths.items()}
+    return paths
+
+
+def _wrapper(paths: Iterable[tuple[str, ...]]) -> str:
+    """Return the first folder of all paths if it is one and holds folders alone; else ""."""
+    paths = list(paths)
+    first = {path[0] for path in paths}
+    return first.pop() if len(first) == 1 and all(len(path) > 2 for path in paths) else ""
+
+
+def _divided(paths: Paths) -> Parts:
+    """Return each split's files with their class names.
+
+    Raises:
+        DataError: An image is in no folder of a class, or in none of a split where others are.
+    """
+    # Images beside the outermost folders belong to no class, as in torchvision's ImageFolder.
+    paths = _unwrapped({file: path for file, path in paths.items() if len(path) > 1})
+    splits = splits_of({path[0] for path in paths.values()})
+    if not splits:
+        paths = _turned(paths)
+        splits = splits_of({path[0] for path in paths.values()})
+    inside: dict[str, dict[str, tuple[str, ...]]] = {}
+    classes: list[tuple[str, str]] = []
+    for file, path in paths.items():
+        if path[0] in splits:
+            inside.setdefault(splits[path[0]], {})[file] = path[1:]
+        else:
+            classes.append((file, path[0]))
+    if "train" in inside and "test" in inside:
+        # ImageNet's test images, which have no labels, lie in no folder of a class.
+        inside["test"] = {file: path for file, path in inside["test"].items() if len(path) > 1}
+    parts: Parts = {"train": classes}
+    for split in ("train", "val", "test"):
+        known = {name for _, name in parts["train"]}
+        parts[split] = parts.get(split, []) + _classes(inside.get(split, {}), known)
+    if "train" in inside and classes:
+        train = next(folder for folder, split in splits.items() if split == "train")
+        raise DataError(
+            f"{classes[0][0]} lies beside {train}/; move it in there, or out of the data set"
+        )
+    return {split: held for split, held in parts.items() if held}
+
+
+def _classes(paths: Paths, known: set[str]) -> list[tuple[str, str]]:
+    """Return a split's files with their class names; `known` are those of the training images."""
+    wrapper = _wrapper(paths.values())
+    if wrapper and wrapper not in known:
+        paths = {file: path[1:] for file, path in paths.items()}
+    loose = [file for file, path in paths.items() if len(path) == 1]
+    if loose:
+        folder = PurePosixPath(loose[0]).parent.name
+        raise DataError(
+            f"{loose[0]} is in no folder of a class; put it into {folder}/CLASS/, or if {folder} "
+            "is itself a class, give that another name"
+        )
+    return [(file, path[0]) for file, path in paths.items()]
+
+
+def _turned(images: Paths) -> Paths:
+    """Return `CLASS/SPLIT/.../file` as `SPLIT/CLASS/.../file`; other layouts as they are."""
+    inner = {file: len(path) > 2 and is_split(path[1]) for file, path in images.items()}
+    if not any(inner.values()):
+        return images
+    if not all(inner.values()):
+        split = next(file for file, is_inner in inner.items() if is_inner)
+        other = next(file for file, is_inner in inner.items() if not is_inner)
+        raise DataError(
+            f"{split} lies in a folder named after a split, and {other} does not; "
+            "use SPLIT/CLASS/... for all images, or CLASS/... for all"
+        )
+    return {file: (path[1], path[0], *path[2:]) for file, path in images.items()}
+
+
+def _refuse_unknown_class(held: Iterable[tuple[str, str]], names: list[str]) -> None:
+    for file, name in held:
+        if name not in names:
+            raise DataError(
+                f"{file} is of class {name!r}, which no training image has{nearest(name, names)}"
+            )
+
+
 def _annotations(file: str, raw: bytes) -> dict[str, str]:
-    """The class of each image, by its file's name."""
+    """Return the class of each image, by its file's name."""
     try:
         rows = [row.split("\t") for row in raw.decode().splitlines()]
     except UnicodeDecodeError as error:
@@ -117,11 +171,14 @@ def _annotated(
     return [(file, annotations[name]) for file, name in names.items()]
 
 
-def with_test(labels: Mapping[str, Rows]) -> dict[str, tuple[str, Rows]]:
-    """Which rows of which found part are training, validation and test.
+def with_test(name: str, labels: Mapping[str, Rows]) -> dict[str, tuple[str, Rows]]:
+    """Return the found part and its rows that are for training, validation and test.
 
-    Official validation images are for test where no test images are known, as the field does with
-    ImageNet. Where there are neither, a fifth of the training images always is for test.
+    Official validation images are for test if no test images are known, as is usual with ImageNet.
+    If there are neither, a fifth of the training images is for test, whatever the seed.
+
+    Raises:
+        DataError: The images are too few for a training, a validation and a test split.
     """
     order = [part for part in ("train", "val", "test") if part in labels]
     rows = {part: (part, np.arange(len(labels[part]))) for part in order}
@@ -130,6 +187,12 @@ def with_test(labels: Mapping[str, Rows]) -> dict[str, tuple[str, Rows]]:
     if "val" in rows:
         return {"train": rows["train"], "test": rows["val"]}
     held = labels["train"]
-    size = round(_TEST_SHARE * len(held))
+    classes = len(np.unique(held))
+    if len(held) < classes + 2:
+        raise DataError(
+            f"{name} has {len(held)} images of {classes} classes, and needs at least "
+            f"{classes + 2}: training takes one of each class, validation and test one more each"
+        )
+    size = max(1, round(_TEST_SHARE * len(held)))
     train, test = deal(held, (len(held) - size, size), np.random.default_rng(0))
     return {"train": ("train", train), "test": ("train", test)}

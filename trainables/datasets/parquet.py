@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from samtune.optimizers.variant import nearest
-from trainables.datasets.layout import part_of
-from trainables.datasets.source import DataError, WordError
+from trainables.datasets.errors import DataError, WordError
+from trainables.datasets.split_names import split_of
 from trainables.deal import Rows
 
 _IMAGES = ("image", "img")
@@ -115,7 +115,7 @@ class Parquet:
 def _parts(folder: Path, files: list[str]) -> dict[str, str]:
     """Each file's part, by its name, `test-00000-of-00001.parquet`, or its folders'."""
     parts = {
-        file: next(filter(None, map(part_of, reversed(PurePath(file).parts))), "")
+        file: next(filter(None, map(split_of, reversed(PurePath(file).parts))), "")
         for file in files
     }
     silent = [file for file, part in parts.items() if not part]

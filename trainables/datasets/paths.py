@@ -17,8 +17,9 @@ import torch
 
 from trainables.datasets import store
 from trainables.datasets.decode import Encoded, encoded
+from trainables.datasets.errors import DataError
 from trainables.datasets.layout import ANNOTATIONS, SUFFIXES, UNREAD, with_test
-from trainables.datasets.source import DataError, Part, Source
+from trainables.datasets.source import Part, Source
 from trainables.deal import Rows
 
 # A trial maps a set of its own accord up to this size, in bytes: a minute on two cores.
@@ -179,7 +180,7 @@ class PathSet:
         """Images and labels of training, test and perhaps validation, decoded to one shape."""
         store.check(self.name, found.labels, found.class_names)
         parts: dict[str, tuple[Encoded, Rows]] = {}
-        for part, (held, rows) in with_test(found.labels).items():
+        for part, (held, rows) in with_test(self.name, found.labels).items():
             read, where = partial(found.read, held), partial(found.where, held)
             images = encoded(read, where, rows.tolist(), self.image_size)
             parts[part] = images, found.labels[held][rows]

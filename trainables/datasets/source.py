@@ -1,35 +1,24 @@
-"""What every data set is to the rest: parts of images with labels, class names and a hash."""
+"""A data set as the trials see it: splits of images with labels, class names and a hash."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samtune.errors import SamtuneError
-
-if TYPE_CHECKING:
-    from trainables.datasets.decode import Encoded
-
-
-class DataError(SamtuneError):
-    """A data set is missing, damaged or misnamed, or the test split was asked for in vain."""
-
-    exit_code = 5
-
-
-class WordError(DataError):
-    """A word asks for what no data set has, whatever lies on the disk: a wrong name or option."""
-
-    exit_code = 2
+from trainables.datasets.decode import Encoded
 
 
 @dataclass(frozen=True)
 class Part:
-    """`images` uint8 (N, C, H, W), mapped or still encoded; `labels` int64 (N,)."""
+    """The images and labels of one split.
+
+    Attributes:
+        images: uint8 of shape (N, C, H, W), memory-mapped; or still encoded.
+        labels: int64 of shape (N,).
+    """
 
     images: NDArray[np.uint8] | Encoded
     labels: NDArray[np.int64]
@@ -39,10 +28,16 @@ class Part:
 class Source:
     """A whole data set.
 
-    `parts` has `train`, and for most sets the official `test` and perhaps `val`. Without `test`,
-    each split seed deals `train` in three, by `sizes`. `mean` and `std` are those of the pixels of
-    `train`, one a channel; None where they are to be those of what is dealt for training.
-    `sha256` stands for every image and label.
+    Attributes:
+        name: The name that a space gives it.
+        parts: `train`, for most sets the official `test`, and perhaps `val`. Without `test`, each
+            split seed deals `train` in three, by `sizes`.
+        class_names: The name of each label.
+        sha256: A hash of all images and labels.
+        mean: The mean of the pixels of `train` per channel; None to compute it from the images
+            that are dealt for training.
+        std: The standard deviation per channel, as `mean`.
+        sizes: The number of images per split, for a set without official test images.
     """
 
     name: str

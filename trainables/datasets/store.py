@@ -21,7 +21,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from trainables.datasets.source import DataError, Part, Source
+from trainables.datasets.errors import DataError
+from trainables.datasets.source import Part, Source
 
 _MANIFEST = "manifest.json"
 _SUMS = "SHA256SUMS"

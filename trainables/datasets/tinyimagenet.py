@@ -9,8 +9,9 @@ import numpy as np
 from trainables.datasets import store
 from trainables.datasets.archive import ARCHIVES, checked, missing, zip_members
 from trainables.datasets.decode import encoded
+from trainables.datasets.errors import DataError
 from trainables.datasets.layout import laid_out
-from trainables.datasets.source import DataError, Source
+from trainables.datasets.source import Source
 
 NAME = "tinyimagenet"
 
