@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from samtune.optimizers import Knob
 from samtune.optimizers.variant import KnobError
-from trainables import augment, data, models, precision
+from trainables import augment, data_task, models, precision
 
 
 class _ModelKnob(Knob):
@@ -19,7 +19,7 @@ class _ModelKnob(Knob):
 
 
 _KNOBS = (
-    *data.TASK,
+    *data_task.TASK,
     _ModelKnob(
         name="model",
         kind=str,

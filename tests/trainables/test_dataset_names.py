@@ -8,8 +8,8 @@ import pytest
 from tiny_sets import folder_of, left_in, typed
 
 from samtune.space.search_space import SearchSpace, SpaceError
-from trainables import data
 from trainables.data import DataError, load, open_test
+from trainables.datasets import full_name
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("root")
 )
 def test_a_name_that_names_nothing(name: object, match: str) -> None:
     with pytest.raises(DataError, match=match):
-        data.check_name(name)
+        full_name(name)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_sweep_without_its_data_or_model_ends_before_it_starts(
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     with pytest.raises(DataError, match="x is a file"):
-        data.check_name(f"parquet:{tmp_path}/x")
+        full_name(f"parquet:{tmp_path}/x")
 
 
 def test_known_sets_have_one_size(root: Path) -> None:

@@ -78,7 +78,7 @@ def test_classes_with_a_splits_word_in_their_names(mine: Path) -> None:
             ("cats_train", "dogs_train", "cats_test", "dogs_test"),
             "folders cats_test and dogs_test both look like the test split",
         ),
-        (("cats_train", "dogs_train", "cats_test"), "cats_test/0.png is in no folder of a class"),
+        (("cats_train", "dogs_train", "cats_test"), "cats_train/0.png is in no folder of a class"),
         (("train/cats", "train/dogs", "test/cats", "holdout/cats"), "holdout and test both look"),
         (("train/cats", "train/dogs", "extra/cats"), "extra/cats/0.png lies beside train/"),
         (("train/cats", "train/dogs", "test/Cats", "test/x"), "'Cats', .*; did you mean cats"),
