@@ -18,6 +18,7 @@ from samtune.messages import nearest, quoted
 from samtune.space.conditions import Conditions
 from samtune.space.errors import SpaceError, read_document, space_error
 from samtune.space.files import find, on_setting, override, parse, read, shipped
+from samtune.space.frozen import dump
 from samtune.space.knobs import (
     Choice,
     Domain,
@@ -45,7 +46,7 @@ from samtune.space.schema import (
     space_schema,
 )
 from samtune.space.sections import Sections
-from samtune.space.strict_yaml import Node, Problem, StrictYamlError, dump
+from samtune.space.strict_yaml import Node, Problem, StrictYamlError
 from samtune.space.trainable import Declared, resolve
 from samtune.trial import Budget
 

@@ -1,15 +1,14 @@
-"""Strict YAML 1.2 (core schema) in which every value knows where it stands.
+"""Strict YAML 1.2 (core schema), in which every value knows its place.
 
-Built on PyYAML's parser, whose YAML 1.1 readings (`on` is true, `1e-3` is text, a second key
-overwrites the first) are replaced, and whose tags, anchors and directives are refused.
+PyYAML parses. Its readings by YAML 1.1 (`on` is true, `1e-3` is text, a second key overwrites the
+first) are replaced. Tags, anchors, directives and explicit keys (`?`) are refused.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,9 @@ import yaml
 
 from samtune.errors import SamtuneError
 from samtune.messages import quoted
+from samtune.space.yaml_grammar import sentence, unused_forms
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 32
-MAX_NODES = 10_000
 MAX_LINES = 20_000
 
 Scalar = float | int | str | bool
@@ -40,14 +38,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Node:
-    """A value, where it begins (`mark`), and where the word that leads to it stands (`key`)."""
+    """A value, the place where it begins, and the place of the word before it (`key`)."""
 
     value: Scalar | list[Node] | dict[str, Node] | None
     mark: Mark
     key: Mark
 
     def plain(self) -> Any:
-        """The value as dicts, lists and scalars, without positions."""
+        """Return the value as dicts, lists and scalars, without places."""
         if isinstance(self.value, dict):
             return {word: node.plain() for word, node in self.value.items()}
         if isinstance(self.value, list):
@@ -55,7 +53,7 @@ class Node:
         return self.value
 
     def at(self, *words: str) -> Node:
-        """The node at a path, or the nearest one above it."""
+        """Return the node at a path, or the nearest one above it."""
         node = self
         for word in words:
             if isinstance(node.value, dict) and word in node.value:
@@ -79,27 +77,36 @@ class StrictYamlError(SamtuneError):
 
 
 def load(data: bytes, source: str) -> Node:
-    """The one document in `data`; a Node holding None if there is none.
+    """Return the one document in `data`, or a Node that holds None if there is none.
 
-    Raises StrictYamlError naming `source` with line and column: after a syntax error the one
-    message, otherwise all (duplicate words, tags, anchors, numbers that are not finite).
+    Raises:
+        StrictYamlError: For a syntax error or unused forms; else for all duplicate words and
+            all values that no space can hold.
     """
-    composer = _Composer(source)
+    text = _decoded(data, source)
     try:
-        root = composer.document(_decoded(data, source))
+        found = list(unused_forms(text))
+        tree = None if found else yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise StrictYamlError([(composer.place(mark), _sentence(error))]) from None
+        mark = error.problem_mark
+        found = [(mark.line, mark.column, sentence(error)) if mark else (0, 0, sentence(error))]
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML passes on what chr() says about an escape such as "\UFFFFFFFF".
         raise StrictYamlError([(Mark(source), f"not valid YAML: {error}")]) from None
-    if composer.problems:
-        raise StrictYamlError(sorted(composer.problems))
+    if found:
+        problems = [(Mark(source, line + 1, column + 1), why) for line, column, why in found]
+        raise StrictYamlError(sorted(set(problems)))
+    if tree is None:
+        return Node(None, Mark(source, 1, 1), Mark(source, 1, 1))
+    builder = _Builder(source)
+    root = builder.node(tree)
+    if builder.problems:
+        raise StrictYamlError(sorted(builder.problems))
     return root
 
 
 def scalar(text: str) -> Scalar | None:
-    """What an unquoted word means in YAML 1.2's core schema; infinities stay as floats."""
+    """Return what an unquoted word means in YAML 1.2's core schema; infinities stay floats."""
     if text in {"", "~", "null", "Null", "NULL"}:
         return None
     if text in {"true", "True", "TRUE", "false", "False", "FALSE"}:
@@ -116,178 +123,84 @@ def scalar(text: str) -> Scalar | None:
 
 
 def _decoded(data: bytes, source: str) -> str:
-    start = Mark(source, 1, 1)
     if len(data) > MAX_BYTES:
         raise StrictYamlError([(Mark(source), "larger than 1 MiB, which no space file is")])
-    if data.startswith(b"\xef\xbb\xbf"):
-        message = "begins with a byte-order mark (BOM); save the file as UTF-8 without BOM"
-        raise StrictYamlError([(start, message)])
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise StrictYamlError([(start, "is UTF-16; save the file as UTF-8 without BOM")])
+    for mark, what in {
+        b"\xef\xbb\xbf": "begins with a byte-order mark (BOM)",
+        b"\xff\xfe": "is UTF-16",
+        b"\xfe\xff": "is UTF-16",
+    }.items():
+        if data.startswith(mark):
+            message = f"{what}; save the file as UTF-8 without BOM"
+            raise StrictYamlError([(Mark(source, 1, 1), message)])
     try:
-        text = data.decode("utf-8")
+        text, wrong = data.decode("utf-8"), None
     except UnicodeDecodeError as error:
-        before = data[: error.start].decode("utf-8")
-        message = f"byte 0x{data[error.start]:02x} is not UTF-8; is this a text file?"
-        raise StrictYamlError([(_end_of(before, source), message)]) from None
+        text = data[: error.start].decode("utf-8")
+        wrong = (len(text), f"byte 0x{data[error.start]:02x} is not UTF-8")
     if text.count("\n") + text.count("\r") > 2 * MAX_LINES:
         raise StrictYamlError([(Mark(source), f"more than {MAX_LINES} lines")])
-    stray = re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text)
-    if stray:
-        message = f"control character {quoted(stray.group())}; is this a text file?"
-        raise StrictYamlError([(_end_of(text[: stray.start()], source), message)])
+    # U+0085, U+2028 and U+2029 end a line in YAML 1.1 and are text in 1.2.
+    control = r"[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    if stray := re.search(control, text):
+        wrong = (stray.start(), f"control character {quoted(stray.group())}")
+    if wrong:
+        at, message = wrong
+        before = re.split(r"\r\n?|\n", text[:at])
+        place = Mark(source, len(before), len(before[-1]) + 1)
+        raise StrictYamlError([(place, f"{message}; is this a text file?")])
     return text
 
 
-def _end_of(text: str, source: str) -> Mark:
-    lines = text.splitlines() or [""]
-    if text.endswith(("\n", "\r")):
-        lines.append("")
-    return Mark(source, len(lines), len(lines[-1]) + 1)
+class _Builder:
+    """Turns PyYAML's nodes into ours, and gathers the mistakes in them."""
 
-
-class _Composer:
     def __init__(self, source: str) -> None:
         self.source = source
         self.problems: list[Problem] = []
-        self.nodes = 0
-        self.events: Iterator[Any] = iter(())
 
-    def place(self, mark: Any) -> Mark:
-        return Mark(self.source, mark.line + 1, mark.column + 1) if mark else Mark(self.source)
+    def node(self, node: yaml.Node, key: Mark | None = None) -> Node:
+        mark = Mark(self.source, node.start_mark.line + 1, node.start_mark.column + 1)
+        value: Scalar | list[Node] | dict[str, Node] | None
+        if isinstance(node, yaml.ScalarNode):
+            value = self.scalar(node, mark)
+        elif isinstance(node, yaml.MappingNode):
+            value = self.mapping(node)
+        else:
+            value = [self.node(item) for item in node.value]
+        return Node(value, mark, key or mark)
 
-    def document(self, text: str) -> Node:
-        start = Mark(self.source, 1, 1)
-        root: Node | None = None
-        self.events = iter(yaml.parse(text, Loader=yaml.SafeLoader))
-        for event in self.events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                here = self.place(event.start_mark)
-                if root is not None:
-                    message = "a second document begins here; a space file holds one"
-                    raise StrictYamlError([(here, message)])
-                if event.version or event.tags:
-                    self.problems.append((here, "directives (%YAML, %TAG) are not used here"))
-                root = self.node(next(self.events), start, 0)
-        return root or Node(None, start, start)
-
-    def node(self, event: Any, key: Mark | None, depth: int) -> Node:
-        mark = self.place(event.start_mark)
-        self.nodes += 1
-        if self.nodes > MAX_NODES:
-            raise StrictYamlError(
-                [(mark, f"more than {MAX_NODES} values, which no space file has")]
-            )
-        if depth > MAX_DEPTH:
-            raise StrictYamlError([(mark, f"nested deeper than {MAX_DEPTH} levels")])
-        if event.anchor is not None:
-            sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
-            message = (
-                f"anchors and aliases ({sign}{event.anchor[:40]}) are not used here; "
-                "write the value out, or share it by `extends`"
-            )
-            self.problems.append((mark, message))
-        if isinstance(event, yaml.AliasEvent):
-            return Node(None, mark, key or mark)
-        if event.tag is not None:
-            message = f"tags ({event.tag[:40]}) are not used here; write the value alone"
-            self.problems.append((mark, message))
-        if isinstance(event, yaml.ScalarEvent):
-            return Node(self.scalar(event, mark), mark, key or mark)
-        if isinstance(event, yaml.SequenceStartEvent):
-            items: list[Node] = []
-            while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
-                items.append(self.node(event, None, depth + 1))
-            return Node(items, mark, key or mark)
-        return Node(self.mapping(depth), mark, key or mark)
-
-    def mapping(self, depth: int) -> dict[str, Node]:
+    def mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
         entries: dict[str, Node] = {}
-        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            key = self.node(event, None, depth + 1)
-            entry = self.node(next(self.events), key.mark, depth + 1)
-            if not isinstance(event, yaml.ScalarEvent):
-                self.problems.append((key.mark, "a word must stand before ':', not a map or list"))
-            elif event.value in entries:
-                first = entries[event.value].key.line
-                message = f"{quoted(event.value)} is given twice; the first is in line {first}"
-                self.problems.append((key.mark, message))
+        for word, value in node.value:
+            mark = self.node(word).mark
+            entry = self.node(value, mark)
+            if not isinstance(word, yaml.ScalarNode) or (word.value == "" and not word.style):
+                self.problems.append((mark, "a word must stand before ':', not a map or list"))
+            elif word.value in entries:
+                first = entries[word.value].key.line
+                message = f"{quoted(word.value)} is given twice; the first is in line {first}"
+                self.problems.append((mark, message))
             else:
-                entries[event.value] = entry
+                entries[word.value] = entry
         return entries
 
-    def scalar(self, event: Any, mark: Mark) -> Scalar | None:
-        value = scalar(event.value) if event.style is None else event.value
-        if isinstance(value, str):
-            if not value.isprintable():
-                self.problems.append(
-                    (mark, f"{quoted(value)} holds a character that cannot be printed")
-                )
+    def scalar(self, node: yaml.ScalarNode, mark: Mark) -> Scalar | None:
+        value: Scalar | None = node.value if node.style else scalar(node.value)
+        if isinstance(value, str) and not value.isprintable():
+            stray = next(char for char in value if not char.isprintable())
+            self.problems.append((mark, f"{quoted(value)} holds {_character(stray)}"))
         elif isinstance(value, float) and not math.isfinite(value):
-            self.problems.append((mark, f"{quoted(event.value)} is not a finite number"))
+            self.problems.append((mark, f"{quoted(node.value)} is not a finite number"))
         elif isinstance(value, int) and abs(value) >= 1 << 63:
             self.problems.append((mark, "a whole number must be below 2^63; write it as 1e20"))
         return value
 
 
-def dump(resolved: Mapping[str, Any]) -> str:
-    """YAML 1.2 that `load` reads back to the same values and types, in the same order."""
-    lines: list[str] = []
-    for word, value in resolved.items():
-        if isinstance(value, dict) and value:
-            lines.append(f"{word}:")
-            lines += [f"  {name}: {_flow(below)}" for name, below in value.items()]
-        elif word == "points":
-            lines.append(f"{word}:")
-            lines += [f"  - {_flow(point)}" for point in value]
-        else:
-            lines.append(f"{word}: {_flow(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{word}: {_flow(below)}" for word, below in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*(:[A-Za-z0-9_]+)?", value)
-        if plain and isinstance(scalar(value), str):
-            return value
-        return json.dumps(value, ensure_ascii=False)
-    return json.dumps(value)
-
-
-def _sentence(error: yaml.MarkedYAMLError) -> str:
-    problem = str(error.problem)
-    opened = f"line {error.context_mark.line + 1}" if error.context_mark else "the line above"
-    if "'\\t'" in problem:
-        return "a tab; YAML is indented and spaced with spaces"
-    if "expected <block end>" in problem and error.context_mark and error.problem_mark:
-        if error.problem_mark.column != error.context_mark.column:
-            return (
-                f"wrong indentation: this begins in column {error.problem_mark.column + 1}, where "
-                "no map above has its entries; line it up with those it belongs to"
-            )
-        return f"this does not go on with what began in {opened}; expected `word: value`"
-    if "mapping values are not allowed" in problem:
-        return (
-            "a ':' inside a value; is this line indented too far, or is a space missing "
-            "after the ':' above? (text with ': ' in it needs quotes)"
-        )
-    for part, sentence in {
-        "could not find expected ':'": (
-            f"expected `word: value` in {opened}; is a space missing after ':'?"
-        ),
-        "expected ',' or '}'": f"',' or '}}' is missing in the map opened in {opened}",
-        "expected ',' or ']'": f"',' or ']' is missing in the list opened in {opened}",
-        "unexpected end of stream": f"the quote opened in {opened} is never closed",
-        "sequence entries are not allowed": "a '-' cannot stand here; check the indentation",
-        "cannot start any token": "text that begins with this character needs quotes",
-        "<document start>": "this does not belong to what stands above; check the indentation",
-        "expected the node content": "a value is missing here",
-        "undefined tag handle": "tags (!...) are not used here; write the value alone",
-    }.items():
-        if part in problem:
-            return sentence
-    return f"not valid YAML: {problem}"
+def _character(char: str) -> str:
+    """Return what a character that may not stand in a value is called."""
+    known = {"\n": "a newline", "\r": "a carriage return", "\t": "a tab"}
+    if char in known:
+        return f"{known[char]}; a value is one line, without tabs"
+    name = unicodedata.name(char, f"U+{ord(char):04X}").lower()
+    return f"a character that cannot be printed ({name})"

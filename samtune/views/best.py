@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import StudyRow, TrialRow
-from samtune.space.strict_yaml import dump, load
+from samtune.space.frozen import dump
+from samtune.space.strict_yaml import load
 from samtune.space.trainable import SHIPPED_MODULE
 from samtune.trial import Value
 from samtune.views.status import LAST_REPORT, best_trial
