@@ -27,7 +27,6 @@ from benchmarks.process_tree import SAMTUNE, Usage, measure
 GRID = {"lr": [0.02, 0.05, 0.1], "rho": [0.02, 0.05, 0.1], "weight_decay": [1e-5, 1e-4, 1e-3]}
 FIXED = {"momentum": 0.9}
 TASK = {"dataset": "digits", "model": "small_cnn", "label_noise": 0.4, "batch_size": 64}
-WITHOUT_HOSTS = "samtune-without-hosts"
 _NEEDS = {"optuna": "optuna", "ray": "ray", "syne-tune": "syne_tune"}
 _SPACE = """\
 samtune: 1
@@ -45,9 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--per-trial", type=float, default=4, help="SGD-epoch equivalents a trial")
-    parser.add_argument(
-        "--contenders", default=f"one-process,samtune,{WITHOUT_HOSTS},optuna,ray,syne-tune"
-    )
+    parser.add_argument("--contenders", default="one-process,samtune,optuna,ray,syne-tune")
     parser.add_argument(
         "--json", type=Path, help="also put the figures there, beside those of other --per-trial"
     )
@@ -101,8 +98,7 @@ def run(name: str, sweep: dict[str, Any]) -> tuple[dict[str, float], dict[str, f
             "SAMTUNE_BENCHMARK_SWEEP": str(file),
             "SYNETUNE_FOLDER": str(here / "syne-tune"),
         }
-        if name.startswith("samtune"):
-            variables["SAMTUNE_HOSTS"] = "0" if name == WITHOUT_HOSTS else "1"
+        if name == "samtune":
             knobs = {knob: {"grid": values} for knob, values in sweep["grid"].items()}
             text = _SPACE.format(
                 knobs=json.dumps(knobs | sweep["fixed"]),

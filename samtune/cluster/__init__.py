@@ -1,1 +1,1 @@
-"""A Ray of our own and its workers. Imports nothing: `forks` has to come before Ray."""
+"""The Ray that a sweep runs on: how it is started or joined, and what its workers run."""

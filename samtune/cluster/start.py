@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import math
 import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,6 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 
-from samtune.cluster import launcher
 from samtune.cluster.nodes import alive, fitting
 from samtune.cluster.orphans import ended_with_us
 from samtune.record.folder import RunError
@@ -48,8 +43,6 @@ _ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
-# What Ray has its agents started by, each a Python process that a fork does as well for.
-_AGENTS = "_build_python_executable_command_memory_profileable"
 
 # A cluster that takes longer to take up a connection is no use to a sweep.
 _ANSWER_S = 5.0
@@ -84,12 +77,11 @@ def cluster(
     *,
     storage: str | None = None,
     ship: Sequence[str] = (),
-    nursery: str | None = None,
 ) -> Iterator[Cluster]:
     """Starts a Ray of our own, or joins the one at `address`.
 
     A trial gets the largest of the `wanted` resources. `ship` are paths of Python modules that
-    the workers are sent, `nursery` is the address of one on this machine.
+    the workers are sent.
 
     Raises RunError (exit code 5) when no trial fits, when nobody answers at `address`, and when
     the Ray that it would start lets everyone on the network in.
@@ -133,15 +125,14 @@ def cluster(
         if ship:
             sent["py_modules"] = list(ship)
         try:
-            with _spare(nursery) if address is None else contextlib.nullcontext():
-                ray.init(
-                    address=address or "local",
-                    runtime_env=sent,
-                    log_to_driver=False,
-                    # What goes wrong in a trial is on record, and told once.
-                    logging_level=logging.CRITICAL,
-                    **(local if address is None else {}),
-                )
+            ray.init(
+                address=address or "local",
+                runtime_env=sent,
+                log_to_driver=False,
+                # What goes wrong in a trial is on record, and told once.
+                logging_level=logging.CRITICAL,
+                **(local if address is None else {}),
+            )
         except (ConnectionError, RuntimeError, OSError) as error:
             hint = (
                 "is there room in the folder for temporary files?"
@@ -171,39 +162,6 @@ def cluster(
             yield Cluster(slots, cpus, gpus, Path(scratch), workers, storage)
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _spare(nursery: str | None) -> Iterator[None]:
-    """A Ray started in the block has no process that a sweep has no use for, and forked workers.
-
-    Its dashboard's server, autoscaler and log monitor would take two CPU-seconds, and `ray.init`
-    has no words for either wish. A Ray that is built otherwise is started as it comes.
-    """
-    parameter: Any = import_module("ray._private.parameter")
-    services: Any = import_module("ray._private.services")
-    build = getattr(parameter, "RayParams", None)
-    serve = getattr(services, "start_api_server", None)
-    agents = getattr(services, _AGENTS, None)
-    wishes: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
-    if nursery is not None:
-        wishes["setup_worker_path"] = launcher.__file__
-    if not (
-        build and serve and agents and wishes.keys() <= inspect.signature(build).parameters.keys()
-    ):
-        yield
-        return
-    os.environ[launcher.ADDRESS] = nursery or ""
-    parameter.RayParams = partial(build, **wishes)
-    services.start_api_server = lambda *_, **__: ("", None)
-    if nursery is not None:
-        setattr(services, _AGENTS, lambda *_, **__: [sys.executable, launcher.__file__])
-    try:
-        yield
-    finally:
-        parameter.RayParams, services.start_api_server = build, serve
-        setattr(services, _AGENTS, agents)
-        del os.environ[launcher.ADDRESS]
 
 
 def _refuse_open_ray() -> None:

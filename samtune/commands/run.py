@@ -96,7 +96,6 @@ def run(
                 if not _go_on(record, launch, as_json):
                     refuse_taken(runs, name)
         return
-    hosts = _hosts(loaded, launch)
     own_code = _imported(loaded)
     _find_data(loaded, launch.address)
     from samtune.record.provenance import code_hashes
@@ -137,7 +136,7 @@ def run(
         copied(record, launch.storage, new=True),
     ):
         stages = ["search", "confirm"] if confirmed else ["search"]
-        code = run_stages(record, loaded, stages, top, seeds, launch, hosts, own_code)
+        code = run_stages(record, loaded, stages, top, seeds, launch, own_code)
         finish(record, code, as_json)
 
 
@@ -209,11 +208,10 @@ def confirm(
         copied(record, launch.storage),
     ):
         spaces = _frozen(record)
-        hosts = _hosts(spaces, launch)
         own_code = _imported(spaces)
         _find_data(spaces, launch.address)
         record.set_meta("asked", {"confirm": True, "top": top, "seeds": seeds})
-        code = run_stages(record, spaces, ["confirm"], top, seeds, launch, hosts, own_code)
+        code = run_stages(record, spaces, ["confirm"], top, seeds, launch, own_code)
         finish(record, code, as_json)
 
 
@@ -263,7 +261,6 @@ def _changed(began: Mapping[str, str], now: Mapping[str, str]) -> str:
 def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
     """Runs what a run has left to do, and exits; False when there is nothing."""
     spaces = _frozen(record)
-    hosts = _hosts(spaces, launch)
     own_code = _imported(spaces)
     from samtune.sweep.stages import Confirm, Search, has_work
 
@@ -279,23 +276,9 @@ def _go_on(record: Record, launch: Launch, as_json: bool) -> bool:
         return False
     _find_data(spaces, launch.address)
     record.add_event("resumed", f"{' and '.join(stages)} to do")
-    code = run_stages(
-        record, spaces, stages, asked["top"], asked["seeds"], launch, hosts, own_code
-    )
+    code = run_stages(record, spaces, stages, asked["top"], asked["seeds"], launch, own_code)
     finish(record, code, as_json)
     return True
-
-
-def _hosts(spaces: Sequence[SearchSpace], launch: Launch) -> str | None:
-    """Where this command's Ray gets its workers, if they may be forks.
-
-    A nursery imports Ray by itself, so it comes first.
-    """
-    from samtune.cluster.forks import nursery
-
-    if launch.address or any(s.resources.gpus or s.resources.workers > 1 for s in spaces):
-        return None
-    return click.get_current_context().with_resource(nursery(["samtune.sweep.driver"]))
 
 
 def _imported(spaces: Sequence[SearchSpace]) -> list[str]:

@@ -30,7 +30,6 @@ def run_stages(
     top: int | None,
     seeds: int | None,
     launch: Launch,
-    hosts: str | None,
     own_code: Sequence[str],
 ) -> int:
     """Run the stages and return the exit code.
@@ -58,7 +57,7 @@ def run_stages(
     with (
         integrations.observers(record, launch.logs, launch.hook, warn) as observers,
         signals(),
-        cluster(wanted, launch.address, storage=launch.storage, ship=ship, nursery=hosts) as on,
+        cluster(wanted, launch.address, storage=launch.storage, ship=ship) as on,
         signals(),
     ):
         for stage in stages:

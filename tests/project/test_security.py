@@ -25,8 +25,7 @@ from test_record import STUDY
 from test_sweep import record_of
 
 import samtune
-from samtune.cluster import launcher
-from samtune.cluster.start import Cluster, _spare, cluster
+from samtune.cluster.start import Cluster, cluster
 from samtune.record.folder import RunError, check_name
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
@@ -87,35 +86,6 @@ def test_nothing_listens_beyond_rays_own_ports(
             assert count <= rays.get(name, name.startswith("worker")), sockets
     assert before <= 1
     record_property("listening sockets beyond Ray's own", f"0 of {sum(seen[-1].values())}")
-
-
-def test_ray_starts_nothing_that_a_sweep_has_no_use_for(two_slots: Cluster) -> None:
-    running = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-    assert any("gcs_server" in words for words in running), "what Ray starts would be seen"
-    for needless in ("dashboard.py", "monitor.py"):
-        assert not [words for words in running if needless in words]
-
-
-def test_a_ray_that_is_built_otherwise_is_started_as_it_comes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from ray._private import parameter, services
-
-    def built_otherwise(num_cpus: int) -> None: ...
-
-    serve = services.start_api_server
-    agents = services._build_python_executable_command_memory_profileable
-    with _spare("nursery"):
-        assert services.start_api_server is not serve
-        assert parameter.RayParams().setup_worker_path == launcher.__file__
-        assert services._build_python_executable_command_memory_profileable is not agents
-    assert services.start_api_server is serve
-    assert services._build_python_executable_command_memory_profileable is agents
-    assert launcher.ADDRESS not in os.environ
-    monkeypatch.setattr(parameter, "RayParams", built_otherwise)
-    with _spare("nursery"):
-        assert parameter.RayParams is built_otherwise
-        assert services.start_api_server is serve
 
 
 def test_ray_tells_nobody_and_asks_for_a_token(two_slots: Cluster) -> None:
