@@ -78,7 +78,7 @@ def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> 
             time.sleep(_EVERY_S)
         with Record.open(Path("runs"), "scale", read_only=True) as record:
             while True:
-                (ended,) = record.query("SELECT COUNT(ended_at) FROM trials").fetchone()
+                ended = record.ended("search")
                 seen.append({"ended": ended, "at": time.monotonic(), **_used(spent)})
                 time.sleep(_EVERY_S)
 

@@ -73,14 +73,14 @@ def run_stages(
             failed += progress.states.get("error", 0)
     if stop.requested:
         return stopped(record, stop)
-    if not any(record.trials("state = 'completed'")):
+    if not any(record.trials(states={"completed"})):
         return 1
     return 3 if failed else 0
 
 
 def _tell_winners(record: Record, plan: Confirm, *, searched: bool) -> int:
     """Says what a confirmation cannot confirm; returns how many spaces have no winner."""
-    if not searched and any(record.trials("stage = 'search' AND state = 'cancelled'")):
+    if not searched and any(record.trials(stage="search", states={"cancelled"})):
         click.echo("the search was stopped before its end; confirming its best", err=True)
     for name in plan.without_winner:
         click.echo(f"{name}: no trial was completed, so none is confirmed", err=True)
@@ -122,7 +122,7 @@ def _cut_short(folder: Path, stop: Stop) -> None:
     from samtune.record.record import Record
 
     with Record.open(folder.parent, folder.name) as record:
-        for trial in record.trials("state = 'running'"):
+        for trial in record.running():
             record.end_trial(trial.trial, "cancelled", "stopped on request", cause="stopped")
         record.add_event("stopped", "Ray did not end its trials in time")
     click.echo(_on_record(folder.name), err=True)
@@ -144,7 +144,7 @@ def finish(record: Record, code: int, as_json: bool) -> None:
     save(board, record.folder / "leaderboard.parquet")
     print_board(board, "json" if as_json else "table")
     if code in {1, 3}:
-        for reason in list(dict.fromkeys(t.reason for t in record.trials("state = 'error'")))[:3]:
+        for reason in list(dict.fromkeys(t.reason for t in record.trials(states={"error"})))[:3]:
             click.echo(f"a trial failed: {reason}", err=True)
     if code == 75:
         click.echo(_on_record(record.name), err=True)

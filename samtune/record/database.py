@@ -1,4 +1,4 @@
-"""The SQLite file of a record: made, opened, and brought up to this format."""
+"""The SQLite file of a record: how it is made and opened."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ from samtune.record.folder import RunError
 from samtune.record.provenance import git_commit, versions
 from samtune.record.rows import SCHEMA
 
-# 2: attempts have a cause, and know the last report before their beginning and their end.
 FORMAT = 2
-# From this format on a record holds checksums.
-CHECKED = 2
 
 
 def create(
@@ -30,7 +27,7 @@ def create(
     asked: Mapping[str, Any],
     code: Mapping[str, str],
 ) -> None:
-    """Makes the file of a new run. Raises OSError or sqlite3.Error."""
+    """Make the file of a new run. Raise OSError or sqlite3.Error."""
     meta = {
         "format": FORMAT,
         "samtune_version": __version__,
@@ -55,44 +52,33 @@ def create(
 
 
 def reopen(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """A connection to the file of a run, of this format or an earlier. Raises RunError."""
+    """Connect to the file of a run. Raise RunError for another file or another format."""
     try:
         db = (connect_to_read if read_only else connect)(path)
         (found,) = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-        if json.loads(found) >= CHECKED and not read_only:
+        if json.loads(found) == FORMAT and not read_only:
             checksums.keep(db)
     except (sqlite3.DatabaseError, TypeError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise RunError(f"{path} is not a samtune record: {why}") from None
-    if json.loads(found) > FORMAT:
+    if json.loads(found) != FORMAT:
+        other = "a newer" if json.loads(found) > FORMAT else "an older"
         raise RunError(
-            f"{path.parent} was written by a newer samtune: "
-            f"it has format {found}, and this one reads {FORMAT}"
+            f"{path.parent} was written by {other} samtune: "
+            f"it has format {found}, and this samtune reads {FORMAT}"
         )
     return db
 
 
-def upgrade(db: sqlite3.Connection) -> None:
-    """Brings a file of an earlier format up to this one."""
-    (found,) = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-    if json.loads(found) < CHECKED:
-        with durable.transaction(db):
-            for column in ("cause TEXT", "after INTEGER NOT NULL DEFAULT 0", "until INTEGER"):
-                db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
-            db.execute("UPDATE meta SET value = ? WHERE key = 'format'", (json.dumps(FORMAT),))
-            checksums.start(db)
-        checksums.keep(db)
-
-
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that writes, and makes the file where there is none."""
+    """Connect for writing; a missing file is made."""
     connection = sqlite3.connect(path, timeout=30)
     connection.row_factory = sqlite3.Row
     if run_folder.network_filesystem(path.parent) is None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
     else:
-        # WAL needs memory that all who read share, which machines do not. EXTRA, because a
+        # WAL needs memory that all readers share, and machines share none. EXTRA, because here a
         # commit is the removal of the journal.
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA synchronous = EXTRA")
@@ -101,13 +87,13 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, and that in WAL mode no writer waits for."""
+    """Connect for reading; in WAL mode no writer waits for this connection."""
     journal = path.with_name("sweep.db-journal")
     if journal.exists() and not run_folder.is_locked(path.parent):
-        # Who was killed in a commit has left half of it, which only a writer can take back.
+        # A process killed during a commit left half of it, which only a writer can take back.
         with closing(connect(path)) as writer:
             writer.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    # On a medium that nobody can write to, SQLite is to ask for no locks.
+    # On a read-only medium, SQLite cannot make the lock files it would ask for.
     how = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
     connection.row_factory = sqlite3.Row

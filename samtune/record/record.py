@@ -1,21 +1,22 @@
 """The record of a run: one SQLite file, the truth from which every table is made.
 
-The driver is its only writer. A report is committed before the scheduler decides on it, and the
-decision right after, so `sweep.db` alone tells what each trial was given, did and was told. A
-killed sweep goes on from it: rungs, search and interrupted trials are rebuilt without a pickle.
+The driver is its only writer. It commits each report before the scheduler decides on it, and the
+decision right after. So `sweep.db` alone shows what each trial was given, what it reported and
+what was decided. A killed sweep resumes from it: rungs, search and interrupted trials are rebuilt
+without a pickle.
 """
 
 from __future__ import annotations
 
 import getpass
 import json
+import os
 import secrets
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,23 +25,16 @@ from samtune.record import checksums
 from samtune.record import database as sweep_db
 from samtune.record import folder as run_folder
 from samtune.record.folder import RunError
-from samtune.record.rows import ReportRow, Stage, State, StudyRow, TrialRow, canonical, digest
+from samtune.record.reader import Reader
+from samtune.record.rows import Stage, State, TrialRow, canonical, digest
 from samtune.trial import TrialConfig
 
 if TYPE_CHECKING:
     from samtune.record.rows import Verdict
 
 
-class Record:
-    """A run's folder, opened. Use as a context manager."""
-
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
-        self._db = connection
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
+class Record(Reader):
+    """A run's record, open for writing. Only the holder of its lock may write trials."""
 
     @classmethod
     def create(
@@ -51,12 +45,17 @@ class Record:
         asked: Mapping[str, Any] | None = None,
         code: Mapping[str, str] | None = None,
     ) -> Record:
-        """Makes the folder `runs/name`; without a name, the first free of `space`, `space-2`, ...
+        """Make the folder of a new run. A folder that has a `sweep.db` has a whole one.
 
-        `spaces` are rows of the table studies; `asked` is what the run was asked beside them,
-        for its resume, and `code` the `provenance.code_hashes` of its trainables. A folder that
-        has a `sweep.db` has a whole one. Raises RunError when the name is taken (exit code 4) or
-        the folder cannot be written (exit code 5).
+        Args:
+            runs: the folder of all runs.
+            name: the run's name; None takes the first free of `space`, `space-2`, ...
+            spaces: rows of the table studies.
+            asked: what else the command asked for; its resume reads it.
+            code: the `provenance.code_hashes` of the trainables.
+
+        Raises:
+            RunError: the name is taken (exit code 4), or the folder cannot be written (5).
         """
         if name is not None:
             run_folder.refuse_taken(runs, name)
@@ -86,7 +85,7 @@ class Record:
 
     @classmethod
     def open(cls, runs: Path, name: str, *, read_only: bool = False) -> Record:
-        """Opens the run `name`. Raises RunError (exit code 2) when there is none."""
+        """Open the run `name`. Raise RunError (exit code 2) when there is none."""
         folder = run_folder.found(runs, name)
         connection = sweep_db.reopen(folder / "sweep.db", read_only=read_only)
         record = cls(folder, connection)
@@ -96,29 +95,23 @@ class Record:
         return record
 
     def __enter__(self) -> Record:
+        """Return the record itself."""
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._db.close()
-
-    def is_locked(self) -> bool:
-        """Whether a process is writing this run."""
-        return run_folder.is_locked(self.folder)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for writing.
+        """Hold the run for writing during the block.
 
-        Raises RunError: while another process does (exit code 4), and for a damaged record.
+        Raises:
+            RunError: another process holds it (exit code 4), or the record is damaged.
         """
         with run_folder.locked(self.folder):
-            sweep_db.upgrade(self._db)
             self.verify()
             yield
 
     @contextmanager
     def removed_if_empty(self) -> Iterator[None]:
-        """Takes the folder away again if it is left without a trial: its name is not used up."""
+        """Remove the folder after the block if it holds no trial, so that its name is free."""
         try:
             yield
         finally:
@@ -126,9 +119,8 @@ class Record:
                 self._db.close()
                 shutil.rmtree(self.folder)
 
-    # Writing
-
     def set_meta(self, key: str, value: Any) -> None:
+        """Store a value, which JSON can hold, under a key."""
         with durable.transaction(self._db):
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
@@ -144,7 +136,7 @@ class Record:
         rank: int | None = None,
         bundle: int | None = None,
     ) -> TrialRow:
-        """Commits a proposed trial."""
+        """Commit a proposed trial and return it."""
         plain = config.to_dict()
         identity = canonical({"base": config.base, "knobs": plain["knobs"]})
         key = digest(canonical([self.studies()[study].sha256, study, stage, number, identity]))
@@ -162,10 +154,10 @@ class Record:
         return self.trial(trial)
 
     def start_attempt(self, trial: TrialRow) -> tuple[int, str | None]:
-        """Opens the next attempt at a trial; they count from 0.
+        """Open the next attempt at a trial; return its number, from 0, and its permit.
 
-        An attempt at a repeat is granted its permit to open test here, so that an opening is on
-        record before it can happen.
+        An attempt at a repeat gets its permit to open test here, so the permit is on record
+        before test can be opened. Other attempts get None.
         """
         permit = None
         with durable.transaction(self._db):
@@ -186,12 +178,12 @@ class Record:
                 permit = f"{trial.key}-{attempt}"
                 self._db.execute(
                     "INSERT INTO openings VALUES (?, ?, ?, ?, ?, ?, NULL)",
-                    (permit, trial.trial, attempt, getpass.getuser(), trial.config_sha, now()),
+                    (permit, trial.trial, attempt, user(), trial.config_sha, now()),
                 )
         return int(attempt), permit
 
     def add_report(self, trial: int, attempt: int, report: Mapping[str, Any], metric: str) -> int:
-        """Commits a report before anything is decided on it."""
+        """Commit a report before anything is decided on it; return its number."""
         with durable.transaction(self._db):
             seq = self._db.execute(
                 "INSERT INTO reports (trial, attempt, epoch, used, value, metrics, checkpoint,"
@@ -213,16 +205,17 @@ class Record:
                     "UPDATE trials SET facts = json_patch(facts, ?) WHERE trial = ?",
                     (json.dumps(report["facts"]), trial),
                 )
-            if "test_acc" in report["metrics"]:
+            if any(name.startswith("test_") for name in report["metrics"]):
                 self._db.execute(
-                    "UPDATE openings SET used_at = ? WHERE trial = ? AND attempt = ?",
+                    "UPDATE openings SET used_at = COALESCE(used_at, ?)"
+                    " WHERE trial = ? AND attempt = ?",
                     (now(), trial, attempt),
                 )
         assert seq is not None
         return seq
 
     def add_decision(self, seq: int, verdict: Verdict) -> None:
-        """Commits what a report led to; going on for the audit alone is the decision `audit`."""
+        """Commit the decision on a report; a trial that goes on only for the audit has `audit`."""
         audit = verdict.audited and verdict.decision == "continue"
         decision = "audit" if audit else verdict.decision
         with durable.transaction(self._db):
@@ -232,7 +225,7 @@ class Record:
             )
 
     def end_attempt(self, trial: int, cause: str, wall_s: float | None = None) -> None:
-        """Ends the open attempt at a trial that will be tried again."""
+        """End the open attempt at a trial that will be tried again."""
         with durable.transaction(self._db):
             self._end_attempt(trial, cause, wall_s)
 
@@ -244,7 +237,7 @@ class Record:
         wall_s: float | None = None,
         cause: str | None = None,
     ) -> None:
-        """Ends a trial and the open attempt at it, whose cause is the state if none is given."""
+        """End a trial and its open attempt; the attempt's cause is the state unless given."""
         with durable.transaction(self._db):
             self._db.execute(
                 "UPDATE trials SET state = ?, reason = ?, ended_at = ? WHERE trial = ?",
@@ -261,9 +254,12 @@ class Record:
         )
 
     def end_attempts_of_the_killed(self) -> int:
-        """Ends the attempts that a killed process left open, at their last sign of life.
+        """End the attempts that a killed process left open, at their last report.
 
-        Returns how many there were. Only the holder of the lock may ask.
+        Only the holder of the lock may call it.
+
+        Returns:
+            How many there were.
         """
         with durable.transaction(self._db):
             return self._db.execute(
@@ -274,83 +270,23 @@ class Record:
             ).rowcount
 
     def add_event(self, kind: str, detail: str = "", trial: int | None = None) -> None:
+        """Commit an event, of one trial or of the run."""
         with durable.transaction(self._db):
             self._db.execute(
                 "INSERT INTO events (at, kind, trial, detail) VALUES (?, ?, ?, ?)",
                 (now(), kind, trial, detail),
             )
 
-    # Reading
-
-    def query(self, question: str, *values: Any) -> sqlite3.Cursor:
-        """The rows that answer a SELECT, for readers who want columns and not whole rows."""
-        return self._db.execute(question, values)
-
-    def verify(self) -> None:
-        """Reads the whole record. Raises RunError when a bit of it is not as committed."""
-        if self.meta("format") < sweep_db.CHECKED:
-            return
-        try:
-            checksums.verify(self._db)
-        except checksums.DamagedError as error:
-            raise RunError(
-                f"{self.folder / 'sweep.db'} is damaged ({error}): put a copy of it in its place, "
-                "or run its space anew; the tables beside it are as of the last export"
-            ) from error
-
-    def meta(self, key: str) -> Any:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return row and json.loads(row["value"])
-
-    def studies(self) -> list[StudyRow]:
-        rows = self._db.execute("SELECT * FROM studies ORDER BY study")
-        return [StudyRow(**{**dict(row), "settings": json.loads(row["settings"])}) for row in rows]
-
-    def trial(self, trial: int) -> TrialRow:
-        return next(self.trials("trial = ?", trial))
-
-    def trials(self, where: str = "1", *values: Any) -> Iterator[TrialRow]:
-        """Trials in the order in which they were proposed."""
-        rows = self._db.execute(f"SELECT * FROM trials WHERE {where} ORDER BY trial", values)
-        for row in rows.fetchall():
-            fields = dict(row)
-            config = TrialConfig.from_dict(json.loads(row["config"] or "{}"))
-            # The run folder may have come from another machine.
-            own = str(self.folder / "checkpoints" / f"{row['trial']:05d}")
-            fields["config"] = replace(config, checkpoint_dir=own)
-            fields["facts"] = json.loads(row["facts"])
-            yield TrialRow(**fields)
-
-    def reports(self, where: str = "1", *values: Any) -> Iterator[ReportRow]:
-        """Reports with their decisions, in the order in which they were committed."""
-        rows = self._db.execute(
-            "SELECT seq, trial, attempt, epoch, used, value, metrics, checkpoint_sha256, at,"
-            " decision, rung, cutoff FROM reports LEFT JOIN decisions USING (seq)"
-            f" WHERE {where} ORDER BY seq",
-            values,
-        )
-        for row in rows.fetchall():
-            fields = dict(row)
-            fields["metrics"] = json.loads(row["metrics"])
-            # SQLite keeps no NaN: it stores NULL.
-            fields["value"] = float("nan") if row["value"] is None else row["value"]
-            yield ReportRow(**fields)
-
-    def attempts(self, where: str = "1", *values: Any) -> list[sqlite3.Row]:
-        """Attempts by trial; `started` numbers them in the order in which they began."""
-        return self._db.execute(
-            f"SELECT rowid AS started, * FROM attempts WHERE {where} ORDER BY trial, attempt",
-            values,
-        ).fetchall()
-
-    def openings(self) -> list[sqlite3.Row]:
-        """Permissions to open test, in the order in which they were granted."""
-        return self._db.execute("SELECT * FROM openings ORDER BY granted_at, permit").fetchall()
-
-    def events(self) -> list[sqlite3.Row]:
-        return self._db.execute("SELECT * FROM events ORDER BY seq").fetchall()
-
 
 def now() -> float:
-    """UTC seconds since 1970."""
+    """Return UTC seconds since 1970."""
     return time.time()
+
+
+def user() -> str:
+    """Return the user's name, or the user id as text where the system knows no name for it."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # As in a container that runs under an id without a passwd entry.
+        return str(os.getuid())

@@ -259,7 +259,8 @@ def _refuse_taken(storage: Storage, name: str, url: str) -> None:
 def _copy(storage: Storage, record: Record, *, last: bool = False) -> None:
     ended = {
         Path(trial.config.checkpoint_dir or "").name
-        for trial in record.trials("state NOT IN ('running', 'paused', 'cancelled')")
+        for trial in record.trials()
+        if trial.state not in {"running", "paused", "cancelled"}
     }
     try:
         if last:

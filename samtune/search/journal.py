@@ -43,11 +43,7 @@ def write_journal(record: Record, path: Path) -> None:
     attribute `state`. A report's value is the intermediate value of its epoch.
     """
     running = record.is_locked()
-    curves: dict[int, dict[int, float]] = {}
-    for trial, epoch, value in record.query(
-        "SELECT trial, epoch, value FROM reports WHERE value IS NOT NULL ORDER BY trial, seq"
-    ):
-        curves.setdefault(trial, {})[epoch] = value
+    curves = record.curves()
     memory = _Memory()
     for study in record.studies():
         space = SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
@@ -58,7 +54,7 @@ def write_journal(record: Record, path: Path) -> None:
             direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE,
         )
         distributions = _distributions(space)
-        trials = record.trials("study = ? AND stage = 'search'", study.study)
+        trials = record.trials(study=study.study, stage="search")
         copy.add_trials(
             _frozen(trial, curves.get(trial.trial, {}), distributions, running)
             for trial in sorted(trials, key=lambda trial: trial.number)

@@ -41,7 +41,7 @@ class Attempt:
 
     def recall(self, record: Record) -> None:
         """What earlier attempts at the trial have reported, and how they ended."""
-        for report in record.reports("trial = ?", self.trial.trial):
+        for report in record.reports(trial=self.trial.trial):
             self.earlier[report.epoch] = canonical(report.metrics)
             self.past.add(
                 report.attempt,
@@ -51,9 +51,11 @@ class Attempt:
                 report.metrics,
                 lambda value, report=report: recorded(report),  # type: ignore[misc]
             )
-        furthest = "trial = ? AND attempt >= ?"
-        attempts = record.attempts(furthest, self.trial.trial, self.past.attempt)
-        self.failed = [a["cause"] for a in attempts if a["cause"] in FAILURES]
+        self.failed = [
+            attempt["cause"]
+            for attempt in record.attempts(trial=self.trial.trial)
+            if attempt["attempt"] >= self.past.attempt and attempt["cause"] in FAILURES
+        ]
 
     def failures(self) -> list[str]:
         """Failed attempts in a row before this one, none of which got the trial any further."""

@@ -70,7 +70,7 @@ def recorded(report: ReportRow) -> Verdict:
     return Verdict(cast(Decision, decision), report.rung, None, report.cutoff, audited)
 
 
-def replay(
+def rejudge(
     record: Record,
     stage: Stage,
     judge: Callable[[ReportRow, float], Verdict],
@@ -84,8 +84,7 @@ def replay(
     """
     pasts: dict[int, Past] = defaultdict(Past)
     waiting = deque(between)
-    of_stage = "trial IN (SELECT trial FROM trials WHERE stage = ?)"
-    for report in record.reports(of_stage, stage):
+    for report in record.reports(stage=stage):
         while waiting and waiting[0][0] < report.seq:
             waiting.popleft()[1]()
         past = pasts[report.trial]

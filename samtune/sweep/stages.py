@@ -22,7 +22,7 @@ from samtune.search.proposals import Proposals
 from samtune.search.rungs import Rungs, rungs_for, standard_error
 from samtune.space.search_space import Fixed, SearchSpace
 from samtune.sweep.progress import Best, Progress
-from samtune.sweep.rebuild import Past, replay
+from samtune.sweep.rebuild import Past, rejudge
 from samtune.trial import Seeds, TrialConfig
 
 # Repeats draw from seeds that no search uses.
@@ -169,7 +169,7 @@ class Search:
         What a killed process had not come to say is said now.
         """
         self._record.end_attempts_of_the_killed()
-        trials = {trial.trial: trial for trial in self._record.trials("stage = 'search'")}
+        trials = {trial.trial: trial for trial in self._record.trials(stage="search")}
         attempts = [a for a in self._record.attempts() if a["trial"] in trials]
         attempts.sort(key=lambda attempt: int(attempt["started"]))
         newest = {attempt["trial"]: attempt["attempt"] for attempt in attempts}
@@ -186,7 +186,7 @@ class Search:
             if over and last and a["cause"] not in {"paused", "stopped", "killed", "disk_full"}:
                 happened.append((a["until"], a["ended_at"], partial(rungs.ended, a["trial"])))
         happened.sort(key=lambda each: each[:2])
-        pasts = replay(
+        pasts = rejudge(
             self._record,
             "search",
             lambda report, value: self.judge(
@@ -214,7 +214,7 @@ class Search:
 
     def _have_paused(self) -> set[tuple[int, int]]:
         """The attempts that ended in a pause, with their trials."""
-        return {(r.trial, r.attempt) for r in self._record.reports("decision = 'pause'")}
+        return {(r.trial, r.attempt) for r in self._record.reports() if r.decision == "pause"}
 
     def _teach_again(
         self,
@@ -268,11 +268,11 @@ class Confirm:
         self.spaces = spaces
         record.end_attempts_of_the_killed()
         # Left behind by a process that was killed: this one holds the lock, so nothing runs.
-        for trial in record.trials("stage = 'search' AND state = 'running'"):
+        for trial in record.trials(stage="search", states={"running"}):
             record.end_trial(trial.trial, "cancelled", "its process was killed")
-        pasts = replay(record, "confirm", lambda report, value: _unjudged(value))
+        pasts = rejudge(record, "confirm", lambda report, value: _unjudged(value))
         newest = {attempt["trial"]: attempt["attempt"] for attempt in record.attempts()}
-        repeats = {(t.source, t.bundle): t for t in record.trials("stage = 'confirm'")}
+        repeats = {(t.source, t.bundle): t for t in record.trials(stage="confirm")}
         self._waiting: list[TrialRow | tuple[TrialRow, int, int]] = []
         self._count = len(repeats)
         self.without_winner: list[str] = []
@@ -341,7 +341,7 @@ def rungs_of(space: SearchSpace, trials: int) -> Rungs:
 def ranked(record: Record, study: int, mode: str) -> list[TrialRow]:
     """The completed trials of a study, best last value first; the earlier of equals first."""
     last = {report.trial: report.value for report in record.reports()}
-    trials = list(record.trials("study = ? AND stage = 'search' AND state = 'completed'", study))
+    trials = list(record.trials(study=study, stage="search", states={"completed"}))
     return sorted(trials, key=lambda t: -last[t.trial] if mode == "max" else last[t.trial])
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-from samtune.record.record import Record
+from samtune.record.reader import Reader
 from samtune.record.rows import ReportRow, StudyRow, TrialRow
 
 AUDIT = "audit"
 """The decision on record for each report of an audited trial, from its stop on."""
 
 
-def wrong_stops(record: Record, study: int | None = None) -> tuple[int, int]:
+def wrong_stops(record: Reader, study: int | None = None) -> tuple[int, int]:
     """How many audited trials have ended, and how many of them were stopped wrongly.
 
     Wrongly means that at its full budget the trial beats the best that the rungs let through. Of
@@ -44,7 +44,7 @@ def wrong_stops(record: Record, study: int | None = None) -> tuple[int, int]:
     return audited, wrong
 
 
-def audit_used(record: Record, study: int | None = None) -> float:
+def audit_used(record: Reader, study: int | None = None) -> float:
     """The budget that audited trials have used after they were stopped."""
     return sum(
         reports[-1].used - stop.used
@@ -54,16 +54,16 @@ def audit_used(record: Record, study: int | None = None) -> float:
     )
 
 
-def _studies(record: Record, study: int | None) -> list[StudyRow]:
+def _studies(record: Reader, study: int | None) -> list[StudyRow]:
     return [row for row in record.studies() if study in {None, row.study}]
 
 
-def _search_trials(record: Record, study: StudyRow) -> list[tuple[TrialRow, list[ReportRow]]]:
+def _search_trials(record: Reader, study: StudyRow) -> list[tuple[TrialRow, list[ReportRow]]]:
     """The study's trials that have reported, each with its reports."""
     reports: dict[int, list[ReportRow]] = defaultdict(list)
     for report in record.reports():
         reports[report.trial].append(report)
-    trials = record.trials("study = ? AND stage = 'search'", study.study)
+    trials = record.trials(study=study.study, stage="search")
     return [(trial, reports[trial.trial]) for trial in trials if reports[trial.trial]]
 
 

@@ -12,7 +12,6 @@ from samtune.space.frozen import dump
 from samtune.space.strict_yaml import load
 from samtune.space.trainable import SHIPPED_MODULE
 from samtune.trial import Value
-from samtune.views.status import LAST_REPORT, best_trial
 from samtune.views.trials import study_called
 
 
@@ -49,15 +48,8 @@ def winner_of(record: Record, space: str | None = None) -> Winner:
 
 
 def _winner(record: Record, study: StudyRow) -> Winner | None:
-    best = best_trial(record, study)
-    if best is None:
-        return None
-    repeats, mean = record.query(
-        f"SELECT COUNT(*), AVG(r.value) FROM trials t JOIN reports r ON {LAST_REPORT}"
-        " WHERE t.source = ? AND t.state = 'completed'",
-        best[0].trial,
-    ).fetchone()
-    return Winner(study, *best, repeats, mean)
+    best = record.best(study)
+    return best and Winner(study, *best, *record.confirmed(best[0]))
 
 
 def space_file(run: str, winner: Winner) -> str:

@@ -125,7 +125,7 @@ def study_of(record: Record, study: StudyRow) -> Study:
     for report in record.reports():
         # A later attempt's report of an epoch takes the place of an earlier one's.
         reports.setdefault(report.trial, {})[report.epoch] = report
-    trials = list(record.trials("study = ? AND stage = 'search'", study.study))
+    trials = list(record.trials(study=study.study, stage="search"))
     curves, unknown = [], Counter[str]()
     for trial in trials:
         own = sorted(reports.get(trial.trial, {}).values(), key=lambda report: report.epoch)

@@ -1,8 +1,4 @@
-"""How far a run is, from its record alone: no torch, no Ray, fit for another terminal.
-
-Each question is answered by an index or by the few rows that it is about, so that a run of 10,000
-trials is told in a fraction of a second and a sweep does not notice who watches.
-"""
+"""How far a run is, from its record alone: no torch, no Ray, fit for another terminal."""
 
 from __future__ import annotations
 
@@ -13,54 +9,40 @@ from pathlib import Path
 from typing import Any
 
 from samtune.messages import clock, knob_list, unit
+from samtune.record.reader import Reader
 from samtune.record.record import Record, now
-from samtune.record.rows import StudyRow, TrialRow
+from samtune.record.rows import Stage, StudyRow
 from samtune.space import strict_yaml
 from samtune.views.audit import audit_used, wrong_stops
 
-# Found in the index on (trial, seq) without a look at the reports before it.
-LAST_REPORT = "r.seq = (SELECT MAX(seq) FROM reports WHERE trial = t.trial)"
-# Of a trial that a resume goes on with.
+# A resume goes on with a trial in one of these states.
 _OPEN = {"running", "paused", "cancelled"}
 
 
-def status_of(record: Record) -> dict[str, Any]:
-    """Trials by state, best so far, rungs and budget of each study; openings of test; errors."""
-    states: dict[tuple[int, str], dict[str, int]] = {}
-    for study, stage, state, count in record.query(
-        "SELECT study, stage, state, COUNT(*) FROM trials GROUP BY 1, 2, 3 ORDER BY MIN(trial)"
-    ):
-        states.setdefault((study, stage), {})[state] = count
-    rungs: dict[int, list[int]] = {}
-    for study, _, judged in record.query(
-        "SELECT t.study, d.rung, COUNT(DISTINCT t.trial) FROM decisions d"
-        " JOIN reports r USING (seq) JOIN trials t USING (trial)"
-        " WHERE d.rung IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
-    ):
-        rungs.setdefault(study, []).append(judged)
-    used = dict(
-        tuple(row)
-        for row in record.query(
-            f"SELECT t.study, SUM(r.used) FROM trials t JOIN reports r ON {LAST_REPORT} GROUP BY 1"
-        )
-    )
-    # Of the spaces of a run all budgets are of one kind.
-    kind = record.query("SELECT json_extract(config, '$.budget.kind') FROM trials LIMIT 1")
-    studies, clock = record.studies(), _clock(record)
+def status_of(record: Reader) -> dict[str, Any]:
+    """Return how far a run is, as JSON can hold it.
+
+    Returns:
+        Trials by state, best so far, rungs and used budget of each study; whether the run is
+        running and finished; the seconds worked and left; permits to open test; failed trials.
+    """
+    counts, rungs, used = record.counts(), record.judged_at_rungs(), record.used()
+    studies, worked = record.studies(), _clock(record)
     return {
         "run": record.name,
         "folder": str(record.folder),
-        **clock,
-        "seconds_left": _seconds_left(record, studies) if clock["running"] else None,
+        **worked,
+        "seconds_left": _seconds_left(record, studies) if worked["running"] else None,
         "finished": _is_finished(record, studies),
-        "budget_kind": next((row[0] for row in kind), None),
+        "budget_kind": _budget_kind(studies),
         "studies": [
             {
                 "space": study.name,
                 "variant": study.variant,
+                "metric": _frozen(study, "search").get("metric", "val_acc"),
                 "trials": study.settings["trials"],
-                "states": states.get((study.study, "search"), {}),
-                "repeats": states.get((study.study, "confirm"), {}),
+                "states": counts.get((study.study, "search"), {}),
+                "repeats": counts.get((study.study, "confirm"), {}),
                 "rungs": rungs.get(study.study, []),
                 "used": used.get(study.study, 0),
                 "best": _best(record, study),
@@ -71,116 +53,33 @@ def status_of(record: Record) -> dict[str, Any]:
         "test_openings": [dict(opening) for opening in record.openings()],
         "errors": [
             {
-                "trial": f"{row['name']}:{label(row['stage'], row['number'])}",
-                "reason": row["reason"],
+                "trial": f"{studies[trial.study].name}:{label(trial.stage, trial.number)}",
+                "reason": trial.reason,
             }
-            for row in record.query(
-                "SELECT s.name, t.stage, t.number, t.reason FROM trials t"
-                " JOIN studies s USING (study) WHERE t.state = 'error' ORDER BY t.trial"
-            )
+            for trial in record.trials(states={"error"})
         ],
     }
 
 
-def label(stage: str, number: int) -> str:
-    """What a trial is called within its space: its number, with an `r` before a repeat's."""
+def label(stage: Stage, number: int) -> str:
+    """Return a trial's name within its space: its number, with an `r` before a repeat's."""
     return f"r{number}" if stage == "confirm" else str(number)
 
 
-def _audit(record: Record, study: StudyRow) -> dict[str, float] | None:
-    """What the audited stops say of all; None where none were asked for."""
-    if "audit" not in study.settings["scheduler"]:
-        return None
-    audited, wrong = wrong_stops(record, study.study)
-    return {"audited": audited, "wrong": wrong, "used": audit_used(record, study.study)}
+def _frozen(study: StudyRow, section: str) -> dict[str, Any]:
+    """Return a section of the space as the run froze it."""
+    plain = strict_yaml.load(study.space.encode(), study.name).plain()
+    return dict(plain.get(section, {}))
 
 
-def _clock(record: Record) -> dict[str, Any]:
-    """Whether it runs, and for how long it has, or had."""
-    running, end = record.is_locked(), None
-    if not running:
-        (end,) = record.query("SELECT MAX(ended_at) FROM trials").fetchone()
-    # The clock may have been set back since.
-    seconds = max(0.0, (end or now()) - record.meta("created_at"))
-    return {"running": running, "seconds": seconds}
+def _budget_kind(studies: Sequence[StudyRow]) -> str:
+    """Return the kind of budget, which all spaces of a run share."""
+    kinds = (_frozen(study, "budget").get("kind") for study in studies)
+    return str(next(kinds, None) or "compute")
 
 
-def _is_finished(record: Record, studies: Sequence[StudyRow]) -> bool:
-    """Whether the search, and the confirmation if one was asked for, have run to their ends."""
-    if _ended(record, "search") < sum(study.settings["trials"] for study in studies):
-        return False
-    if not (record.meta("asked") or {}).get("confirm", True):
-        return True
-    last = record.query(
-        "SELECT kind FROM events WHERE kind IN ('confirm started', 'confirm stopped',"
-        " 'confirm ended') ORDER BY seq DESC LIMIT 1"
-    ).fetchone()
-    if last is not None:
-        return bool(last["kind"] == "confirm ended")
-    # Without a winner there is nothing to confirm.
-    return all(best_trial(record, study) is None for study in studies)
-
-
-def _seconds_left(record: Record, studies: Sequence[StudyRow]) -> float | None:
-    """What is left of the stage that runs, by its pace since it was started or resumed.
-
-    None between stages, and before a trial has ended.
-    """
-    begun = record.query(
-        "SELECT at, kind FROM events WHERE kind IN ('search started', 'search ended',"
-        " 'confirm started', 'confirm ended') ORDER BY seq DESC LIMIT 1"
-    ).fetchone()
-    if begun is None or begun["kind"].endswith("ended"):
-        return None
-    stage = begun["kind"].split()[0]
-    total = sum(
-        study.settings["trials"] if stage == "search" else _repeats(record, study)
-        for study in studies
-    )
-    done = _ended(record, stage, since=begun["at"])
-    left = max(0, total - _ended(record, stage))
-    return max(0.0, now() - begun["at"]) / done * left if done else None
-
-
-def _ended(record: Record, stage: str, since: float = 0.0) -> int:
-    """How many trials of a stage will not go on; of those, the ones that ended after `since`."""
-    marks = ", ".join(f"'{state}'" for state in sorted(_OPEN))
-    (count,) = record.query(
-        f"SELECT COUNT(*) FROM trials WHERE stage = ? AND state NOT IN ({marks})"
-        " AND ended_at >= ?",
-        stage,
-        since,
-    ).fetchone()
-    return int(count)
-
-
-def _repeats(record: Record, study: StudyRow) -> int:
-    """How many repeats of the study's winners the confirmation has in all."""
-    asked = record.meta("asked") or {}
-    frozen = strict_yaml.load(study.space.encode(), study.name).plain().get("confirm", {})
-    winners = "study = ? AND stage = 'search' AND state = 'completed'"
-    (completed,) = record.query(
-        f"SELECT COUNT(*) FROM trials WHERE {winners}", study.study
-    ).fetchone()
-    top, seeds = (asked.get(word) or frozen.get(word, 1) for word in ("top", "seeds"))
-    return int(min(top, completed) * seeds)
-
-
-def best_trial(record: Record, study: StudyRow) -> tuple[TrialRow, float] | None:
-    """The search's best trial at a full budget and its last value; the earlier of equals."""
-    order = "DESC" if study.settings["mode"] == "max" else "ASC"
-    found = record.query(
-        f"SELECT t.trial, r.value FROM trials t JOIN reports r ON {LAST_REPORT} WHERE t.study = ?"
-        f" AND stage = 'search' AND state = 'completed' ORDER BY r.value {order}, t.trial LIMIT 1",
-        study.study,
-    ).fetchone()
-    if found is None:
-        return None
-    return next(record.trials("trial = ?", found["trial"])), found["value"]
-
-
-def _best(record: Record, study: StudyRow) -> dict[str, Any] | None:
-    best = best_trial(record, study)
+def _best(record: Reader, study: StudyRow) -> dict[str, Any] | None:
+    best = record.best(study)
     if best is None:
         return None
     trial, value = best
@@ -189,19 +88,82 @@ def _best(record: Record, study: StudyRow) -> dict[str, Any] | None:
     return {"value": value, "trial": trial.number, "knobs": knobs}
 
 
+def _audit(record: Reader, study: StudyRow) -> dict[str, float] | None:
+    """Return what the audited stops show about all stops; None where the rungs audit none."""
+    if "audit" not in study.settings["scheduler"]:
+        return None
+    audited, wrong = wrong_stops(record, study.study)
+    return {"audited": audited, "wrong": wrong, "used": audit_used(record, study.study)}
+
+
+def _clock(record: Reader) -> dict[str, Any]:
+    """Return whether the run is running, and for how many seconds it has worked."""
+    running = record.is_locked()
+    worked = record.seconds_worked(until=now() if running else None)
+    return {"running": running, "seconds": worked}
+
+
+def _is_finished(record: Reader, studies: Sequence[StudyRow]) -> bool:
+    """Return True if the search, and a confirmation if asked for, have come to their ends."""
+    if record.ended("search") < sum(study.settings["trials"] for study in studies):
+        return False
+    if not (record.meta("asked") or {}).get("confirm", True):
+        return True
+    last = record.last_event({"confirm started", "confirm stopped", "confirm ended"})
+    if last is not None:
+        return bool(last["kind"] == "confirm ended")
+    # Without a winner there is nothing to confirm.
+    return all(record.best(study) is None for study in studies)
+
+
+def _seconds_left(record: Reader, studies: Sequence[StudyRow]) -> float | None:
+    """Return the seconds left of the running stage, by its pace since it was started or resumed.
+
+    None between stages, and before a trial has ended.
+    """
+    begun = record.last_event(
+        {"search started", "search ended", "confirm started", "confirm ended"}
+    )
+    if begun is None or begun["kind"].endswith("ended"):
+        return None
+    stage: Stage = "search" if begun["kind"].startswith("search") else "confirm"
+    total = sum(
+        study.settings["trials"] if stage == "search" else _repeats(record, study)
+        for study in studies
+    )
+    done = record.ended(stage, since=begun["at"])
+    left = max(0, total - record.ended(stage))
+    # The clock may have been set back since.
+    return max(0.0, now() - begun["at"]) / done * left if done else None
+
+
+def _repeats(record: Reader, study: StudyRow) -> int:
+    """Return how many repeats of the study's winners the confirmation has in all."""
+    asked, frozen = record.meta("asked") or {}, _frozen(study, "confirm")
+    completed = record.counts().get((study.study, "search"), {}).get("completed", 0)
+    top, seeds = (asked.get(word) or frozen.get(word, 1) for word in ("top", "seeds"))
+    return int(min(top, completed) * seeds)
+
+
 def watched(
     runs: Path, names: Sequence[str], every: float, wait: Callable[[float], None] = time.sleep
 ) -> Iterator[list[dict[str, Any]]]:
-    """The status of the runs, each time it may have changed, until none of them is running.
+    """Yield the status of the runs at intervals, until none of them is running.
 
-    A look at a record in which nothing was written since the last one costs one comparison.
+    A record in which nothing was written since the last look costs one comparison.
+
+    Args:
+        runs: the folder of all runs.
+        names: the runs to watch.
+        every: seconds between two looks.
+        wait: called with `every` between two looks.
     """
     with contextlib.ExitStack() as opened:
         records = [opened.enter_context(Record.open(runs, name, read_only=True)) for name in names]
         seen: list[int] = []
         found: list[dict[str, Any]] = []
         while True:
-            versions = [record.query("PRAGMA data_version").fetchone()[0] for record in records]
+            versions = [record.version() for record in records]
             if versions != seen:
                 seen, found = versions, [status_of(record) for record in records]
             found = [
@@ -214,51 +176,68 @@ def watched(
 
 
 def status_text(status: dict[str, Any]) -> str:
-    """The status for people, and what to type next."""
-    name = status["run"]
-    lines = [
-        f"{name}: {'running' if status['running'] else 'not running'}, "
-        f"{clock(status['seconds'])} so far, {status['folder']}"
-    ]
-    if status["budget_kind"]:
-        used = sum(study["used"] for study in status["studies"])
-        left = status["seconds_left"]
-        soon = "time left not known yet" if left is None else f"about {clock(left)} left"
-        told = f"  {used:.0f} {unit(status['budget_kind'])} used"
-        lines.append(f"{told}, {soon}" if status["running"] else told)
-    confirmed = False
+    """Return the status for people, and what to type next."""
+    running = status["running"]
+    lines = [_head(status), _used(status)]
     for study in status["studies"]:
-        done = sum(n for state, n in study["states"].items() if state not in _OPEN)
-        confirmed |= study["repeats"].get("completed", 0) > 0
-        cut = {} if status["running"] else {"running": "cut off"}
-        states = "  ".join(f"{cut.get(s, s)} {count}" for s, count in study["states"].items())
-        lines.append(f"  {study['space']}: {done}/{study['trials']} trials  {states}")
-        if study["rungs"]:
-            lines.append(f"    judged at rungs: {'  '.join(map(str, study['rungs']))}")
-        if best := study["best"]:
-            lines.append(
-                f"    best {best['value']:.4f}, trial {best['trial']}: {knob_list(best['knobs'])}"
-            )
-        if audit := study["audit"]:
-            lines.append(
-                f"    audit: of {audit['audited']} stops {audit['wrong']} were wrong; "
-                f"that took {audit['used']:g} of the budget"
-            )
-        if study["repeats"]:
-            repeats = "  ".join(f"{state} {count}" for state, count in study["repeats"].items())
-            lines.append(f"    repeats on fresh seeds: {repeats}")
+        lines += _study_lines(study, running)
     opened = [opening for opening in status["test_openings"] if opening["used_at"]]
     lines.append(
         f"  test: {len(status['test_openings'])} permits granted, {len(opened)} openings reported"
     )
     for error in status["errors"][:3]:
         lines.append(f"  trial {error['trial']} failed: {error['reason']}")
+    return "\n".join(lines if running else [*lines, *_next(status)])
+
+
+def _head(status: dict[str, Any]) -> str:
+    started = any(study["states"] for study in status["studies"])
+    state = "running" if status["running"] else "not running"
+    if status["running"] and not started:
+        state = "starting, no trial has begun"
+    return f"{status['run']}: {state}, worked {clock(status['seconds'])}, {status['folder']}"
+
+
+def _used(status: dict[str, Any]) -> str:
+    used = sum(study["used"] for study in status["studies"])
+    line = f"  {used:.0f} {unit(status['budget_kind'])} used"
     if not status["running"]:
-        if not status["finished"]:
-            lines.append("  stopped before its end; what it did is on record")
-            lines.append(f"next: samtune resume {name}")
-        elif confirmed:
-            lines.append(f"next: samtune leaderboard {name}")
-        elif any(study["best"] for study in status["studies"]):
-            lines.append(f"next: samtune confirm {name}")
-    return "\n".join(lines)
+        return line
+    left = status["seconds_left"]
+    return f"{line}, {'time left not known yet' if left is None else f'about {clock(left)} left'}"
+
+
+def _study_lines(study: dict[str, Any], running: bool) -> list[str]:
+    done = sum(n for state, n in study["states"].items() if state not in _OPEN)
+    cut = {} if running else {"running": "cut off"}
+    states = "  ".join(f"{cut.get(s, s)} {count}" for s, count in study["states"].items())
+    lines = [f"  {study['space']}: {done}/{study['trials']} trials  {states}".rstrip()]
+    if study["rungs"]:
+        lines.append(f"    judged at rungs: {'  '.join(map(str, study['rungs']))}")
+    if best := study["best"]:
+        lines.append(
+            f"    best {study['metric']} {best['value']:.4f}, trial {best['trial']}: "
+            f"{knob_list(best['knobs'])}"
+        )
+    if audit := study["audit"]:
+        lines.append(
+            f"    audit: {audit['wrong']} of {audit['audited']} stops were wrong; "
+            f"the audit used {audit['used']:g} of the budget"
+        )
+    if study["repeats"]:
+        repeats = "  ".join(f"{state} {count}" for state, count in study["repeats"].items())
+        lines.append(f"    repeats on fresh seeds: {repeats}")
+    return lines
+
+
+def _next(status: dict[str, Any]) -> list[str]:
+    """Return what to type next about a run that is not running."""
+    name, studies = status["run"], status["studies"]
+    if not status["finished"]:
+        note = "  stopped before its end; all that it did is on record"
+        return [note, f"next: samtune resume {name}"]
+    if any(study["repeats"].get("completed") for study in studies):
+        return [f"next: samtune leaderboard {name}"]
+    if any(study["best"] for study in studies):
+        return [f"next: samtune confirm {name}"]
+    return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from typing import Any
 
 from samtune.record.folder import RunError
 from samtune.record.record import Record
-from samtune.record.rows import StudyRow, TrialRow
-from samtune.views.status import LAST_REPORT, label
+from samtune.record.rows import Stage, StudyRow, TrialRow
+from samtune.views.status import label
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -26,37 +25,27 @@ def trials_of(
     """
     studies = record.studies()
     wanted = {study_called(record, space).study} if space else {s.study for s in studies}
-    rungs = dict(
-        tuple(row)
-        for row in record.query(
-            "SELECT r.trial, MAX(d.rung) FROM decisions d JOIN reports r USING (seq)"
-            " WHERE d.rung IS NOT NULL GROUP BY 1"
-        )
-    )
-    attempts = dict(
-        tuple(row) for row in record.query("SELECT trial, COUNT(*) FROM attempts GROUP BY 1")
-    )
+    rungs, attempts, last = record.rungs_reached(), record.attempt_counts(), record.last_reports()
+    never = (None, 0.0, 0)
     return [
         {
-            "space": studies[row["study"]].name,
-            "trial": label(row["stage"], row["number"]),
-            "stage": row["stage"],
-            "state": row["state"],
-            "value": row["value"],
-            "rung": rungs.get(row["trial"]),
-            "used": row["used"] or 0.0,
-            "epoch": row["epoch"] or 0,
-            "knobs": json.loads(row["config"])["knobs"],
-            "searched": studies[row["study"]].settings["searched"],
-            "attempts": attempts.get(row["trial"], 0),
-            "origin": row["origin"],
-            "reason": row["reason"],
+            "space": studies[trial.study].name,
+            "trial": label(trial.stage, trial.number),
+            "stage": trial.stage,
+            "state": trial.state,
+            "value": value,
+            "rung": rungs.get(trial.trial),
+            "used": used,
+            "epoch": epoch,
+            "knobs": dict(trial.config.knobs),
+            "searched": studies[trial.study].settings["searched"],
+            "attempts": attempts.get(trial.trial, (0, 0.0))[0],
+            "origin": trial.origin,
+            "reason": trial.reason,
         }
-        for row in record.query(
-            "SELECT t.*, r.value, r.used, r.epoch FROM trials t"
-            f" LEFT JOIN reports r ON {LAST_REPORT} ORDER BY t.trial"
-        )
-        if row["study"] in wanted and (state is None or row["state"] == state)
+        for trial in record.trials()
+        for value, used, epoch in [last.get(trial.trial, never)]
+        if trial.study in wanted and (state is None or trial.state == state)
     ]
 
 
@@ -78,8 +67,7 @@ def trial_of(record: Record, reference: str) -> dict[str, Any]:
     Raises RunError (exit code 2) when there is no such trial, or more than one.
     """
     study, trial = _found(record, reference)
-    attempts = record.query("SELECT * FROM attempts WHERE trial = ? ORDER BY attempt", trial.trial)
-    events = record.query("SELECT * FROM events WHERE trial = ? ORDER BY seq", trial.trial)
+    events = record.events(trial=trial.trial)
     config = trial.config
     return {
         "run": record.name,
@@ -100,7 +88,7 @@ def trial_of(record: Record, reference: str) -> dict[str, Any]:
         "facts": trial.facts,
         "proposed_at": trial.proposed_at,
         "ended_at": trial.ended_at,
-        "attempts": [dict(attempt) for attempt in attempts],
+        "attempts": [dict(attempt) for attempt in record.attempts(trial=trial.trial)],
         "events": [{k: event[k] for k in ("at", "kind", "detail")} for event in events],
         "curve": [
             {
@@ -116,7 +104,7 @@ def trial_of(record: Record, reference: str) -> dict[str, Any]:
                     for name, value in report.metrics.items()
                 },
             }
-            for report in record.reports("trial = ?", trial.trial)
+            for report in record.reports(trial=trial.trial)
         ],
     }
 
@@ -155,27 +143,23 @@ def _found(record: Record, reference: str) -> tuple[StudyRow, TrialRow]:
             exit_code=2,
         )
     space, repeat, digits = parts.groups()
-    stage, number = "confirm" if repeat else "search", int(digits)
+    stage: Stage = "confirm" if repeat else "search"
+    number = int(digits)
     studies = [study_called(record, space)] if space else record.studies()
     names = {study.study: study.name for study in studies}
-    of_stage = [
-        row
-        for row in record.query("SELECT trial, study, number FROM trials WHERE stage = ?", stage)
-        if row["study"] in names
-    ]
-    exact = [row for row in of_stage if row["number"] == number]
+    of_stage = [trial for trial in record.trials(stage=stage) if trial.study in names]
+    exact = [trial for trial in of_stage if trial.number == number]
     if len(exact) == 1:
-        (row,) = exact
-        (trial,) = record.trials("trial = ?", row["trial"])
-        return next(study for study in studies if study.study == row["study"]), trial
+        (trial,) = exact
+        return next(study for study in studies if study.study == trial.study), trial
     if exact:
-        choices = " or ".join(f"{names[row['study']]}:{repeat}{number}" for row in exact)
+        choices = " or ".join(f"{names[trial.study]}:{repeat}{number}" for trial in exact)
         raise RunError(
             f"{len(exact)} spaces have a trial {reference!r}; write {choices}", exit_code=2
         )
-    near = min(of_stage, key=lambda row: abs(row["number"] - number), default=None)
+    near = min(of_stage, key=lambda trial: abs(trial.number - number), default=None)
     hint = (
-        f"the nearest is {names[near['study']]}:{label(stage, near['number'])}"
+        f"the nearest is {names[near.study]}:{label(stage, near.number)}"
         if near
         else "it has no repeats yet"
         if repeat

@@ -163,7 +163,7 @@ def test_a_node_is_lost_and_nothing_else(lab: Path, short: str) -> None:
         with ended(samtune(lab, address)) as sweep:
             wait_for((lab / "runs" / "run" / "sweep.db").exists, sweep)
             with Record.open(lab / "runs", "run") as record:
-                wait_for(lambda: len(list(record.reports("epoch = 2"))) == 6, sweep)
+                wait_for(lambda: sum(r.epoch == 2 for r in record.reports()) == 6, sweep)
                 on = {trial.trial: trial.facts["node"] for trial in record.trials()}
                 assert sorted(Counter(on.values()).values()) == [2, 2, 2], "spread over all nodes"
                 lost = on[1]
@@ -171,7 +171,9 @@ def test_a_node_is_lost_and_nothing_else(lab: Path, short: str) -> None:
                 script.stdin.flush()
                 assert script.stdout.readline().strip() == "removed"
                 # Only then: its workers live on for a moment.
-                wait_for(lambda: len(record.attempts("ended_at IS NOT NULL")) == 2, sweep)
+                wait_for(
+                    lambda: sum(a["ended_at"] is not None for a in record.attempts()) == 2, sweep
+                )
                 (lab / "go").touch()
                 assert sweep.wait(240) == 0, sweep.communicate()[0]
                 causes = defaultdict(list)
@@ -179,7 +181,7 @@ def test_a_node_is_lost_and_nothing_else(lab: Path, short: str) -> None:
                     causes[attempt["trial"]].append(attempt["cause"])
                 for trial in record.trials():
                     assert trial.state == "completed"
-                    epochs = [report.epoch for report in record.reports("trial = ?", trial.trial)]
+                    epochs = [report.epoch for report in record.reports(trial=trial.trial)]
                     assert epochs == [1, 2, 3, 4, 5], "nothing twice and nothing left out"
                     there = ["node_lost"] if on.get(trial.trial) == lost else []
                     assert causes[trial.trial] == [*there, "completed"]

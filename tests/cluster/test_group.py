@@ -147,7 +147,7 @@ def assert_is_one(record: Record, trial: TrialRow) -> None:
     one = curve(
         TrialConfig.from_dict({**trial.config.to_dict(), "workers": 1, "checkpoint_dir": None})
     )
-    found = {r.epoch: r.metrics for r in record.reports("trial = ?", trial.trial)}
+    found = {r.epoch: r.metrics for r in record.reports(trial=trial.trial)}
     assert found.keys() == one.keys() == {1, 2, 3, 4}
     for epoch, metrics in one.items():
         for name in metrics.keys() - OWN:
@@ -158,8 +158,8 @@ def assert_is_one(record: Record, trial: TrialRow) -> None:
 def test_two_workers_are_one_and_a_killed_one_costs_nothing(tmp_path: Path) -> None:
     with swept(tmp_path, "mortal", MORTAL, "0.05, 0.02") as record:
         whole, killed = record.trials()
-        assert [a["cause"] for a in record.attempts("trial = ?", whole.trial)] == ["completed"]
-        causes = [a["cause"] for a in record.attempts("trial = ?", killed.trial)]
+        assert [a["cause"] for a in record.attempts(trial=whole.trial)] == ["completed"]
+        causes = [a["cause"] for a in record.attempts(trial=killed.trial)]
         assert causes == ["worker_died", "completed"]
         assert any("rank 1 died" in event["detail"] for event in record.events())
         for trial in (whole, killed):
@@ -178,7 +178,7 @@ def test_a_rank_that_hangs_is_ended_with_all_others_and_costs_nothing(tmp_path: 
         *stalled, last = [a["cause"] for a in record.attempts()]
         assert set(stalled) == {"stalled"} and last == "completed"
         assert any("stalled: no report for" in event["detail"] for event in record.events())
-        epochs = [report.epoch for report in record.reports("attempt = ?", len(stalled))]
+        epochs = [r.epoch for r in record.reports() if r.attempt == len(stalled)]
         assert min(epochs) >= 2, "it went on from its checkpoint"
         assert_is_one(record, trial)
         pids = list(record.folder.glob("pid-*"))

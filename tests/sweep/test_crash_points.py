@@ -242,13 +242,13 @@ def assert_whole(runs: Path, told: Sequence[str], case: Case = SEARCH) -> None:
         assert tested == {(o["trial"], o["attempt"]) for o in openings if o["used_at"]}
         if case.space.asha.mode == "stop":
             rungs = rungs_of(case.space, 3)
-            searched = {trial.trial for trial in record.trials("stage = 'search'")}
+            searched = {trial.trial for trial in record.trials(stage="search")}
             for report in reports:
                 if report.trial in searched:
                     verdict = rungs.judge(report.trial, report.used, report.value)
                     assert report.decision in {None, verdict.decision}
         last = {report.trial: report for report in reports}
-        for trial in record.trials("state IN ('running', 'paused', 'cancelled')"):
+        for trial in record.trials(states={"running", "paused", "cancelled"}):
             newest = checkpoint.latest(Path(trial.config.checkpoint_dir or ""))
             if trial.trial in last:
                 assert newest is not None

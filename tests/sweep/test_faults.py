@@ -175,7 +175,7 @@ def test_a_kill_at_a_random_epoch_repeats_at_most_one(
         died_in = []
         for trial in record.trials():
             first, second = (
-                {r.epoch for r in record.reports("trial = ? AND attempt = ?", trial.trial, k)}
+                {r.epoch for r in record.reports(trial=trial.trial) if r.attempt == k}
                 for k in (0, 1)
             )
             died_in.append(random.Random(f"{trial.trial:05d}").randrange(96) // 16 + 1)
@@ -251,7 +251,7 @@ def test_each_trial_bears_its_own_fault(
         causes = {
             mode: [
                 attempt["cause"].replace("pruned", "completed")
-                for attempt in record.attempts("trial = ?", trial.trial)
+                for attempt in record.attempts(trial=trial.trial)
             ]
             for mode, trial in trials.items()
         }
@@ -262,12 +262,12 @@ def test_each_trial_bears_its_own_fault(
             "none": ["completed"],
         }
         epochs = {
-            mode: [report.epoch for report in record.reports("trial = ?", trial.trial)]
+            mode: [report.epoch for report in record.reports(trial=trial.trial)]
             for mode, trial in trials.items()
         }
         assert all(epochs[mode] == [1, 2] for mode in diverging), "no epoch after the divergence"
         record_property("epochs trained after a divergence", f"0 of {len(diverging)}")
-        judged = {report.trial for report in record.reports("rung IS NOT NULL")}
+        judged = {report.trial for report in record.reports() if report.rung is not None}
         assert judged == {trials["kill"].trial, trials["none"].trial}
         reasons = [trial.reason or "" for trial in trials.values()]
         details = [event["detail"] for event in record.events()]

@@ -174,7 +174,7 @@ def test_loggers_and_a_hook_hear_all_of_a_sweep(
         reports = list(record.reports())
         curve = {
             trial.number: [r.value for r in reports if r.trial == trial.trial]
-            for trial in record.trials("stage = 'search'")
+            for trial in record.trials(stage="search")
         }
     assert (
         len(failed) == 1

@@ -254,9 +254,9 @@ def test_several_at_a_time_kills_lose_nothing(
             assert all(report.decision for report in record.reports())
             epochs = Counter((report.trial, report.epoch) for report in record.reports())
             assert set(epochs.values()) == {1}, "a report that was sent twice is kept once"
-            for trial in record.trials("state = 'completed'"):
+            for trial in record.trials(states={"completed"}):
                 assert [e for t, e in sorted(epochs) if t == trial.trial] == list(range(1, 10))
-            stopped = {r.trial: r.seq for r in record.reports("decision = 'stop'")}
+            stopped = {r.trial: r.seq for r in record.reports() if r.decision == "stop"}
             assert not any(r.seq > stopped.get(r.trial, r.seq) for r in record.reports())
     assert total > 10
 

@@ -57,7 +57,7 @@ def assert_stopped(pid: int, runs: Path, told: list[str], case: Case) -> None:
     content(runs / "mine")
     assert_whole(runs, told, case)
     with Record.open(runs, "mine") as record:
-        assert not any(record.trials("state = 'running'"))
+        assert not any(record.trials(states={"running"}))
         assert all(attempt["ended_at"] for attempt in record.attempts())
 
 

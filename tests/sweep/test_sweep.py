@@ -169,7 +169,7 @@ def test_a_paused_trial_goes_on_when_it_is_promoted(
         progress = sweep(record, spaces, one_at_a_time(two_slots))
         trials = {trial.config.knobs["lr"]: trial for trial in record.trials()}
         causes = {
-            lr: [a["cause"] for a in record.attempts("trial = ?", trial.trial)]
+            lr: [a["cause"] for a in record.attempts(trial=trial.trial)]
             for lr, trial in trials.items()
         }
         assert causes[0.6][0] == "paused" and causes[0.6][-1] == "completed"
@@ -198,9 +198,9 @@ def test_misbehaving_trials_end_alone_and_say_why(
         assert "without a permit to open test" in reasons["peek"]
         assert reasons["die"] == "worker_died: its process was killed, or crashed"
         assert "epoch 2" in reasons["nan"]
-        judged = [r.trial for r in record.reports("rung IS NOT NULL")]
+        judged = [r.trial for r in record.reports() if r.rung is not None]
         assert trials["nan"].trial not in judged and trials["good"].trial in judged
-        assert len(list(record.reports("trial = ?", trials["nan"].trial))) == 2
+        assert len(list(record.reports(trial=trials["nan"].trial))) == 2
         told = {event["trial"]: event["detail"] for event in record.events()}
         assert "Traceback" in told[trials["raise"].trial]
         assert "Worker exit detail" in told[trials["die"].trial]
@@ -220,7 +220,7 @@ def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
         sweep(record, spaces, two_slots)
         trials = by_mode(record)
         causes = {
-            mode: [a["cause"] for a in record.attempts("trial = ?", trial.trial)]
+            mode: [a["cause"] for a in record.attempts(trial=trial.trial)]
             for mode, trial in trials.items()
         }
         assert causes == {
@@ -238,7 +238,7 @@ def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
         assert reasons["hang"].startswith("stalled: no report for 4 s; resources.stall_after")
         assert reasons["oom"] == "oom: MemoryError: no 8 GB left"
         for mode in ("die once", "raise once", "hang once", "memory once"):
-            epochs = [report.epoch for report in record.reports("trial = ?", trials[mode].trial)]
+            epochs = [report.epoch for report in record.reports(trial=trials[mode].trial)]
             assert trials[mode].state == "completed" and epochs == list(range(1, 11))
         retries = [event["detail"] for event in record.events() if event["kind"] == "retry"]
         assert len(retries) == 7 and any("the network is away" in detail for detail in retries)
@@ -258,7 +258,7 @@ def test_a_checkpoint_that_finds_no_room_stops_the_sweep_and_costs_nothing(
         assert cut.state == "cancelled"
         progress = sweep(record, spaces, two_slots)
         assert progress.states["completed"] == 2 and progress.ended == 2
-        assert [a["cause"] for a in record.attempts("trial = ?", cut.trial)] == [
+        assert [a["cause"] for a in record.attempts(trial=cut.trial)] == [
             "disk_full",
             "completed",
         ]
@@ -337,17 +337,17 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
         folder = record.folder
         openings = record.openings()
         assert len(openings) == 4 and all(opening["used_at"] for opening in openings)
-        assert not any(r.metrics.get("test_acc") for r in record.reports("trial <= 2"))
+        assert not any(r.metrics.get("test_acc") for r in record.reports() if r.trial <= 2)
         # Repeats already on record are not run again; more seeds add only what is missing.
         assert Confirm(record, spaces, None, None).progress.total == 0
         assert Confirm(record, spaces, None, 5).progress.total == 6
         # A repeat that was cut short is run again, under a new permit; one that had come to its
         # end, and was only not said to have, is not.
-        first, second = list(record.trials("stage = 'confirm'"))[:2]
+        first, second = list(record.trials(stage="confirm"))[:2]
         for cut in (first, second):
             record.end_trial(cut.trial, "cancelled")
         with record._db as db:
-            last = max(r.seq for r in record.reports("trial = ?", second.trial))
+            last = max(r.seq for r in record.reports(trial=second.trial))
             db.execute("DELETE FROM decisions WHERE seq = ?", (last,))
             db.execute("DELETE FROM reports WHERE seq = ?", (last,))
         again = Confirm(record, spaces, None, None)
@@ -356,7 +356,7 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
         assert len(record.openings()) == 5
         export(record)
         kept = {path.name for path in (folder / "checkpoints").iterdir()}
-        assert kept == {f"{t.trial:05d}" for t in record.trials("stage = 'confirm'")}
+        assert kept == {f"{t.trial:05d}" for t in record.trials(stage="confirm")}
 
     curves = defaultdict(list)
     for row in tables.read(folder / "curves.parquet", "curves").to_pylist():

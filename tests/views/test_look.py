@@ -330,7 +330,7 @@ def test_the_best_space_is_chosen_on_repeats_once_all_have_them(runs: Path, two:
     folder.joinpath("sweep.db").write_bytes((two / "two" / "sweep.db").read_bytes())
     with Record.open(runs, "two") as record:
         assert winner_of(record).study.name == "sam"
-        source = next(record.trials("study = 1"))
+        source = next(record.trials(study=1))
         add(record, 1, 3, [0.6, 0.65], "completed", source=source.trial, rank=0, bundle=0)
         assert winner_of(record).study.name == "sgd"
 

@@ -185,7 +185,7 @@ def typed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, st
 
 def test_the_curves_are_read_with_errors_and_without_what_was_repeated(runs: Path) -> None:
     with recorded(runs, [*CROSSING, curve(0.5, math.nan)]) as record:
-        trial = next(record.trials("trial = 1"))
+        trial = record.trial(1)
         attempt, _ = record.start_attempt(trial)
         for epoch in (7, 8):
             record.add_report(1, attempt, message(epoch, epoch, 0.5), "val_acc")
