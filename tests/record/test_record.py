@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from samtune.record import folder as run_folder
+from samtune.record import record as writing
 from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.folder import RunError
@@ -168,6 +170,50 @@ def test_a_commit_that_a_kill_cut_short_on_a_network_file_system_is_taken_back(
         assert len(found.events()) == 50 and "cut short" not in {
             e["detail"] for e in found.events()
         }
+
+
+@pytest.mark.parametrize(("found", "other"), [(1, "an older"), (3, "a newer")])
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_record_of_another_format_is_refused(
+    runs: Path, found: int, other: str, read_only: bool
+) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        record.set_meta("format", found)
+    with pytest.raises(RunError, match=f"{other} samtune: it has format {found}"):
+        Record.open(runs, "mine", read_only=read_only)
+
+
+def test_a_user_id_without_a_name_may_open_test(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for word in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(word, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with Record.create(runs, "mine", [STUDY]) as record:
+        best = record.add_trial(0, "search", 0, "default", CONFIG)
+        repeat = record.add_trial(0, "confirm", 0, "repeat", CONFIG, source=best.trial)
+        record.start_attempt(repeat)
+        (opening,) = record.openings()
+    assert opening["who"] == "12345"
+
+
+def test_time_between_a_stop_and_its_resume_is_not_worked(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 10.0, 30.0, 1000.0, 1005.0, 2000.0])
+    with Record.create(runs, "mine", [STUDY]) as record:
+        trial = record.add_trial(0, "search", 0, "default", CONFIG)
+        monkeypatch.setattr(writing, "now", lambda: next(clock))
+        record.start_attempt(trial)
+        record.add_report(trial.trial, 0, message(1, 0.5), "val_acc")
+        record.end_trial(trial.trial, "cancelled")
+        assert record.seconds_worked() == 30
+        record.start_attempt(trial)
+        record.add_report(trial.trial, 1, message(2, 0.5), "val_acc")
+        # As a killed process leaves it, and as a running one does.
+        assert record.seconds_worked() == 35
+        assert record.seconds_worked(until=1010.0) == 40
+        assert record.seconds_worked(stage="confirm") == 0
 
 
 def test_one_writer_at_a_time(runs: Path) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.driver import _Driver
 from samtune.sweep.live import QuietView
-from samtune.sweep.stages import Search, has_work
+from samtune.sweep.stages import Search
 from samtune.sweep.stop import Stop, Watch
 from samtune.views.replay import rule_text
 from samtune.views.status import status_of, status_text
@@ -330,21 +328,3 @@ def test_reports_that_come_twice_late_or_out_of_order_are_ignored(
         assert [r.epoch for r in record.reports()] == list(range(1, 10))
         ignored = [e["detail"] for e in record.events() if e["kind"] == "ignored report"]
         assert ignored == ["epoch 2 once more", "epoch 1 once more", *["its trial had ended"] * 2]
-
-
-def test_a_record_of_the_first_format_is_brought_up(
-    create: Callable[..., tuple[Record, list[SearchSpace]]], runs: Path
-) -> None:
-    record, spaces = create("old")
-    with record:
-        Slots(record, Search(record, spaces), 1, random.Random(0), 0).run({})
-        whole = outcome(record)
-    with closing(sqlite3.connect(runs / "old" / "sweep.db")) as db, db:
-        for column in ("cause", "after", "until"):
-            db.execute(f"ALTER TABLE attempts DROP COLUMN {column}")
-        db.execute("DROP TABLE checksums")
-        db.execute("UPDATE meta SET value = '1' WHERE key = 'format'")
-    with Record.open(runs, "old") as record, record.lock():
-        assert record.meta("format") == 2
-        assert not has_work(Search(record, spaces)) and outcome(record) == whole
-        record.verify()
