@@ -41,7 +41,7 @@ size_option = click.option(
 
 @click.group()
 def data() -> None:
-    """Data sets: what there is, getting one ready, whether they are whole."""
+    """List, fetch and check data sets."""
 
 
 @data.command("list")

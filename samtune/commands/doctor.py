@@ -18,7 +18,7 @@ from samtune.commands.options import address_option, json_option, runs_option
 @address_option
 @json_option
 def doctor(with_ray: bool, runs: Path, address: str | None, as_json: bool) -> None:
-    """Looks at versions, devices, disk, data sets and Ray.
+    """Check versions, devices, disk, data sets and Ray.
 
     Exit code 5 when something that a sweep needs is broken.
     """

@@ -46,7 +46,7 @@ class _Seconds(click.ParamType[float]):
 )
 @json_option
 def status(name: str | None, runs: Path, watch: float | None, as_json: bool) -> None:
-    """How far a run is; without NAME, all runs."""
+    """Show the progress of one run, or of all runs."""
     from samtune.record.record import Record
     from samtune.views.status import status_of
 
@@ -114,7 +114,7 @@ def _json(found: list[dict[str, Any]]) -> str:
 def leaderboard(
     names: tuple[str, ...], runs: Path, form: str, output: Path | None, as_json: bool
 ) -> None:
-    """Compares the confirmed winners of one or several runs."""
+    """Compare the confirmed winners of one or several runs."""
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
     from samtune.record.export import export
@@ -154,7 +154,10 @@ def leaderboard(
 def export_tables(
     name: str, runs: Path, output: Path | None, journal: Path | None, as_json: bool
 ) -> None:
-    """Writes a run's tables anew from its record, and an Optuna study a space."""
+    """Write the tables of a run again from its record.
+
+    With --optuna, also write one Optuna study per space.
+    """
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
     from samtune.record.export import export

@@ -36,9 +36,10 @@ from samtune.commands.options import json_option, runs_option
 def replay(
     name: str, rules: tuple[str, ...], slots: int, seeds: int, runs: Path, as_json: bool
 ) -> None:
-    """What other rungs would have spent and missed on a run without early stopping.
+    """Estimate what other rungs would have spent and missed.
 
-    Trains nothing: it replays the curves of RUN, which `--set asha.grace=<budget>` makes whole.
+    Nothing is trained: this replays the curves of RUN, which must have run without early stopping
+    (`--set asha.grace=BUDGET`, where BUDGET is the budget per trial).
     """
     from samtune.record.record import Record
     from samtune.views.replay import report, text

@@ -61,11 +61,11 @@ def run(
     launch: Launch,
     as_json: bool,
 ) -> None:
-    """Sweeps one or several spaces and prints the leaderboard.
+    """Sweep one or several spaces and print the leaderboard.
 
     SPACE is a file, or the name of a shipped space: `samtune run spaces/asam.yaml`,
     `samtune run sgd sam asam`, `samtune run sgd sam asam --on cifar10_resnet18`. With the --name
-    and the spaces of a run that was stopped, it goes on with that run.
+    and the spaces of a run that was stopped, this continues that run.
     """
     from samtune.record.folder import check_name, refuse_taken
     from samtune.record.record import Record
@@ -153,9 +153,10 @@ def run(
 @launch_options
 @json_option
 def resume(name: str, accepted: bool, runs: Path, launch: Launch, as_json: bool) -> None:
-    """Goes on with a run that was stopped or killed, to the end it was meant to have.
+    """Continue a run that was stopped or killed.
 
-    Interrupted trials go on from their last checkpoints; the space is the run's own frozen copy.
+    Interrupted trials continue from their last checkpoints. The spaces are the frozen copies in
+    the run's folder.
     """
     from samtune.record.folder import check_name
     from samtune.record.record import Record
@@ -192,7 +193,9 @@ def confirm(
     launch: Launch,
     as_json: bool,
 ) -> None:
-    """Re-runs a run's best configurations on fresh seeds; opens test once a repeat.
+    """Repeat a run's best configurations on fresh seeds.
+
+    Each repeat opens the test split once.
 
     Repeats that the run already has are kept, so `--seeds 10` after 5 adds 5.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def spaces() -> None:
-    """Space files: what is shipped, what one resolves to, whether one is right."""
+    """List, show and check space files."""
 
 
 @spaces.command("list")

@@ -18,9 +18,10 @@ _LOOK_S = 0.2
 @click.argument("name")
 @runs_option
 def stop(name: str, runs: Path) -> None:
-    """Asks a run to stop, and waits until it has: nothing is lost, and `resume` goes on.
+    """Ask a run to stop, and wait until it has stopped.
 
-    Works from any machine that shares the folder of runs.
+    Nothing is lost, and `samtune resume` continues the run. This works from any machine that
+    shares the folder of runs.
     """
     from samtune.record.folder import found, is_locked
     from samtune.sweep.stop import ask_to_stop, withdraw

@@ -39,7 +39,10 @@ def trials(
     form: str,
     as_json: bool,
 ) -> None:
-    """One line a trial; `samtune show NAME TRIAL` tells all of one."""
+    """List the trials of a run.
+
+    `samtune show NAME TRIAL` shows everything about one of them.
+    """
     from samtune.record.record import Record
     from samtune.views.trials import sorted_trials, trials_of
 
@@ -93,9 +96,10 @@ def _table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 @runs_option
 @json_option
 def show(name: str, trial: str, runs: Path, as_json: bool) -> None:
-    """All about one trial: knobs, attempts, events, its curve and what the rungs decided.
+    """Show everything about one trial.
 
-    TRIAL is its number; with several spaces its space too, as in sam:5; r2 is repeat 2.
+    This includes its knobs, attempts and events, its curve and the decisions of the rungs. TRIAL
+    is a number. In a run of several spaces write the space as well, as in sam:5. r2 is repeat 2.
     """
     from samtune.record.record import Record
     from samtune.views.trials import trial_of
@@ -178,9 +182,10 @@ def _print_plot(trial: dict[str, Any]) -> None:
 @runs_option
 @json_option
 def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: bool) -> None:
-    """The winning knobs as a space file, with the Python for them as its last comment.
+    """Print the winning configuration as a space file.
 
-    `samtune best NAME > best.yaml` and `samtune run best.yaml` train and confirm it once more.
+    Its last comment is the same in Python. `samtune best NAME > best.yaml` and then
+    `samtune run best.yaml` train and confirm it once more.
     """
     from samtune.record.folder import RunError
     from samtune.record.record import Record

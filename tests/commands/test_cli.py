@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from samtune.cli import cli, main
+from samtune.cli import COMMANDS, main
 from samtune.commands import stop as stopping
 from samtune.record import database as sweep_db
 from samtune.record.folder import RunError
@@ -89,7 +89,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in cli.commands:
+    for name in COMMANDS:
         code, out, _ = typed(capsys, name, "--help")
         assert code == 0 and "Usage: samtune" in out
     for name in ("list", "show", "check", "schema"):

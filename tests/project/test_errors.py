@@ -73,7 +73,7 @@ def test_the_command_line_prints_each_message_and_ends_with_the_exit_code(
     def fail(*_: object, **__: object) -> None:
         raise SamtuneError(["first sentence", "second sentence"], exit_code=4)
 
-    monkeypatch.setattr(cli, "cli", fail)
+    monkeypatch.setattr(cli.cli, "main", fail)
     with pytest.raises(SystemExit) as ended:
         cli.main([])
     assert ended.value.code == 4

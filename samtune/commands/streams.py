@@ -1,0 +1,99 @@
+"""Standard output and standard error that fail in sentences.
+
+A character that the locale lacks is escaped. Output that cannot be written (a full disk, a reader
+that has gone, `>&-`) is an error for people. Messages that cannot be written are dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from samtune.errors import SamtuneError
+
+
+class OutputError(SamtuneError):
+    """Standard output that cannot be written to."""
+
+    exit_code = 5
+
+
+class Stream(io.TextIOBase):
+    """A text stream in front of another, which is None where the shell has closed it.
+
+    Args:
+        stream: Where the text goes.
+        required: If true, text that cannot be written raises OutputError, else it is dropped.
+    """
+
+    def __init__(self, stream: TextIO | None, *, required: bool) -> None:
+        self._stream = stream
+        self._required = required
+        # Once broken, always broken: a caller may have hidden the first error.
+        self._broken = "it is closed" if stream is None else None
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream behind."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Return whether the stream behind is a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the file descriptor of the stream behind."""
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Write `text`. Raises OutputError if that fails and the stream is required."""
+        self._pass_on(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered. Raises OutputError if that fails and it is required."""
+        self._pass_on(lambda stream: stream.flush())
+
+    def _pass_on(self, call: Callable[[TextIO], object]) -> None:
+        if self._stream is not None and self._broken is None:
+            try:
+                call(self._stream)
+            except OSError as error:
+                self._broken = error.strerror or str(error)
+                # Python writes at its end what is buffered, and would complain once more.
+                with contextlib.suppress(OSError):
+                    _redirect_to_nothing(self.fileno())
+        if self._broken is not None and self._required:
+            raise OutputError(f"standard output cannot be written: {self._broken}")
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Put a Stream in front of standard output and standard error inside the block."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Otherwise the next file to be opened, such as a record, would get the number.
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    sys.stdout = Stream(sys.stdout, required=True)
+    sys.stderr = Stream(sys.stderr, required=False)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _redirect_to_nothing(number: int) -> None:
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, number)
+    os.close(nothing)
