@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from samtune.optimizers.variant import Knob
+    from samtune.optimizers.knobs import Knob
     from samtune.trial import TrialConfig, report
 
 __version__ = "0.1.0"
@@ -13,7 +13,7 @@ __all__ = ["Knob", "TrialConfig", "__version__", "report"]
 def __getattr__(name: str) -> Any:
     # Public names load on first use, so that `samtune --help` stays instant.
     if name == "Knob":
-        from samtune.optimizers.variant import Knob
+        from samtune.optimizers.knobs import Knob
 
         return Knob
     if name in {"TrialConfig", "report"}:

@@ -12,6 +12,8 @@ What a space file may say about it is read from these attributes:
 
     variant: str                          name of the optimizer variant
     bases: tuple[str, ...]                base optimizers it takes, the default first
+    other_bases: bool                     takes the path of any optimizer class as a base, too:
+                                          knobs(base) raises ValueError for one it cannot have
     knobs(base) -> dict[str, Knob]        every word allowed under `knobs:`
     task: dict[str, Knob]                 every word allowed under `task:`
     metrics: dict[str, "max" | "min"]     what a search may improve, and which way

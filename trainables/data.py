@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samtune.optimizers.variant import nearest
+from samtune.optimizers.knobs import nearest
 from samtune.trial import Value, warn
 from trainables.data_task import TASK, DataTask, Size, split_words
 from trainables.datasets import DataError, Part, Source, WordError, corrupted, find

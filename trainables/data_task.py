@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from samtune.optimizers.variant import Knob, KnobError
+from samtune.optimizers.knobs import Knob, KnobError
 from samtune.trial import Value
 from trainables.datasets import NAMES, DataError, full_name
 from trainables.datasets.cifar import CORRUPTIONS
@@ -16,7 +16,7 @@ from trainables.datasets.cifar import CORRUPTIONS
 class _DatasetKnob(Knob):
     """A data set's name, or a form with a path, which is made absolute."""
 
-    def _checked_choice(self, value: object) -> str:
+    def check(self, value: object) -> str:
         try:
             return full_name(value)
         except DataError as error:
@@ -26,7 +26,7 @@ class _DatasetKnob(Knob):
 class _ClassesKnob(Knob):
     """Two or more class names or numbers with commas between them, or ""."""
 
-    def _checked_choice(self, value: object) -> str:
+    def check(self, value: object) -> str:
         words = split_words(value) if isinstance(value, str) else []
         if value != "" and (len(words) < 2 or "" in words or len(set(words)) < len(words)):
             raise KnobError(

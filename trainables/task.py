@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from samtune.optimizers import Knob
-from samtune.optimizers.variant import KnobError
+from samtune.optimizers.knobs import KnobError
 from trainables import augment, data_task, models, precision
 
 

@@ -18,7 +18,6 @@ from torch import nn
 from samtune.optimizers import (
     AESAM,
     ASAM,
-    BASES,
     CRSAM,
     ESAM,
     GAM,
@@ -41,9 +40,9 @@ from samtune.optimizers import (
     UnifiedSAM,
     Variant,
     VaSSO,
-    why_no_base,
+    base_of,
 )
-from samtune.optimizers.variant import KnobError, nearest, reject_unknown
+from samtune.optimizers.knobs import KnobError, reject_unknown
 from samtune.trial import TrialConfig, Value
 from trainables.data import make_ready
 from trainables.loop import Trial
@@ -59,6 +58,7 @@ class Vision:
         self.variant_class = variant_class
         self.variant = variant_class.name
         self.bases = variant_class.bases
+        self.other_bases = True
         self.task = dict(TASK)
         self.metrics = {"val_acc": "max", "val_loss": "min"}
 
@@ -76,18 +76,13 @@ class Vision:
         """
         if not self.bases:
             return self.variant_class.knobs()
-        if base not in self.bases:
-            why = why_no_base(base, self.bases)
-            known = f"{nearest(base, self.bases)} (it has: {', '.join(self.bases)})"
-            raise KnobError(
-                f"{self.variant} has no base optimizer {base!r}{f': {why}' if why else known}"
-            )
-        return {**self.variant_class.knobs(), **BASES[base].knobs}
+        return {**self.variant_class.knobs(), **base_of(self.variant_class, base).knobs}
 
     def check(self, knobs: Mapping[str, Value], base: str) -> None:
         """Raises KnobError for knobs that cannot be had together."""
-        if base in self.bases:
-            BASES[base].check({k: v for k, v in knobs.items() if k in BASES[base].knobs})
+        if self.bases:
+            optimizer = base_of(self.variant_class, base)
+            optimizer.check({k: v for k, v in knobs.items() if k in optimizer.knobs})
 
     def check_task(self, task: Mapping[str, Value], epochs: float) -> None:
         """Raises KnobError for task words that a trial of so many epochs cannot have."""
@@ -114,11 +109,7 @@ class Vision:
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
         """Cost of one epoch in SGD-epoch equivalents, by theory; knobs left out are default."""
         values = _complete(knobs, self.knobs(base), f"{self.variant} on {base}")
-        # Without a base: theory needs none, and torch spends 2 s on its first optimizer.
-        variant = object.__new__(self.variant_class)
-        for name in self.variant_class.knobs():
-            setattr(variant, name, values[name])
-        return variant.see_per_epoch
+        return self.variant_class.see_of(values)
 
     def __call__(self, config: TrialConfig) -> None:
         """Trains, evaluates and reports until the budget is spent or a loss is not finite.
@@ -146,8 +137,9 @@ class Vision:
         own["seed"] = config.seeds.order
         if issubclass(self.variant_class, BayesianSAM):
             return self.variant_class(model.parameters(), n_data=n_data, **own)
-        of_base = {name: values[name] for name in BASES[config.base].knobs}
-        return self.variant_class(BASES[config.base].build(model.parameters(), **of_base), **own)
+        base = base_of(self.variant_class, config.base)
+        of_base = {name: values[name] for name in base.knobs}
+        return self.variant_class(base.build(model.parameters(), **of_base), **own)
 
 
 @cache

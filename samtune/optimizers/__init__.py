@@ -10,7 +10,7 @@
 from samtune.optimizers.adamw import AdamW
 from samtune.optimizers.ae_sam import AESAM
 from samtune.optimizers.asam import ASAM
-from samtune.optimizers.base import BASES, BaseOptimizer, why_no_base
+from samtune.optimizers.base import BASES, BaseOptimizer, base_of
 from samtune.optimizers.bayesian_sam import BayesianSAM
 from samtune.optimizers.cr_sam import CRSAM
 from samtune.optimizers.esam import ESAM
@@ -19,6 +19,7 @@ from samtune.optimizers.friendly_sam import FriendlySAM
 from samtune.optimizers.gam import GAM
 from samtune.optimizers.gsam import GSAM
 from samtune.optimizers.k_sam import KSAM
+from samtune.optimizers.knobs import Knob, KnobError, knob
 from samtune.optimizers.look_sam import LookLayerSAM, LookSAM
 from samtune.optimizers.lookbehind_sam import LookbehindSAM
 from samtune.optimizers.momentum_sam import MomentumSAM
@@ -29,7 +30,7 @@ from samtune.optimizers.sparse_sam import SparseSAM
 from samtune.optimizers.stable_sam import StableSAM
 from samtune.optimizers.two_pass import Perturbing, Scheduled, TwoPass
 from samtune.optimizers.unified_sam import UnifiedSAM
-from samtune.optimizers.variant import Knob, KnobError, StepResult, Variant, knob
+from samtune.optimizers.variant import StepResult, Variant
 from samtune.optimizers.vasso import VaSSO
 from samtune.optimizers.wsam import WSAM
 
@@ -96,6 +97,6 @@ __all__ = [
     "UnifiedSAM",
     "VaSSO",
     "Variant",
+    "base_of",
     "knob",
-    "why_no_base",
 ]

@@ -18,7 +18,6 @@ class AdamW(Variant):
     name = "adamw"
     bases = ("adamw",)
     base_type = torch.optim.AdamW
-    passes = (1.0, 1.0)
 
     def direction(self, oracle: GradientOracle) -> Gradients:
         return oracle.grad(self.parameters)

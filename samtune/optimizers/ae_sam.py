@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Gradients, global_norm, over
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
@@ -29,7 +32,6 @@ class AESAM(TwoPass):
     """
 
     name = "ae_sam"
-    sharp_passes = (1.5, 1.5)
 
     rho: float = knob(
         0.05,
@@ -59,6 +61,11 @@ class AESAM(TwoPass):
         doc="threshold at the start of training, in standard deviations; very high gives the base",
         source="less SAM at the start: above lambda_1",
     )
+
+    @classmethod
+    def sharp_passes(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the passes if half of the steps have a second one."""
+        return 1.5, 1.5
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         g = oracle.grad(self.parameters)

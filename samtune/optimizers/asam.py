@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Ascent, Gradients, along, global_norm, over
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Gradients, accumulate_, alike, shaped
 from samtune.optimizers.two_pass import Scheduled
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True, init=False)
@@ -38,7 +39,6 @@ class BayesianSAM(Scheduled):
 
     name = "bayesian_sam"
     bases = ()
-    passes = (3.0, 2.0)
 
     lr: float = knob(
         0.5,
@@ -127,6 +127,11 @@ class BayesianSAM(Scheduled):
             group.setdefault("lr", self.lr)
         self.state["s"] = [torch.full_like(p, self.s_init) for p in self.parameters]
         self.state["gm"] = [torch.zeros_like(p) for p in self.parameters]
+
+    @classmethod
+    def passes_of(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the passes per step: one over the batch at w, and two over its chunks."""
+        return 3.0, 2.0
 
     def direction(self, oracle: GradientOracle) -> Gradients:
         oracle.losses()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients, along
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
@@ -51,10 +54,10 @@ class CRSAM(SAM):
         source="TrustAIoT/CR-SAM: 0.01 on its command line, 0.1 in the class",
     )
 
-    @property
-    def sharp_passes(self) -> tuple[float, float]:
-        """Forward and backward passes of a perturbed step."""
-        return (3.0, 3.0) if self.gamma or self.beta else (2.0, 2.0)
+    @classmethod
+    def sharp_passes(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the passes of g, h+ and, where it is used, h-."""
+        return (3.0, 3.0) if knobs["gamma"] or knobs["beta"] else (2.0, 2.0)
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         if not (self.gamma or self.beta):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Ascent, Gradients, alike, along, shaped
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
@@ -59,10 +62,11 @@ class ESAM(TwoPass):
         source="element: ESAM paper; tensor: dydjw9/Efficient_SAM",
     )
 
-    @property
-    def sharp_passes(self) -> tuple[float, float]:
-        choosing = 0.0 if self.gamma == 1 else 1.0
-        return 1 + choosing + self.gamma, 1 + self.gamma
+    @classmethod
+    def sharp_passes(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the passes: of the batch, to choose B+, and of B+."""
+        gamma = knobs["gamma"]
+        return 1 + (gamma < 1) + gamma, 1 + gamma
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         d, factor = self._ascent(oracle)

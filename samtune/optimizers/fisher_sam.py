@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Ascent, Gradients, global_norm, over
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
@@ -54,10 +57,10 @@ class FisherSAM(SAM):
         source="batch: torch-unified-SAM-optimization; sample: the definition",
     )
 
-    @property
-    def sharp_passes(self) -> tuple[float, float]:
-        """Forward and backward passes of a perturbed step."""
-        return (3.0, 3.0) if self.eta and self.fisher == "sample" else (2.0, 2.0)
+    @classmethod
+    def sharp_passes(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the passes of a perturbed step; the true f takes one more."""
+        return (3.0, 3.0) if knobs["eta"] and knobs["fisher"] == "sample" else (2.0, 2.0)
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         if not self.eta:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import both_norms, paired
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Ascent, Gradients, over
-from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)

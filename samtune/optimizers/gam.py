@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import norm, paired, without_
 from samtune.optimizers.tensors import Gradients, along, flat, global_norm, over, shaped
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
@@ -31,7 +34,6 @@ class GAM(TwoPass):
 
     name = "gam"
     radius_knob = "grad_rho"
-    sharp_passes = (4.0, 4.0)
 
     grad_rho: float = knob(
         0.02,
@@ -72,6 +74,11 @@ class GAM(TwoPass):
         doc="weight of the orthogonal part, as alpha of GSAM",
         source="xxgege/GAM (grad_gamma): 0.03 to 0.05 on CIFAR",
     )
+
+    @classmethod
+    def sharp_passes(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the passes of g0, g1, g2 and g3."""
+        return 4.0, 4.0
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         g0, seen = self._gradient(oracle)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired, without_
 from samtune.optimizers.tensors import Gradients, along, flat, shaped
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)

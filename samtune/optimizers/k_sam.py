@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,10 +36,11 @@ class KSAM(SAM):
         source="half of the batch costs 5/3 of SGD, as ESAM's samples",
     )
 
-    @property
-    def sharp_passes(self) -> tuple[float, float]:
-        """Forward and backward passes of a perturbed step."""
-        return (2.0, 2.0) if self.kept == 1 else (1 + 2 * self.kept, 2 * self.kept)
+    @classmethod
+    def sharp_passes(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the passes: one forward to choose the samples, and two of those kept."""
+        kept = knobs["kept"]
+        return (2.0, 2.0) if kept == 1 else (1 + 2 * kept, 2 * kept)
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         if self.kept == 1:

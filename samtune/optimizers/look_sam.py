@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import dot, paired
 from samtune.optimizers.tensors import (
@@ -21,7 +24,7 @@ from samtune.optimizers.tensors import (
     shaped,
 )
 from samtune.optimizers.two_pass import Sharpened
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 _SUMS = ("square", "share", "rest")
 """What the length of g_v follows from: ||g||^2, <g, h> / ||g||^2, and ||g_v||^2."""
@@ -71,9 +74,10 @@ class LookSAM(Sharpened):
         "samtune's own",
     )
 
-    @property
-    def passes(self) -> tuple[float, float]:
-        return 1 + 1 / self.k, 1 + 1 / self.k
+    @classmethod
+    def passes_of(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the mean passes per step: a second one in each k-th."""
+        return 1 + 1 / knobs["k"], 1 + 1 / knobs["k"]
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         t = self.state.get("t", 0)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients, accumulate_, along
-from samtune.optimizers.variant import knob
+from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
@@ -49,10 +52,10 @@ class LookbehindSAM(SAM):
     _batch: int = field(default=0, init=False, repr=False)
     _climbed: bool = field(default=False, init=False, repr=False)
 
-    @property
-    def sharp_passes(self) -> tuple[float, float]:
-        """Forward and backward passes of a perturbed step."""
-        return self.k + 1.0, self.k + 1.0
+    @classmethod
+    def sharp_passes(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the passes of the first gradient and of k ascents."""
+        return knobs["k"] + 1.0, knobs["k"] + 1.0
 
     def direction(self, oracle: GradientOracle) -> Gradients:
         self._later = [[None] * len(self.parameters) for _ in range(self.k - 1)]

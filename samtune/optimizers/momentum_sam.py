@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Gradients, along
 from samtune.optimizers.two_pass import Perturbing
-from samtune.optimizers.variant import knob
 
 _MOMENTUM = ("momentum_buffer", "exp_avg")
 
@@ -29,7 +29,6 @@ class MomentumSAM(Perturbing):
     """
 
     name = "momentum_sam"
-    passes = (1.0, 1.0)
 
     rho: float = knob(
         3.0,

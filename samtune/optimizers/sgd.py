@@ -18,7 +18,6 @@ class SGD(Variant):
     name = "sgd"
     bases = ("sgd",)
     base_type = torch.optim.SGD
-    passes = (1.0, 1.0)
 
     def direction(self, oracle: GradientOracle) -> Gradients:
         return oracle.grad(self.parameters)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import norm
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Ascent, Gradients, flat, global_norm, over, shaped
-from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)

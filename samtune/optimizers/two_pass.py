@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Ascent, Gradients, accumulate_
-from samtune.optimizers.variant import Variant, knob
+from samtune.optimizers.variant import Passes, Variant
 
 _NORMALISATION = (
     nn.modules.batchnorm._NormBase,
@@ -142,15 +144,16 @@ class TwoPass(Sharpened):
         source="Composer's SAM: 10 on ImageNet, with ten times the radius",
     )
 
-    @property
-    def sharp_passes(self) -> tuple[float, float]:
-        """Forward and backward passes of a perturbed step."""
+    @classmethod
+    def sharp_passes(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the forward and backward passes of a perturbed step."""
         return 2.0, 2.0
 
-    @property
-    def passes(self) -> tuple[float, float]:
-        forward, backward = self.sharp_passes
-        return 1 + (forward - 1) / self.interval, 1 + (backward - 1) / self.interval
+    @classmethod
+    def passes_of(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the mean passes per step; a step without a perturbation takes one pass."""
+        forward, backward = cls.sharp_passes(knobs)
+        return 1 + (forward - 1) / knobs["interval"], 1 + (backward - 1) / knobs["interval"]
 
     def direction(self, oracle: GradientOracle) -> Gradients:
         if self.interval > 1:

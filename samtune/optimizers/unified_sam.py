@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Ascent, Gradients, global_norm, over
-from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)

@@ -6,24 +6,26 @@ import copy
 import dataclasses
 import inspect
 import math
-import numbers
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
-from difflib import get_close_matches
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from samtune.optimizers.knobs import Knob as Knob
+from samtune.optimizers.knobs import KnobError as KnobError
+from samtune.optimizers.knobs import knob
+from samtune.optimizers.knobs import nearest as nearest
+from samtune.optimizers.knobs import reject_unknown as reject_unknown
 from samtune.optimizers.oracle import GradientOracle, NonFiniteError
 from samtune.optimizers.tensors import Factor, Gradients, global_norm, moved, over, scale_
 
-Value = float | int | str | bool
-Scale = Literal["log", "linear"]
-
+Passes = tuple[float, float]
+"""Forward and backward passes over the batch."""
 
 NEVER_BASES: dict[type[torch.optim.Optimizer], str] = {
     torch.optim.LBFGS: "LBFGS evaluates the loss several times in a step of its own, where a "
@@ -31,114 +33,6 @@ NEVER_BASES: dict[type[torch.optim.Optimizer], str] = {
     torch.optim.SparseAdam: "SparseAdam takes sparse gradients only, and a variant's are dense",
 }
 """Optimizers of torch that no variant can have as its base, and why. The nearest is Adam."""
-
-
-class KnobError(ValueError):
-    """A knob that does not exist, or a value that it cannot have."""
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One setting: what it means, what it may be, and where its sensible values come from.
-
-    `low` and `high` are inclusive and mathematical: outside is an error. `safe` is the range worth
-    searching, by `source`: outside is worth a warning. `choices` are the words that a text may be,
-    or that a number may be replaced with.
-    """
-
-    name: str
-    kind: type
-    default: Value
-    doc: str
-    source: str
-    low: float | None = None
-    high: float | None = None
-    safe: tuple[float, float] | None = None
-    scale: Scale = "linear"
-    choices: tuple[str, ...] | None = None
-
-    def check(self, value: object) -> Value:
-        """The value as this knob's type; raises KnobError with a sentence."""
-        if self.kind is bool:
-            if isinstance(value, bool):
-                return value
-            raise KnobError(f"{self.name} is {value!r}; it must be true or false")
-        if self.kind is str or (isinstance(value, str) and value in (self.choices or ())):
-            return self._checked_choice(value)
-        return self._checked_number(value)
-
-    def _checked_choice(self, value: object) -> str:
-        if isinstance(value, str) and (self.choices is None or value in self.choices):
-            return value
-        raise KnobError(
-            f"{self.name} is {value!r}; it must be "
-            f"{' or '.join(self.choices or ('text',))}{nearest(value, self.choices or ())}"
-        )
-
-    def _checked_number(self, value: object) -> float | int:
-        accepted = numbers.Integral if self.kind is int else numbers.Real
-        if isinstance(value, bool) or not isinstance(value, accepted):
-            what = "a whole number" if self.kind is int else "a number"
-            words = "".join(f" or {word}" for word in self.choices or ())
-            raise KnobError(f"{self.name} is {value!r}; it must be {what}{words}")
-        number = int(value) if isinstance(value, numbers.Integral) else float(value)
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        if not math.isfinite(number):
-            raise KnobError(f"{self.name} is {value!r}; it must be finite")
-        if not low <= number <= high:
-            raise KnobError(f"{self.name} is {value!r}; it must be {self._bounds()}")
-        return number if self.kind is int else float(number)
-
-    def _bounds(self) -> str:
-        match self.low, self.high:
-            case low, None:
-                return f"at least {low!r}"
-            case None, high:
-                return f"at most {high!r}"
-            case low, high:
-                return f"from {low!r} to {high!r}"
-
-
-def knob(
-    default: Value,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    safe: tuple[float, float] | None = None,
-    scale: Scale = "linear",
-    choices: tuple[str, ...] | None = None,
-    doc: str,
-    source: str,
-) -> Any:
-    """A dataclass field that is a knob; its type is the field's annotation."""
-    about = {
-        "default": default,
-        "low": low,
-        "high": high,
-        "safe": safe,
-        "scale": scale,
-        "choices": choices,
-        "doc": doc,
-        "source": source,
-    }
-    return field(default=default, metadata={"knob": about})
-
-
-def nearest(word: object, words: Iterable[str]) -> str:
-    """The tail of an error message: the known word that was probably meant, if there is one."""
-    close = get_close_matches(str(word), list(words), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def reject_unknown(given: Iterable[str], knobs: Mapping[str, Knob], owner: str) -> None:
-    """Raises KnobError for a name that is not among the knobs."""
-    for name in given:
-        if name not in knobs:
-            raise KnobError(
-                f"{owner} has no knob {name}{nearest(name, knobs)} "
-                f"(it has: {', '.join(knobs) or 'none'})"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +61,8 @@ class Variant(ABC):
     """
 
     name: ClassVar[str]
-    bases: ClassVar[tuple[str, ...]] = ()
-    """Those that a space may give it; all of `BASES`, which sets this, unless a variant says."""
+    bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam")
+    """The names that a space may give as the base, the default first; paths of classes too."""
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
 
     base: torch.optim.Optimizer
@@ -208,8 +102,8 @@ class Variant(ABC):
                 )
         if not self.parameters:
             raise ValueError(f"the base optimizer of {type(self).__name__} has no parameters")
-        for name, knob in self.knobs().items():
-            setattr(self, name, knob.check(getattr(self, name)))
+        for name, about in self.knobs().items():
+            setattr(self, name, about.check(getattr(self, name)))
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
@@ -224,16 +118,26 @@ class Variant(ABC):
         """The parameters of all groups of the base optimizer, in their order."""
         return [p for group in self.base.param_groups for p in group["params"]]
 
+    @classmethod
+    def passes_of(cls, knobs: Mapping[str, Any]) -> Passes:
+        """Return the mean forward and backward passes per step that all these knobs give."""
+        return 1.0, 1.0
+
+    @classmethod
+    def see_of(cls, knobs: Mapping[str, Any]) -> float:
+        """Return the SGD-epoch equivalents per epoch; a backward pass costs two forward passes."""
+        forward, backward = cls.passes_of(knobs)
+        return (forward + 2 * backward) / 3
+
     @property
-    @abstractmethod
-    def passes(self) -> tuple[float, float]:
-        """Forward and backward passes over the batch in a step, by theory."""
+    def passes(self) -> Passes:
+        """The mean forward and backward passes over the batch per step, by theory."""
+        return self.passes_of({name: getattr(self, name) for name in self.knobs()})
 
     @property
     def see_per_epoch(self) -> float:
-        """SGD-epoch equivalents of one epoch, by theory: a backward costs two forwards."""
-        forward, backward = self.passes
-        return (forward + 2 * backward) / 3
+        """The SGD-epoch equivalents per epoch, by theory."""
+        return self.see_of({name: getattr(self, name) for name in self.knobs()})
 
     def set_progress(self, progress: float, lr_share: float | None = None) -> None:
         """Tells the schedules of the knobs where training stands; a loop calls it each step.

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients, along
-from samtune.optimizers.variant import knob
 
 
 @dataclass(eq=False, kw_only=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients, accumulate_, along
-from samtune.optimizers.variant import knob
 
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 

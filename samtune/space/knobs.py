@@ -14,7 +14,7 @@ from samtune.space.strict_yaml import Node, Problem
 from samtune.space.trainable import Declared
 
 if TYPE_CHECKING:
-    from samtune.optimizers.variant import Knob
+    from samtune.optimizers.knobs import Knob
 
 Value = float | int | str | bool
 When = Mapping[str, tuple[Value, ...]]

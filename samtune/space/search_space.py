@@ -245,12 +245,8 @@ class _Builder:
         except SpaceError as error:
             problems += [(self.root.at("trainable").mark, message) for message in error.messages]
             return None
-        if base is not None and declared.bases and base not in declared.bases:
-            from samtune.optimizers import why_no_base
-
-            hint = why_no_base(base, declared.bases) or nearest(base, declared.bases, "it has")
-            message = f"{declared.name} has no base {quoted(base)}; {hint}"
-            problems.append((self.root.at("base").mark, message))
+        if declared.base_fault:
+            problems.append((self.root.at("base").mark, declared.base_fault))
             # With the base unknown, so are its knobs: no follow-up errors about those.
             return None
         given = self.document.variant

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samtune.messages import nearest
+from samtune.messages import nearest, quoted
 from samtune.space.errors import SpaceError
 
 if TYPE_CHECKING:
-    from samtune.optimizers.variant import Knob
+    from samtune.optimizers.knobs import Knob
 
 SHIPPED_MODULE = "trainables.vision"
 
@@ -135,7 +135,8 @@ def _refuse_stranger() -> None:
 class Declared:
     """What a trainable says of itself. `knobs` and `task` are None where it says nothing.
 
-    `metrics` are what a search may improve, each with `max` or `min`; empty for any.
+    `metrics` are what a search may improve, each with `max` or `min`; empty for any. `base_fault`
+    says why the trainable cannot have the base that was asked for; empty where it can.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Declared:
     variant: str
     bases: tuple[str, ...]
     base: str
+    base_fault: str
     knobs: dict[str, Knob] | None
     task: dict[str, Knob] | None
     metrics: dict[str, str]
@@ -157,9 +159,17 @@ class Declared:
         trainable = resolve(reference)
         name = full_reference(reference).split(":")[1]
         bases = tuple(getattr(trainable, "bases", ()))
-        if bases:
-            base = base if base in bases else bases[0]
         knobs = getattr(trainable, "knobs", None)
+        fault = ""
+        if bases and base is not None and base not in bases:
+            fault = f"{name} has no base {quoted(base)}; {nearest(base, bases, 'it has')}"
+            if getattr(trainable, "other_bases", False) and callable(knobs):
+                try:
+                    fault = "" if knobs(base) else fault
+                except ValueError as error:
+                    fault = str(error)
+        if bases and (base is None or fault):
+            base = bases[0]
         task = getattr(trainable, "task", None)
         base = base or "none"
         return cls(
@@ -168,6 +178,7 @@ class Declared:
             variant=str(getattr(trainable, "variant", name)),
             bases=bases,
             base=base,
+            base_fault=fault,
             knobs=dict(knobs(base)) if callable(knobs) else None,
             task=dict(task) if task is not None else None,
             metrics=dict(getattr(trainable, "metrics", {})),

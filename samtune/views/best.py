@@ -70,7 +70,7 @@ def space_file(run: str, winner: Winner) -> str:
 def python(winner: Winner) -> str | None:
     """Ten lines that train with the winner's optimizer and no more of samtune than that; None
     where the trainable is not samtune's own, and so its knobs are nobody else's to read."""
-    from samtune.optimizers import BASES, VARIANTS
+    from samtune.optimizers import VARIANTS, base_of
 
     config = winner.trial.config
     if config.trainable.split(":")[0] != SHIPPED_MODULE or config.variant not in VARIANTS:
@@ -83,9 +83,10 @@ def python(winner: Winner) -> str | None:
     }
     own = _arguments(turned, variant.knobs())
     if variant.bases:
-        names = f"BASES, {variant.__name__}"
-        given = _arguments(config.knobs, BASES[config.base].knobs)
-        base = [f'base = BASES["{config.base}"].build(model.parameters(), {given})']
+        names = f"{variant.__name__}, base_of"
+        given = _arguments(config.knobs, base_of(variant, config.base).knobs)
+        made = f'base_of({variant.__name__}, "{config.base}")'
+        base = [f"base = {made}.build(model.parameters(), {given})"]
         optimizer = f"{variant.__name__}({', '.join(['base', *filter(None, [own])])})"
     else:
         names, base = variant.__name__, []

@@ -25,9 +25,10 @@ from samtune.optimizers import (
     SGD,
     VARIANTS,
     AdamW,
+    BayesianSAM,
     KnobError,
     LookSAM,
-    why_no_base,
+    base_of,
 )
 
 
@@ -56,25 +57,14 @@ def test_no_dead_knob(name, knob_name):
     assert not torch.equal(*ends)
 
 
-OTHERS = {
-    "rprop.eta_plus": 1.5,
-    "rprop.step_min": 0.02,
-    "rprop.step_max": 5e-3,
-    "adafactor.clip_rms": 2.0,
-}
-"""What half of the default would not do: it is impossible, or a bound that is not met so soon."""
-
-
 @pytest.mark.parametrize(("base", "knob_name"), [(b, k) for b in BASES for k in BASES[b].knobs])
 def test_no_dead_base_knob(base, knob_name):
     about = BASES[base].knobs[knob_name]
     other = not about.default if about.kind is bool else about.default * 0.5 or 0.01
-    other = OTHERS.get(f"{base}.{knob_name}", other)
     ends = []
     for knobs in ({}, {knob_name: other}):
         model = seeded(norm_net)
         optimizer = SAM(BASES[base].build(model.parameters(), **knobs))
-        # RAdam's second moment counts from the sixth step on.
         train(optimizer, model, batches(6))
         ends.append(problems.weights(model))
     assert not torch.equal(*ends)
@@ -140,16 +130,131 @@ def test_impossible_bases():
         ASAM(torch.optim.SparseAdam([torch.ones(1)]))
 
 
-def test_why_a_base_of_torch_cannot_be_named():
-    """Every optimizer of torch is a base, or has a sentence."""
+def test_the_path_of_a_class_is_a_base():
+    """Its knobs are the arguments that a space can give, a tuple's one by one."""
+    base = base_of(SAM, "torch.optim.NAdam")
+    assert {name: k.default for name, k in base.knobs.items()} == {
+        "lr": 0.002,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "momentum_decay": 0.004,
+        "decoupled_weight_decay": False,
+    }
+    assert base.knobs["weight_decay"].kind is float and base.knobs["lr"].safe is None
+    ends = []
+    for build in (
+        lambda p: base.build(p, lr=0.01, beta2=0.9, decoupled_weight_decay=True),
+        lambda p: torch.optim.NAdam(
+            p, lr=0.01, betas=(0.9, 0.9), decoupled_weight_decay=True, foreach=True
+        ),
+    ):
+        model = seeded(norm_net)
+        train(SAM(build(model.parameters())), model, batches(6))
+        ends.append(problems.weights(model))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("path", "knobs", "theirs"),
+    [
+        ("torch.optim.ASGD", {"alpha": 0.6}, {"alpha": 0.6}),
+        (
+            "torch.optim.Rprop",
+            {"eta1": 0.4, "step_size2": 0.1},
+            {"etas": (0.4, 1.2), "step_sizes": (1e-6, 0.1)},
+        ),
+        ("torch.optim.Adadelta", {"base_rho": 0.5}, {"rho": 0.5}),
+        ("torch.optim.Adafactor", {"beta2_decay": -0.5}, {"beta2_decay": -0.5}),
+    ],
+)
+def test_knobs_of_a_class_are_its_arguments(path, knobs, theirs):
+    ends = []
+    kind = getattr(torch.optim, path.rpartition(".")[2])
+    for build in (
+        lambda p: base_of(SAM, path).build(p, **knobs),
+        lambda p: kind(p, foreach=True, **theirs),
+    ):
+        model = seeded(norm_net)
+        train(SAM(build(model.parameters())), model, batches(6))
+        ends.append(problems.weights(model))
+    assert torch.equal(*ends)
+
+
+def test_a_base_of_another_library():
+    pytest.importorskip("pytorch_optimizer")
+    base = base_of(ASAM, "pytorch_optimizer.Lion")
+    assert base.knobs["beta2"].default == 0.99
+    model = seeded(plain_net)
+    before = problems.weights(model)
+    train(ASAM(base.build(model.parameters(), lr=1e-3)), model, batches(2))
+    assert not torch.equal(problems.weights(model), before)
+
+
+def test_every_optimizer_of_torch_is_a_base_or_has_a_sentence():
+    refused = {"LBFGS", "SparseAdam", "Muon"}
     kinds = {n for n in torch.optim.__all__ if isinstance(getattr(torch.optim, n), type)}
     for kind in kinds - {"Optimizer"}:
-        word = kind.lower()
-        why = why_no_base(word, list(BASES))
-        assert (word in BASES) == (not why), kind
-    assert why_no_base("LBFGS", list(BASES)).endswith("; write `base: adam`")
-    assert why_no_base("muon", ["sgd"]).endswith("convolutions as well; write `base: sgd`")
-    assert why_no_base("momentum", list(BASES)) == ""
+        if kind in refused:
+            with pytest.raises(KnobError, match=rf"torch.optim.{kind} .* base: "):
+                base_of(SAM, f"torch.optim.{kind}").check({})
+        else:
+            base_of(SAM, f"torch.optim.{kind}").check({})
+
+
+class NeedsClosure(torch.optim.SGD):
+    def step(self, closure):
+        return super().step(closure)
+
+
+class TwoPoints(torch.optim.SGD):
+    def train(self): ...
+
+    def eval(self): ...
+
+
+class NeedsModel(torch.optim.SGD):
+    def __init__(self, params, model, lr=0.1):
+        super().__init__(params, lr)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("torch.optim.NAdm", "torch.optim has no optimizer 'NAdm'; did you mean NAdam?"),
+        ("torch.optm.NAdam", "no module 'torch.optm'; did you mean torch.optim?"),
+        ("torhc.optim.NAdam", "no module 'torhc'; did you mean torch?"),
+        ("torch.nn.Linear", "torch.nn has no optimizer 'Linear' (it has: none)"),
+        ("torch.optim.LBFGS", "LBFGS evaluates the loss several times"),
+        ("torch.optim.SparseAdam", "SparseAdam takes sparse gradients only"),
+        ("test_knobs.NeedsClosure", "its step needs a closure"),
+        ("test_knobs.TwoPoints", "it trains and evaluates at different weights"),
+        ("test_knobs.NeedsModel", "it needs model, which a space cannot give"),
+        ("nadam", "sam has no base 'nadam'; write `base: torch.optim.NAdam`"),
+        ("sparse_adam", "SparseAdam takes sparse gradients only"),
+        ("amda", "sam has no base 'amda'; did you mean adam?"),
+        ("momentum", "or the path of a class, torch.optim.NAdam"),
+        ("torch.optim.", "sam has no base 'torch.optim.'"),
+    ],
+)
+def test_what_cannot_be_a_base_is_explained(path, message):
+    with pytest.raises(KnobError) as caught:
+        base_of(SAM, path)
+    assert message in str(caught.value)
+
+
+def test_a_baseline_has_its_own_base_only():
+    for variant, word in ((SGD, "torch.optim.NAdam"), (SGD, "adamw"), (AdamW, "nadam")):
+        with pytest.raises(KnobError, match=rf"{variant.name} has no base '{word}'"):
+            base_of(variant, word)
+    with pytest.raises(KnobError, match="is an optimizer of its own and has no base"):
+        base_of(BayesianSAM, "sgd")
+
+
+def test_a_value_that_the_class_refuses():
+    with pytest.raises(KnobError, match="does not work as a base: Invalid learning rate: -1"):
+        base_of(SAM, "torch.optim.NAdam").check({"lr": -1.0})
 
 
 def test_muon_over_matrices_is_a_base():
@@ -162,35 +267,6 @@ def test_muon_over_matrices_is_a_base():
     train(resumed, model, batches(1))
     assert problems.weights(model).isfinite().all()
     assert not torch.equal(problems.weights(model), before)
-
-
-@pytest.mark.parametrize(
-    ("name", "knobs", "theirs"),
-    [
-        (
-            "asgd",
-            {"lr": 0.1, "lambd": 0.01, "power": 0.6, "weight_decay": 0.01},
-            lambda p: torch.optim.ASGD(p, 0.1, 0.01, 0.6, weight_decay=0.01, foreach=True),
-        ),
-        (
-            "rprop",
-            {"lr": 0.01, "eta_minus": 0.4, "eta_plus": 1.5, "step_min": 0.005, "step_max": 0.015},
-            lambda p: torch.optim.Rprop(p, 0.01, (0.4, 1.5), (0.005, 0.015), foreach=True),
-        ),
-        (
-            "adafactor",
-            {"lr": 0.1, "power": 0.6, "eps": 0.01, "clip_rms": 1.5, "weight_decay": 0.01},
-            lambda p: torch.optim.Adafactor(p, 0.1, -0.6, (None, 0.01), 1.5, 0.01, foreach=True),
-        ),
-    ],
-)
-def test_knobs_by_other_names_are_torchs(name, knobs, theirs):
-    ends = []
-    for build in (lambda p, n=name, k=knobs: BASES[n].build(p, **k), theirs):
-        model = seeded(norm_net)
-        train(SAM(build(model.parameters())), model, batches(6))
-        ends.append(problems.weights(model))
-    assert torch.equal(*ends)
 
 
 def test_knobs_describe_themselves():

@@ -34,8 +34,8 @@ from benchmarks.counting import (
     without_contents,
 )
 from benchmarks.timing import FullStep, small_cnn
+from docs.make_variants import ABOUT
 from samtune.optimizers import VARIANTS, StepResult
-from samtune.optimizers.__main__ import ABOUT
 
 EXACT = {"sgd": (2, 5), "adamw": (3, 7), "sam": (11, 11), "asam": (15, 21)}
 """Launches, and words per parameter."""

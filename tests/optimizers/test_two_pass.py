@@ -22,7 +22,16 @@ from problems import (
 )
 from torch import nn
 
-from samtune.optimizers import BASES, ESAM, SAM, VARIANTS, GradientOracle, LookSAM, TwoPass
+from samtune.optimizers import (
+    BASES,
+    ESAM,
+    SAM,
+    VARIANTS,
+    GradientOracle,
+    LookSAM,
+    TwoPass,
+    base_of,
+)
 from samtune.optimizers.two_pass import Sharpened
 
 scheduled = pytest.mark.parametrize("name", problems.SCHEDULED)
@@ -140,7 +149,9 @@ def test_interval_perturbs_the_last_step_of_each(name):
     assert variant.passes[0] == pytest.approx(forward)
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    "base", [*BASES, "torch.optim.NAdam", "torch.optim.ASGD", "torch.optim.Adafactor"]
+)
 @pytest.mark.parametrize(
     ("name", "knobs"),
     [
@@ -156,8 +167,9 @@ def test_resume_is_bitwise_at_every_cut(name, knobs, base):
     def fresh():
         net = seeded(norm_net)
         settings = {"lr": 0.01, "weight_decay": 1e-2}
-        settings = {name: settings[name] for name in BASES[base].knobs.keys() & settings}
-        return net, VARIANTS[name](BASES[base].build(net.parameters(), **settings), **knobs)
+        made = base_of(VARIANTS[name], base)
+        settings = {name: settings[name] for name in made.knobs.keys() & settings}
+        return net, VARIANTS[name](made.build(net.parameters(), **settings), **knobs)
 
     whole, variant = fresh()
     train(variant, whole, batches(6))
@@ -305,6 +317,7 @@ def test_a_schedule_reaches_the_perturbation(name):
         lambda p: torch.optim.AdamW(p, lr=1e-3),
         lambda p: torch.optim.Adamax(p, lr=1e-3),
         *(base.build for base in BASES.values()),
+        *(base_of(SAM, f"torch.optim.{name}").build for name in ("NAdam", "ASGD", "Rprop")),
     ],
 )
 def test_any_torch_optimizer_is_a_base(build):

@@ -22,6 +22,7 @@ from problems import (
 )
 from torch import Tensor
 
+from docs.make_variants import ABOUT, document
 from samtune.optimizers import (
     CRSAM,
     GSAM,
@@ -34,7 +35,6 @@ from samtune.optimizers import (
     UnifiedSAM,
     VaSSO,
 )
-from samtune.optimizers.__main__ import ABOUT, document
 
 # The page about them.
 

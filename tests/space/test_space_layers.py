@@ -145,8 +145,7 @@ def test_set_null_removes_a_knob() -> None:
         ("budget.kind=null", "budget.kind: nothing is written here"),
         ("extends=common", "'extends' is nothing that can be set"),
         ("base=adma", "toy has no base 'adma'; did you mean 'adamw'?"),
-        ("base=Muon", "toy has no base 'Muon'; Muon takes matrices only, and a network has"),
-        ("base=sparse_adam", "toy has no base 'sparse_adam'; SparseAdam takes sparse gradients"),
+        ("base=torch.optim.NAdam", "toy has no base 'torch.optim.NAdam'; it has: sgd, adamw"),
     ],
 )
 def test_set_says_what_is_wrong_with_it(item: str, message: str) -> None:

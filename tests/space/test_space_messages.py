@@ -6,6 +6,7 @@ import pytest
 from toy_space import load, messages
 
 from samtune.optimizers import VARIANTS
+from samtune.space.search_space import SpaceError
 
 pytestmark = pytest.mark.usefixtures("toy_trainable", "in_folder")
 
@@ -219,3 +220,27 @@ def test_sections_that_cannot_be(body: str, message: str) -> None:
 def test_a_grace_beyond_the_budget_means_no_early_stopping_and_is_told() -> None:
     (warning,) = load("asha: {grace: 30}\n").warnings
     assert "30 is more than budget.per_trial (20), so no trial is stopped early" in warning
+
+
+def test_a_base_may_be_the_path_of_a_class() -> None:
+    head = "samtune: 1\ntrainable: sam\nbase: torch.optim.NAdam\n"
+    space = load("knobs:\n  momentum_decay: 0.01\n", head=head)
+    assert space.base == "torch.optim.NAdam"
+    assert space.knobs["momentum_decay"].value == 0.01 and space.knobs["lr"].value == 0.002
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nadam", "sam has no base 'nadam'; write `base: torch.optim.NAdam`"),
+        ("torch.optim.NAdm", "torch.optim has no optimizer 'NAdm'; did you mean NAdam?"),
+        ("torch.optm.NAdam", "no module 'torch.optm'; did you mean torch.optim?"),
+        ("torch.optim.LBFGS", "torch.optim.LBFGS cannot be a base: LBFGS evaluates the loss"),
+        ("torch.optim.Muon", "torch.optim.Muon does not work as a base: Muon only supports 2D"),
+    ],
+)
+def test_an_impossible_base_is_one_message(base: str, message: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        load(f"base: {base}\n", head="samtune: 1\ntrainable: sam\n")
+    [found] = caught.value.messages
+    assert found.startswith("lab.yaml:") and message in found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_sets import folder_of, typed
 
-from samtune.optimizers.variant import KnobError
+from samtune.optimizers.knobs import KnobError
 from samtune.space.search_space import SearchSpace
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables.data import DataError, load, make_ready

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from samtune.optimizers import GradientOracle
-from samtune.optimizers.variant import KnobError
+from samtune.optimizers.knobs import KnobError
 from samtune.space.search_space import SearchSpace, SpaceError
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import loop, vision

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize(
     ("trainable", "base"),
-    [(t, b) for t in ALL for b in t.bases if t is vision.sam or b in {"sgd", "adamw"}],
+    [
+        *((t, b) for t in ALL for b in t.bases if t is vision.sam or b in {"sgd", "adamw"}),
+        (vision.sam, "torch.optim.NAdam"),
+    ],
     ids=str,
 )
 def test_a_resumed_trial_is_bitwise_one_that_never_stopped(

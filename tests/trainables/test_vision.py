@@ -16,7 +16,7 @@ from digits_trial import ALL, MEASURED, Report, assert_bitwise_equal, config_of,
 from ray import cloudpickle
 
 from samtune.optimizers import GradientOracle
-from samtune.optimizers.variant import KnobError
+from samtune.optimizers.knobs import KnobError
 from samtune.trial import Budget, Seeds, running
 from trainables import checkpoint, data, loop, vision
 from trainables.datasets import digits

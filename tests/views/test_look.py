@@ -21,7 +21,7 @@ from problems import PAIRS, batches, plain_net, seeded
 from benchmarks.scale_tables import make_run
 from samtune.cli import main
 from samtune.commands.trials import _STATES
-from samtune.optimizers import BASES, VARIANTS
+from samtune.optimizers import VARIANTS, base_of
 from samtune.record import export as exporting
 from samtune.record import tables
 from samtune.record.export import export
@@ -341,7 +341,7 @@ def test_the_python_of_a_winner_trains(two: Path, name: str, base: str | None) -
     variant = VARIANTS[name]
     knobs = {k: knob.default for k, knob in variant.knobs().items()}
     if base:
-        knobs |= {k: knob.default for k, knob in BASES[base].knobs.items()}
+        knobs |= {k: knob.default for k, knob in base_of(variant, base).knobs.items()}
     with Record.open(two, "two", read_only=True) as record:
         study, (trial, *_) = record.studies()[0], list(record.trials())
     config = {**trial.config.to_dict(), "variant": name, "base": base or "none", "knobs": knobs}

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from samtune.optimizers.variant import nearest
+from samtune.optimizers.knobs import nearest
 from trainables.datasets.errors import DataError
 from trainables.datasets.split_names import is_split, split_of, splits_of
 from trainables.deal import Rows, deal

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from samtune.optimizers.variant import nearest
+from samtune.optimizers.knobs import nearest
 from trainables.datasets.errors import DataError, WordError
 from trainables.datasets.split_names import split_of
 from trainables.deal import Rows

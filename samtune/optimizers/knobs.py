@@ -1,0 +1,133 @@
+"""Knobs: the settings of a variant or of a base optimizer, and the checks of their values."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+Value = float | int | str | bool
+Scale = Literal["log", "linear"]
+
+
+class KnobError(ValueError):
+    """An error for an unknown knob, or for a value that the knob cannot have."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting: its meaning, its possible values, and the source of its usual values.
+
+    Attributes:
+        name: the word in a space file and in code.
+        kind: float, int, str or bool.
+        default: the value if none is given.
+        doc: the meaning, in a clause.
+        source: where the default and the safe range come from.
+        low: the smallest possible value; a value below it is an error.
+        high: the largest possible value; a value above it is an error.
+        safe: the range that is worth a search; a value outside it is worth a warning.
+        scale: how a search should divide the range.
+        choices: the possible words of a text, or the words that may replace a number.
+    """
+
+    name: str
+    kind: type
+    default: Value
+    doc: str
+    source: str
+    low: float | None = None
+    high: float | None = None
+    safe: tuple[float, float] | None = None
+    scale: Scale = "linear"
+    choices: tuple[str, ...] | None = None
+
+    def check(self, value: object) -> Value:
+        """Return the value in the knob's type.
+
+        Raises:
+            KnobError: The knob cannot have this value.
+        """
+        if self.kind is bool:
+            if isinstance(value, bool):
+                return value
+            raise KnobError(f"{self.name} is {value!r}; it must be true or false")
+        if self.kind is str or (isinstance(value, str) and value in (self.choices or ())):
+            return self._checked_choice(value)
+        return self._checked_number(value)
+
+    def _checked_choice(self, value: object) -> str:
+        if isinstance(value, str) and (self.choices is None or value in self.choices):
+            return value
+        raise KnobError(
+            f"{self.name} is {value!r}; it must be "
+            f"{' or '.join(self.choices or ('text',))}{nearest(value, self.choices or ())}"
+        )
+
+    def _checked_number(self, value: object) -> float | int:
+        accepted = numbers.Integral if self.kind is int else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            what = "a whole number" if self.kind is int else "a number"
+            words = "".join(f" or {word}" for word in self.choices or ())
+            raise KnobError(f"{self.name} is {value!r}; it must be {what}{words}")
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not math.isfinite(number):
+            raise KnobError(f"{self.name} is {value!r}; it must be finite")
+        if not low <= number <= high:
+            raise KnobError(f"{self.name} is {value!r}; it must be {self._bounds()}")
+        return number if self.kind is int else float(number)
+
+    def _bounds(self) -> str:
+        match self.low, self.high:
+            case low, None:
+                return f"at least {low!r}"
+            case None, high:
+                return f"at most {high!r}"
+            case low, high:
+                return f"from {low!r} to {high!r}"
+
+
+def knob(
+    default: Value,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    safe: tuple[float, float] | None = None,
+    scale: Scale = "linear",
+    choices: tuple[str, ...] | None = None,
+    doc: str,
+    source: str,
+) -> Any:
+    """Return a dataclass field that is a knob; its annotation is the knob's type."""
+    about = {
+        "default": default,
+        "low": low,
+        "high": high,
+        "safe": safe,
+        "scale": scale,
+        "choices": choices,
+        "doc": doc,
+        "source": source,
+    }
+    return field(default=default, metadata={"knob": about})
+
+
+def nearest(word: object, words: Iterable[str]) -> str:
+    """Return "; did you mean x?" for the known word that is most like this one, or nothing."""
+    close = get_close_matches(str(word), list(words), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def reject_unknown(given: Iterable[str], knobs: Mapping[str, Knob], owner: str) -> None:
+    """Raise KnobError for a name that is not among the knobs."""
+    for name in given:
+        if name not in knobs:
+            raise KnobError(
+                f"{owner} has no knob {name}{nearest(name, knobs)} "
+                f"(it has: {', '.join(knobs) or 'none'})"
+            )
