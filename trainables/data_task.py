@@ -39,7 +39,7 @@ class _ClassesKnob(Knob):
 class _SizeKnob(Knob):
     """A number of images, as in scikit-learn: a float is a share and a whole number a count."""
 
-    def _checked_number(self, value: object) -> float | int:
+    def check(self, value: object) -> float | int:
         is_bool = isinstance(value, bool)
         if isinstance(value, numbers.Integral):
             if not is_bool and int(value) >= 0:

@@ -260,7 +260,7 @@ def test_a_report_holds_what_the_record_asks_for() -> None:
         ({"task": {"label_noise": 2.0}}, "label_noise is 2"),
         ({"task": {"batch_size": 0}}, "batch_size is 0"),
         ({"base": "adamw2"}, "did you mean adamw"),
-        ({"base": "muon"}, "'muon': Muon takes matrices only, .*; write `base: adamw`"),
+        ({"base": "muon"}, "has no base 'muon'; write `base: torch.optim.Muon`"),
         ({"variant": "asam"}, "runs sam, not 'asam'"),
     ],
 )
