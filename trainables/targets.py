@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samtune.optimizers.oracle import LossFunction
+from samtune.optimizers.passes import LossFunction
 
 
 class Mixer:

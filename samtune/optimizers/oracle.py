@@ -1,4 +1,4 @@
-"""The first-order oracle: what a variant may ask about the loss, at the current weights."""
+"""The first-order oracle: losses and gradients of one batch, at the current weights."""
 
 from __future__ import annotations
 
@@ -6,71 +6,97 @@ import copy
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from samtune.optimizers import sizes
+from samtune.optimizers.batch import Batch, Index, detached, joined
+from samtune.optimizers.buffers import Buffers
+from samtune.optimizers.passes import Forward, LossFunction, check_model, differentiate, per_sample
 from samtune.optimizers.processes import Processes
-from samtune.optimizers.snapshot import Buffers, RandomState
+from samtune.optimizers.randomness import Replay, generators
+from samtune.optimizers.scaling import LossScaling
 from samtune.optimizers.tensors import Gradients, accumulate_, alike, global_norm
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-Index = Tensor | slice
 
 
 class NonFiniteError(ArithmeticError):
-    """A pass gave a loss or a gradient that is not finite; `Variant.step` skips the step."""
+    """A loss or gradient that is not finite; `Variant.step` skips the step."""
 
 
 class GradientOracle:
-    """Losses and gradients of one mini-batch, asked for by `Variant.step`; one oracle a step.
+    """Losses and gradients of one mini-batch for `Variant.step`; each step needs a new oracle.
 
-    The first pass of a step is the *clean* one: it takes the whole batch, gives `loss` and
-    `outputs`, and is the only one that moves the model's buffers, so that BatchNorm sees one
-    update a step. Later passes draw the same dropout masks, and leave every buffer and the random
-    generators as they found them.
+    The first pass of a step is the *clean* one. It takes the whole batch, gives `loss` and
+    `outputs`, and is the only pass that changes buffers, so that BatchNorm sees one update per
+    step. Later passes draw the same random numbers as the clean one (dropout masks), and leave
+    every buffer and random generator as they found it. This covers the global generators of
+    torch, Python and NumPy and those that a module has as an attribute. A loss that is a module
+    is treated like the model.
+
+    The gradients are those of `loss.backward()`, whatever the model does in it: hooks, custom
+    autograd functions and both kinds of activation checkpointing. A hook that keeps a gradient
+    must keep a copy, because the optimizer reuses the tensor.
+
+    Inputs and targets are tensors or nested dicts, lists, tuples and dataclasses of tensors,
+    which share their first dimension, the batch of b samples. Tensors without dimensions, those
+    whose first dimension is 1, and values that are not tensors are the same for all samples. A
+    dict goes to the model by keyword where `forward` takes its keys, a tuple by position where it
+    takes as many; otherwise the model is called as `model(inputs)`.
 
     Args:
-        model: called as `model(inputs)`, in the mode (train or eval) that it is in.
-        inputs: a tensor, shape (b, ...).
-        targets: a tensor, shape (b, ...).
-        loss_fn: `loss_fn(outputs, targets)` -> per-sample losses, shape (b,).
-        micro_batch: samples per forward and backward; the gradients of the parts are summed, so
-            a step equals the whole batch's (but BatchNorm normalises each part by itself).
-        check_finite: skip the step when a pass gives a non-finite loss or gradient, with weights,
-            buffers and state as before it. Costs one host synchronisation a pass.
-        autocast: compute dtype of the forward passes; the parameters stay as they are.
-        scaler: loss scaling for `autocast=torch.float16`; implies `check_finite`. Gradients come
-            back unscaled, and the scale is updated once a step.
-        ddp: the processes that share the batch, each of which holds a part and the plain model
-            (not wrapped: the oracle averages gradients itself, by samples). Every process then
-            makes the same step; losses and outputs are of its own part. A gradient may be missing
-            (None) only in all of them. BatchNorm sees one part; SyncBatchNorm all.
-        sync_perturbation: False lets each process perturb by its own part's gradient and averages
-            the directions alone: m-sharpness with m = b / processes, one reduction a step. The
-            `state` of a variant then differs between processes, and each saves its own. Chunks of
-            a variant's `m` are always taken within a process.
-        replay_rng: False draws new dropout masks in every pass. Passes over part of the batch
-            replay the generator's state, not each sample's mask.
+        model: the module, in train or eval mode as it is.
+        inputs: what the model takes.
+        targets: what the loss takes; None where it needs nothing.
+        loss_fn: `loss_fn(outputs, targets)`, with the model's outputs as they are, returns one
+            loss per sample, shape (b,). A shape (b, ...) is averaged over the other dimensions.
+        micro_batch: samples per forward and backward pass at most. Gradients of the parts are
+            added, so the step equals that of the whole batch, but BatchNorm normalises each part
+            by itself.
+        check_finite: skip the step when a loss or gradient is not finite, with weights, buffers
+            and state as before the step. Costs one host synchronisation per pass.
+        autocast: dtype that the forward passes compute in; parameters keep theirs.
+        scaler: loss scaling for `autocast=torch.float16`; implies `check_finite`. Gradients are
+            unscaled, and the scale is updated once per step.
+        ddp: the group of processes that share the batch. Each holds a part and the plain model:
+            the oracle averages gradients itself, weighted by samples. Every process then makes
+            the same step; losses and outputs are those of its own part. A gradient may be None
+            only if it is None in all processes. BatchNorm sees one part, SyncBatchNorm all.
+        sync_perturbation: False perturbs each process by the gradient of its own part and
+            averages only the directions: m-sharpness with m = b / processes, one reduction per
+            step. The `state` of a variant then differs between processes, and each saves its own.
+            Chunks of a variant's `m` always stay within a process.
+        replay_rng: False draws new random numbers in every pass. A pass over a part of the batch
+            replays the generator's state, not the mask of each sample.
+
+    Where the model has BatchNorm in train mode, no part of a batch is smaller than two samples,
+    which is the least it can normalise: a rest of one joins the part before it.
 
     A variant that chooses samples (ESAM, K-SAM) chooses from the batch of all processes, or
-    without `sync_perturbation` each from its own. A process that has none of those chosen runs the
-    model on an empty batch, to join the reductions that may be in it.
+    without `sync_perturbation` from its own part. A process without any chosen sample runs the
+    model on an empty batch, to take part in reductions inside it.
 
-    After a step `forward_samples` and `backward_samples` hold its cost, and `sample_losses` the
-    per-sample losses of the last pass.
+    Attributes:
+        loss: mean loss of the clean pass, shape ().
+        outputs: outputs of the clean pass, detached.
+        sample_losses: losses of the last pass, one per sample.
+        forward_samples: samples of all forward passes so far.
+        backward_samples: samples of all backward passes so far.
+
+    Raises:
+        TypeError: the model is not a module, or is wrapped in DistributedDataParallel.
+        ValueError: the batch is empty, or its tensors do not fit together.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Any,
+        targets: Any,
         loss_fn: LossFunction,
         *,
         micro_batch: int | None = None,
@@ -81,64 +107,83 @@ class GradientOracle:
         sync_perturbation: bool = True,
         replay_rng: bool = True,
     ) -> None:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            raise TypeError(
-                "the model is wrapped in DistributedDataParallel, which would average each pass "
-                "by itself; give GradientOracle model.module, with ddp=the process group"
-            )
-        if len(inputs) == 0 or len(inputs) != len(targets):
-            raise ValueError(
-                f"a batch needs as many targets as inputs, and at least one: "
-                f"got {len(inputs)} inputs and {len(targets)} targets"
-            )
+        check_model(model)
         if micro_batch is not None and micro_batch < 1:
             raise ValueError(f"micro_batch is {micro_batch}; it counts samples, so 1 or more")
         self.model = model
-        self.inputs = inputs
-        self.targets = targets
+        self.batch = Batch.of(inputs, targets)
         self.loss_fn = loss_fn
         self.micro_batch = micro_batch
         self.autocast = autocast
-        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        self.check_finite = check_finite or self.scaler is not None
-        self._processes = Processes(ddp)
+        self.scaling = LossScaling(scaler)
+        self.check_finite = check_finite or self.scaling.on
         self.replay_rng = replay_rng
         self.forward_samples = 0
         self.backward_samples = 0
         self.loss: Tensor | None = None
-        self.outputs: Tensor | None = None
+        self.outputs: Any = None
         self.sample_losses: Tensor | None = None
+        self._forward = Forward(model, inputs)
+        roots = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
+        self._modules = [module for root in roots for module in root.modules()]
+        self._trained = [p for root in roots for p in root.parameters() if p.requires_grad]
+        self._processes = Processes(ddp)
         self._before: Buffers | None = None
         self._after: Buffers | None = None
-        self._random: RandomState | None = None
-        self._probes: list[_Probe] = []
+        self._replay: Replay | None = None
         self._finite: list[Tensor] = []
         self._is_part = False
-        # Whether gradients are averaged over the processes as they come, or the direction is.
+        # Gradients are averaged over the processes pass by pass, or else the direction is.
         self._averages = sync_perturbation
 
+    @property
+    def inputs(self) -> Any:
+        """What the model takes."""
+        return self.batch.inputs
+
+    @property
+    def targets(self) -> Any:
+        """What the loss takes."""
+        return self.batch.targets
+
     def __len__(self) -> int:
-        """Samples in the batch."""
-        return len(self.inputs)
+        """Return the number of samples in the batch."""
+        return len(self.batch)
 
     def grad(self, parameters: Sequence[Tensor], index: Index | None = None) -> Gradients:
-        """The gradient of the mean loss over the batch, or over its samples `index`.
+        """Return the gradient of the mean loss over the batch, or over its samples `index`.
 
-        Returns new tensors that the caller may change, one per parameter, in its shape; None where
-        the loss does not depend on the parameter. `.grad` is None afterwards.
+        Args:
+            parameters: what to differentiate by; `.grad` of each is None afterwards.
+            index: samples of the batch, as integers or a slice.
+
+        Returns:
+            New dense tensors that the caller may change, one per parameter in its shape; None
+            where the loss does not depend on the parameter.
+
+        Raises:
+            ValueError: no parameter requires a gradient, or the loss depends on none.
+            NonFiniteError: with `check_finite`, a loss or gradient is not finite.
         """
+        if not any(p.requires_grad for p in parameters):
+            raise ValueError(
+                "no parameter of the optimizer requires a gradient, so there is nothing to train; "
+                "set requires_grad=True on those that should be trained"
+            )
         for p in parameters:
             p.grad = None
         try:
             with self._pass(index), torch.enable_grad():
                 loss = self._evaluate(index, parameters)
+            for p in parameters:
+                if p.grad is not None and p.grad.layout != torch.strided:
+                    p.grad = p.grad.to_dense()
             if self._averages:
                 # Before unscaling, so that all scalers see an overflow in one process.
-                samples = len(self.targets if index is None else self.targets[index])
+                assert self.sample_losses is not None
+                samples = len(self.sample_losses)
                 self._processes.average_([p.grad for p in parameters], samples)
-            self._unscale(parameters)
-            # backward() and not autograd.grad: .grad is a tensor of its own in the parameter's
-            # layout, where autograd.grad may return one tensor twice, or an expanded view.
+            self.scaling.unscale_(parameters)
             gradients = [p.grad for p in parameters]
         finally:
             for p in parameters:
@@ -147,7 +192,10 @@ class GradientOracle:
         return gradients
 
     def losses(self, index: Index | None = None) -> Tensor:
-        """Per-sample losses, shape (b,) or (len(index),), detached; costs a forward pass."""
+        """Return the losses of the batch or of its samples `index`, at one forward pass.
+
+        The result is detached, one number per sample.
+        """
         with self._pass(index), torch.no_grad():
             loss = self._evaluate(index)
         self._check(loss, [])
@@ -155,16 +203,19 @@ class GradientOracle:
         return self.sample_losses
 
     def mean_square(self, parameters: Sequence[Tensor], samples: int | None = None) -> Gradients:
-        """The mean over the batch's first `samples`, by default all, of each one's own squared
-        gradient: the diagonal of the empirical Fisher information.
+        """Return the mean square of single samples' gradients: the diagonal empirical Fisher.
 
-        Costs a pass for each sample, and BatchNorm sees each by itself. Synchronised processes
-        take the first of all samples, each those that it has.
+        Costs one pass per sample, and BatchNorm sees each sample by itself. Synchronised
+        processes take the first samples of the common batch, others the first of their own part.
+
+        Args:
+            parameters: what to differentiate by.
+            samples: how many samples of the batch to use; None uses all.
         """
         shared, self._averages = self._averages, False
         processes = self._processes if shared else Processes(None)
-        # All make as many passes, to join the reductions that may be in them.
-        own, passes = processes.first(samples or sys.maxsize, len(self), self.inputs.device)
+        # All make as many passes, to take part in the reductions that may be in them.
+        own, passes = processes.first(samples or sys.maxsize, len(self), self.batch.device)
         total: Gradients = [None] * len(parameters)
         try:
             for i in range(passes):
@@ -180,22 +231,22 @@ class GradientOracle:
         return total
 
     def chunks(self, m: int) -> Iterator[GradientOracle]:
-        """The batch in parts of nearly m samples, each an oracle with a clean pass of its own.
+        """Yield oracles of the batch's parts, of at most m samples each and as equal as possible.
 
-        To be used up in order. BatchNorm sees each part by itself, as with micro-batches. The
-        clean passes together are this oracle's; non-finite ones end the step after the last part.
+        Each part has a clean pass of its own, and BatchNorm sees it by itself. Use the parts in
+        order. The clean passes together are this oracle's; one that is not finite ends the step
+        after the last part.
         """
-        count = math.ceil(len(self) / m)
+        count = sizes.most_parts(math.ceil(len(self) / m), len(self), self._least())
+        counts = sizes.even(len(self), count)
         parts = []
         self._averages = False
-        self._before = Buffers(self.model)
-        for x, y in zip(
-            self.inputs.tensor_split(count), self.targets.tensor_split(count), strict=True
-        ):
+        self._before = Buffers(self._modules)
+        for batch in self.batch.split(counts):
             part = copy.copy(self)
-            part.inputs, part.targets = x, y
+            part.batch = batch
             part.forward_samples = part.backward_samples = 0
-            part._is_part, part._averages = True, False
+            part._is_part = True
             yield part
             self.forward_samples += part.forward_samples
             self.backward_samples += part.backward_samples
@@ -203,90 +254,104 @@ class GradientOracle:
         self.loss = torch.stack(
             [p.loss * (len(p) / len(self)) for p in parts if p.loss is not None]
         ).sum()
-        self.outputs = torch.cat([p.outputs for p in parts if p.outputs is not None])
+        self.outputs = joined([part.outputs for part in parts], counts)
         self._raise_unless_finite()
 
     def parts(self, count: int) -> list[tuple[slice, float]]:
-        """At most `count` parts of the batch, neighbours, and the share of the samples in each.
+        """Return at most `count` neighbouring parts of the batch, and the share of each.
 
-        Every process has as many, so that all make the same passes, and the same shares: a part
-        is then the samples that all of them have in it.
+        Every process has the same number of parts and the same shares, so that all make the same
+        passes: a part is the samples that all processes have in it.
         """
-        of_all = self._processes.sizes(len(self), self.inputs.device)
-        count = min(count, *of_all)
-        samples = [sum(part) for part in zip(*(_split(n, count) for n in of_all), strict=True)]
-        ends = list(itertools.accumulate(_split(len(self), count), initial=0))
+        of_all = self._processes.sizes(len(self), self.batch.device)
+        least = self._least(of_process=False)
+        count = sizes.most_parts(min(count, *of_all), sum(of_all), least)
+        count = min(sizes.most_parts(count, n, self._least()) for n in of_all)
+        splits = [sizes.even(n, count) for n in of_all]
+        samples = [sum(part) for part in zip(*splits, strict=True)]
+        ends = list(itertools.accumulate(sizes.even(len(self), count), initial=0))
         return [
             (slice(*ends_of), n / sum(of_all))
             for ends_of, n in zip(itertools.pairwise(ends), samples, strict=True)
         ]
 
     def largest(self, scores: Tensor, share: float) -> Tensor:
-        """The ceil(share b) samples of the batch with the largest scores, at least one: indices.
+        """Return the indices of the ceil(share b) samples with the largest scores.
 
-        Synchronised processes choose from the batch of all: each gets those of its own, perhaps
-        none, and waits for the device to learn how many.
+        There is at least one, and with BatchNorm there are at least two. Synchronised processes
+        choose from the batch of all: each gets those of its own part, perhaps none, and waits for
+        the device to learn how many.
+
+        Args:
+            scores: one number per sample of the batch, shape (b,).
+            share: from 0 to 1.
         """
         processes = self._processes if self._averages else Processes(None)
         of_all, own = processes.joined(scores)
-        places: Tensor = of_all.topk(max(1, math.ceil(share * len(of_all)))).indices
+        least = min(self._least(of_process=False), len(of_all))
+        places: Tensor = of_all.topk(max(least, math.ceil(share * len(of_all)))).indices
         if not processes.alone:
             places = places[(places >= own.start) & (places < own.stop)] - own.start
+            least = min(self._least(), len(scores))
+            if 0 < len(places) < least:
+                places = scores.topk(least).indices
         return places
 
     def shared(self, direction: Gradients) -> Gradients:
-        """The direction for all processes: the average of theirs, unless they agree already."""
+        """Return the direction for all processes: the average of theirs, unless they agree."""
         if not self._averages:
             self._raise_unless_finite()
             self._processes.average_(direction, len(self))
         return direction
 
     def rollback(self) -> None:
-        """Puts the model's buffers back to where they were before the step."""
+        """Put the buffers back to where they were before the step."""
         if self._before is not None:
             self._before.restore()
 
     def finish(self) -> None:
-        """Ends the step: a loss scaler learns whether any of its passes overflowed."""
-        if self.scaler is not None and self._probes:
-            self.scaler.update()
-            self._probes.clear()
+        """End the step: a loss scaler learns if one of its passes overflowed."""
+        self.scaling.update()
 
-    def _evaluate(self, index: Index | None, parameters: Sequence[Tensor] | None = None) -> Tensor:
-        """The mean loss; with parameters also its gradient, into their `.grad`."""
-        # Given its ends, a backward pass leaves out what no one asked for.
-        wanted = [p for p in parameters if p.requires_grad] if parameters else None
-        inputs = self.inputs if index is None else self.inputs[index]
-        targets = self.targets if index is None else self.targets[index]
-        total = len(inputs)
-        size = self.micro_batch or total
+    def _evaluate(self, index: Index | None, parameters: Sequence[Tensor] = ()) -> Tensor:
+        """Return the mean loss; with parameters, leave its gradient in their `.grad`."""
+        batch = self.batch if index is None else self.batch[index]
+        counts = sizes.at_most(self.micro_batch or len(batch), len(batch), self._least())
         losses, outputs = [], []
-        for x, y in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
+        for part in batch.split(counts):
             with self._autocast():
-                out = self.model(x)
-                each = self.loss_fn(out, y)
-            if each.shape != (len(x),):
-                raise ValueError(
-                    f"loss_fn returned shape {tuple(each.shape)} for {len(x)} samples; it must "
-                    f'return one loss per sample, shape ({len(x)},): give it reduction="none"'
-                )
-            each = each.to(torch.promote_types(each.dtype, torch.float32))
-            self.forward_samples += len(x)
-            if wanted:
-                # Of no samples the mean is NaN, and is to be 0.
-                loss = each.mean() if 0 < len(x) == total else each.sum() / max(total, 1)
-                torch.autograd.backward(
-                    loss if self.scaler is None else self.scaler.scale(loss), inputs=wanted
-                )
-                self.backward_samples += len(x)
+                out = self._outputs(part)
+                each = per_sample(self.loss_fn(out, part.targets), len(part))
+            self.forward_samples += len(part)
+            if parameters:
+                # The mean of no samples would be NaN, and has to be 0.
+                whole = 0 < len(part) == len(batch)
+                loss = each.mean() if whole else each.sum() / max(len(batch), 1)
+                differentiate(self.scaling.scaled(loss), parameters, self._trained)
+                self.backward_samples += len(part)
             losses.append(each.detach())
-            outputs.append(out.detach())
+            outputs.append(detached(out))
         self.sample_losses = losses[0] if len(losses) == 1 else torch.cat(losses)
-        mean = self.sample_losses.mean() if total else self.sample_losses.sum()
+        mean = self.sample_losses.mean() if len(batch) else self.sample_losses.sum()
         if self.loss is None:
             self.loss = mean
-            self.outputs = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            self.outputs = joined(outputs, counts)
         return mean
+
+    def _outputs(self, batch: Batch) -> Any:
+        try:
+            return self._forward(batch.inputs)
+        except ValueError as error:
+            if len(batch) >= self._least(of_process=False):
+                raise
+            raise ValueError(
+                f"the model has BatchNorm, which cannot normalise a single sample ({error}); "
+                "choose a batch_size that leaves at least two samples in every batch, and no knob "
+                "of the variant that takes samples one by one"
+            ) from error
+
+    def _least(self, *, of_process: bool = True) -> int:
+        return sizes.least_samples(self._modules, of_process=of_process)
 
     @contextmanager
     def _pass(self, index: Index | None) -> Iterator[None]:
@@ -299,35 +364,27 @@ class GradientOracle:
                     "call grad(parameters) or losses() before asking for part of it"
                 )
             if not self._is_part:
-                self._before = Buffers(self.model)
+                self._before = Buffers(self._modules)
             if self.replay_rng:
-                self._random = RandomState(self.inputs.device)
+                self._replay = Replay(generators(self._modules, self._devices()))
             yield
+            if self._replay:
+                self._replay.end()
             return
-        self._after = self._after or Buffers(self.model)
-        random = RandomState(self.inputs.device) if self._random else None
+        self._after = self._after or Buffers(self._modules)
         try:
-            if self._random:
-                self._random.restore()
-            yield
+            with self._replay.again() if self._replay else nullcontext():
+                yield
         finally:
             self._after.restore()
-            if random:
-                random.restore()
 
-    def _unscale(self, parameters: Sequence[Tensor]) -> None:
-        if self.scaler is None:
-            return
-        # unscale_ takes each optimizer once between updates, and a step has several passes.
-        probe = _Probe([{"params": list(parameters)}])
-        self.scaler.unscale_(cast(torch.optim.Optimizer, probe))
-        # The scaler knows it by its id, so it has to live until the update.
-        self._probes.append(probe)
+    def _devices(self) -> set[torch.device]:
+        return {self.batch.device, *(p.device for p in self._trained)}
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.autocast is None:
             return nullcontext()
-        return torch.autocast(self.inputs.device.type, self.autocast)
+        return torch.autocast(self.batch.device.type, self.autocast)
 
     def _check(self, loss: Tensor, gradients: Gradients) -> None:
         if not self.check_finite:
@@ -348,24 +405,5 @@ class GradientOracle:
         self._processes.most_(broken)
         if broken.item():
             if not self._processes.alone:
-                self._tell_scaler(broken.device)
+                self.scaling.add_overflow(broken.device)
             raise NonFiniteError("a loss or gradient is not finite")
-
-    def _tell_scaler(self, device: torch.device) -> None:
-        """Of an overflow that may have come up in another process: all scales stay equal."""
-        overflow = torch.zeros((), device=device)
-        overflow.grad = torch.full((), torch.inf, device=device)
-        self._unscale([overflow])
-
-
-@dataclass(eq=False)
-class _Probe:
-    """All that `GradScaler.unscale_` reads of an optimizer."""
-
-    param_groups: list[dict[str, list[Tensor]]]
-
-
-def _split(length: int, count: int) -> list[int]:
-    """Sizes of `count` parts, as even as can be."""
-    each, extra = divmod(length, count)
-    return [each + (part < extra) for part in range(count)]

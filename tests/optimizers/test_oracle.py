@@ -309,13 +309,80 @@ def test_inside_a_callers_autocast(name):
 # Errors.
 
 
-@pytest.mark.parametrize("reduce", [torch.mean, lambda each: each[:, None]])
-def test_a_loss_that_is_not_per_sample(reduce):
+@pytest.mark.parametrize(
+    ("reduce", "message"),
+    [
+        (torch.mean, r'shape \(16,\): give it reduction="none"'),
+        (lambda each: torch.cat([each, each]), r"returned shape \(32,\) for 16 samples"),
+        (list, r"returned a list; it must return one loss per sample, shape \(16,\)"),
+        (lambda each: (each, None), "returned a tuple"),
+        (torch.detach, "the loss does not depend on any parameter"),
+    ],
+)
+def test_a_loss_that_is_not_per_sample(reduce, message):
     model = seeded(plain_net)
     [(x, y)] = batches(1)
     oracle = GradientOracle(model, x, y, lambda out, t: reduce(loss_fn(out, t)))
-    with pytest.raises(ValueError, match=r'shape \(16,\): give it reduction="none"'):
+    with pytest.raises((TypeError, ValueError), match=message):
         make("sam", model).step(oracle)
+
+
+@every_variant
+@pytest.mark.parametrize("shape", [(16, 1), (16, 3), (16, 2, 3), (16, 2, 1, 4)])
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_losses_of_elements_are_averaged_over_a_sample(name, shape, micro_batch):
+    share = torch.arange(torch.Size(shape).numel(), dtype=torch.float64).view(shape) / 16
+    ends = []
+    for of_elements in (True, False):
+
+        def loss(out, t, of_elements=of_elements):
+            x, share_of = t
+            each = loss_fn(out, x).view(-1, *[1] * (len(shape) - 1)) * share_of
+            return each if of_elements else each.flatten(1).mean(1)
+
+        model = seeded(plain_net)
+        variant = make(name, model)
+        for x, y in batches(3):
+            oracle = GradientOracle(model, x, (y, share), loss, micro_batch=micro_batch)
+            result = variant.step(oracle)
+            assert oracle.sample_losses.dim() == 1 and result.loss.dim() == 0
+        ends.append(problems.weights(model))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-14)
+
+
+def test_a_model_that_is_no_module():
+    [(x, y)] = batches(1)
+    for model, what in (
+        (lambda x: x, "a function, and must be an instance"),
+        (nn.Linear, "class Linear"),
+    ):
+        with pytest.raises(TypeError, match=what):
+            GradientOracle(model, x, y, loss_fn)
+
+
+def test_nothing_to_train():
+    model = seeded(plain_net).requires_grad_(False)
+    [(x, y)] = batches(1)
+    with pytest.raises(ValueError, match="no parameter of the optimizer requires a gradient"):
+        GradientOracle(model, x, y, loss_fn).grad(list(model.parameters()))
+
+
+@every_variant
+def test_sparse_gradients_are_made_dense(name):
+    ends = []
+    for sparse in (True, False):
+        model = seeded(
+            lambda s=sparse: nn.Sequential(
+                nn.EmbeddingBag(20, 6, sparse=s, mode="sum"), nn.Linear(6, 3)
+            )
+        )
+        variant = make(name, model)
+        words = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            x = torch.randint(20, (16, 4), generator=words)
+            variant.step(GradientOracle(model, x, x[:, 0] % 3, loss_fn))
+        ends.append(problems.weights(model))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-14)
 
 
 def test_impossible_batches():
