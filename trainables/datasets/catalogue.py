@@ -1,4 +1,4 @@
-"""All data sets there are: what is at hand, what is whole, and how the rest is to be had."""
+"""All known data sets: their state, their check, and how to get those that are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainables.datasets import (
 )
 from trainables.datasets.archive import ARCHIVES, missing
 from trainables.datasets.errors import DataError, WordError
-from trainables.datasets.paths import PathSet
+from trainables.datasets.paths import PathSet, is_current
 
 CORRUPTED = ("cifar10c", "cifar100c")
 _FETCHED = NAMES + CORRUPTED
@@ -27,9 +27,14 @@ _FETCHED = NAMES + CORRUPTED
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set. `state` is shipped, ready, missing or damaged; `size` is in bytes.
+    """A data set.
 
-    `where` is the folder it is or would be in; `note` says what it holds, or how to get it.
+    Attributes:
+        name: The name that a space gives it.
+        state: `shipped`, `ready`, `missing` or `damaged`.
+        size: The size in bytes.
+        where: The folder that it is in, or would be.
+        note: What it holds, or how to get it.
     """
 
     name: str
@@ -40,9 +45,18 @@ class Entry:
 
 
 def fetch(name: str, from_file: Path | None, image_size: int, say: store.Say) -> None:
-    """Makes a data set ready: downloads, checks and maps it, or maps the images of a folder.
+    """Download, check and map a data set, or map the images of a folder.
 
-    One that is ready and whole stays as it is. Raises DataError, and then leaves nothing behind.
+    A set that is ready and whole stays as it is. After an error nothing is left behind.
+
+    Args:
+        name: The data set's name.
+        from_file: The archive, if it need not be downloaded.
+        image_size: The side of a folder's decoded images; 0 keeps theirs.
+        say: Takes a sentence about the progress.
+
+    Raises:
+        DataError: The set cannot be downloaded, read or written.
     """
     name = full_name(name, _FETCHED)
     if name not in ARCHIVES:
@@ -63,7 +77,11 @@ def fetch(name: str, from_file: Path | None, image_size: int, say: store.Say) ->
 
 
 def check(name: str, image_size: int = 0) -> Entry:
-    """The data set, after a look at its every byte. Raises DataError where one is wrong."""
+    """Check every byte of a data set, and return its entry.
+
+    Raises:
+        DataError: The set is missing or damaged.
+    """
     name = full_name(name, _FETCHED)
     if name == "digits":
         held = len(digits.digits().parts["train"].labels)
@@ -84,7 +102,7 @@ def check(name: str, image_size: int = 0) -> Entry:
 
 
 def entries() -> Iterator[Entry]:
-    """Every known set, and every folder that was mapped, without a look at the images' bytes."""
+    """Yield every known set and every folder that was mapped; the images are not read."""
     yield check("digits")
     for name, archive in ARCHIVES.items():
         there = (store.root() / name).is_dir()
@@ -106,12 +124,12 @@ def entries() -> Iterator[Entry]:
 
 
 def checked_entries() -> Iterator[Entry]:
-    """What `entries` has of sets that are there, each byte looked at."""
+    """Yield the entries of all sets that are not missing, every byte checked."""
     yield from (checked(entry) for entry in entries() if entry.state != "missing")
 
 
 def checked(entry: Entry) -> Entry:
-    """The same entry after a look at every byte of its set: `ready` may become `damaged`."""
+    """Check every byte of the set, and return its entry: `ready` may become `damaged`."""
     if entry.state != "ready" or entry.name == "imagenet":
         return entry
     slug = Path(entry.where).name
@@ -122,15 +140,17 @@ def checked(entry: Entry) -> Entry:
 
 
 def _check_mapped(slug: str) -> Entry:
-    origin = store.verify(slug)["origin"]
-    entry = _mapped(slug)
+    about = store.verify(slug)
+    origin, entry = about["origin"], _mapped(slug)
     size = origin["image_size"]
     images = PathSet(entry.name, origin["form"], Path(origin["folder"]), size)
+    fetch_again = f"type: samtune data fetch {entry.name}"
+    fetch_again += f" --image-size {size}" if size else ""
+    if not is_current(about):
+        raise DataError(f"{entry.name} was mapped by another version of samtune; {fetch_again}")
     if origin["sha256"] != images.content():
-        option = f" --image-size {size}" if size else ""
         raise DataError(
-            f"the files of {entry.name} have changed since they were mapped; "
-            f"type: samtune data fetch {entry.name}{option}"
+            f"the files of {entry.name} have changed since they were mapped; {fetch_again}"
         )
     return entry
 

@@ -1,13 +1,18 @@
-"""Encoded images made uint8 tensors, all of one size.
+"""Encoded images decoded to uint8 tensors of one size.
 
-By Pillow: torchvision's own decoders are deprecated since its 0.29, and its data sets use Pillow.
+Pillow decodes them: torchvision's own decoders are deprecated since its 0.29, and its data sets
+use Pillow.
 """
 
 from __future__ import annotations
 
 import io
+import logging
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,19 +26,31 @@ from trainables.datasets.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-# So many images tell whether a set is grey, and what size its images have.
+# Changes whenever the same file is decoded to other pixels, so that old memory maps are made anew.
+VERSION = 2
+# So many images decide if a set is grey.
 _LOOKED_AT = 16
-_FORMATS = ("JPEG", "PNG", "WEBP")
+# Hugging Face's datasets stores images that are no PNG by their mode as TIFF.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 _GREY = {"1", "L", "LA"}
 _BILINEAR = 2
+_PILLOW = r"PIL\."
+
+# Pillow logs some errors before it raises them.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images as files hold them: `read(key)` gives the bytes of one, `where(key)` names it.
+    """Images as files hold them.
 
-    Decoded they are uint8 (C, H, W) of `shape`. With `resize` the shorter side is brought to that
-    size and the middle is cut out; without, an image of another size is an error.
+    Attributes:
+        read: Returns the bytes of the image with such a key.
+        where: Returns words that name the image with such a key.
+        keys: One key per image.
+        shape: The decoded shape (C, H, W).
+        resize: If true, the shorter side is brought to the size of `shape`, which is square, and
+            the middle is cut out. If false, an image of another size is an error.
     """
 
     read: Callable[[Any], bytes]
@@ -46,36 +63,43 @@ class Encoded:
         return len(self.keys)
 
     def image(self, index: int) -> Tensor:
-        """Image `index`, uint8 (C, H, W). Raises DataError, which names it, if it is bad."""
+        """Return image `index` as uint8 (C, H, W).
+
+        Raises:
+            DataError: The image is bad, or of another size; the message names it.
+        """
         channels, height, width = self.shape
         key = self.keys[index]
-        image = _opened(self.read(key), partial(self.where, key))
+        where = partial(self.where, key)
+        image = _opened(self.read(key), where)
         mode = "L" if channels == 1 else "RGB"
-        if image.size != (width, height) and not self.resize:
-            raise DataError(
-                f"{self.where(key)} is {image.height} x {image.width} pixels and the first image "
-                f"{height} x {width}; set task.image_size to bring them all to one size"
-            )
         if channels == 1 and image.mode not in _GREY:
             raise DataError(
-                f"{self.where(key)} is in colour ({image.mode}), and those that were looked at "
+                f"{where()} is in colour ({image.mode}), and those that were looked at "
                 "first are grey; save all of them in colour, or all in grey"
             )
-        try:
-            if image.size != (width, height):
+        with _named(where):
+            if self.resize and image.size != (width, height):
                 # JPEG can be decoded at a half, a quarter or an eighth in much less time.
                 image.draft(mode, (width, height))
+            _turn_upright(image)
+        if image.size != (width, height) and not self.resize:
+            raise DataError(
+                f"{where()} is {image.height} x {image.width} pixels and the first image "
+                f"{height} x {width}; set task.image_size to bring them all to one size"
+            )
+        with _named(where):
+            image = image if image.mode == mode else image.convert(mode)
+            if image.size != (width, height):
                 side = min(image.size)
                 left, top = (image.width - side) / 2, (image.height - side) / 2
                 box = (left, top, left + side, top + side)
-                image = image.convert(mode).resize((width, height), _BILINEAR, box)
-            pixels = np.array(image if image.mode == mode else image.convert(mode))
-        except Exception as error:
-            raise DataError(f"{self.where(key)} does not decode: {error}") from error
+                image = image.resize((width, height), _BILINEAR, box)
+            pixels = np.array(image)
         return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
 
     def images(self, chunk: int = 2048) -> Iterator[Tensor]:
-        """All images in order, `chunk` at a time: uint8 (B, C, H, W)."""
+        """Yield all images in order, `chunk` at a time, as uint8 (B, C, H, W)."""
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(self), chunk):
@@ -87,7 +111,7 @@ class Encoded:
                 yield out
 
     def fill(self, out: Tensor, rows: Iterable[int]) -> None:
-        """Decodes the images `rows` into `out`, uint8 (B, C, H, W)."""
+        """Decode the images `rows` into `out`, uint8 (B, C, H, W)."""
         for image, row in zip(out, rows, strict=True):
             image.copy_(self.image(row))
 
@@ -95,32 +119,75 @@ class Encoded:
 def encoded(
     read: Callable[[Any], bytes], where: Callable[[Any], str], keys: Sequence[Any], image_size: int
 ) -> Encoded:
-    """Finds out what the images decode to; `image_size` 0 keeps the size that they have.
+    """Return images with the shape that they decode to.
 
-    Raises DataError when there is none, or one that was looked at is bad.
+    Args:
+        read: Returns the bytes of the image with such a key.
+        where: Returns words that name the image with such a key.
+        keys: One key per image.
+        image_size: The side of the decoded images; 0 keeps the size of the first image.
+
+    Raises:
+        DataError: There is no image, or one of those that are looked at is bad.
     """
     if not keys:
         raise DataError("there is no image")
     looked_at = keys[:: max(1, len(keys) // _LOOKED_AT)]
     seen = [_opened(read(key), partial(where, key)) for key in looked_at]
     channels = 1 if all(image.mode in _GREY for image in seen) else 3
-    width, height = (image_size, image_size) if image_size else seen[0].size
+    width = height = image_size
+    if not image_size:
+        with _named(partial(where, keys[0])):
+            _turn_upright(seen[0])
+        width, height = seen[0].size
     return Encoded(read, where, keys, (channels, height, width), bool(image_size))
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Decode the image and apply its EXIF orientation, as Hugging Face's reader does."""
+    from PIL import ImageOps
+
+    image.load()
+    try:
+        image.getexif()
+    # EXIF data that cannot be read says nothing, and the image may be whole.
+    except Exception:
+        return
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 def _opened(raw: bytes, where: Callable[[], str]) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
-    try:
+    _silence_pillow()
+    with _named(where):
         if not raw:
             raise ValueError("it is empty")
-        image = Image.open(io.BytesIO(raw), formats=_FORMATS)
+        try:
+            image = Image.open(io.BytesIO(raw), formats=_FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(f"it is no {' or '.join(_FORMATS)}") from None
         if image.mode.startswith(("I", "F")):
-            raise ValueError(f"its values have more than 8 bits ({image.mode})")
-    except UnidentifiedImageError:
-        formats = " or ".join(_FORMATS)
-        raise DataError(f"{where()} does not decode: it is no {formats}") from None
+            raise ValueError(
+                f"its values have more than 8 bits ({image.mode}); scale them to 0 to 255"
+            )
+    return image
+
+
+@contextmanager
+def _named(where: Callable[[], str]) -> Iterator[None]:
+    """Turn an error in the block into a DataError that names the image."""
+    try:
+        yield
     # Pillow's readers fail in many ways, SyntaxError among them.
     except Exception as error:
         raise DataError(f"{where()} does not decode: {error}") from error
-    return image
+
+
+def _silence_pillow() -> None:
+    """Ignore Pillow's warnings, which do not name the file; bad images are errors that do.
+
+    Not by `warnings.catch_warnings`, which is not safe in threads.
+    """
+    if ("ignore", None, Warning, re.compile(_PILLOW), 0) not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW)

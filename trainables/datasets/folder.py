@@ -1,4 +1,4 @@
-"""Any folder of images: ImageNet's layout, TinyImageNet's, or one folder a class."""
+"""Folders of images: ImageNet's layout, TinyImageNet's, or one folder per class."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ from trainables.datasets.layout import laid_out
 
 
 class Folder:
-    """The images that lie in `folder`; any of them can be read at any time."""
+    """The images in a folder.
+
+    Attributes:
+        labels: The labels of each split.
+        class_names: The name of each label.
+        random_access: True: images can be read in any order.
+    """
 
     random_access = True
 
     def __init__(self, folder: Path, files: list[str]) -> None:
+        """Find the split and the class of each file.
+
+        Raises:
+            DataError: The files have no known layout.
+        """
         self.folder, self.files = folder, files
         try:
             parts, self.class_names = laid_out(files, lambda file: (folder / file).read_bytes())
@@ -28,10 +39,12 @@ class Folder:
         }
 
     def read(self, part: str, row: int) -> bytes:
+        """Return the bytes of the image in a row of a split."""
         try:
             return (self.folder / self.names[part][row]).read_bytes()
         except OSError as error:
             raise DataError(f"{self.where(part, row)} cannot be read: {error}") from error
 
     def where(self, part: str, row: int) -> str:
+        """Return the path of the image."""
         return str(self.folder / self.names[part][row])

@@ -12,6 +12,8 @@ from trainables.datasets.errors import DataError
 from trainables.datasets.split_names import is_split, split_of, splits_of
 from trainables.deal import Rows, deal
 
+# Changes whenever the same paths are of other splits or classes, as in decode.py.
+VERSION = 2
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 # Images of these kinds are refused: a class must not lose images without a word.
 UNREAD = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm")

@@ -10,41 +10,50 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from trainables.datasets import store
+from trainables.datasets import decode, layout, store
 from trainables.datasets.decode import Encoded, encoded
 from trainables.datasets.errors import DataError
 from trainables.datasets.layout import ANNOTATIONS, SUFFIXES, UNREAD, with_test
 from trainables.datasets.source import Part, Source
 from trainables.deal import Rows
 
-# A trial maps a set of its own accord up to this size, in bytes: a minute on two cores.
+# A trial maps a set up to this size in bytes without being asked: a minute on two cores.
 MAPPED = 2 << 30
-# So many images tell mean and standard deviation of a set that is not mapped.
+# A set that is not mapped has its mean and standard deviation from so many images.
 _LOOKED_AT = 1024
+# Memory maps of other versions are made anew.
+_READER = f"{layout.VERSION}.{decode.VERSION}"
 
 
 class Found(Protocol):
-    """What a folder holds; `read` and `where` take a part and a row of its labels."""
+    """The images that a folder holds."""
 
     labels: dict[str, Rows]
     class_names: list[str]
     random_access: bool
 
-    def read(self, part: str, row: int) -> bytes: ...
+    def read(self, part: str, row: int) -> bytes:
+        """Return the bytes of the image in a row of a split."""
 
-    def where(self, part: str, row: int) -> str: ...
+    def where(self, part: str, row: int) -> str:
+        """Return words that name the image."""
 
 
 @dataclass(frozen=True)
 class PathSet:
-    """The images in `folder`, and where their memory maps are or will be.
+    """The images in a folder, and the place of their memory maps.
 
-    `labels` names the column of a Parquet file's labels; "" is the first that is known.
+    Attributes:
+        name: The name that a space gives the set.
+        form: `folder` or `parquet`.
+        folder: The folder of the images.
+        image_size: The side of the decoded images; 0 keeps theirs.
+        labels: The label column of Parquet files; "" for the first that is known.
     """
 
     name: str
@@ -55,21 +64,24 @@ class PathSet:
 
     @property
     def slug(self) -> str:
+        """Return the name of the folder of the memory maps."""
         column = f"#{self.labels}" if self.labels else ""
         words = f"{self.form}:{self.folder}{column} {self.image_size}"
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", self.folder.name)[:40]
         return f"{self.form}-{stem}-{hashlib.sha256(_bytes(words)).hexdigest()[:12]}"
 
     def source(self) -> Source:
-        """The set mapped, or streamed where it is large and `fetch` has not mapped it.
+        """Return the set: mapped, or streamed if it is large and `fetch` has not mapped it.
 
-        Raises DataError for images that are missing, bad, or too many to be streamed.
+        Raises:
+            DataError: Images are missing or bad, or a Parquet set is too large to be streamed.
         """
         files = self._files()
         about = store.manifest(self.slug)
-        source = store.opened(self.slug) if about is not None else None
-        if source is not None and about is not None and about["origin"]["mark"] == _mark(files):
-            return source
+        if about is not None and is_current(about) and about["origin"]["mark"] == _mark(files):
+            source = store.opened(self.slug)
+            if source is not None:
+                return source
         found = self._found(list(files))
         parts = self._parts(found)
         needed = sum(np.prod(images.shape) * len(images) for images, _ in parts.values())
@@ -86,7 +98,7 @@ class PathSet:
         return self._streamed(parts, found.class_names, _mark(sizes))
 
     def fetch(self, say: store.Say = lambda _: None) -> Source:
-        """Maps the set, unless that is done; one process does it while the others wait."""
+        """Map the set unless that is done, and return it; one process maps, the others wait."""
         with store.locked(self.slug, say):
             files = self._files()
             source = self._mapped(files)
@@ -106,6 +118,7 @@ class PathSet:
                     "folder": str(self.folder),
                     "image_size": self.image_size,
                     "mark": _mark(files),
+                    "reader": _READER,
                     "sha256": self.content(files),
                 }
                 with store.workspace(self.slug) as folder:
@@ -115,7 +128,7 @@ class PathSet:
         return source
 
     def content(self, files: Iterable[str] | None = None) -> str:
-        """SHA-256 of the names and bytes of all files."""
+        """Return the SHA-256 of the names and bytes of all files."""
         every = hashlib.sha256()
         for file in self._files() if files is None else files:
             try:
@@ -127,9 +140,9 @@ class PathSet:
         return every.hexdigest()
 
     def _mapped(self, files: Mapping[str, str]) -> Source | None:
-        """The maps, if they are of these files: equal sizes and times, or else equal bytes."""
+        """Return the mapped set if it is of these files: of equal sizes and times, or bytes."""
         about = store.manifest(self.slug)
-        if about is None:
+        if about is None or not is_current(about):
             return None
         origin, mark = about["origin"], _mark(files)
         if origin["mark"] != mark:
@@ -139,7 +152,7 @@ class PathSet:
         return store.opened(self.slug)
 
     def _files(self) -> dict[str, str]:
-        """The files that count, in order, each with its size and time."""
+        """Return the files that count, in order, each with its size and time."""
         if not self.folder.is_dir():
             raise DataError(f"{self.name} is not there: {self.folder} is no folder")
         endings = (".parquet",) if self.form == "parquet" else (*SUFFIXES, ANNOTATIONS)
@@ -177,14 +190,14 @@ class PathSet:
         return Folder(self.folder, files)
 
     def _parts(self, found: Found) -> dict[str, tuple[Encoded, Rows]]:
-        """Images and labels of training, test and perhaps validation, decoded to one shape."""
+        """Return images and labels of training, test and perhaps validation, of one shape."""
         store.check(self.name, found.labels, found.class_names)
         parts: dict[str, tuple[Encoded, Rows]] = {}
         for part, (held, rows) in with_test(self.name, found.labels).items():
             read, where = partial(found.read, held), partial(found.where, held)
             images = encoded(read, where, rows.tolist(), self.image_size)
             parts[part] = images, found.labels[held][rows]
-        # Grey images beside a part in colour are made coloured.
+        # Grey images beside a split in colour are decoded to colour.
         channels = max(images.shape[0] for images, _ in parts.values())
         parts = {
             part: (dataclasses.replace(images, shape=(channels, *images.shape[1:])), labels)
@@ -215,18 +228,23 @@ class PathSet:
         )
 
 
+def is_current(about: Mapping[str, Any]) -> bool:
+    """Return True if a manifest is of memory maps that this version would make again."""
+    return bool(about["origin"].get("reader") == _READER)
+
+
 def _mark(files: Mapping[str, str]) -> str:
     lines = [f"{about} {file}\n" for file, about in files.items()]
     return hashlib.sha256(_bytes("".join(lines))).hexdigest()
 
 
 def _bytes(words: str) -> bytes:
-    """Of names too that are no UTF-8 on the disk."""
+    """Encode words with file names in them, which need not be UTF-8 on the disk."""
     return words.encode(errors="surrogateescape")
 
 
 def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every folder in `top` that is not hidden, each with its files, links followed."""
+    """Yield every folder in `top` that is not hidden with its files; links are followed."""
 
     def refuse(error: OSError) -> None:
         raise _unreadable(error) from error

@@ -1,7 +1,8 @@
-"""Data sets on disk: memory maps that are whole or absent, each with a manifest of its hashes.
+"""Data sets on disk: memory maps that are whole or absent, with a manifest of their hashes.
 
 A set is a folder in `root()` with `<part>-images.npy` (uint8, N x C x H x W), `<part>-labels.npy`
-(int64) and `manifest.json`. It is written beside its place and renamed, by whoever holds its lock.
+(int64) and `manifest.json`. The process that holds its lock writes it beside its place and then
+renames it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pixels:
-    """A part to write: uint8 `chunks` (B, C, H, W) that together have `shape` (N, C, H, W)."""
+    """A split to write.
+
+    Attributes:
+        shape: The shape of all images together, (N, C, H, W).
+        chunks: The images in order, uint8 of shape (B, C, H, W).
+        labels: Their labels, of shape (N,).
+    """
 
     shape: tuple[int, int, int, int]
     chunks: Iterable[NDArray[np.uint8]]
@@ -43,11 +50,12 @@ class Pixels:
 
     @property
     def nbytes(self) -> int:
+        """Return the size of the images in bytes."""
         return int(np.prod(self.shape))
 
 
 def root() -> Path:
-    """Where data sets are kept: SAMTUNE_DATA_ROOT, else samtune/data in the user's cache."""
+    """Return the folder of all data sets: SAMTUNE_DATA_ROOT, else samtune/data in the cache."""
     if named := os.environ.get("SAMTUNE_DATA_ROOT"):
         return Path(named).expanduser().absolute()
     mac = Path.home() / "Library/Caches"
@@ -56,9 +64,10 @@ def root() -> Path:
 
 
 def manifest(slug: str) -> dict[str, Any] | None:
-    """What is known of the set in folder `slug`; None where there is none.
+    """Return the manifest of the set in folder `slug`; None if there is none.
 
-    Raises DataError for one that cannot be read.
+    Raises:
+        DataError: The manifest cannot be read.
     """
     path = root() / slug / _MANIFEST
     try:
@@ -73,10 +82,13 @@ def manifest(slug: str) -> dict[str, Any] | None:
 
 
 def opened(slug: str) -> Source | None:
-    """The set in folder `slug`, its images memory-mapped; None where there is none.
+    """Return the set in folder `slug` with memory-mapped images; None if there is none.
 
-    All processes of a machine share the pages, and what one writes into them stays its own. Only
-    sizes and labels are checked here, see `verify`. Raises DataError for a damaged set.
+    All processes of a machine share the pages; what a process writes into them is its own. Only
+    sizes and labels are checked here, see `verify`.
+
+    Raises:
+        DataError: The set is damaged.
     """
     found = manifest(slug)
     if found is None:
@@ -102,9 +114,10 @@ def opened(slug: str) -> Source | None:
 
 
 def verify(slug: str) -> dict[str, Any]:
-    """The manifest of a set whose every byte is as it was written.
+    """Check every byte of a set, and return its manifest.
 
-    Raises DataError that names the file which is not, or the set which is missing.
+    Raises:
+        DataError: The set is missing, or a file has changed; the message names it.
     """
     source, found = opened(slug), manifest(slug)
     if source is None or found is None:
@@ -116,19 +129,19 @@ def verify(slug: str) -> dict[str, Any]:
     for part, counts in found["counts"].items():
         labels = source.parts[part].labels
         if np.bincount(labels, minlength=len(source.class_names)).tolist() != counts:
-            raise DataError(f"{part} of {slug} has not the images a class that it should have")
+            raise DataError(f"{part} of {slug} has other counts per class than it should have")
     return found
 
 
 def keep(path: Path, raw: bytes) -> None:
-    """Puts a file into a `workspace` as it is."""
-    with _told():
+    """Write a file into a `workspace`."""
+    with _readable_errors():
         path.write_bytes(raw)
 
 
 def write_sums(folder: Path) -> None:
-    """Seals a `workspace` of files that are kept as they came: SHA256SUMS, all on disk."""
-    with _told():
+    """Write the SHA256SUMS of all files in a `workspace`, and sync them to disk."""
+    with _readable_errors():
         files = sorted(path for path in folder.iterdir() if path.is_file())
         for path in files:
             _sync(path)
@@ -137,7 +150,11 @@ def write_sums(folder: Path) -> None:
 
 
 def verify_sums(slug: str) -> int:
-    """How many files there are, each as it came. Raises DataError that names one which is not."""
+    """Check the files against their SHA256SUMS, and return how many there are.
+
+    Raises:
+        DataError: A file is missing or has changed; the message names it.
+    """
     folder = root() / slug
     try:
         lines = (folder / _SUMS).read_text().splitlines()
@@ -153,7 +170,7 @@ def verify_sums(slug: str) -> int:
 
 
 def remember(slug: str, origin: Mapping[str, Any]) -> None:
-    """Changes what the manifest says of the files that the set was made of; under its lock."""
+    """Replace the origin in a manifest; the caller holds the set's lock."""
     path = root() / slug / _MANIFEST
     found = {**json.loads(path.read_text()), "origin": dict(origin)}
     beside = path.with_suffix(".unfinished")
@@ -163,15 +180,15 @@ def remember(slug: str, origin: Mapping[str, Any]) -> None:
 
 @contextmanager
 def locked(slug: str, say: Say = lambda _: None) -> Iterator[None]:
-    """One process at a time makes the set; the others wait here, and then find it made."""
+    """Hold the set's lock: one process makes the set, and the others wait here for it."""
     folder = root()
-    with _told():
+    with _readable_errors():
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f".{slug}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"another process is at {slug}; waiting for it")
+            say(f"another process makes {slug}; waiting for it")
             lock.acquire()
     try:
         yield
@@ -181,21 +198,23 @@ def locked(slug: str, say: Say = lambda _: None) -> Iterator[None]:
 
 @contextmanager
 def workspace(slug: str) -> Iterator[Path]:
-    """An empty folder that becomes the set's, unless the block fails; then nothing is left.
+    """Yield an empty folder that replaces the set's at the end; if the block fails, remove it.
 
-    To be had under the set's lock only. Raises DataError when what lies in the set's place is not
-    samtune's, to be replaced.
+    The caller holds the set's lock.
+
+    Raises:
+        DataError: The set's place holds a folder that samtune did not make.
     """
     target, folder = root() / slug, root() / f".unfinished-{slug}"
     if target.exists() and not any((target / name).exists() for name in (_MANIFEST, _SUMS)):
         raise DataError(f"{target} was not made by samtune; move it to another place")
-    with _told():
-        # Of a process that was killed: nobody else can be here.
+    with _readable_errors():
+        # Left by a process that was killed: the lock keeps all others out.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     try:
         yield folder
-        with _told():
+        with _readable_errors():
             _sync(folder)
             if target.exists():
                 target.rename(folder / "old")
@@ -213,9 +232,10 @@ def write(
     class_names: Sequence[str],
     origin: Mapping[str, Any],
 ) -> None:
-    """Writes a set and its manifest into a `workspace`.
+    """Write a set and its manifest into a `workspace`.
 
-    Raises DataError for an empty part, a label out of range, a single class, or a full disk.
+    Raises:
+        DataError: A split is empty, the labels are wrong (see `check`), or the disk is full.
     """
     check(name, {part: pixels.labels for part, pixels in parts.items()}, class_names)
     needed = sum(part.nbytes for part in parts.values())
@@ -227,7 +247,7 @@ def write(
         )
     files: dict[str, dict[str, Any]] = {}
     histograms = {}
-    with _told():
+    with _readable_errors():
         for part, pixels in parts.items():
             images, labels = (folder / file for file in _files(part))
             histograms[part] = _write_images(images, pixels)
@@ -258,7 +278,12 @@ def write(
 
 
 def check(name: str, parts: Mapping[str, Labels], class_names: Sequence[str]) -> None:
-    """Raises DataError for an empty part, a label out of range, or a single class."""
+    """Check the labels of all splits.
+
+    Raises:
+        DataError: A split is empty, a label is out of range, all training images are of one class,
+            or a class has no training image but others.
+    """
     for part, labels in parts.items():
         if not len(labels):
             raise DataError(f"the {part} split of {name} is empty")
@@ -268,14 +293,24 @@ def check(name: str, parts: Mapping[str, Labels], class_names: Sequence[str]) ->
                 f"image {outside[0]} of the {part} split of {name} has label "
                 f"{labels[outside[0]]}, and labels go from 0 to {len(class_names) - 1}"
             )
-    if len(np.unique(parts["train"])) < 2:
-        raise DataError(f"all training images of {name} are of one class; two are needed")
+    trained = np.unique(parts["train"])
+    if len(trained) < 2:
+        raise DataError(
+            f"all training images of {name} are of one class, {class_names[trained[0]]!r}; two "
+            "are needed"
+        )
+    for part, labels in parts.items():
+        for label in np.setdiff1d(labels, trained)[:1]:
+            raise DataError(
+                f"class {class_names[label]!r} of {name} has no training image, and "
+                f"{np.sum(labels == label)} in the {part} split; leave them out, or add some"
+            )
 
 
 def _write_images(path: Path, pixels: Pixels) -> NDArray[np.int64]:
-    """Writes the images and counts the values of each channel, (C, 256).
+    """Write the images and return the counts of the values of each channel, (C, 256).
 
-    By plain writes: a disk that fills up under a memory map ends the process.
+    Not through a memory map: a disk that fills up under one ends the process.
     """
     counts = np.zeros((pixels.shape[1], 256), dtype=np.int64)
     header = {"descr": "|u1", "fortran_order": False, "shape": pixels.shape}
@@ -291,13 +326,13 @@ def _write_images(path: Path, pixels: Pixels) -> NDArray[np.int64]:
 
 
 def levels(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each channel of images (B, C, H, W) has each value: (C, 256)."""
+    """Count how often each channel of images (B, C, H, W) has each value: (C, 256)."""
     channels = images.swapaxes(0, 1).reshape(images.shape[1], -1)
     return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 
 
 def statistics(counts: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, from its `levels`."""
+    """Return the mean and the standard deviation of each channel, from its `levels`."""
     total = counts.sum(axis=1)
     mean = counts @ _LEVELS / total
     variance = (counts * (_LEVELS - mean[:, None]) ** 2).sum(axis=1) / (total - 1)
@@ -331,8 +366,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turns what the disk refuses into a sentence."""
+def _readable_errors() -> Iterator[None]:
+    """Turn an error of the disk into a DataError."""
     try:
         yield
     except OSError as error:
