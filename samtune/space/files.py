@@ -202,6 +202,18 @@ def on_setting(root: Node, setting: Node) -> Node:
     return merge(root, Node(kept, root.mark, root.key))
 
 
+def without_shipped_noise(root: Node) -> Node:
+    """Remove the label noise that common.yaml gives its digits if the task names other data."""
+    shared = _shown(shipped_folder() / f"{SHARED}.yaml")
+    task = _entries(_entries(root).get("task", root))
+    noise, dataset = task.get("label_noise"), task.get("dataset")
+    if noise is None or dataset is None or dataset.value == "digits":
+        return root
+    if noise.mark.source != shared:
+        return root
+    return _replaced(root, ["task", "label_noise"], noise, remove=True)
+
+
 def _changes_shape(below: Node, above: Node) -> bool:
     # {default: 0} alone says nothing of the shape, and adds to whichever is there.
     says = {"choice", "grid", "min", "max"} & set(_entries(above))

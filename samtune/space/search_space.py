@@ -17,7 +17,15 @@ from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space.conditions import Conditions
 from samtune.space.errors import SpaceError, read_document, space_error
-from samtune.space.files import find, on_setting, override, parse, read, shipped
+from samtune.space.files import (
+    find,
+    on_setting,
+    override,
+    parse,
+    read,
+    shipped,
+    without_shipped_noise,
+)
 from samtune.space.frozen import dump
 from samtune.space.knobs import (
     Choice,
@@ -109,6 +117,7 @@ class SearchSpace:
         if on is not None:
             root = on_setting(root, read(find(on).path))
         root, problems = override(root, overrides, _settable)
+        root = without_shipped_noise(root)
         space = _Builder(root, problems, frozen=False).space(found.name)
         # The dataclass is frozen for its users; here it is not yet handed out.
         object.__setattr__(space, "path", found.path)
