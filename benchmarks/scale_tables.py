@@ -16,6 +16,7 @@ import math
 import multiprocessing
 import os
 import random
+import sqlite3
 import sys
 import tempfile
 import time
@@ -69,8 +70,14 @@ def make_run(runs: Path, name: str, trials: int, epochs: int, repeats: int = 5) 
             db.executemany(
                 "INSERT INTO decisions VALUES (?, ?, ?, ?, ?)", _decisions(trials, total, epochs)
             )
+            db.executemany("INSERT INTO metrics VALUES (?)", _names(db))
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return record.folder
+
+
+def _names(db: sqlite3.Connection) -> list[tuple[str]]:
+    (metrics,) = db.execute("SELECT metrics FROM reports LIMIT 1").fetchone()
+    return [(name,) for name in json.loads(metrics)]
 
 
 def _attempts(trial: int) -> int:

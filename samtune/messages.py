@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def nearest(word: object, known: Iterable[object], label: str = "known") -> str:
@@ -37,13 +37,21 @@ def unit(kind: str) -> str:
     return {"compute": "see", "epochs": "epochs", "seconds": "s"}[kind]
 
 
-def knob_list(knobs: object) -> str:
-    """`lr=0.05 rho=0.5`"""
-    assert hasattr(knobs, "items")
-    return " ".join(
+def knob_list(knobs: Mapping[str, object], most: int | None = 160) -> str:
+    """Return `lr=0.05 rho=0.5`, cut after about `most` characters: `lr=0.05 ... (299 more)`."""
+    words = [
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in knobs.items()
-    )
+    ]
+    if most is None:
+        return " ".join(words)
+    words = [word if len(word) <= most else f"{word[: most - 3]}..." for word in words]
+    shown, length = 0, 0
+    while shown < len(words) and length + len(words[shown]) <= most:
+        length += len(words[shown]) + 1
+        shown += 1
+    rest = len(words) - shown
+    return " ".join([*words[:shown], *([f"... ({rest} more)"] if rest else [])])
 
 
 def clock(seconds: float) -> str:

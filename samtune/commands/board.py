@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,30 +16,62 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from samtune.record.reader import Reader
+
+
+def write_tables(record: Reader, folder: Path | None = None) -> tuple[list[Path], pd.DataFrame]:
+    """Write a run's tables and its leaderboard.
+
+    Args:
+        record: the run.
+        folder: where to; the run's own folder by default.
+
+    Returns:
+        The paths of all four files, and the leaderboard.
+    """
+    from analysis.leaderboard import leaderboard, save
+    from samtune.record.export import export
+
+    folder = record.folder if folder is None else folder
+    written = export(record, folder)
+    board = leaderboard([folder])
+    path = folder / "leaderboard.parquet"
+    save(board, path, [folder])
+    return [*written, path], board
+
 
 def print_board(board: pd.DataFrame, form: str) -> None:
-    from analysis import leaderboard as lb
+    """Print a leaderboard as a table, as Markdown (`md`), CSV or JSON."""
+    from analysis import board as text
 
     match form:
         case "json":
-            click.echo(json.dumps({"schema": "leaderboard/1", "rows": lb.records(board)}))
+            click.echo(json.dumps({"schema": "leaderboard/1", "rows": text.records(board)}))
         case "csv":
-            click.echo(lb.csv(board), nl=False)
+            click.echo(text.csv(board), nl=False)
         case "md":
-            click.echo(lb.markdown(board))
+            click.echo("\n\n".join(_markdown(*each) for each in text.questions(board)))
         case _:
-            for question, rows in lb.questions(board):
+            for question, rows in text.questions(board):
                 _print_question(question, rows)
 
 
+def _markdown(question: str, board: pd.DataFrame) -> str:
+    from analysis import board as text
+
+    winners = text.winners(board)
+    rows = [[*row, knobs] for row, knobs in zip(text.cells(board), winners, strict=True)]
+    return f"{question}\n\n{markdown_table([*text.headings(board), 'winning knobs'], rows)}"
+
+
 def _print_question(question: str, board: pd.DataFrame) -> None:
-    """One table and its winners."""
-    from analysis import leaderboard as lb
+    """Print one table and its winners."""
+    from analysis import board as text
 
     click.echo(question)
-    print_table(lb.HEADINGS, lb.cells(board))
+    print_table(text.headings(board), text.cells(board))
     for name, sha, knobs in zip(
-        board["space"], board["config_sha"], lb.winners(board), strict=True
+        board["space"], board["config_sha"], text.winners(board), strict=True
     ):
         won = f"{name} won with {knobs or 'its only configuration'}"
         click.echo(won if sha else f"{name}: no trial was completed")

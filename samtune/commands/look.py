@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from samtune.commands.board import console_for, print_board
+from samtune.commands.board import console_for, print_board, write_tables
 from samtune.commands.options import format_option, json_option, runs_option
 
 _TICK_S = 2.0
@@ -117,21 +117,19 @@ def leaderboard(
     """Compare the confirmed winners of one or several runs."""
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
-    from samtune.record.export import export
     from samtune.record.folder import RunError
     from samtune.record.record import Record
 
     folders = []
     for name in dict.fromkeys(names):
         with Record.open(runs, name, read_only=True) as record:
-            export(record)
-            save(compare([record.folder]), record.folder / "leaderboard.parquet")
+            write_tables(record)
             folders.append(record.folder)
     board = compare(folders)
     if output is not None:
         if not output.absolute().parent.is_dir():
             raise RunError(f"{output.absolute().parent} is no folder; make it first", exit_code=5)
-        save(board, output)
+        save(board, output, folders)
     print_board(board, "json" if as_json else form)
 
 
@@ -158,9 +156,6 @@ def export_tables(
 
     With --optuna, also write one Optuna study per space.
     """
-    from analysis.leaderboard import leaderboard as compare
-    from analysis.leaderboard import save
-    from samtune.record.export import export
     from samtune.record.folder import RunError
     from samtune.record.record import Record
 
@@ -168,9 +163,7 @@ def export_tables(
         folder = record.folder if output is None else output
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            written = export(record, folder)
-            save(compare([folder]), folder / "leaderboard.parquet")
-            written.append(folder / "leaderboard.parquet")
+            written, _ = write_tables(record, folder)
             if journal is not None:
                 from samtune.search.journal import write_journal
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from samtune.commands.board import console_for, print_board
+from samtune.commands.board import console_for, print_board, write_tables
 from samtune.commands.options import Launch
 
 if TYPE_CHECKING:
@@ -135,13 +135,7 @@ def _on_record(name: str) -> str:
 
 def finish(record: Record, code: int, as_json: bool) -> None:
     """Exports, prints the leaderboard, tells where the files lie, and exits."""
-    from analysis.leaderboard import leaderboard as compare
-    from analysis.leaderboard import save
-    from samtune.record.export import export
-
-    export(record)
-    board = compare([record.folder])
-    save(board, record.folder / "leaderboard.parquet")
+    _, board = write_tables(record)
     print_board(board, "json" if as_json else "table")
     if code in {1, 3}:
         for reason in list(dict.fromkeys(t.reason for t in record.trials(states={"error"})))[:3]:

@@ -118,8 +118,8 @@ def _print_trial(trial: dict[str, Any]) -> None:
     state = f"{trial['state']} ({trial['reason']})" if trial["reason"] else trial["state"]
     click.echo(f"{trial['run']}, {trial['space']}:{trial['trial']}: {state}")
     click.echo(f"  {trial['variant']} on {trial['base']}, {trial['origin']}")
-    click.echo(f"  knobs     {knob_list(trial['knobs'])}")
-    click.echo(f"  task      {knob_list(trial['task'])}")
+    click.echo(f"  knobs     {knob_list(trial['knobs'], most=None)}")
+    click.echo(f"  task      {knob_list(trial['task'], most=None)}")
     click.echo(f"  seeds     {knob_list(trial['seeds'])}")
     budget, curve = trial["budget"], trial["curve"]
     used = curve[-1]["used"] if curve else 0.0

@@ -18,7 +18,7 @@ from samtune.record.folder import RunError
 from samtune.record.provenance import git_commit, versions
 from samtune.record.rows import SCHEMA
 
-FORMAT = 2
+FORMAT = 3
 
 
 def create(

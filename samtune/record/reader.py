@@ -154,6 +154,10 @@ class Reader:
         where, values = _where(trial=trial)
         return self._db.execute(f"SELECT * FROM events {where} ORDER BY seq", values).fetchall()
 
+    def metrics(self) -> list[str]:
+        """Return the names of all metrics that were reported, the earliest first."""
+        return [name for (name,) in self.query("SELECT name FROM metrics ORDER BY rowid")]
+
     # Questions
 
     def last_event(self, kinds: Collection[str]) -> sqlite3.Row | None:

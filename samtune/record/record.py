@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 class Record(Reader):
     """A run's record, open for writing. Only the holder of its lock may write trials."""
 
+    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+        """Take an open connection to the `sweep.db` in `folder`."""
+        super().__init__(folder, connection)
+        # The metrics whose names this process has stored.
+        self._metrics: set[str] = set()
+
     @classmethod
     def create(
         cls,
@@ -211,6 +217,11 @@ class Record(Reader):
                     " WHERE trial = ? AND attempt = ?",
                     (now(), trial, attempt),
                 )
+            self._db.executemany(
+                "INSERT OR IGNORE INTO metrics VALUES (?)",
+                [(name,) for name in report["metrics"] if name not in self._metrics],
+            )
+        self._metrics |= report["metrics"].keys()
         assert seq is not None
         return seq
 

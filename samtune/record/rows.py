@@ -36,6 +36,7 @@ CREATE TABLE decisions (
     seq INTEGER PRIMARY KEY REFERENCES reports, decision TEXT NOT NULL,
     rung INTEGER, milestone REAL, cutoff REAL);
 CREATE INDEX judged ON decisions (rung) WHERE rung IS NOT NULL;
+CREATE TABLE metrics (name TEXT PRIMARY KEY);
 CREATE TABLE openings (
     permit TEXT PRIMARY KEY, trial INTEGER NOT NULL REFERENCES trials, attempt INTEGER NOT NULL,
     who TEXT NOT NULL, config_sha TEXT NOT NULL, granted_at REAL NOT NULL, used_at REAL);

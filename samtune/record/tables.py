@@ -1,13 +1,13 @@
-"""The Parquet tables of a run: their columns, and writing and reading them whole or not at all.
+"""The Parquet tables of a run: their columns, and how they are written and read.
 
-Columns that end in `!` are never null. Times are UTC, durations in seconds from a monotonic
-clock, accuracies shares of 1, `see` SGD-epoch equivalents: one plain epoch over the training
-split is 1. Readers accept extra columns and refuse a higher major version of a schema.
+Columns that end in `!` are never null. Float columns hold no NaN and no infinity: a value that was
+not measured, or has diverged, is null. Times are UTC; durations are seconds of a monotonic clock;
+accuracies are shares of 1; `see` is SGD-epoch equivalents: one plain epoch over the training split
+is 1. Readers accept extra columns and refuse a higher version of a table.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,56 +24,53 @@ VERSIONS = {"trials": 1, "curves": 1, "repeats": 1, "leaderboard": 1}
 
 _TASK = """
     variant! string, base_optimizer! string, dataset! string, model! string,
-    label_noise! float64, augment! string, task! string
+    label_noise float64, augment! string, task! string
 """
 
-_SHARPNESS = """
-    sharp_lambda_max float64, sharp_trace float64, sharp_worst_rho float64,
-    sharp_worst_adaptive float64, sharp_batchsize float64
-"""
-
+# Beside these, trials, curves and repeats have a column per metric that a trainable reported, and
+# trials one per knob. The leaderboard has the statistics of each metric that a run searched by.
 COLUMNS = {
     "trials": f"""
     run! string, study! int16, space! string, trial! int32, trial_key! string, {_TASK},
     n_train int32, n_val int32, n_params int64, stage! string,
-    search_alg! string, scheduler! string, knobs_searched! string,
+    search_alg! string, scheduler! string, knobs_searched! string, metric string, mode string,
     config_json! string, config_sha! string, origin! string,
-    seed_init! int64, seed_order! int64, seed_split! int64, seed_sampler! int64,
+    seed_init! int64, seed_order! int64, seed_split! int64,
     budget_kind! string, budget_max! float64, horizon_steps int64,
     state! string, state_reason string, rung_reached int8, rung_value float64,
-    epochs_done! int32, steps_done! int64, see! float64, fwd_samples! int64, bwd_samples! int64,
+    epochs_done! int64, steps_done! int64, see! float64, fwd_samples! int64, bwd_samples! int64,
     train_s! float64, eval_s! float64, data_s! float64, wall_s! float64,
     peak_rss_mb float64, peak_gpu_mb float64, device string, threads int16,
     precision string, compiled bool, channels_last bool, hostname_hash string,
     val_acc float64, val_loss float64, train_acc float64, train_loss float64,
-    best_val_acc float64, best_epoch int32, gen_gap float64, {_SHARPNESS},
+    best_val_acc float64, best_epoch int64,
     attempts! int16, epochs_repeated! int32, ckpt_sha256 string, deterministic bool,
     started_at! timestamp, ended_at timestamp,
     samtune_version! string, torch_version string, git_commit string
     """,
     "curves": """
-    run! string, trial_key! string, stage! string, attempt! int16, epoch! int32, step int64,
+    run! string, trial_key! string, stage! string, attempt! int16, epoch! int64, step int64,
     see float64, used! float64, train_s float64, lr float64, rho float64,
     train_loss float64, train_acc float64, val_loss float64, val_acc float64,
-    grad_norm float64, perturb_norm float64, sam_loss_gap float64, cos_grads float64,
     rung int8, decision string, rung_cutoff float64, superseded! bool, reported_at! timestamp
     """,
     "repeats": f"""
-    run! string, study! int16, space! string, {_TASK},
+    run! string, study! int16, space! string, trial_key string, {_TASK},
     budget_kind! string, budget_max! float64, source_trial_key! string, config_sha! string,
     rank_in_search! int16, seed_bundle! int32, test_openings! int16,
-    val_acc float64, val_loss float64,
+    metric string, mode string, val_acc float64, val_loss float64,
     test_acc float64, test_loss float64, test_nll float64, test_ece float64,
-    n_test int32, test_correct int32, see float64, train_s float64, {_SHARPNESS},
+    n_test int64, test_correct int64, see float64, train_s float64,
     ckpt_sha256 string, state! string
     """,
     "leaderboard": """
     rank int16, run! string, space! string, variant! string, base_optimizer! string,
-    dataset! string, label_noise! float64,
+    dataset! string, label_noise float64,
     model! string, augment! string, task! string, budget_kind! string, budget_max! float64,
+    metric! string, mode! string, test_metric! string,
     search_see! float64, n_knobs! int16, knobs_searched! string,
     search_alg! string, scheduler! string, config_json! string, config_sha! string,
-    studies! int16, trials! int32,
+    trials! int32,
     trials_completed! int32, trials_pruned! int32, trials_diverged! int32, trials_error! int32,
     trials_cancelled! int32, search_wall_s float64,
     best_val_acc float64, median_val_acc float64, default_val_acc float64, tuning_gain float64,
@@ -86,19 +83,23 @@ COLUMNS = {
 }
 
 
-# Page checksums guard the values only. This one guards the names, types and counts around them
-# too; it is of the file with these words in its place.
-_KEY = b"samtune.sha256"
-_BLANK = b"the SHA-256 of the file with these words in place of the digest:"
-
-
 class TableError(SamtuneError):
     """A Parquet file that is missing, damaged, or of a version this samtune cannot read."""
 
 
-def schema(table: str, knobs: Mapping[str, Iterable[Any]] | None = None) -> pa.Schema:
-    """The Arrow schema of a table; `knobs` adds one wide column `knob.NAME` for each, typed by
-    its values."""
+def schema(
+    table: str,
+    *,
+    floats: Iterable[str] = (),
+    knobs: Mapping[str, Iterable[Any]] | None = None,
+) -> pa.Schema:
+    """Return the Arrow schema of a table.
+
+    Args:
+        table: its name, a key of `COLUMNS`.
+        floats: names of further float64 columns; those that the table has are left out.
+        knobs: the values of each knob, by which its column `knob.NAME` is typed.
+    """
     import pyarrow as pa
 
     types = {"timestamp": pa.timestamp("us", tz="UTC"), "bool": pa.bool_()}
@@ -107,6 +108,8 @@ def schema(table: str, knobs: Mapping[str, Iterable[Any]] | None = None) -> pa.S
         name, kind = column.split()
         arrow = types.get(kind) or pa.type_for_alias(kind)
         fields.append(pa.field(name.rstrip("!"), arrow, nullable=not name.endswith("!")))
+    known = {field.name for field in fields}
+    fields += [pa.field(name, pa.float64()) for name in dict.fromkeys(floats) if name not in known]
     for knob, values in (knobs or {}).items():
         fields.append(pa.field(f"knob.{knob}", _knob_type(values)))
     return pa.schema(fields, metadata={"samtune.schema": f"{table}/{VERSIONS[table]}"})
@@ -115,42 +118,44 @@ def schema(table: str, knobs: Mapping[str, Iterable[Any]] | None = None) -> pa.S
 def _knob_type(values: Iterable[Any]) -> pa.DataType:
     import pyarrow as pa
 
-    kinds = {type(value) for value in values if value is not None}
+    values = [value for value in values if value is not None]
+    kinds = {type(value) for value in values}
     if kinds <= {int}:
-        return pa.int64()
+        return pa.int64() if all(-(2**63) <= v < 2**63 for v in values) else pa.string()
     return pa.float64() if kinds <= {int, float} else pa.string()
 
 
 def write(
     path: Path,
-    table: str,
+    typed: pa.Schema,
     rows: Iterable[Mapping[str, Any] | pa.RecordBatch],
-    *,
-    knobs: Mapping[str, Iterable[Any]] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the rows as `path`: zstd, with page checksums and a SHA-256 of the whole file.
+    """Write rows as Parquet: zstd, with page checksums.
 
-    Rows may come as batches of the table's columns too. Either way they are packed as they come,
-    so that memory grows with the file and not with the table.
+    Rows are packed as they come, so memory grows with the file and not with the table.
 
-    Raises OSError, and then leaves the file that was there.
+    Args:
+        path: the file; it is replaced as a whole.
+        typed: the `schema` of the table.
+        rows: dicts, or batches of the table's columns.
+        metadata: further entries for the file's metadata.
+
+    Raises:
+        OSError: the file cannot be written; then the old one is still there.
     """
     import pyarrow.parquet as pq
 
-    typed = schema(table, knobs)
-    typed = typed.with_metadata({**typed.metadata, **(metadata or {})})
+    typed = typed.with_metadata({**(typed.metadata or {}), **(metadata or {})})
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, typed, compression="zstd", write_page_checksum=True) as writer:
         for batch in _batches(rows, typed):
-            writer.write_batch(batch)
-        writer.add_key_value_metadata({_KEY: _BLANK})
-    raw = buffer.getvalue()
-    durable.replace(path, raw.replace(_BLANK, _digest(raw)))
+            writer.write_batch(_measured(batch, typed))
+    durable.replace(path, buffer.getvalue())
 
 
 def batch(typed: pa.Schema, length: int, columns: Mapping[str, Any]) -> pa.RecordBatch:
-    """Columns, each a list or an Arrow array, as rows of a schema; a column left out is null."""
+    """Return columns, each a list or an Arrow array, as rows; a missing column is null."""
     import pyarrow as pa
 
     arrays = []
@@ -169,18 +174,21 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    text = [
-        field.name
+    # Knobs of several types are text or floats, which Arrow does not make of them by itself.
+    casts = {
+        field.name: str if pa.types.is_string(field.type) else float
         for field in typed
-        if field.name.startswith("knob.") and pa.types.is_string(field.type)
-    ]
+        if field.name.startswith("knob.") and not pa.types.is_integer(field.type)
+    }
     waiting: list[Mapping[str, Any]] = []
     for row in rows:
         if isinstance(row, pa.RecordBatch):
-            yield row.replace_schema_metadata(typed.metadata)
+            yield row
             continue
-        words = {name: str(row[name]) for name in text if row.get(name) is not None}
-        waiting.append({**row, **words})
+        knobs = {
+            name: cast(row[name]) for name, cast in casts.items() if row.get(name) is not None
+        }
+        waiting.append({**row, **knobs})
         if len(waiting) == _ROWS_AT_ONCE:
             yield pa.RecordBatch.from_pylist(waiting, schema=typed)
             waiting = []
@@ -188,33 +196,43 @@ def _batches(
         yield pa.RecordBatch.from_pylist(waiting, schema=typed)
 
 
-def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads a table, or some of its columns, the whole file verified.
+def _measured(batch: pa.RecordBatch, typed: pa.Schema) -> pa.RecordBatch:
+    """Return the batch with null in place of each float that is not finite."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    Raises TableError when the file is missing, damaged or of another table or later version.
+    columns = [
+        pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
+        if pa.types.is_floating(column.type)
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=typed)
+
+
+def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table, or some of its columns, and verify its pages.
+
+    Raises:
+        TableError: the file is missing, damaged, of another table, or of a later version.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.exists():
         raise TableError(f"{path}: no such file")
-    raw = path.read_bytes()
     try:
-        # Before a byte of it is parsed.
-        stored = raw[(start := raw.rfind(_KEY) + len(_KEY) + 2) : start + len(_BLANK)]
-        if stored != _digest(raw.replace(stored, _BLANK)):
-            raise OSError("its content does not match its SHA-256")
         content = pq.read_table(
-            pa.BufferReader(raw),
+            pa.BufferReader(path.read_bytes()),
             columns=columns and list(columns),
             page_checksum_verification=True,
-            # Threads of pyarrow's that are still at work when a short command ends abort it.
+            # Threads of pyarrow that are still at work when a short command ends abort it.
             use_threads=False,
             pre_buffer=False,
         )
     except (pa.ArrowException, OSError) as error:
         raise TableError(
-            f"{path}: damaged ({error}); `samtune leaderboard` on its run writes it anew"
+            f"{path}: damaged ({error}); `samtune leaderboard` on its run writes it again"
         ) from error
     label = (content.schema.metadata or {}).get(b"samtune.schema", b"?").decode()
     name, _, version = label.partition("/")
@@ -226,5 +244,13 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
     return content
 
 
-def _digest(raw: bytes) -> bytes:
-    return hashlib.sha256(raw).hexdigest().encode()
+def metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a table's file. Raise TableError when it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        found = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{path}: {error}") from error
+    return {key.decode(): value.decode() for key, value in found.items()}

@@ -105,7 +105,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         lines.append(f"  {name:16}{knob['domain']:32}{default:18}{knob['origin']}".rstrip())
     if plan["points"]:
         lines.append(f"  tied points     {len(plan['points'])}")
-    lines.append("  task            " + knob_list(plan["task"]))
+    lines.append("  task            " + knob_list(plan["task"], most=None))
     lines.append("  a trial holds   " + _held(plan["resources"]))
     known = plan["see_expected"] is not None and plan["budget_kind"] != "compute"
     in_see = f" = {plan['see_expected']:.0f} see" if known else ""

@@ -10,15 +10,8 @@ from typing import Any
 
 import pytest
 
-from analysis.leaderboard import (
-    cells,
-    leaderboard,
-    markdown,
-    questions,
-    records,
-    save,
-    t_interval,
-)
+from analysis.board import cells, headings, questions, records, winners
+from analysis.leaderboard import leaderboard, save, t_interval
 from samtune.record import tables
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -43,7 +36,7 @@ def trial(number: int, state: str, val_acc: float | None, **changes: Any) -> dic
             "origin": "sampled",
         },
         "config_json": json.dumps({"base": "sgd", "knobs": {"lr": lr, "momentum": 0.9}}),
-        **{"seed_init": 1, "seed_order": 1, "seed_split": 1, "seed_sampler": 1},
+        **{"seed_init": 1, "seed_order": 1, "seed_split": 1},
         **{"budget_kind": "compute", "budget_max": 20.0, "state": state, "val_acc": val_acc},
         **{"epochs_done": 1, "steps_done": 16, "see": 10.0, "fwd_samples": 1, "bwd_samples": 1},
         **{"train_s": 1.0, "eval_s": 0.0, "data_s": 0.0, "wall_s": 1.0, "attempts": 1},
@@ -66,11 +59,22 @@ def repeat(bundle: int, test_acc: float | None, **changes: Any) -> dict[str, Any
     return row | changes
 
 
-def folder(path: Path, trials: list[dict[str, Any]], repeats: list[dict[str, Any]]) -> Path:
+def folder(
+    path: Path,
+    trials: list[dict[str, Any]],
+    repeats: list[dict[str, Any]],
+    metrics: tuple[str, ...] = (),
+) -> Path:
     path.mkdir()
     knobs = {"lr": [0.1], "momentum": [0.9]}
-    tables.write(path / "trials.parquet", "trials", trials, knobs=knobs)
-    tables.write(path / "repeats.parquet", "repeats", repeats)
+    metadata = {
+        **{"samtune.run": path.name, "samtune.version": "1.2", "samtune.space_sha256": "ab"},
+        "samtune.search_wall_s": '{"sam": 40.0}',
+    }
+    typed = tables.schema("trials", floats=metrics, knobs=knobs)
+    tables.write(path / "trials.parquet", typed, trials, metadata)
+    typed = tables.schema("repeats", floats=metrics)
+    tables.write(path / "repeats.parquet", typed, repeats, metadata)
     return path
 
 
@@ -106,10 +110,15 @@ def test_rows_are_ranked_by_test_and_the_unconfirmed_come_last(tmp_path: Path) -
     none = folder(tmp_path / "q", [trial(1, "completed", 0.99, **other)], [])
     board = leaderboard([none, good])
     assert list(board["variant"]) == ["sam", "sgd"] and board["rank"].isna().tolist() == [0, 1]
-    text = markdown(board)
-    assert "not confirmed" in text and "r/sam" in text and "71.00" in text
-    save(board, tmp_path / "leaderboard.parquet")
-    again = tables.read(tmp_path / "leaderboard.parquet", "leaderboard").to_pylist()
+    rows = cells(board)
+    assert rows[1][2] == "not confirmed" and rows[0][1:3] == ["r/sam", "71.00"]
+    assert headings(board)[2:4] == ["test acc %", "95 % interval"]
+    path = tmp_path / "leaderboard.parquet"
+    save(board, path, [none, good])
+    found = tables.metadata(path)
+    assert found["samtune.run"] == "q,r" and found["samtune.version"] == "1.2"
+    assert found["samtune.space_sha256"] == "ab"
+    again = tables.read(path, "leaderboard").to_pylist()
     assert [row["test_acc_mean"] for row in again] == [pytest.approx(0.71), None]
     assert len(cells(board)[0]) == len(cells(board)[1])
 
@@ -144,6 +153,67 @@ def test_the_winner_is_what_was_repeated_whatever_metric_chose_it(tmp_path: Path
     trials = [trial(0, "completed", 0.99), trial(1, "completed", 0.80)]
     board = leaderboard([folder(tmp_path / "r", trials, [repeat(0, 0.7), repeat(1, 0.7)])])
     assert board["config_sha"].tolist() == ["c1"] and board["best_val_acc"].tolist() == [0.80]
+
+
+@pytest.mark.parametrize(("metric", "mode", "won"), [("val_loss", "min", 0.3), ("f1", "max", 0.5)])
+def test_an_unconfirmed_run_is_ranked_by_its_own_metric(
+    tmp_path: Path, metric: str, mode: str, won: float
+) -> None:
+    trials = [
+        trial(number, "completed", 0.9 - number / 10, **{metric: value}, metric=metric, mode=mode)
+        for number, value in enumerate([0.5, 0.3])
+    ]
+    board = leaderboard([folder(tmp_path / "r", trials, [], (metric,))])
+    (row,) = records(board)
+    assert row[f"best_{metric}"] == won and row["rank"] is None
+    assert winners(board) == [f"lr={0.2 if metric == 'val_loss' else 0.1}"]
+
+
+@pytest.mark.parametrize(("mode", "order"), [("min", ["a", "b"]), ("max", ["b", "a"])])
+def test_any_metric_is_compared_on_test(tmp_path: Path, mode: str, order: list[str]) -> None:
+    def one(name: str, values: list[float]) -> Path:
+        own = {"run": name, "space": name, "metric": "rmse", "mode": mode}
+        repeats = [
+            repeat(k, None, test_rmse=value, rmse=value - 1, **own)
+            for k, value in enumerate(values)
+        ]
+        trials = [trial(1, "completed", None, rmse=values[0] - 2, **own)]
+        return folder(tmp_path / name, trials, repeats, ("rmse", "test_rmse"))
+
+    board = leaderboard([one("a", [3.0, 5.0]), one("b", [6.0, 6.0])])
+    assert list(board["run"]) == order and list(board["rank"]) == [1, 2]
+    row = board.set_index("run").loc["a"]
+    assert (row["test_rmse_mean"], row["rmse_mean"], row["best_rmse"]) == (4.0, 3.0, 1.0)
+    # How much better the search said it was than fresh seeds show.
+    assert row["optimism"] == (2.0 if mode == "min" else -2.0)
+    ((question, rows),) = questions(board)
+    better = "lower" if mode == "min" else "higher"
+    assert question.endswith(f"20 see per trial, by rmse, {better} is better")
+    named = headings(rows)
+    assert named[2] == "test rmse" and named[7] == "rmse" and named[5] == "optimism"
+    shown = {row[1]: row for row in cells(rows)}
+    assert shown["a/a"][2] == "4" and shown["b/b"][2:4] == ["6", "6 to 6"]
+
+
+def test_a_heading_names_only_what_is_known(tmp_path: Path) -> None:
+    own = {"dataset": "", "model": "", "label_noise": None, "augment": "none", "task": "{}"}
+    own |= {"budget_kind": "epochs", "budget_max": 3.0}
+    board = leaderboard([folder(tmp_path / "r", [trial(0, "completed", 0.5, **own)], [])])
+    assert [question for question, _ in questions(board)] == ["3 epochs per trial"]
+
+
+def test_many_knobs_take_one_line(tmp_path: Path) -> None:
+    knobs = {f"knob_number_{k}": k / 7 for k in range(300)}
+    own = {"config_json": json.dumps({"knobs": knobs}), "knobs_searched": json.dumps([*knobs])}
+    board = leaderboard([folder(tmp_path / "r", [trial(0, "completed", 0.5, **own)], [])])
+    (won,) = winners(board)
+    assert len(won) < 200 and won.startswith("knob_number_0=0 ") and "more)" in won
+
+
+def test_the_end_of_an_interval_is_shown_as_it_is(tmp_path: Path) -> None:
+    run = folder(tmp_path / "r", [trial(1, "completed", 0.9)], [repeat(0, 0.9), repeat(1, 1.0)])
+    board = leaderboard([run])
+    assert board["test_acc_hi"][0] > 1 and cells(board)[0][3] == "31.47 to 158.53"
 
 
 def test_a_space_where_nothing_was_completed_still_has_a_row(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from analysis.leaderboard import leaderboard, records
+from analysis.board import records
+from analysis.leaderboard import leaderboard
 from samtune.cluster import nodes
 from samtune.cluster.start import Cluster
 from samtune.record import tables

@@ -22,7 +22,7 @@ from benchmarks.scale_tables import make_run
 from samtune.cli import main
 from samtune.commands.trials import _STATES
 from samtune.optimizers import VARIANTS, base_of
-from samtune.record import export as exporting
+from samtune.record import curves as exporting
 from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.record import Record

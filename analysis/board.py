@@ -1,0 +1,119 @@
+"""A leaderboard as text: its questions, headings, cells and winners."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from analysis.leaderboard import QUESTION
+from samtune.messages import knob_list, unit
+
+
+def questions(board: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows that may be compared with each other, under a heading for each question.
+
+    A heading names what is known: data set, model, label noise, the words of the task in which
+    the questions differ, the budget and, where it is not the accuracy, the metric.
+    """
+    words = [set(json.loads(task).items()) for task in board["task"]]
+    # A word that all rows share is left to their spaces.
+    shared = set.intersection(*words) if words else set()
+    return [
+        (_question(rows.iloc[0], shared), rows) for _, rows in board.groupby(QUESTION, sort=False)
+    ]
+
+
+def _question(row: pd.Series[Any], shared: set[tuple[str, Any]]) -> str:
+    named = {"dataset", "model", "label_noise"}
+    own = sorted(set(json.loads(row["task"]).items()) - shared, key=str)
+    parts = [row["dataset"], row["model"]]
+    if not pd.isna(row["label_noise"]):
+        parts.append(f"label noise {row['label_noise']:g}")
+    parts += [f"{word} {value}" for word, value in own if word not in named]
+    parts.append(f"{row['budget_max']:g} {unit(row['budget_kind'])} per trial")
+    if row["metric"] != "val_acc":
+        better = "higher" if row["mode"] == "max" else "lower"
+        parts.append(f"by {row['metric']}, {better} is better")
+    return ", ".join(part for part in parts if part)
+
+
+def headings(board: pd.DataFrame) -> list[str]:
+    """Return the headings of the columns; a narrow terminal loses columns from the end.
+
+    Args:
+        board: rows of one question.
+    """
+    first = board.iloc[0]
+    percent = " %" if is_accuracy(first["metric"]) else ""
+    test, val = (first[name].replace("_", " ") for name in ("test_metric", "metric"))
+    return [
+        *("#", "variant", f"{test}{percent}", "95 % interval", "repeats"),
+        *(f"optimism{' pp' if percent else ''}", "see/run", f"{val}{percent}"),
+        *("test openings", "trials", "search see", "s/run"),
+    ]
+
+
+def cells(board: pd.DataFrame) -> list[list[str]]:
+    """Return the cells of the rows of one question, under `headings`."""
+    runs = board["run"].nunique() > 1
+    found = []
+    for row in board.to_dict("records"):
+        metric, test = row["metric"], row["test_metric"]
+        diverged = f" ({row['repeats_diverged']} diverged)" if row["repeats_diverged"] else ""
+        interval = [score(row[f"{test}_{end}"], metric) for end in ("lo", "hi")]
+        found.append(
+            [
+                "-" if pd.isna(row["rank"]) else str(row["rank"]),
+                f"{row['run']}/{row['space']}" if runs else str(row["space"]),
+                score(row[f"{test}_mean"], metric) if row["repeats"] else "not confirmed",
+                "-" if "-" in interval else " to ".join(interval),
+                f"{row['repeats']}{diverged}",
+                score(row["optimism"], metric, signed=True),
+                _short(row["see_per_run"]),
+                score(row[f"{metric}_mean"], metric),
+                str(row["test_openings"]),
+                f"{row['trials']} ({row['trials_completed']} full)",
+                f"{row['search_see']:.0f}",
+                _short(row["train_s_per_run"]),
+            ]
+        )
+    return found
+
+
+def winners(board: pd.DataFrame) -> list[str]:
+    """Return the searched knobs of each row's winner: `lr=0.05 rho=0.5`."""
+    found = []
+    for row in board.to_dict("records"):
+        searched = set(json.loads(row["knobs_searched"]))
+        knobs = json.loads(row["config_json"]).get("knobs", {})
+        found.append(knob_list({name: knobs[name] for name in knobs if name in searched}))
+    return found
+
+
+def csv(board: pd.DataFrame) -> str:
+    """Return all columns as CSV."""
+    return board.to_csv(index=False)
+
+
+def records(board: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return all columns as values that JSON can hold, None for what is missing."""
+    return list(json.loads(board.to_json(orient="records")))
+
+
+def is_accuracy(metric: str) -> bool:
+    """Return True for a metric that is a share of 1 and shown in percent."""
+    return metric.split("_")[-1] in {"acc", "accuracy"}
+
+
+def score(value: Any, metric: str, *, signed: bool = False) -> str:
+    """Return a value of a metric as people read it: an accuracy in percent, others as they are."""
+    if value is None or pd.isna(value):
+        return "-"
+    sign = "+" if signed else ""
+    return f"{100 * value:{sign}.2f}" if is_accuracy(metric) else f"{value:{sign}.4g}"
+
+
+def _short(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{value:.3g}"
