@@ -1,9 +1,11 @@
-"""What a trainable sees of samtune: the resolved configuration of its trial, and `report`."""
+"""The contract of a trainable: the configuration of its trial, and `report`."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -12,19 +14,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from samtune.errors import SamtuneError
+from samtune import values
+from samtune.values import ReportError as ReportError
+from samtune.values import Value as Value
 
 BudgetKind = Literal["compute", "epochs", "seconds"]
-Value = float | int | str | bool
-
-
-class ReportError(SamtuneError):
-    """A trainable reported something that no leaderboard could hold; ends this trial only."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most one trial may use: SGD-epoch equivalents (see), epochs, or training seconds."""
+    """The most that one trial may use, in SGD-epoch equivalents (see), epochs or seconds."""
 
     kind: BudgetKind
     per_trial: float
@@ -32,7 +31,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Seeds:
-    """What is random in a trial. Equal seeds mean the same split, weights and batches."""
+    """The seeds of a trial. Trials with equal seeds have the same split, weights and batches."""
 
     init: int
     order: int
@@ -41,13 +40,27 @@ class Seeds:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """One trial, fully resolved: plain values only, so it travels to any worker as it is.
+    """The full configuration of one trial, in plain values, so that any worker can take it.
 
-    `checkpoint_dir` is the trial's own folder, or None for no checkpoints; a trial that finds a
-    checkpoint there goes on from it. `test_permit` names the logged permission to open the test
-    split; search trials have none. With `workers` above 1 as many processes run the trainable, in
-    the environment that torchrun would give them: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
-    Each has `cpus` and `gpus`, all report alike, and only rank 0's report counts.
+    Attributes:
+        trainable: The trainable, as `module:name`.
+        variant: The name of the optimizer variant.
+        base: The name of the base optimizer.
+        knobs: The value of each knob.
+        task: The settings of the task.
+        budget: The most that the trial may use.
+        seeds: The seeds of the trial. `random`, NumPy and torch are seeded from them before the
+            trainable is called, equally on each rank.
+        metric: The metric that every report must have.
+        checkpoint_dir: The folder for the trial's own checkpoints, None for no checkpoints. A
+            trial that finds a checkpoint there continues from it.
+        test_permit: The recorded permit to open the test split. Trials of the search have none.
+        cpus: CPUs per process.
+        gpus: GPUs per process.
+        workers: The number of processes that run the trainable. With more than one, each has the
+            environment that torchrun sets: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. All
+            processes report alike, and only the report of rank 0 counts.
+        used: The part of the budget that earlier attempts at this trial have used, by the record.
     """
 
     trainable: str
@@ -63,14 +76,16 @@ class TrialConfig:
     cpus: float = 1
     gpus: float = 0
     workers: int = 1
+    used: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts of plain values; `from_dict` is the inverse."""
+        """Return nested dicts of plain values. `from_dict` is the inverse."""
         plain = dataclasses.asdict(self)
         return {**plain, "knobs": dict(self.knobs), "task": dict(self.task)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> TrialConfig:
+        """Return the configuration that `to_dict` made `plain` from."""
         return cls(
             **{
                 **plain,
@@ -82,109 +97,178 @@ class TrialConfig:
 
 @dataclass
 class _Running:
+    """A trial that runs in this process, and what it has reported so far."""
+
     config: TrialConfig
     send: Callable[[dict[str, Any]], None]
+    process: int = field(default_factory=os.getpid)
     started: float = field(default_factory=time.monotonic)
-    last_epoch: int = 0
+    # Threads of an earlier trial may still run, and must not report for this one.
+    older_threads: frozenset[threading.Thread] = field(
+        default_factory=lambda: frozenset(threading.enumerate())
+    )
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    last_epoch: int = -1
     last_used: float = 0.0
+    # Added to `train_s` of a trainable that counts the seconds of this attempt alone.
+    earlier_train_s: float | None = None
     warnings: list[str] = field(default_factory=list)
 
 
 _running: ContextVar[_Running | None] = ContextVar("running trial", default=None)
+# The same for threads that the trainable starts: a new thread has an empty context.
+_open: list[_Running] = []
 
 
 @contextmanager
 def running(config: TrialConfig, send: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Inside the block `report` hands each checked report to `send`.
+    """Let `report` pass each checked report to `send` inside the block.
 
-    The sweep sends to Ray Tune; `running(config, reports.append)` runs a trainable without Ray.
+    A sweep sends to Ray Tune. `running(config, reports.append)` runs a trainable without Ray.
     """
-    token = _running.set(_Running(config, send))
+    trial = _Running(config, send)
+    token = _running.set(trial)
+    _open.append(trial)
     try:
         yield
     finally:
+        _open.remove(trial)
         _running.reset(token)
 
 
 def report(
     *,
     epoch: int,
-    checkpoint: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_sha256: str | None = None,
     facts: Mapping[str, Value] | None = None,
     **metrics: Any,
 ) -> None:
-    """Reports the end of an epoch (or of the budget); call it after the checkpoint is on disk.
+    """Report the end of an epoch, or of the budget, after the checkpoint is on disk.
 
-    `metrics` are numbers: Python's, or 0-dim tensors and arrays. The trial's metric (`val_acc`
-    unless the space says otherwise) is always asked for; a budget of kind `compute` also asks for
-    `see`, the SGD-epoch equivalents spent since the trial's start. A non-finite metric ends the
-    trial as diverged, and a report that has used the whole budget ends it as completed. `facts`
-    are constants of the trial (`n_params`, `device`, ...); once is enough.
+    Any thread of the trainable may call it. One report per epoch: a trainable that evaluates more
+    often counts its evaluations as epochs, and then a budget of kind `epochs` counts them too. A
+    report with a non-finite metric of the sweep or `train_loss` ends the trial as diverged. A
+    report that has used the whole budget ends the trial as completed.
 
-    Raises ReportError for a missing or non-numeric metric, for an epoch or a use of the budget
-    below the last one, and for a `test_` metric from a trial that may not open test.
+    Args:
+        epoch: The number of the epoch, larger than in the last report of this attempt.
+        checkpoint: The path of the checkpoint of this epoch.
+        checkpoint_sha256: The SHA-256 of that checkpoint.
+        facts: Constants of the trial, such as `n_params` and `device`: numbers, texts, True or
+            False. One report with them is enough.
+        metrics: Numbers: of Python, or 0-dim tensors and arrays. The metric of the sweep
+            (`val_acc` unless the space names another) is always needed. A budget of kind
+            `compute` needs `see` too: the SGD-epoch equivalents since the start of the trial. A
+            budget of kind `seconds` counts `train_s` where it is reported (training seconds of
+            all attempts, from `config.used` on), and otherwise the time since the start.
+
+    Raises:
+        ReportError: For a value that cannot be recorded, a missing metric, an epoch or a use of
+            the budget that falls, a `test_` metric without a permit, and outside a trial.
     """
-    running = _running.get()
-    if running is None:
+    trial = _current()
+    with trial.lock:
+        _send(trial, epoch, checkpoint, checkpoint_sha256, facts, metrics)
+
+
+def warn(text: str) -> None:
+    """Add a warning to the trial's next report. Outside a trial, warn as Python does."""
+    trial = _running.get() or (_open[-1] if _open else None)
+    if trial is None:
+        warnings.warn(text, stacklevel=2)
+    else:
+        trial.warnings.append(text)
+
+
+def _current() -> _Running:
+    """Return the trial of this thread. Raises ReportError if there is none."""
+    trial = _running.get()
+    if trial is None and _open:
+        trial = _open[-1]
+        if threading.current_thread() in trial.older_threads:
+            raise ReportError(
+                "samtune.report was called from a thread that is older than the trial; "
+                "start threads and executors inside the trainable"
+            )
+    if trial is None:
         raise ReportError(
-            "samtune.report was called outside a trial; run the trainable by `samtune run`, "
-            "or inside `samtune.trial.running(config, send)`"
+            "samtune.report was called outside a trial, or in another process than its "
+            "trainable's; run the trainable by `samtune run`, or inside "
+            "`samtune.trial.running(config, send)`"
         )
-    if epoch < running.last_epoch:
-        raise ReportError(f"epoch {epoch} was reported after epoch {running.last_epoch}")
-    numbers = {name: _number(name, value) for name, value in metrics.items()}
-    if running.config.metric not in numbers:
+    if trial.process != os.getpid():
         raise ReportError(
-            f"the report lacks {running.config.metric!r}, the metric of this sweep; "
+            "samtune.report was called in a subprocess of the trainable; return the metrics to "
+            "the trainable's own process, and report there"
+        )
+    return trial
+
+
+def _send(
+    trial: _Running,
+    epoch: Any,
+    checkpoint: Any,
+    checkpoint_sha256: Any,
+    facts: Any,
+    metrics: Mapping[str, Any],
+) -> None:
+    number = values.epoch_number(epoch)
+    if number == trial.last_epoch:
+        raise ReportError(
+            f"epoch {number} was reported twice; report once per epoch, or count evaluations "
+            "as epochs"
+        )
+    if number < trial.last_epoch:
+        raise ReportError(f"epoch {number} was reported after epoch {trial.last_epoch}")
+    if not isinstance(facts or {}, Mapping):
+        raise ReportError(f"facts is a {type(facts).__name__}; report a dict of names and values")
+    checked = _checked(trial.config, metrics)
+    used = _used(trial, number, checked)
+    if not 0 <= used < math.inf or used < trial.last_used:
+        raise ReportError(
+            f"{used} of the budget is used after {trial.last_used}; "
+            "the used budget must be finite and must not fall"
+        )
+    plain = {
+        "epoch": number,
+        "used": used,
+        "metrics": checked,
+        "checkpoint": values.text("checkpoint", checkpoint),
+        "checkpoint_sha256": values.text("checkpoint_sha256", checkpoint_sha256),
+        "facts": {name: values.fact(name, value) for name, value in (facts or {}).items()},
+        "warnings": trial.warnings,
+    }
+    trial.last_epoch, trial.last_used = number, used
+    trial.warnings = []
+    trial.send(plain)
+
+
+def _checked(config: TrialConfig, metrics: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: values.metric(name, value) for name, value in metrics.items()}
+    if config.metric not in numbers:
+        raise ReportError(
+            f"the report lacks {config.metric!r}, the metric of this sweep; "
             f"it has: {', '.join(sorted(numbers)) or 'nothing'}"
         )
     for name in numbers:
-        if name.startswith("test_") and running.config.test_permit is None:
+        if name.startswith("test_") and config.test_permit is None:
             raise ReportError(
                 f"{name} was reported by a trial without a permit to open test; "
                 "only the repeats of `samtune confirm` have one"
             )
-    used = _used(running, epoch, numbers)
-    if not 0 <= used < math.inf or used < running.last_used:
-        raise ReportError(
-            f"{used} of the budget is used after {running.last_used}; "
-            "what a trial has used is finite and never falls"
-        )
-    running.last_epoch, running.last_used = epoch, used
-    running.send(
-        {
-            "epoch": int(epoch),
-            "used": used,
-            "metrics": numbers,
-            "checkpoint": checkpoint,
-            "checkpoint_sha256": checkpoint_sha256,
-            "facts": dict(facts or {}),
-            "warnings": running.warnings,
-        }
-    )
-    running.warnings = []
+    return numbers
 
 
-def warn(text: str) -> None:
-    """Puts a warning on the sweep's record, with the trial's next report.
-
-    Outside a trial it is one of Python's.
-    """
-    running = _running.get()
-    if running is None:
-        warnings.warn(text, stacklevel=2)
-    else:
-        running.warnings.append(text)
-
-
-def _used(running: _Running, epoch: int, numbers: Mapping[str, float]) -> float:
-    match running.config.budget.kind:
+def _used(trial: _Running, epoch: int, numbers: Mapping[str, float]) -> float:
+    """Return how much of its budget the trial has used, over all attempts."""
+    budget = trial.config.budget
+    match budget.kind:
         case "epochs":
             # A budget of 2.5 epochs ends half-way through the third.
-            return min(float(epoch), running.config.budget.per_trial)
+            return min(float(epoch), budget.per_trial)
         case "seconds":
-            return numbers.get("train_s", time.monotonic() - running.started)
+            return _seconds(trial, numbers.get("train_s"))
         case "compute":
             if "see" not in numbers:
                 raise ReportError(
@@ -195,12 +279,10 @@ def _used(running: _Running, epoch: int, numbers: Mapping[str, float]) -> float:
             return numbers["see"]
 
 
-def _number(name: str, value: Any) -> float:
-    if hasattr(value, "item"):
-        try:
-            value = value.item()
-        except (RuntimeError, ValueError):
-            raise ReportError(f"{name} is an array of several values, not a number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ReportError(f"{name} is {value!r}, not a number")
-    return value
+def _seconds(trial: _Running, train_s: float | None) -> float:
+    before = trial.config.used
+    if train_s is None:
+        return before + time.monotonic() - trial.started
+    if trial.earlier_train_s is None:
+        trial.earlier_train_s = before if train_s < before else 0.0
+    return trial.earlier_train_s + train_s

@@ -295,19 +295,22 @@ class Trial:
         # The others may be on machines that do not have the folder.
         state = self.ranks.told(state)
         if not state:
+            self.meter.charge(self.config.used)
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
         self.meter = dataclasses.replace(self.meter, **state["counters"])
+        self.meter.charge(self.config.used)
         own = state["ranks"][self.ranks.rank]
         checkpoint.restore_rng(own["rng"], self.device)
         if own["variant"]:
             self.optimizer.load_state_dict(
                 {**self.optimizer.state_dict(), "state": own["variant"]}
             )
-        self._report(state["metrics"], checkpoint.verify(path) if path else None)
+        metrics = state["metrics"] | {"train_s": self.meter.train_s}
+        self._report(metrics, checkpoint.verify(path) if path else None)
 
 
 def _identity(config: TrialConfig) -> dict[str, Value]:

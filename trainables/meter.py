@@ -50,6 +50,11 @@ class Meter:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         self.train_s += seconds
 
+    def charge(self, used: float) -> None:
+        """Count seconds that earlier attempts used after the checkpoint that this one has."""
+        if self.budget.kind == "seconds":
+            self.train_s = max(self.train_s, used)
+
     def finished(self) -> bool:
         """Whether less than half of the next step's cost is left; one step always fits.
 

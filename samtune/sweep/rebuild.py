@@ -35,18 +35,28 @@ class Past:
         metrics: Mapping[str, float],
         judge: Callable[[float], Verdict],
     ) -> Verdict:
-        """Takes in the next report. One that goes no further than those before it, because an
-        interrupted trial went back to its checkpoint, is not judged again. `judge` is given the
-        value, or NaN where the training loss has diverged."""
+        """Take in the next report, and return its verdict.
+
+        A report that goes no further than those before it is not judged again: an interrupted
+        trial went back to its checkpoint. `judge` is given the value, or NaN where the training
+        loss has diverged.
+        """
         verdict = Verdict("continue")
         finite = is_finite(value, metrics)
         if finite:
             self.values.append((attempt, epoch, value))
-        if epoch > self.epoch:
+        if self.goes_further(epoch, used):
             verdict = judge(value if finite else math.nan)
-            self.epoch, self.attempt, self.verdict = epoch, attempt, verdict
+            self.epoch, self.attempt, self.verdict = max(epoch, self.epoch), attempt, verdict
             self.used, self.value = used, value
         return verdict
+
+    def goes_further(self, epoch: int, used: float) -> bool:
+        """Return whether a report goes further than all before it.
+
+        Seconds go on in a trial that began again at its first epoch.
+        """
+        return epoch > self.epoch or used > self.used
 
     def by_epoch(self, before: float = math.inf) -> dict[int, float]:
         """The finite values by epoch, of the attempts before one."""
@@ -88,7 +98,7 @@ def rejudge(
         while waiting and waiting[0][0] < report.seq:
             waiting.popleft()[1]()
         past = pasts[report.trial]
-        further = report.epoch > past.epoch
+        further = past.goes_further(report.epoch, report.used)
         verdict = past.add(
             report.attempt,
             report.epoch,
