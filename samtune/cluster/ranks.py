@@ -1,8 +1,8 @@
-"""A trial on several processes: rank 0 is Tune's own actor, the others live beside it.
+"""A trial on several processes: rank 0 is Tune's own actor, the other ranks are actors beside it.
 
-Tune gives such a trial a placement group of one bundle a rank. Rank 0 keeps the others from trial
-to trial, as Tune keeps rank 0, so that only a worker's first trial pays for their start. They end
-with it, and with any failure of one of them: the trial is tried again by a group of new processes.
+Tune gives such a trial a placement group with one bundle per rank. Rank 0 keeps the other ranks
+from trial to trial, as Tune keeps rank 0, so that only the first trial of a worker starts
+processes. All ranks end when one of them fails, and new ones repeat the trial.
 """
 
 from __future__ import annotations
@@ -20,24 +20,31 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from samtune.cluster.clean import clean, enter
 from samtune.cluster.nodes import death
 from samtune.errors import SamtuneError
 from samtune.record.outcome import Cause, failure
 from samtune.space.search_space import resolve
 from samtune.trial import TrialConfig, running
 
-Tell = Callable[[bool], None]
+Broadcast = Callable[[bool], None]
+"""Passes the driver's answer to a report, whether the trial continues, to all other ranks."""
 
-# How long a rank may take to find out that another one is gone, once Ray knows.
+# How long a rank may take to notice that another rank is gone, once Ray knows.
 _GRACE_S = 20.0
-# What a collective says in the ranks that are left: the cause is elsewhere.
+# Words of a collective in the ranks that are left. Their cause is another rank.
 _CONSEQUENCE = re.compile(
     r"gloo|NCCL|c10d|[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|TCPStore|[Tt]imed? ?out"
 )
 
 
 class RankFailure(SamtuneError):
-    """A rank other than 0 failed; `cause` and `again` are as of `samtune.outcome`."""
+    """The failure of a rank other than 0.
+
+    Attributes:
+        cause: The cause of the end of the attempt.
+        again: Whether the trial may be tried again.
+    """
 
     def __init__(self, message: str, cause: Cause, again: bool) -> None:
         super().__init__(message)
@@ -46,34 +53,41 @@ class RankFailure(SamtuneError):
 
 
 class _Stopped(BaseException):
-    """Rank 0 was told to stop: this rank ends as well."""
+    """The driver has stopped the trial, so this rank stops too."""
 
 
 class Rank:
-    """One of the other processes; `go_on` answers a report while `train` runs."""
+    """An actor that runs the trainable as a rank other than 0."""
 
     def __init__(self) -> None:
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def node(self) -> str:
+        """Return the id of the node that this rank runs on."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def go_on(self, yes: bool) -> None:
-        self._answers.put(yes)
+    def answer(self, goes_on: bool) -> None:
+        """Take the driver's answer to the last report, while `train` runs."""
+        self._answers.put(goes_on)
 
     def train(
         self, config: Mapping[str, Any], environment: Mapping[str, str]
     ) -> dict[str, Any] | None:
-        """Runs the trainable; returns what went wrong."""
+        """Run the trainable. Return its failure, or None."""
         self._answers = queue.SimpleQueue()
-        sys.path.extend(path for path in config["path"] if path not in sys.path)
         trial = TrialConfig.from_dict(config["trial"])
         try:
-            with _environment(environment), running(trial, self._await_answer):
-                resolve(trial.trainable)(trial)
+            enter(config)
+            trainable = resolve(trial.trainable)
+            with (
+                clean(trial.seeds),
+                _environment(environment),
+                running(trial, self._await_answer),
+            ):
+                trainable(trial)
         except _Stopped:
             pass
-        except Exception as error:
+        except BaseException as error:
             return failure(error)
         return None
 
@@ -86,50 +100,45 @@ _others: list[Any] = []
 
 
 @contextmanager
-def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Tell]:
-    """Inside the block the other ranks of the trial train as well.
+def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Broadcast]:
+    """Train with all other ranks of the trial inside the block.
 
-    Yields what passes Tune's answer to a report on to them. Raises RankFailure when one of them
-    failed, unless rank 0's own exception came first. A rank that is lost while rank 0 hangs in a
-    collective costs rank 0 its process after 20 s.
+    If a rank is lost while rank 0 hangs in a collective, the process of rank 0 ends after 40 s.
+
+    Args:
+        config: The configuration that the driver sent.
+        trial: The trial in it.
+
+    Yields:
+        The function that passes the driver's answer to a report to the other ranks.
+
+    Raises:
+        RankFailure: If another rank failed, unless the exception of rank 0 came first.
     """
     if trial.workers == 1:
-        yield lambda go_on: None
+        yield lambda goes_on: None
         return
     others = _gathered(trial)
     nodes = [ray.get_runtime_context().get_node_id(), *ray.get([o.node.remote() for o in others])]
-    one_node = len(set(nodes)) == 1
-    address = "127.0.0.1" if one_node else _own_address()
-    rendezvous = store(address)
-    environment = {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(rendezvous.port),
-        # In torchrun's words: the store is there, and all ranks are its clients.
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "WORLD_SIZE": str(trial.workers),
-        # Ray shows each process its own devices only.
-        "LOCAL_RANK": "0",
-    }
-    if one_node and sys.platform == "linux":
-        # Nothing then listens to the network but the rendezvous.
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    # The store is served for as long as it is referred to.
+    meeting, environment = _rendezvous(trial.workers, one_node=len(set(nodes)) == 1)
     runs = [
         other.train.remote(config, {**environment, "RANK": str(rank)})
         for rank, other in enumerate(others, 1)
     ]
 
-    def tell(go_on: bool) -> None:
+    def broadcast(goes_on: bool) -> None:
         for other in others:
-            other.go_on.remote(go_on)
+            other.answer.remote(goes_on)
 
     over = threading.Event()
     threading.Thread(target=_end_if_lost, args=(runs, over), daemon=True).start()
     try:
         with _environment({**environment, "RANK": "0"}):
-            yield tell
+            yield broadcast
         _raise_failure(ray.get(runs, timeout=_GRACE_S))
     except SystemExit:
-        # Tune has stopped the trial, and they were told so.
+        # The driver has stopped the trial, and the other ranks have its answer.
         if len(ray.wait(runs, num_returns=len(runs), timeout=_GRACE_S)[0]) < len(runs):
             _disband()
         raise
@@ -144,10 +153,30 @@ def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Tell]:
         raise behind from error
     finally:
         over.set()
+        del meeting
+
+
+def _rendezvous(size: int, *, one_node: bool) -> tuple[Any, dict[str, str]]:
+    """Return the store at which the ranks meet, and the variables that torchrun sets but RANK."""
+    address = "127.0.0.1" if one_node else _own_address()
+    meeting = store(address)
+    environment = {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(meeting.port),
+        # torchrun's word for it: the store is served, and all ranks are its clients.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": str(size),
+        # Ray shows each process its own devices only.
+        "LOCAL_RANK": "0",
+    }
+    if one_node and sys.platform == "linux":
+        # Then only the rendezvous listens to the network.
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    return meeting, environment
 
 
 def _gathered(trial: TrialConfig) -> list[Any]:
-    """The other ranks, started by this worker's first trial."""
+    """Return the other ranks. Start them for the first trial, and after a failure."""
     if _others and not _alive(_others):
         _disband()
     if not _others:
@@ -158,7 +187,7 @@ def _gathered(trial: TrialConfig) -> list[Any]:
             actor.options(
                 num_cpus=trial.cpus,
                 num_gpus=trial.gpus,
-                # One that trains, one that answers its reports.
+                # One thread trains, one takes the answers to its reports.
                 max_concurrency=2,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement_group=here, placement_group_bundle_index=rank
@@ -184,35 +213,34 @@ def _disband() -> None:
 
 
 def _raise_failure(ends: list[dict[str, Any] | None]) -> None:
+    """Raise the first failure among the ends of ranks 1, 2, ..."""
     for rank, end in enumerate(ends, 1):
         if end is not None:
-            told = f"rank {rank}: {end['error']}\n{end['traceback']}"
-            raise RankFailure(told, end["cause"], end["again"])
+            message = f"rank {rank}: {end['error']}\n{end['traceback']}"
+            raise RankFailure(message, end["cause"], end["again"])
 
 
 def _behind(error: BaseException, runs: list[Any], nodes: list[str]) -> BaseException:
-    """The failure that rank 0's exception is a consequence of, or the exception itself."""
+    """Return the failure of another rank that caused rank 0's exception, or that exception."""
     if not (isinstance(error, RayError) or _CONSEQUENCE.search(str(error))):
         return error
     ready = ray.wait(runs, num_returns=len(runs), timeout=_GRACE_S)[0] if runs else []
-    consequences: list[BaseException] = []
     for run in ready:
         rank = runs.index(run) + 1
         try:
             _raise_failure([None] * (rank - 1) + [ray.get(run)])
         except RayError as died:
-            told = " ".join(str(died).split())
-            return RankFailure(f"rank {rank} died: {told}", death(told, nodes[rank]), True)
+            words = " ".join(str(died).split())
+            return RankFailure(f"rank {rank} died: {words}", death(words, nodes[rank]), True)
         except RankFailure as failed:
             if not _CONSEQUENCE.search(str(failed).splitlines()[0]):
                 return failed
-            consequences.append(failed)
-    # A connection that breaks by itself is tried again as a dead worker is.
+    # A broken connection without another cause is retried like a dead worker.
     return RankFailure(f"the ranks lost each other: {error}", "worker_died", True)
 
 
 def _end_if_lost(runs: list[Any], over: threading.Event) -> None:
-    """Ends this process if it does not notice that another rank is gone: it may hang on a GPU."""
+    """End this process if it does not notice the loss of another rank: it may hang on a GPU."""
     waiting = list(runs)
     while waiting and not over.is_set():
         ready, waiting = ray.wait(waiting, timeout=1.0)
@@ -225,17 +253,17 @@ def _end_if_lost(runs: list[Any], over: threading.Event) -> None:
 
 
 @contextmanager
-def _environment(words: Mapping[str, str]) -> Iterator[None]:
-    before = {word: os.environ.get(word) for word in words}
-    os.environ.update(words)
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for word, value in before.items():
+        for name, value in before.items():
             if value is None:
-                os.environ.pop(word)
+                os.environ.pop(name, None)
             else:
-                os.environ[word] = value
+                os.environ[name] = value
 
 
 def _own_address() -> str:
@@ -243,7 +271,7 @@ def _own_address() -> str:
 
 
 def store(address: str) -> Any:
-    """The TCPStore where ranks find each other, bound at once: a free port may soon be taken."""
+    """Serve a TCPStore on a port that is bound at once: a port that is only free may be taken."""
     from torch import distributed
 
     return distributed.TCPStore(  # type: ignore[attr-defined]

@@ -1,10 +1,9 @@
-"""What a Ray worker runs for one trial."""
+"""The function that a Ray worker runs for each trial."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,8 @@ import ray
 from ray import tune
 
 from samtune.cluster import gpu_memory
-from samtune.cluster.ranks import RankFailure, Tell, ranks
+from samtune.cluster.clean import clean, enter
+from samtune.cluster.ranks import Broadcast, RankFailure, ranks
 from samtune.record.folder import alone_in
 from samtune.record.outcome import failure
 from samtune.record.provenance import hostname_hash
@@ -22,60 +22,85 @@ from samtune.trial import TrialConfig, running
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
-    """What a Ray worker runs: resolves the trainable by name and reports for it."""
+    """Run one trial: find its trainable by name, call it, and report to the driver for it."""
     trial = TrialConfig.from_dict(config["trial"])
-    node = ray.get_runtime_context().get_node_id()
-
-    def send(
-        report: dict[str, Any],
-        tell: Tell = lambda go_on: None,
-        uploads: Uploads | None = None,
-    ) -> None:
-        report["facts"] |= {"hostname_hash": hostname_hash(), "node": node[:16]}
-        try:
-            if uploads is not None:
-                warn(uploads.put(report["checkpoint"]))
-            tune.report({"report": json.dumps(report)})
-        except SystemExit:
-            tell(False)
-            raise
-        tell(True)
-
-    sys.path.extend(path for path in config["path"] if path not in sys.path)
-    went_wrong = None
+    driver = Driver()
+    problem = None
     try:
-        _train(trial, config, send)
-    except Exception as error:
-        went_wrong = failure(error)
-        if isinstance(error, RankFailure):
-            went_wrong |= {"cause": error.cause, "again": error.again}
-    if went_wrong is not None:
+        _train(trial, config, driver)
+    # A trainable may raise anything, and Ray would take SystemExit for its own.
+    except BaseException as error:
+        problem = failure(error)
+        if problem is not None and isinstance(error, RankFailure):
+            problem |= {"cause": error.cause, "again": error.again}
+    if driver.has_stopped:
+        raise SystemExit(0)
+    if problem is not None:
         # A worker that is out of memory, or whose CUDA context may be broken, is not used again.
-        raises = went_wrong["cause"] == "oom" or trial.gpus > 0
-        tune.report(went_wrong | {"raises": raises})
+        raises = problem["cause"] == "oom" or trial.gpus > 0
+        tune.report(problem | {"raises": raises})
         if raises:
-            raise RuntimeError(went_wrong["error"])
+            raise RuntimeError(problem["error"])
 
 
-def _train(trial: TrialConfig, config: Mapping[str, Any], send: Callable[..., None]) -> None:
-    """In this worker itself."""
+class Driver:
+    """The driver as its worker sees it.
+
+    Attributes:
+        has_stopped: Whether the driver has stopped the trial. Ray says so only once, in whichever
+            thread has reported; every later message stops its thread here.
+    """
+
+    def __init__(self) -> None:
+        self.has_stopped = False
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send a message and wait for the answer. Raises SystemExit if the trial is stopped."""
+        if not self.has_stopped:
+            try:
+                tune.report(dict(message))
+                return
+            except SystemExit:
+                self.has_stopped = True
+        raise SystemExit(0)
+
+    def warn(self, text: str | None) -> None:
+        """Put a warning on the record. None is no warning."""
+        if text is not None:
+            self.send({"warning": text})
+
+
+def _train(trial: TrialConfig, config: Mapping[str, Any], driver: Driver) -> None:
+    enter(config)
+    # Imported before the state is kept: a module's import happens once for all trials of a worker.
     trainable = resolve(trial.trainable)
-    warn(gpu_memory.warning(trial, config["gpu_memory_gb"]))
+    driver.warn(gpu_memory.warning(trial, config["gpu_memory_gb"]))
     with alone_in(trial.checkpoint_dir):
         uploads = _uploads(trial, config)
         if uploads is not None and config["last_epoch"] is not None:
-            warn(uploads.fetch(config["last_epoch"]))
+            driver.warn(uploads.fetch(config["last_epoch"]))
         with (
-            ranks(config, trial) as tell,
-            running(trial, partial(send, tell=tell, uploads=uploads)),
+            clean(trial.seeds),
+            ranks(config, trial) as broadcast,
+            running(trial, partial(_report, driver, broadcast, uploads)),
         ):
             trainable(trial)
 
 
-def warn(text: str | None) -> None:
-    """Has the driver put a warning on record."""
-    if text is not None:
-        tune.report({"warning": text})
+def _report(
+    driver: Driver, broadcast: Broadcast, uploads: Uploads | None, report: dict[str, Any]
+) -> None:
+    """Copy the checkpoint, send the report, and pass the driver's answer to the other ranks."""
+    node = ray.get_runtime_context().get_node_id()
+    report["facts"] |= {"hostname_hash": hostname_hash(), "node": node[:16]}
+    try:
+        if uploads is not None:
+            driver.warn(uploads.put(report["checkpoint"]))
+        driver.send({"report": json.dumps(report)})
+    except SystemExit:
+        broadcast(False)
+        raise
+    broadcast(True)
 
 
 def _uploads(trial: TrialConfig, config: Mapping[str, Any]) -> Uploads | None:

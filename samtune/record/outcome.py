@@ -1,4 +1,4 @@
-"""How an attempt at a trial ended, what that makes of the trial, and whether it is tried again."""
+"""How an attempt at a trial ended, the state of the trial then, and whether it is tried again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from samtune.messages import printable
 from samtune.record.rows import State, Verdict
 from samtune.trial import Budget, ReportError
 
-# Of these, `killed` (the sweep's own process was) and `stopped` say nothing about the trial.
+# `killed` is the sweep's own process. It and `stopped` say nothing about the trial.
 Cause = Literal[
     "completed",
     "pruned",
@@ -30,13 +30,15 @@ Cause = Literal[
     "killed",
 ]
 FAILURES = frozenset({"error", "oom", "stalled", "worker_died", "node_lost"})
-# What raised at one place raises there again: the data and the order are the same.
+# An exception at one place comes there again: the data and their order are the same.
 _REPEATABLE = frozenset({"error", "oom"})
+_LONGEST_LINE = 2000
+_LONGEST_TRACE = 20_000
 
 
 @dataclass(frozen=True)
 class End:
-    """The end of an attempt; `state` is the trial's if it is not tried again."""
+    """The end of an attempt. `state` is the state of the trial if it is not tried again."""
 
     state: State
     reason: str | None
@@ -44,16 +46,16 @@ class End:
 
 
 def is_finite(value: float, metrics: Mapping[str, float]) -> bool:
-    """Whether a report may be judged: neither its value nor its training loss has diverged."""
+    """Return whether neither the value nor the training loss of a report has diverged."""
     return math.isfinite(value) and math.isfinite(metrics.get("train_loss", 0.0))
 
 
 def after_report(
     epoch: int, used: float, value: float, verdict: Verdict, budget: Budget, metric: str
 ) -> End | None:
-    """What a report and its verdict end, or None where the trial goes on.
+    """Return the end that a report and its verdict bring, or None if the trial goes on.
 
-    Pure, so that a trial whose end was not recorded any more ends in the same words.
+    A pure function: a trial whose end was not recorded before a crash ends in the same words.
     """
     if verdict.decision == "stop" and verdict.rung is None:
         why = f"non-finite {metric} or training loss at epoch {epoch}"
@@ -72,54 +74,78 @@ def after_report(
 
 
 def of_exception(error: BaseException) -> tuple[Cause, bool]:
-    """The cause that an exception in a trainable is, and whether trying again could help.
+    """Return the cause that an exception in a trainable is, and whether to try again.
 
-    Out of memory is not met by a smaller batch: micro-batches change what SAM's ascent sees.
+    A smaller batch is no answer to too little memory: micro-batches change SAM's ascent step.
     """
     if disk_refuses(error):
         return "disk_full", True
     # By name: torch has its own, and this side of samtune does not import torch.
     named = type(error).__name__ == "OutOfMemoryError"
-    # What torch's allocator of host memory says is a plain RuntimeError.
-    said = re.search("not enough memory|can't allocate memory", str(error))
+    # torch's allocator of host memory raises a plain RuntimeError.
+    said = re.search("not enough memory|can't allocate memory", _message(error))
     if isinstance(error, MemoryError) or named or said:
         return "oom", True
     return "error", not isinstance(error, ReportError)
 
 
-def failure(error: BaseException) -> dict[str, Any]:
-    """What an exception in a trainable was, in plain values: Ray would pickle no user's own."""
+def failure(error: BaseException) -> dict[str, Any] | None:
+    """Return an exception in a trainable as plain values, because Ray would pickle the exception.
+
+    Returns:
+        `error` (one line), `traceback`, `cause` and `again`. None for `sys.exit()` and
+        `sys.exit(0)`, which are a return.
+    """
+    if isinstance(error, SystemExit) and (error.code is None or error.code == 0):
+        return None
     cause, again = of_exception(error)
-    told = f"{type(error).__name__}: {error}"
+    line = f"{type(error).__name__}: {_message(error)}".removesuffix(": ")
     trace = "".join(traceback.format_exception(error))
-    return {"error": told, "traceback": trace, "cause": cause, "again": again}
+    return {
+        "error": line[:_LONGEST_LINE],
+        "traceback": trace[-_LONGEST_TRACE:],
+        "cause": cause,
+        "again": again,
+    }
 
 
-def of_death(told: str) -> Cause:
-    """The cause behind what Ray tells of a worker that is no more."""
-    if re.search(r"node (has |was |is )?(died|dead|terminated|preempted|unreachable)", told):
+def _message(error: BaseException) -> str:
+    """Return the exception's own words: its __str__ may raise as well."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be shown)"
+
+
+def of_death(words: str) -> Cause:
+    """Return the cause of a worker's death, from Ray's words about it."""
+    if re.search(r"node (has |was |is )?(died|dead|terminated|preempted|unreachable)", words):
         return "node_lost"
-    if "OutOfMemoryError" in told or "running low on memory" in told:
+    if "OutOfMemoryError" in words or "running low on memory" in words:
         return "oom"
     return "worker_died"
 
 
-def shortly(told: str) -> str:
-    """What a person is told of a worker's death, of which Ray tells in a paragraph."""
-    if of_death(told) == "oom":
+def shortly(words: str) -> str:
+    """Return a short sentence about a worker's death: Ray's own are a paragraph of internals."""
+    if of_death(words) == "oom":
         return "its process was killed, because its machine ran low on memory"
-    if code := re.search(r"exits? with an exit code (\d+)", told):
+    if code := re.search(r"exits? with an exit code (\d+)", words):
         return f"its process ended with code {code[1]}"
-    if "Worker exit type: SYSTEM_ERROR" in told:
+    if "Worker exit type: SYSTEM_ERROR" in words:
         return "its process was killed, or crashed"
-    return printable(told.splitlines()[-1])
+    # A worker that could not start names the exception that stopped it.
+    last = words.splitlines()[-1]
+    if re.match(r"(?!ray\.)[\w.]*(Error|Exception): ", last):
+        return printable(last)
+    return "its process died; the events of the trial have more"
 
 
 def is_final(failures: Sequence[str], retries: int) -> bool:
-    """Whether a trial is given up after these failed attempts, none of which got it any further.
+    """Return whether a trial is given up after these failures in a row, without progress between.
 
-    A trial is tried `retries` times more, an exception once: raised twice at the same epoch, it
-    is the trial's own.
+    A trial is tried `retries` times more, but only once more after an exception: one that is
+    raised twice at the same epoch will be raised again.
     """
     again = len(failures) > 1 and set(failures[-2:]) <= _REPEATABLE
     return again or len(failures) > retries

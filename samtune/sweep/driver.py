@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sqlite3
 import time
+import traceback
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,7 @@ from samtune.cluster.worker import run_trial
 from samtune.messages import printable
 from samtune.record.folder import RunError
 from samtune.record.outcome import FAILURES, End, is_final, shortly
+from samtune.record.provenance import hostname_hash
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow, Verdict, canonical
 from samtune.sweep.attempt import Attempt, sentence, trial_name
@@ -38,6 +42,8 @@ from samtune.sweep.tune import ProposalSearcher, RungScheduler
 
 # A mistake that fails every trial should not be paid for by every trial.
 _MOST_ERRORS_IN_A_ROW = 5
+# What SQLite raises when the record itself fails, and not the values of one report.
+_ERRORS_OF_THE_RECORD = (sqlite3.OperationalError, sqlite3.DatabaseError)
 # How long a trial may be silent where its space leaves that to us: this before any has reported,
 # and then a multiple of the longest silence that ended in a report, but never below the last.
 _FIRST_SILENCE_S = 3600.0
@@ -132,6 +138,7 @@ class _Driver:
         self._on = on
         self._oom_kills = OomKills()
         self._import_path = import_path()
+        self._folder = os.getcwd()
         self._warnings: set[str] = set()
         self._live: dict[str, Attempt] = {}
         self._errors_in_a_row = 0
@@ -162,10 +169,12 @@ class _Driver:
             self._plan.progress.count("paused", -1)
         self._plan.progress.count("running", 1)
         self._observers.started(trial, attempt)
-        config = dataclasses.replace(trial.config, test_permit=permit)
+        config = dataclasses.replace(trial.config, test_permit=permit, used=live.past.used)
         return {
             "trial": config.to_dict(),
             "path": self._import_path,
+            "folder": self._folder,
+            "host": hostname_hash(),
             "gpu_memory_gb": self._plan.spaces[trial.study].resources.gpu_memory_gb,
             "storage": self._on and self._on.storage,
             "run": self._record.name,
@@ -193,8 +202,20 @@ class _Driver:
             else:
                 self._heard(live)
                 self._watch.room()
-                verdict = self._committed(live, json.loads(result["report"]))
+                verdict = self._taken(live, result["report"])
         return verdict
+
+    def _taken(self, live: Attempt, report: str) -> Verdict:
+        """Commit a report; one that cannot be recorded is an error of its own trial alone."""
+        try:
+            return self._committed(live, json.loads(report))
+        except Exception as error:
+            if isinstance(error, OSError) or type(error) in _ERRORS_OF_THE_RECORD:
+                raise
+            self._record.add_event("error", traceback.format_exc(), live.trial.trial)
+            why = f"its report cannot be recorded: {type(error).__name__}: {error}"
+            live.end, live.again = End("error", printable(why), "error"), False
+            return Verdict("stop")
 
     def _warned(self, live: Attempt, warning: str) -> None:
         self._record.add_event("warning", warning, live.trial.trial)

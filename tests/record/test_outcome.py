@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from samtune.record.outcome import is_final, of_death, of_exception, shortly
+from samtune.record.outcome import failure, is_final, of_death, of_exception, shortly
 from samtune.trial import ReportError
 
 
@@ -45,4 +45,48 @@ def test_causes_are_told_apart() -> None:
     assert shortly(ended) == "its process ended with code 7"
     killed = died.format("SYSTEM_ERROR", "Worker unexpectedly exits. --enable-x")
     assert shortly(killed) == "its process was killed, or crashed"
-    assert shortly("Failure # 1\nno such \x1b actor") == "no such \\x1b actor"
+    unstarted = "Failure # 1\nModuleNotFoundError: No module named 'a\x1b'"
+    assert shortly(unstarted) == "ModuleNotFoundError: No module named 'a\\x1b'"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Failure # 1\nThe worker died unexpectedly while executing this task.",
+        "Failure # 1\nray.exceptions.ActorDiedError: The actor exited intentionally.",
+    ],
+)
+def test_rays_own_sentences_are_no_reason(words: str) -> None:
+    assert shortly(words) == "its process died; the events of the trial have more"
+
+
+class Mute(Exception):
+    """An exception that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (SystemExit("no data"), "SystemExit: no data"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (Mute(), "Mute: (its message cannot be shown)"),
+    ],
+)
+def test_any_exception_is_an_error_with_its_name(error: BaseException, line: str) -> None:
+    found = failure(error)
+    assert found is not None and found["error"] == line
+    assert (found["cause"], found["again"]) == ("error", True)
+
+
+def test_an_exit_without_an_error_is_a_return() -> None:
+    assert failure(SystemExit()) is None and failure(SystemExit(0)) is None
+
+
+def test_a_long_message_is_cut() -> None:
+    found = failure(ValueError("x" * 10**6))
+    assert found is not None and len(found["error"]) + len(found["traceback"]) < 30_000

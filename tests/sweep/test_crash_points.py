@@ -74,10 +74,6 @@ PROMOTE = Case("search", SearchSpace.load("sgd", [*WORDS, "asha.mode=promote", "
 CONFIRM = Case("confirm", SEARCH.space, after=SEARCH)
 
 
-class _Told(BaseException):
-    """The driver told the trial to stop; as in Ray, no trainable catches it."""
-
-
 def train(config: TrialConfig, witness: int) -> None:
     """Weights that depend on every epoch before, saved and reported as a trainable does it.
 
@@ -137,7 +133,8 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
 
         def told(result: dict[str, Any], trial: Any = trial) -> None:
             if driver.reported(trial, result).decision != "continue" or stop.requested:
-                raise _Told
+                # As Ray does.
+                raise SystemExit(0)
 
         returned = True
         ours = {
@@ -151,7 +148,7 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
         with mock.patch.multiple(worker, **ours):
             try:
                 worker.run_trial(config)
-            except _Told:
+            except SystemExit:
                 returned = False
         driver.ended(trial.trial_id, {"done": returned}, False)
     driver.close(cut=stop.requested)
