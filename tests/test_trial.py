@@ -17,7 +17,7 @@ import torch
 
 import samtune
 from samtune.trial import Budget, BudgetKind, ReportError, Seeds, TrialConfig, running, warn
-from trainables.meter import Meter
+from trainables.budget import Meter
 
 
 def config(kind: BudgetKind = "epochs", per_trial: float = 9, **more: Any) -> TrialConfig:

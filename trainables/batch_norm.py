@@ -1,6 +1,6 @@
 """BatchNorm over the whole batch of a trial whose batch is spread over processes.
 
-torch's own SyncBatchNorm runs on GPUs only, and weighs ranks alike where their parts differ.
+torch's own SyncBatchNorm runs on GPUs only, and gives ranks with unequal parts equal weight.
 """
 
 from __future__ import annotations
@@ -15,22 +15,37 @@ from torch.autograd.function import once_differentiable
 
 
 class SharedNorm:
-    """Has a model's BatchNorm layers use the statistics of all ranks' samples while `on`.
+    """Gives a model's BatchNorm layers the statistics of all ranks' samples while it is `on`.
 
-    The layers stay what they are, in the checkpoint too. Each training pass then makes two
-    reductions a layer, so all ranks make the same passes. Mean and variance are those of the
-    samples together, whatever each rank has of them, and so is the gradient once the oracle has
-    averaged it by samples.
+    The layers keep their class, also in checkpoints. Each training pass then makes two reductions
+    per layer, so all ranks have to make the same passes. Mean and variance are those of all
+    samples together, however they are spread, and so is the gradient once the oracle has averaged
+    it by samples.
     """
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup) -> None:
-        self.on = True
+        kind = nn.modules.batchnorm._BatchNorm
+        self._norms = [module for module in model.modules() if isinstance(module, kind)]
         self._group = group
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.forward = partial(  # type: ignore[method-assign]
-                    self._forward, module, module.forward
-                )
+        self.on = True
+        for norm in self._norms:
+            norm.forward = partial(  # type: ignore[method-assign]
+                self._forward, norm, norm.forward
+            )
+
+    @property
+    def on(self) -> bool:
+        """Whether the layers use the samples of all ranks."""
+        return self._on
+
+    @on.setter
+    def on(self, on: bool) -> None:
+        self._on = on
+        for norm in self._norms:
+            # By this attribute of SyncBatchNorm the oracle knows how few samples a rank may have.
+            vars(norm).pop("process_group", None)
+            if on:
+                norm.process_group = self._group  # type: ignore[assignment]
 
     def _forward(self, norm: Any, alone: Any, x: Tensor) -> Tensor:
         statistics = norm.training or norm.running_mean is None
@@ -40,7 +55,7 @@ class SharedNorm:
         shape = [1, -1] + [1] * (x.dim() - 2)
         dims = [d for d in range(x.dim()) if d != 1]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
-        # Of all ranks: values a channel.
+        # Values per channel, of all ranks.
         count = torch.full((), x.numel() / x.shape[1], dtype=values.dtype, device=x.device)
         dist.all_reduce(count, group=self._group)
         mean = _Sum.apply(values.sum(dims), len(x), self._group) / count
@@ -66,8 +81,8 @@ def _move(norm: Any, mean: Tensor, variance: Tensor) -> None:
 class _Sum(torch.autograd.Function):
     """The sum over ranks.
 
-    Each rank's loss is the mean over its own samples, and its gradient counts by them: what comes
-    back from the others is put in the same unit.
+    Each rank's loss is the mean over its own samples and its gradient counts by their number, so
+    the gradients that come back from other ranks are brought to the same unit.
     """
 
     @staticmethod

@@ -23,7 +23,7 @@ from trainables.data_task import TASK, DataTask, Size, split_words
 from trainables.datasets import DataError, Part, Source, WordError, corrupted, find
 from trainables.datasets.decode import Encoded
 from trainables.datasets.labels import confusions
-from trainables.deal import Rows, deal, flip, redraw
+from trainables.sampling import Rows, add_asymmetric_noise, add_symmetric_noise, split_by_class
 from trainables.split import Split, Streamed
 
 __all__ = ["TASK", "DataError", "Split", "TrainVal", "load", "make_ready", "open_test"]
@@ -124,9 +124,9 @@ def _train_val(wanted: DataTask, split_seed: int) -> tuple[TrainVal, list[str]]:
     # A copy: validation and the next trial's split share the clean labels.
     labels = train.labels.numpy().copy()
     if wanted.label_noise_kind == "symmetric":
-        redraw(labels, noise, len(kept), rng)
+        add_symmetric_noise(labels, noise, len(kept), rng)
     else:
-        flip(labels, noise, confusions(names), rng)
+        add_asymmetric_noise(labels, noise, confusions(names), rng)
     train = dataclasses.replace(train, labels=torch.from_numpy(labels))
     mean, std = _statistics(source, train)
     data = TrainVal(train, val, len(kept), mean, std, source.name, source.sha256)
@@ -163,7 +163,7 @@ def _dealt(
             f"for {len(kept)} classes; there must be one per class{hint}"
         )
     rng = np.random.default_rng((split_seed, 3))
-    used = deal(train.labels.numpy(), (size, len(train) - size), rng)[0]
+    used = split_by_class(train.labels.numpy(), (size, len(train) - size), rng)[0]
     return _only(train, used), val, test
 
 
@@ -188,7 +188,7 @@ def _searched(
             f"which leaves too few for its {classes} classes; there must be one per class"
         )
     rng = np.random.default_rng((split_seed, 2))
-    rows = deal(pool.labels.numpy(), (len(pool) - held, held), rng)
+    rows = split_by_class(pool.labels.numpy(), (len(pool) - held, held), rng)
     return _only(pool, rows[0]), _only(pool, rows[1]), test
 
 
@@ -204,7 +204,7 @@ def _official(source: Source, split_seed: int) -> tuple[Split, tuple[Split, Spli
         return pool, own, _whole(source.parts["test"])
     assert source.sizes is not None, "a set without official test images needs sizes"
     rng = np.random.default_rng((split_seed, 0))
-    train, val, test = deal(part.labels, tuple(source.sizes.values()), rng)
+    train, val, test = split_by_class(part.labels, tuple(source.sizes.values()), rng)
     # Copied, so that the store that a search trial holds has no test image in it.
     searched = np.sort(np.concatenate([train, val]))
     store = _copied(pool, searched)

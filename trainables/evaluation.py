@@ -1,9 +1,10 @@
-"""Loss, accuracy and calibration of a model on a split, in eval mode."""
+"""Loss, accuracy and calibration of a model on a split, in evaluation mode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +15,12 @@ from trainables.data import Split
 from trainables.parallel import ALONE, Ranks, part_of
 from trainables.precision import Precision
 
-# Images of 32 x 32 at a time; of larger ones as many fewer.
+# Images of 32 x 32 pixels per pass; of larger images accordingly fewer.
 _AT_A_TIME = 1024
 
 
 class Predictor:
-    """Logits of a model on the images of a split, as the trial's passes compute them."""
+    """The model as a function of a split's images, at the precision of the trial."""
 
     def __init__(
         self, model: nn.Module, normalise: Normaliser, precision: Precision, ranks: Ranks = ALONE
@@ -31,9 +32,10 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, split: Split) -> tuple[Tensor, Tensor]:
-        """float32 logits (N, classes) and labels (N,), in the split's order, on the device.
+        """Return logits (N, classes) in float32 and labels (N,), in the split's order.
 
-        Leaves the model in eval mode. Several ranks share the work; each gets all of it.
+        They are on the device. The model stays in evaluation mode. Several ranks share the work,
+        and each gets the whole result.
         """
         self.model.eval()
         part = part_of(split, self.ranks)
@@ -53,11 +55,19 @@ class Predictor:
 
 
 def evaluate(predict: Predictor, split: Split) -> dict[str, float]:
-    """Mean cross-entropy `loss` (nats) and `acc` (share, 0 to 1) on `split`."""
+    """Return the mean cross-entropy `loss` (nats) and the accuracy `acc` (0 to 1) on `split`."""
     logits, labels = predict(split)
     loss = F.cross_entropy(logits, labels)
     accuracy = (logits.argmax(dim=1) == labels).double().mean()
     return {"loss": loss.item(), "acc": accuracy.item()}
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """A variant that fits a distribution of weights, such as bSAM."""
+
+    def sampled_weights(self, sample: int) -> AbstractContextManager[None]:
+        """Set the weights to draw number `sample` inside the block."""
 
 
 def evaluate_samples(
@@ -66,9 +76,9 @@ def evaluate_samples(
     sampled_weights: Callable[[int], AbstractContextManager[None]],
     samples: int = 32,
 ) -> dict[str, float]:
-    """`loss` and `acc` of the mean of the class probabilities at `samples` draws of weights.
+    """Return `loss` and `acc` of the mean class probabilities over draws of the weights.
 
-    32 is what the authors of bSAM average.
+    Costs `samples` evaluations. The authors of bSAM average 32.
     """
     total: Tensor | float = 0.0
     for sample in range(samples):
@@ -82,11 +92,11 @@ def evaluate_samples(
 
 
 def evaluate_test(predict: Predictor, split: Split) -> dict[str, float]:
-    """The figures of a confirmed repeat on its test split.
+    """Return the figures of a confirmed repeat on its test split.
 
-    `test_loss` is the mean of the task's loss, `test_nll` the mean negative log-likelihood of the
-    true class (equal while the loss is plain cross-entropy), `test_ece` see `calibration_error`,
-    `test_correct` of `n_test` images are right.
+    `test_loss` is the mean of the task's loss and `test_nll` the mean negative log-likelihood of
+    the true class; they are equal as long as the loss is plain cross-entropy. `test_ece` is
+    the calibration error, and `test_correct` of `n_test` images are right.
     """
     logits, labels = predict(split)
     loss = F.cross_entropy(logits, labels).item()
@@ -102,11 +112,16 @@ def evaluate_test(predict: Predictor, split: Split) -> dict[str, float]:
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, eq. 3): 0 is calibrated, 1 the worst.
+    """Return the expected calibration error (Guo et al. 2017, eq. 3): 0 is best, 1 is worst.
 
-    The confidence of a prediction is its highest probability. Over `bins` equally wide bins
-    (k/bins, (k+1)/bins] of confidence: the sum of |accuracy - mean confidence|, weighted by the
-    share of the images in the bin. `probabilities` is (N, classes), `labels` (N,).
+    This is the mean of |accuracy - mean confidence| over equally wide bins of confidence
+    (k/bins, (k+1)/bins], weighted by the share of the images in each bin. The confidence of a
+    prediction is its highest probability.
+
+    Args:
+        probabilities: shape (N, classes).
+        labels: shape (N,).
+        bins: number of bins.
     """
     confidence, predicted = probabilities.double().max(dim=1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)

@@ -15,27 +15,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samtune.optimizers import BayesianSAM, GradientOracle, Scheduled, Variant
+from samtune.optimizers import GradientOracle, Scheduled, Variant
+from samtune.optimizers.two_pass import Sharpened
 from samtune.trial import TrialConfig, Value, report
 from trainables import checkpoint
 from trainables.allocator import keep_freed_memory
 from trainables.augment import Augment, Normaliser
 from trainables.batch_norm import SharedNorm
+from trainables.budget import SKIPS_IN_A_ROW, Meter
 from trainables.data import TrainVal, load, open_test
-from trainables.evaluation import Predictor, evaluate, evaluate_samples, evaluate_test
-from trainables.meter import SKIPS_IN_A_ROW, Meter
+from trainables.evaluation import (
+    Posterior,
+    Predictor,
+    evaluate,
+    evaluate_samples,
+    evaluate_test,
+)
 from trainables.models import build
-from trainables.parallel import ALONE, Ranks, Share
+from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision
+from trainables.split import Split
 from trainables.targets import Mixer, cross_entropy, hits
 
-# Sets the order's draws apart from those of the split seed, which may be the same number: else the
-# first epoch would begin with the very images whose labels are noise.
+# The split seed may be the same number as the order seed. Without this word the first epoch would
+# begin with the images whose labels are noise.
 _ORDER = 1
 
 
 class Trial:
-    """One run of the loop; `config` is complete and checked."""
+    """One run of the training loop.
+
+    Args:
+        config: complete and checked.
+        make_optimizer: returns the variant for a model and a number of training images.
+        ranks: the processes of the trial.
+    """
 
     def __init__(
         self,
@@ -53,7 +67,7 @@ class Trial:
             torch.cuda.reset_peak_memory_stats()
         else:
             keep_freed_memory()
-        # A warm worker's generators still stand where its last trial left them.
+        # A reused worker's generators are still where its last trial left them.
         checkpoint.seed_rng(config.seeds.order, ranks.rank)
 
         data = load(config.task, config.seeds.split)
@@ -81,20 +95,20 @@ class Trial:
         self.predict = Predictor(self.model, normalise, self.precision, self.ranks)
 
     def _shared_norm(self) -> SharedNorm | None:
-        """None where BatchNorm sees this process's part alone.
+        """Return BatchNorm over all processes, or None where each normalises its own part.
 
-        That is so by the task's word, and where steps are made of parts in any case: a process or
-        a chunk normalises what it perturbs for.
+        That is the case if the task says so, and where each process or chunk has a perturbation
+        of its own.
         """
         task = self.config.task
-        # bSAM's parts are of all processes together.
-        chunks = self.config.knobs.get("m", 0) and not isinstance(self.optimizer, BayesianSAM)
+        chunks = isinstance(self.optimizer, Sharpened) and self.optimizer.m
         parts = not task["sync_perturbation"] or chunks
         if self.ranks.group is None or task["batch_norm"] == "local" or parts:
             return None
         return SharedNorm(self.model, self.ranks.group)
 
     def run(self) -> None:
+        """Train, evaluate and report until the budget is spent or a metric is not finite."""
         self._resume()
         while not self.meter.finished():
             self.meter.epoch += 1
@@ -127,7 +141,7 @@ class Trial:
             if self.shared_norm is not None:
                 self.shared_norm.on = share.copies == 1
             result = self.optimizer.step(self._oracle(share, inputs, targets))
-            # A skipped step has waited for the device already, and its loss may be the overflow.
+            # A skipped step has already waited for the device, and its loss may have overflowed.
             if not result.skipped or math.isfinite(result.loss.item()):
                 loss += result.loss * (len(targets) / share.copies)
                 correct += hits(result.outputs, targets) / share.copies
@@ -137,19 +151,19 @@ class Trial:
             forward, backward, seconds = self.ranks.total(
                 result.forward_samples / share.copies,
                 result.backward_samples / share.copies,
-                # One clock for all: a budget of seconds ends everywhere at the same step.
+                # One clock for all ranks: a budget of seconds ends at the same step in each.
                 started - made if self.ranks.rank == 0 else 0.0,
             )
             meter.count(share.count, (round(forward), round(backward)), result.skipped, seconds)
             if meter.finished() or meter.skipped_in_a_row >= SKIPS_IN_A_ROW:
                 break
-        # The epoch's only wait for the device; what was still queued there is training time.
+        # The only wait for the device in an epoch. What was still queued there is training time.
         of_all = self.ranks.total(loss.item(), correct.item(), seen)
         meter.train_s += self.ranks.first(perf_counter() - started)
         self.ranks.check_equal(self.model)
         if self.shared_norm is None:
             self.ranks.average_buffers(self.model)
-        # Without a loss to train by the trial has diverged, whatever its untrained weights reach.
+        # Without a loss the trial has diverged, however good its untrained weights are.
         trained = of_all[2] > 0 and not meter.stuck(meter.step - first_step)
         return {
             "train_loss": of_all[0] / of_all[2] if trained else math.nan,
@@ -157,12 +171,12 @@ class Trial:
             "lr": lr * share_of_lr,
         }
 
-    def _batches(self) -> Iterator[tuple[Share, Tensor, Tensor]]:
-        """This rank's share of each batch of the epoch, augmented."""
-        # An image may be mixed with one that is in another rank's share.
+    def _batches(self) -> Iterator[tuple[RankShare, Tensor, Tensor]]:
+        """Yield this rank's share of each batch of the epoch, augmented."""
+        # An image may be mixed with one in another rank's share.
         whole = self.mix.mixes
         for share, images, labels in self.ranks.batches(
-            self.train, self._order(), self.meter.batch_size, self.device, whole=whole
+            self.train, self._order(), self.meter.batches, self.device, whole=whole
         ):
             if whole:
                 inputs, targets = self.mix(self.augment(images), labels)
@@ -170,9 +184,9 @@ class Trial:
             else:
                 yield share, self.augment(images, share.rows, share.count), labels
 
-    def _oracle(self, share: Share, inputs: Tensor, targets: Tensor) -> GradientOracle:
+    def _oracle(self, share: RankShare, inputs: Tensor, targets: Tensor) -> GradientOracle:
         autocast = self.precision.dtype
-        # Where each process has all of a small batch, none is to choose from it several times.
+        # Where every process has all of a small batch, each chooses from it by itself.
         together = bool(self.config.task["sync_perturbation"]) and share.copies == 1
         return GradientOracle(
             self.model,
@@ -186,17 +200,15 @@ class Trial:
         )
 
     def _order(self) -> Tensor:
-        """This epoch's order of the training images; a resumed trial draws the same again."""
+        """Return this epoch's order of the training images; a resumed trial draws the same."""
         rng = np.random.default_rng((self.config.seeds.order, self.meter.epoch, _ORDER))
         return torch.from_numpy(rng.permutation(self.meter.n_train)).to(self.device)
 
     def _validate(self) -> dict[str, float]:
         started = perf_counter()
         metrics = evaluate(self.predict, self.val)
-        if isinstance(self.optimizer, BayesianSAM) and self.meter.finished():
-            # As dear as 32 evaluations, so only once.
-            sampled = evaluate_samples(self.predict, self.val, self.optimizer.sampled_weights)
-            metrics |= {f"{name}_sampled": value for name, value in sampled.items()}
+        if self.meter.finished():
+            metrics |= self._sampled(self.val)
         self.meter.eval_s += perf_counter() - started
         return {f"val_{name}": value for name, value in metrics.items()}
 
@@ -205,15 +217,22 @@ class Trial:
         split = open_test(self.config.task, self.config.seeds.split, self.config.test_permit)
         split = split.resident(self.device)
         metrics = evaluate_test(self.predict, split)
-        if isinstance(self.optimizer, BayesianSAM):
-            sampled = evaluate_samples(self.predict, split, self.optimizer.sampled_weights)
-            metrics |= {f"test_{name}_sampled": value for name, value in sampled.items()}
+        metrics |= {f"test_{name}": value for name, value in self._sampled(split).items()}
         self.meter.eval_s += perf_counter() - started
         return metrics
 
+    def _sampled(self, split: Split) -> dict[str, float]:
+        """Return the metrics of the posterior's mean prediction, none without a posterior."""
+        draws = int(self.config.task["posterior_samples"])
+        if not draws or not isinstance(self.optimizer, Posterior):
+            return {}
+        metrics = evaluate_samples(self.predict, split, self.optimizer.sampled_weights, draws)
+        metrics["forward_samples"] = draws * len(split)
+        return {f"{name}_sampled": value for name, value in metrics.items()}
+
     def _costs(self) -> dict[str, float]:
         meter, rho = self.meter, self._rho()
-        # Kilobytes on Linux, bytes on macOS; of the process, so of its earlier trials too.
+        # In kilobytes on Linux, in bytes on macOS. Of the process, so earlier trials count too.
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         on_gpu = self.device.type == "cuda"
         return {
@@ -231,11 +250,11 @@ class Trial:
         }
 
     def _rho(self) -> float | None:
-        """The radius of the last step, which a schedule may have changed."""
+        """Return the radius of the last step, which a schedule may have changed."""
         return self.optimizer.radius if isinstance(self.optimizer, Scheduled) else None
 
     def _facts(self) -> dict[str, Value]:
-        # No CPU operation used here depends on timing; a budget of seconds does.
+        # No CPU operation used here depends on timing, but a budget of seconds does.
         repeatable = self.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
         return {
             "n_train": self.meter.n_train,
@@ -276,15 +295,15 @@ class Trial:
         return checkpoint.save(Path(self.config.checkpoint_dir), self.meter.epoch, state)
 
     def _own_state(self) -> dict[str, Any]:
-        """What differs between ranks: generators, and what a variant learns of its own part."""
+        """Return what differs between ranks: generators, and what a variant keeps of its part."""
         differs = self.ranks.size > 1 and not self.config.task["sync_perturbation"]
         variant = self.optimizer.state_dict()["state"] if differs else {}
         return {"rng": checkpoint.rng_state(self.device), "variant": variant}
 
     def _resume(self) -> None:
-        """Goes on from the newest whole checkpoint, if there is one.
+        """Continue from the newest whole checkpoint, if there is one.
 
-        Its report is sent again, because the interruption may have come between the two.
+        Send its report again, because the interruption may have come between the two.
         """
         folder, path, state = self.config.checkpoint_dir, None, {}
         if folder is not None and self.ranks.rank == 0:
@@ -292,8 +311,8 @@ class Trial:
             if path is not None:
                 state = checkpoint.load(path)
                 checkpoint.refuse_other_trial(path, state["trial"], _identity(self.config))
-        # The others may be on machines that do not have the folder.
-        state = self.ranks.told(state)
+        # The other ranks may be on machines without the folder.
+        state = self.ranks.broadcast(state)
         if not state:
             self.meter.charge(self.config.used)
             return
@@ -314,7 +333,7 @@ class Trial:
 
 
 def _identity(config: TrialConfig) -> dict[str, Value]:
-    """What makes two trials the same one, as dotted words."""
+    """Return what identifies a trial, as dotted words and their values."""
     plain = config.to_dict()
     words: dict[str, Value] = {name: plain[name] for name in ("variant", "base", "workers")}
     for group in ("knobs", "task", "seeds", "budget"):

@@ -1,9 +1,9 @@
-"""A trial on several processes: what each rank has of a batch, and what all of them know.
+"""A trial on several processes: the part of each batch that a rank has, and their exchange.
 
 The ranks hold equal weights. They draw the same order and the same augmentation, each takes its
-part of every batch, and `GradientOracle(ddp=...)` averages the gradients by samples: the steps are
-those of one process with the whole batch. All of a trial's processes call the same methods here
-in the same order, and a method that talks to the others says so.
+part of every batch, and `GradientOracle(ddp=...)` averages the gradients by samples. The steps are
+those of one process with the whole batch. Methods marked "collective" communicate: all ranks of a
+trial call them in the same order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,22 +21,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from samtune.errors import SamtuneError
+from samtune.optimizers import sizes
 from trainables.split import Batch, Split
 
-# Ray ends a rank whose process or node is lost long before; this is for a network that hangs.
+# For a network that hangs. Ray ends a rank whose process or node is lost long before.
 _PATIENCE = datetime.timedelta(minutes=10)
 
 
 class RankError(SamtuneError):
-    """The ranks of a trial no longer hold equal weights."""
+    """Ranks of a trial with different weights."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a rank has of a batch of `count` samples: its `rows`.
+class RankShare:
+    """The part of a batch that a rank computes.
 
-    A batch with fewer samples than there are ranks is computed whole by each of them; `copies`
-    counts them then, and is 1 otherwise.
+    Attributes:
+        rows: its samples.
+        count: samples of the whole batch.
+        copies: ranks that compute these samples: 1, or all where the batch is too small to share.
     """
 
     rows: slice
@@ -45,9 +48,10 @@ class Share:
 
 
 class Ranks:
-    """The processes of one trial, seen from the one of number `rank`; `group` is None for one.
+    """The processes of one trial, as the process number `rank` sees them.
 
-    Numbers and states travel over gloo on the CPU, so that no step waits for the device.
+    The group is None for a trial on one process. Numbers and states travel over gloo on the CPU,
+    so that no step waits for the device.
     """
 
     def __init__(self, rank: int, size: int, group: dist.ProcessGroup | None) -> None:
@@ -58,9 +62,10 @@ class Ranks:
     @classmethod
     @contextmanager
     def joined(cls, workers: int) -> Iterator[Ranks]:
-        """Joins the group that the environment tells of, in the words of torchrun, and leaves it.
+        """Join the group that the environment describes in torchrun's variables, then leave it.
 
-        An exception in one rank ends the others' waiting: their connections to it are closed.
+        An exception in one rank ends the waiting of the others, because it closes their
+        connections.
         """
         if workers == 1:
             yield ALONE
@@ -72,29 +77,46 @@ class Ranks:
         finally:
             dist.destroy_process_group()
 
-    def share(self, count: int) -> Share:
-        """This rank's rows of a batch of `count`: neighbours, as evenly as can be."""
-        if count < self.size:
-            return Share(slice(0, count), count, self.size)
-        each, extra = divmod(count, self.size)
-        start = self.rank * each + min(self.rank, extra)
-        return Share(slice(start, start + each + (self.rank < extra)), count, 1)
+    def share(self, count: int) -> RankShare:
+        """Return this rank's part of a batch of `count` samples, neighbours and nearly equal.
+
+        A batch with fewer than two samples per rank, the least for BatchNorm, is computed whole by
+        every rank.
+        """
+        if count < 2 * self.size:
+            return RankShare(slice(0, count), count, self.size)
+        parts = sizes.even(count, self.size)
+        start = sum(parts[: self.rank])
+        return RankShare(slice(start, start + parts[self.rank]), count, 1)
 
     def batches(
-        self, split: Split, order: Tensor, batch_size: int, device: torch.device, *, whole: bool
-    ) -> Iterator[tuple[Share, Batch, Tensor]]:
-        """As `Split.selections`, with this rank's share of each, or all of each where `whole`."""
-        shares = [self.share(len(batch)) for batch in torch.split(order, batch_size)]
+        self,
+        split: Split,
+        order: Tensor,
+        counts: Sequence[int],
+        device: torch.device,
+        *,
+        whole: bool,
+    ) -> Iterator[tuple[RankShare, Batch, Tensor]]:
+        """Yield this rank's part of each batch: its share, images and labels.
+
+        Args:
+            split: the images.
+            order: indices of the images in the order of the epoch, shape (n,).
+            counts: samples per batch, n together.
+            device: where the batches should be.
+            whole: yield all of each batch instead.
+        """
+        shares = [self.share(count) for count in counts]
         if not whole and self.size > 1:
-            mine = zip(torch.split(order, batch_size), shares, strict=True)
-            order = torch.cat([batch[share.rows] for batch, share in mine])
-            # A later share is never larger than the first: only the last batch is smaller.
-            batch_size = shares[0].rows.stop - shares[0].rows.start
-        made = split.selections(order, batch_size, device)
+            parts = zip(torch.split(order, list(counts)), shares, strict=True)
+            order = torch.cat([batch[share.rows] for batch, share in parts])
+            counts = [share.rows.stop - share.rows.start for share in shares]
+        made = split.selections(order, counts, device)
         yield from ((share, *batch) for share, batch in zip(shares, made, strict=True))
 
     def total(self, *mine: float) -> list[float]:
-        """Sums over the ranks; all of them ask at the same time."""
+        """Return the sums over the ranks. Collective."""
         if self.group is None:
             return list(mine)
         sums = torch.tensor(mine, dtype=torch.float64)
@@ -102,11 +124,11 @@ class Ranks:
         return sums.tolist()
 
     def first(self, value: float) -> float:
-        """Rank 0's value; all ask at the same time."""
+        """Return rank 0's value. Collective."""
         return self.total(value if self.rank == 0 else 0.0)[0]
 
     def joint(self, mine: Tensor) -> Tensor:
-        """The rows of all ranks, in their order; all ask at the same time."""
+        """Return the rows of all ranks in rank order. Collective."""
         if self.group is None:
             return mine
         counts = [0] * self.size
@@ -119,7 +141,7 @@ class Ranks:
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
     def states(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
-        """What each rank gives, tensors and plain values; all ask at the same time."""
+        """Return the state of each rank, tensors and plain values. Collective."""
         if self.group is None:
             return [mine]
         raw = _packed(mine)
@@ -128,12 +150,12 @@ class Ranks:
         cuts = torch.tensor([int(n) for n in self.total(*lengths)])
         return [_unpacked(part) for part in torch.split(self.joint(raw), cuts.tolist())]
 
-    def told(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Rank 0's state; all ask at the same time."""
+    def broadcast(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return rank 0's state. Collective."""
         return self.states(state if self.rank == 0 else {})[0]
 
     def check_equal(self, model: nn.Module) -> None:
-        """Raises RankError unless all ranks hold the same weights, bit by bit."""
+        """Raise RankError unless all ranks hold the same weights, bit by bit. Collective."""
         if self.group is None:
             return
         words = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -149,7 +171,7 @@ class Ranks:
             )
 
     def average_buffers(self, model: nn.Module) -> None:
-        """Gives all ranks the mean of their floating-point buffers: those of local BatchNorm."""
+        """Replace floating-point buffers, those of local BatchNorm, by their mean. Collective."""
         if self.group is None:
             return
         for buffer in model.buffers():
@@ -163,7 +185,7 @@ ALONE = Ranks(0, 1, None)
 
 
 def part_of(split: Split, ranks: Ranks) -> Split:
-    """The images of a split that this rank evaluates: the split itself where it is not shared."""
+    """Return the part of a split that this rank evaluates, all of it where it is not shared."""
     if ranks.size == 1 or len(split) < ranks.size:
         return split
     rows = ranks.share(len(split)).rows

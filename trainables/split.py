@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -118,16 +118,20 @@ class Split:
             yield images, labels
 
     def selections(
-        self, order: Tensor, batch_size: int, device: torch.device
+        self, order: Tensor, counts: int | Sequence[int], device: torch.device
     ) -> Iterator[tuple[Batch, Tensor]]:
-        """As `batches`, but nothing is copied of images that are at hand."""
+        """Yield the same as `batches`, without a copy of images that are at hand.
+
+        `counts` is the size of every batch but the last, or that of each.
+        """
         order = order.to(self.rows.device)
+        indices = torch.split(order, counts if isinstance(counts, int) else list(counts))
         if self._at_hand(device):
-            for index in torch.split(order, batch_size):
+            for index in indices:
                 rows = self.rows.index_select(0, index)
                 yield Selection(self.images, rows), self.labels.index_select(0, index)
         else:
-            yield from self._ahead(order, batch_size, device)
+            yield from self._ahead(indices, device)
 
     def _at_hand(self, device: torch.device) -> bool:
         if self.images.device.type != device.type:
@@ -135,7 +139,7 @@ class Split:
         return device.type != "cpu" or self.images.nbytes <= _SHARE * _memory()
 
     def _ahead(
-        self, order: Tensor, batch_size: int, device: torch.device
+        self, indices: Iterable[Tensor], device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches made by as many threads as the trial has, each one batch at a time."""
         pinned = device.type == "cuda"
@@ -156,7 +160,7 @@ class Split:
 
         pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
         try:
-            for index in torch.split(order, batch_size):
+            for index in indices:
                 waiting.append(pool.submit(make, index))
                 if len(waiting) > threads + 1:
                     yield sent()

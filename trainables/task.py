@@ -109,6 +109,16 @@ _KNOBS = (
         source="trainables/precision.py",
     ),
     Knob(
+        name="posterior_samples",
+        kind=int,
+        default=8,
+        low=0,
+        safe=(0, 64),
+        doc="draws of the weights whose predictions are averaged in the last evaluation of a "
+        "variant with a posterior (bayesian_sam), one evaluation each; 0: none",
+        source="bSAM's code: 32",
+    ),
+    Knob(
         name="batch_norm",
         kind=str,
         default="sync",

@@ -9,11 +9,12 @@ difference.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from samtune.optimizers import (
     AESAM,
@@ -135,11 +136,12 @@ class Vision:
         values = config.knobs
         own: dict[str, Any] = {name: values[name] for name in self.variant_class.knobs()}
         own["seed"] = config.seeds.order
-        if issubclass(self.variant_class, BayesianSAM):
-            return self.variant_class(model.parameters(), n_data=n_data, **own)
-        base = base_of(self.variant_class, config.base)
-        of_base = {name: values[name] for name in base.knobs}
-        return self.variant_class(base.build(model.parameters(), **of_base), **own)
+
+        def make_base(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+            base = base_of(self.variant_class, config.base)
+            return base.build(parameters, **{name: values[name] for name in base.knobs})
+
+        return self.variant_class.build(model.parameters(), make_base, n_data=n_data, **own)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -129,6 +129,18 @@ class BayesianSAM(Scheduled):
         self.state["gm"] = [torch.zeros_like(p) for p in self.parameters]
 
     @classmethod
+    def build(
+        cls,
+        parameters: Iterable[Tensor],
+        make_base: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
+        *,
+        n_data: int,
+        **knobs: Any,
+    ) -> BayesianSAM:
+        """Return the variant over the parameters; it has no base."""
+        return cls(parameters, n_data=n_data, **knobs)
+
+    @classmethod
     def passes_of(cls, knobs: Mapping[str, Any]) -> Passes:
         """Return the passes per step: one over the batch at w, and two over its chunks."""
         return 3.0, 2.0
@@ -161,7 +173,7 @@ class BayesianSAM(Scheduled):
     def sampled_weights(self, sample: int) -> Iterator[None]:
         """Inside the block the weights are a draw from the posterior, the same for equal `sample`.
 
-        Average the softmax of 32 of them, as the authors do, and report it beside that of w.
+        The authors average the class probabilities of 32 draws.
         """
         with torch.no_grad(), self.perturbed(self._noise(self._roots(), "sample", sample), 1.0):
             yield

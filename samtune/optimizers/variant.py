@@ -8,7 +8,7 @@ import inspect
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
@@ -104,6 +104,25 @@ class Variant(ABC):
             raise ValueError(f"the base optimizer of {type(self).__name__} has no parameters")
         for name, about in self.knobs().items():
             setattr(self, name, about.check(getattr(self, name)))
+
+    @classmethod
+    def build(
+        cls,
+        parameters: Iterable[Tensor],
+        make_base: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
+        *,
+        n_data: int,
+        **knobs: Any,
+    ) -> Variant:
+        """Return the variant over the parameters, as a training loop builds it.
+
+        Args:
+            parameters: what to train.
+            make_base: returns a base optimizer over them; a variant without a base does not ask.
+            n_data: samples in the training set.
+            knobs: the variant's own, and `seed`.
+        """
+        return cls(make_base(parameters), **knobs)
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:

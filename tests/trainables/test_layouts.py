@@ -10,7 +10,7 @@ from test_bad_labels import classes, put
 
 from trainables import datasets
 from trainables.data import DataError, load, open_test
-from trainables.deal import deal
+from trainables.sampling import split_by_class
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -124,7 +124,7 @@ def test_a_deal_of_any_sizes_is_exact_and_gives_training_every_class() -> None:
         first = int(rng.integers(present, len(labels) + 1))
         second = int(rng.integers(0, len(labels) - first + 1))
         sizes = (first, second, len(labels) - first - second)
-        parts = deal(labels, sizes, rng)
+        parts = split_by_class(labels, sizes, rng)
         assert tuple(map(len, parts)) == sizes
         assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
         assert len(np.unique(labels[parts[0]])) == present

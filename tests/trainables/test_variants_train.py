@@ -13,7 +13,7 @@ from torch import nn
 
 from samtune.optimizers import VARIANTS, BayesianSAM
 from samtune.trial import Budget, Seeds, TrialConfig, running
-from trainables import checkpoint, vision
+from trainables import checkpoint, evaluation, vision
 from trainables.augment import Normaliser
 from trainables.evaluation import Predictor, evaluate_samples
 from trainables.models import MODELS
@@ -60,7 +60,7 @@ def test_a_short_trial(name):
     assert all(math.isfinite(value) for value in last.values())
     assert last["val_acc"] >= 0 and last["step"] == 8
     assert ("rho" in last) == (name not in {"sgd", "adamw"})
-    sampled = {"val_acc_sampled", "val_loss_sampled"}
+    sampled = {"val_acc_sampled", "val_loss_sampled", "val_forward_samples_sampled"}
     assert sampled & set(first) == set()
     assert sampled & set(last) == (sampled if name == "bayesian_sam" else set())
 
@@ -71,6 +71,26 @@ def test_a_confirmed_posterior_is_tested_at_its_mean_and_averaged():
         assert f"test_{figure}_sampled" in last
     assert math.isfinite(last["test_loss_sampled"])
     assert last["test_loss_sampled"] not in (last["test_loss"], last["val_loss_sampled"])
+    assert last["val_forward_samples_sampled"] == 8 * 297
+
+
+def test_the_posteriors_evaluations_are_as_many_as_the_task_says(monkeypatch):
+    forwards = []
+    predict = evaluation.Predictor.__call__
+
+    def counted(self, split):
+        forwards.append(len(split))
+        return predict(self, split)
+
+    monkeypatch.setattr(evaluation.Predictor, "__call__", counted)
+    for draws in (0, 3):
+        forwards.clear()
+        task = {"batch_size": 250, "posterior_samples": draws}
+        last = trained("bayesian_sam", task=task)[-1]["metrics"]
+        # Two epochs, and the draws after the last.
+        assert len(forwards) == 2 + draws
+        assert ("val_acc_sampled" in last) == bool(draws)
+        assert last.get("val_forward_samples_sampled", 0) == 297 * draws
 
 
 @pytest.fixture

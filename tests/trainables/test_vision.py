@@ -19,9 +19,9 @@ from samtune.optimizers import GradientOracle
 from samtune.optimizers.knobs import KnobError
 from samtune.trial import Budget, Seeds, running
 from trainables import checkpoint, data, loop, vision
+from trainables.budget import Meter
 from trainables.datasets import digits
 from trainables.evaluation import calibration_error
-from trainables.meter import Meter
 from trainables.models import ModelError, build
 from trainables.task import TASK
 
@@ -53,13 +53,16 @@ def test_a_compute_budget_is_spent_to_the_sample(
     assert trainable.see_per_epoch({}, base) == passes
 
 
-@pytest.mark.parametrize("batch_size", [1000, 999, 333, 5000])
-def test_a_ragged_last_batch_is_trained_on(batch_size: int) -> None:
-    """Even one of a single image, which is less than half of a full step."""
+@pytest.mark.parametrize(
+    ("batch_size", "steps"),
+    [(1000, 1), (999, 1), (998, 2), (499, 3), (333, 3), (37, 27), (5000, 1)],
+)
+def test_a_ragged_last_batch_is_trained_on(batch_size: int, steps: int) -> None:
+    """Also one that is less than half of a full step; one image joins the batch before it."""
     config = config_of(vision.sgd)
     reports = train(replace(config, task={**config.task, "batch_size": batch_size}))
     assert [report["metrics"]["see"] for report in reports] == [1, 2]
-    assert reports[-1]["metrics"]["step"] == 2 * math.ceil(1000 / batch_size)
+    assert reports[-1]["metrics"]["step"] == 2 * steps
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from samtune.optimizers.knobs import nearest
 from trainables.datasets.errors import DataError
 from trainables.datasets.split_names import is_split, split_of, splits_of
-from trainables.deal import Rows, deal
+from trainables.sampling import Rows, split_by_class
 
 # Changes whenever the same paths are of other splits or classes, as in decode.py.
 VERSION = 2
@@ -196,5 +196,5 @@ def with_test(name: str, labels: Mapping[str, Rows]) -> dict[str, tuple[str, Row
             f"{classes + 2}: training takes one of each class, validation and test one more each"
         )
     size = max(1, round(_TEST_SHARE * len(held)))
-    train, test = deal(held, (len(held) - size, size), np.random.default_rng(0))
+    train, test = split_by_class(held, (len(held) - size, size), np.random.default_rng(0))
     return {"train": ("train", train), "test": ("train", test)}

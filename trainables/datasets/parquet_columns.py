@@ -11,7 +11,7 @@ import pyarrow.types as types
 
 from samtune.optimizers.knobs import nearest
 from trainables.datasets.errors import DataError, WordError
-from trainables.deal import Rows
+from trainables.sampling import Rows
 
 _IMAGES = ("image", "img")
 _LABELS = ("label", "fine_label", "coarse_label")

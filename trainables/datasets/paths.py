@@ -20,7 +20,7 @@ from trainables.datasets.decode import Encoded, encoded
 from trainables.datasets.errors import DataError
 from trainables.datasets.layout import ANNOTATIONS, SUFFIXES, UNREAD, with_test
 from trainables.datasets.source import Part, Source
-from trainables.deal import Rows
+from trainables.sampling import Rows
 
 # A trial maps a set up to this size in bytes without being asked: a minute on two cores.
 MAPPED = 2 << 30

@@ -1,0 +1,153 @@
+"""What a trial has spent of its budget, and when it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from samtune.optimizers import sizes
+from samtune.trial import Budget
+
+SKIPS_IN_A_ROW = 100
+"""Skipped steps that end a trial. A loss scaler needs 16 to go from 2^16 to 1."""
+_CALIBRATION = 16
+
+
+@dataclass
+class Meter:
+    """Counters of one trial, which also say where in its training it is.
+
+    Attributes:
+        budget: what the trial may spend.
+        n_train: training images.
+        batch_size: images per step.
+        warmup: epochs in which the learning rate rises, whatever the unit of the budget.
+        epoch: epochs begun.
+        step: steps made, skipped ones included.
+        samples: images of these steps.
+        forward_samples: samples of all forward passes.
+        backward_samples: samples of all backward passes.
+        skipped_steps: steps that a loss scaler skipped.
+        skipped_in_a_row: skipped steps since the last one that was not.
+        train_s: seconds in steps.
+        eval_s: seconds in evaluation.
+        data_s: seconds in making batches.
+    """
+
+    budget: Budget
+    n_train: int
+    batch_size: int
+    warmup: float = 0.0
+    epoch: int = 0
+    step: int = 0
+    samples: int = 0
+    forward_samples: int = 0
+    backward_samples: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    data_s: float = 0.0
+
+    @cached_property
+    def batches(self) -> list[int]:
+        """Sizes of the batches of an epoch.
+
+        A rest of one image joins the batch before it, since BatchNorm needs two.
+        """
+        return sizes.at_most(self.batch_size, self.n_train, least=min(2, self.batch_size))
+
+    def count(self, samples: int, cost: tuple[int, int], skipped: bool, seconds: float) -> None:
+        """Add a step.
+
+        A skipped step counts as well: its passes were made, so it spends budget and moves the
+        schedules, which follow the budget.
+
+        Args:
+            samples: images of its batch.
+            cost: samples of its forward and of its backward passes.
+            skipped: the weights did not change.
+            seconds: time it took.
+        """
+        self.step += 1
+        self.samples += samples
+        self.forward_samples += cost[0]
+        self.backward_samples += cost[1]
+        self.skipped_steps += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        self.train_s += seconds
+
+    def charge(self, used: float) -> None:
+        """Count the seconds that earlier attempts used after the checkpoint of this one."""
+        if self.budget.kind == "seconds":
+            self.train_s = max(self.train_s, used)
+
+    def finished(self) -> bool:
+        """Return whether less than half of the next step's cost is left of the budget.
+
+        The first step always fits. The cost of the next one follows from what a sample has cost
+        so far, which also serves variants whose cost depends on the data.
+        """
+        if self.step == 0:
+            return False
+        spent = self.spent
+        if self.budget.kind == "epochs":
+            next_cost = spent / self.step
+        else:
+            next_cost = spent / self.samples * self.batches[self.step % len(self.batches)]
+        return 2 * (self.budget.per_trial - spent) < next_cost
+
+    def stuck(self, steps: int) -> bool:
+        """Return whether steps are skipped for good, at the end of an epoch of `steps`.
+
+        That is 100 in a row, or a whole epoch once a loss scaler has had its time or the budget
+        is spent.
+        """
+        last = self.skipped_in_a_row
+        whole = last >= steps and (last >= _CALIBRATION or self.finished())
+        return last >= SKIPS_IN_A_ROW or whole
+
+    @property
+    def see(self) -> float:
+        """SGD-epoch equivalents: a forward pass costs one, a backward two, an SGD epoch three."""
+        return (self.forward_samples + 2 * self.backward_samples) / (3 * self.n_train)
+
+    @property
+    def spent(self) -> float:
+        """What is spent, in the budget's unit."""
+        match self.budget.kind:
+            case "compute":
+                return self.see
+            case "epochs":
+                return self.step / len(self.batches)
+            case "seconds":
+                return self.train_s
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent: 0 at the start, about 1 at the end."""
+        return self.spent / self.budget.per_trial
+
+    @property
+    def lr_share(self) -> float:
+        """Share of the full learning rate for the next step.
+
+        A cosine over the budget, from 1 at the start to 0 when all is spent. The warm-up
+        multiplies it with a line, 1 / k in the first of k steps and 1 in the last (Goyal et al.
+        2017, 2.2).
+        """
+        cosine = (1 + math.cos(math.pi * self.progress)) / 2
+        rising = self.warmup * self.n_train
+        done = self.samples + self.batch_size
+        return cosine * done / rising if done < rising else cosine
+
+    def counters(self) -> dict[str, int | float]:
+        """Return all but the configuration; `dataclasses.replace(meter, **counters)` resumes."""
+        given = ("budget", "n_train", "batch_size", "warmup")
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in given
+        }
