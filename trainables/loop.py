@@ -31,7 +31,7 @@ from trainables.evaluation import (
     evaluate_samples,
     evaluate_test,
 )
-from trainables.models import build
+from trainables.models import build_for
 from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision
 from trainables.split import Split
@@ -86,8 +86,9 @@ class Trial:
         self.scaler = self.precision.scaler()
         channels, height, width = data.train.images.shape[1:]
         shape = channels, height, width
-        model = build(str(task["model"]), shape, data.classes, self.config.seeds.init)
-        self.model = self.precision.place(model, (task["model"], shape, data.classes))
+        model = build_for(task, shape, data.classes, self.config.seeds.init)
+        words = tuple(task[word] for word in ("model", "dropout", "freeze"))
+        self.model = self.precision.place(model, (words, shape, data.classes))
         normalise = Normaliser(data.mean.to(self.device), data.std.to(self.device))
         self.augment = Augment(str(task["augment"]), normalise, seed, self.precision.memory_format)
         self.mix = Mixer(float(task["mixup"]), float(task["cutmix"]), data.classes, seed)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from samtune.optimizers import Knob
 from samtune.optimizers.knobs import KnobError
 from trainables import augment, data_task, models, precision
 
 
 class _ModelKnob(Knob):
-    """Its value is a name that `trainables.models` can build, `torchvision:resnet50` too."""
+    """A name that `trainables.models` can build, such as `resnet18` or `torchvision:resnet50`."""
 
     def check(self, value: object) -> str:
         try:
@@ -18,6 +20,15 @@ class _ModelKnob(Knob):
         return str(value)
 
 
+class _FileKnob(Knob):
+    """A path, which is made absolute, or ""."""
+
+    def check(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise KnobError(f"{self.name} is {value!r}; it must be the path of a file")
+        return os.path.abspath(os.path.expanduser(value)) if value else ""
+
+
 _KNOBS = (
     *data_task.TASK,
     _ModelKnob(
@@ -25,9 +36,33 @@ _KNOBS = (
         kind=str,
         default="small_cnn",
         choices=tuple(models.MODELS),
-        doc="network, torchvision:NAME or my_package.my_module:my_model; its weights are drawn "
-        "from the init seed",
+        doc="network, torchvision:NAME, timm:NAME or my_package.my_module:my_model; its weights "
+        "are drawn from the init seed",
         source="trainables/models",
+    ),
+    Knob(
+        name="dropout",
+        kind=float,
+        default=0.0,
+        low=0.0,
+        high=0.9,
+        safe=(0.0, 0.5),
+        doc="rate of dropout in each block of resnet... and wrn...; 0 is off",
+        source="Zagoruyko and Komodakis 2016, section 3: 0.3 on CIFAR, 0.4 on SVHN",
+    ),
+    _FileKnob(
+        name="weights",
+        kind=str,
+        default="",
+        doc="file of a state dict to start from; a head for other classes is drawn anew",
+        source="trainables/models/pretrained.py",
+    ),
+    Knob(
+        name="freeze",
+        kind=str,
+        default="",
+        doc='parameters that are not trained, by name with * and commas: "conv1, layer1.*"',
+        source="trainables/models/pretrained.py",
     ),
     Knob(
         name="batch_size",
@@ -137,4 +172,4 @@ _KNOBS = (
     ),
 )
 TASK = {knob.name: knob for knob in _KNOBS}
-"""By name, in the order in which they are told."""
+"""The knobs by name, in the order in which they are shown."""

@@ -9,6 +9,7 @@ difference.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -47,7 +48,7 @@ from samtune.optimizers.knobs import KnobError, reject_unknown
 from samtune.trial import TrialConfig, Value
 from trainables.data import make_ready
 from trainables.loop import Trial
-from trainables.models import build, external
+from trainables.models import build_for, external
 from trainables.parallel import Ranks
 from trainables.task import TASK
 
@@ -100,7 +101,10 @@ class Vision:
         Called once, before them all.
         """
         shape, classes = make_ready(task)
-        build(str(task["model"]), shape, classes, seed=0)
+        with warnings.catch_warnings():
+            # The trials put these on record.
+            warnings.simplefilter("ignore")
+            build_for(task, shape, classes, seed=0)
 
     def references(self, task: Mapping[str, Value], base: str) -> list[str]:
         """Return the code of the user's own that a space names: its model."""
@@ -141,7 +145,8 @@ class Vision:
             base = base_of(self.variant_class, config.base)
             return base.build(parameters, **{name: values[name] for name in base.knobs})
 
-        return self.variant_class.build(model.parameters(), make_base, n_data=n_data, **own)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return self.variant_class.build(trained, make_base, n_data=n_data, **own)
 
 
 @cache

@@ -24,8 +24,8 @@ def test_unknown_names() -> None:
         build("transformer", CIFAR, 10, 1)
     listed = ", ".join(MODELS)
     assert str(caught.value) == (
-        f"unknown model 'transformer'; there is: {listed}; or torchvision:NAME, or your own: "
-        "my_package.my_module:my_model"
+        f"unknown model 'transformer'; there is: {listed}; or torchvision:NAME, timm:NAME, or "
+        "your own: my_package.my_module:my_model"
     )
     for name in MODELS:
         check_name(name)

@@ -43,6 +43,8 @@ def size(name: str, in_shape: tuple[int, int, int], classes: int) -> int:
         ("resnet50", IMAGENET, 1000, 25_557_032, "25.56"),
         ("resnet101", IMAGENET, 1000, 44_549_160, "44.55"),
         ("resnet152", IMAGENET, 1000, 60_192_808, "60.19"),
+        # As SAM libraries build it, counted there.
+        ("pyramidnet_110_270_bottleneck", CIFAR, 10, 18_323_787, "18.32"),
         # Zagoruyko and Komodakis 2016, table 4 (16-8: 11.0, 28-10: 36.5).
         ("wrn_16_8", CIFAR, 10, 10_961_370, "10.96"),
         ("wrn_28_10", CIFAR, 10, 36_479_194, "36.48"),

@@ -35,10 +35,12 @@ OTHERWISE = {
     "cutmix": 1.0,
     "label_smoothing": 0.1,
     "precision": "bf16",
+    "freeze": "0, 3",
 }
 """Each changes the training of digits with noisy labels."""
 OF_FOLDERS = {"dataset", "image_size"}
-OF_THE_MODEL = {"model"}
+OF_THE_MODEL = {"model", "dropout", "weights"}
+"""The last two in tests/trainables/test_pretrained.py."""
 # How, and not what, is computed: the same but for rounding, so the record has to tell.
 FACTS = {"memory_format": ("channels_last", "channels_last"), "compile": (True, "compiled")}
 OF_TEST_IMAGES = {"corruption", "severity"}

@@ -1,25 +1,25 @@
-"""Models by name. A builder takes in_shape (C, H, W) and the number of classes."""
+"""Models by name. A builder takes the shape of an image (C, H, W) and the number of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import nn
 
+from samtune.trial import Value
 from trainables.models import external
 from trainables.models.densenet import densenet
-from trainables.models.parts import ModelError
+from trainables.models.parts import Builder, ModelError, nearest
+from trainables.models.pretrained import freeze, load_weights
 from trainables.models.pyramidnet import pyramidnet
 from trainables.models.resnet import Basic, Bottleneck, resnet
 from trainables.models.small_cnn import small_cnn
 from trainables.models.vit import vit
 from trainables.models.wide_resnet import wide_resnet
 
-__all__ = ["MODELS", "Builder", "ModelError", "build", "check_name"]
-
-Builder = Callable[[tuple[int, int, int], int], nn.Module]
+__all__ = ["MODELS", "Builder", "ModelError", "build", "build_for", "check_name"]
 
 _pyramidnet_110 = partial(pyramidnet, depth=110, alpha=270, bottleneck=False)
 _pyramidnet_272 = partial(pyramidnet, depth=272, alpha=200, bottleneck=True)
@@ -37,6 +37,10 @@ MODELS: dict[str, Builder] = {
     "wrn_34_10": partial(wide_resnet, depth=34, width=10),
     "pyramidnet_110_270": partial(_pyramidnet_110, shakedrop=False),
     "pyramidnet_110_270_shakedrop": partial(_pyramidnet_110, shakedrop=True),
+    # Of bottlenecks, as several SAM libraries build it: 18.3 million parameters.
+    "pyramidnet_110_270_bottleneck": partial(
+        pyramidnet, depth=110, alpha=270, bottleneck=True, shakedrop=False
+    ),
     "pyramidnet_272_200": partial(_pyramidnet_272, shakedrop=False),
     "pyramidnet_272_200_shakedrop": partial(_pyramidnet_272, shakedrop=True),
     "densenet_bc_100_12": partial(densenet, depth=100, growth=12),
@@ -47,22 +51,55 @@ MODELS: dict[str, Builder] = {
     "deit_small": partial(vit, width=384, heads=6, drop=0.1),
 }
 
+_DROPPING = [name for name in MODELS if name.startswith(("resnet", "wrn"))]
+
 
 def check_name(name: str) -> None:
-    """Raises ModelError unless `name` is a model's.
+    """Check that `name` is a model's.
 
-    Names are those of MODELS, `torchvision:NAME` for its classifiers, and
+    Names are those of MODELS, `torchvision:NAME`, `timm:NAME`, and
     `my_package.my_module:my_model` for a builder of one's own, whose module is imported.
+
+    Raises:
+        ModelError: There is no such model.
     """
     _builder(name)
 
 
-def build(name: str, in_shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
-    """The named model on the CPU, its weights drawn from `seed` alone; global RNG untouched.
+def build_for(
+    task: Mapping[str, Value], in_shape: tuple[int, int, int], classes: int, seed: int
+) -> nn.Module:
+    """Return the model that a task names, with its weights, dropout and frozen parameters.
 
-    Raises ModelError for an unknown name, and for images that the model cannot take.
+    Raises:
+        ModelError: There is no such model, or it does not fit the images or the weights.
+    """
+    name = str(task["model"])
+    model = build(name, in_shape, classes, seed, float(task["dropout"]))
+    if task["weights"]:
+        load_weights(model, str(task["weights"]))
+    freeze(model, [word.strip() for word in str(task["freeze"]).split(",") if word.strip()])
+    return model
+
+
+def build(
+    name: str, in_shape: tuple[int, int, int], classes: int, seed: int, dropout: float = 0.0
+) -> nn.Module:
+    """Return the named model on the CPU.
+
+    Its weights are drawn from `seed` alone, and the global random state stays as it was.
+
+    Raises:
+        ModelError: There is no such model, or it cannot take the images or dropout.
     """
     builder = _builder(name)
+    if dropout:
+        if name not in _DROPPING:
+            raise ModelError(
+                f"model {name} has no dropout; set task.dropout to 0, or take one of "
+                f"{', '.join(_DROPPING)}"
+            )
+        builder = partial(builder, drop=dropout)
     # Torch's initialisers draw from the CPU's global generator; torch.manual_seed would also
     # reseed every accelerator, which fork_rng(devices=[]) does not restore.
     with torch.random.fork_rng(devices=[]):
@@ -78,7 +115,7 @@ def _builder(name: str) -> Builder:
         return MODELS[name]
     if ":" in name:
         return external.find(name)
-    hint = external.nearest(name, MODELS)
+    hint = nearest(name, MODELS)
     if not hint.startswith("did"):
-        hint += "; or torchvision:NAME, or your own: my_package.my_module:my_model"
+        hint += "; or torchvision:NAME, timm:NAME, or your own: my_package.my_module:my_model"
     raise ModelError(f"unknown model {name!r}; {hint}")

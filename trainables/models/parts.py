@@ -1,27 +1,36 @@
-"""What the convolutional families share: the stem, the initialisation and the least image."""
+"""Parts that the models share: the stem, the initialisation, dropout, and their errors."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
 from samtune.errors import SamtuneError
+
+Builder = Callable[..., nn.Module]
+"""Takes the shape of an image (C, H, W) and the number of classes; some take dropout as `drop`."""
 
 # Larger images go through the stem of the ImageNet networks.
 SMALL = 64
 
 
 class ModelError(SamtuneError):
-    """No such model, or one that does not fit the images."""
+    """A model that does not exist, or does not fit the images or the weights."""
 
     exit_code = 2
 
 
 def stem(in_shape: tuple[int, int, int], width: int, *after: nn.Module) -> nn.Sequential:
-    """What turns images of `in_shape` (C, H, W) into the first `width` feature maps.
+    """Return the layers from images of `in_shape` (C, H, W) to the first `width` feature maps.
 
-    Up to 64 pixels a 3 x 3 convolution and then `after`, which keep the size; above, ImageNet's
-    stem: a 7 x 7 convolution, BatchNorm, ReLU and max-pool, which make it a quarter. Raises
-    ModelError for images that the network's later halvings leave nothing of.
+    Up to 64 pixels these are a 3 x 3 convolution and then `after`, which keep the size. Above,
+    they are ImageNet's stem, which makes the size a quarter: a 7 x 7 convolution, BatchNorm, ReLU
+    and max-pool.
+
+    Raises:
+        ModelError: The images are too small for the halvings later in the network.
     """
     channels, height, width_px = in_shape
     small = max(height, width_px) <= SMALL
@@ -43,12 +52,12 @@ def stem(in_shape: tuple[int, int, int], width: int, *after: nn.Module) -> nn.Se
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Padded to keep the size; without a bias, which the BatchNorm after it would take away."""
+    """Return a convolution that keeps the size, without a bias: BatchNorm would remove it."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def initialise(network: nn.Module) -> None:
-    """Weights as in the papers' own code, all of it descended from fb.resnet.torch.
+    """Draw the weights as the papers' own code does, which is descended from fb.resnet.torch.
 
     Convolutions: normal with variance 2 / fan-out (He et al. 2015, arXiv 1502.01852, equation 14).
     BatchNorm: weight 1, bias 0. The classifier: torch's uniform weights, bias 0.
@@ -61,3 +70,20 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
+
+
+def dropout(rate: float) -> nn.Module:
+    """Return dropout, or the identity if the rate is 0: it draws no random numbers."""
+    return nn.Dropout(rate) if rate else nn.Identity()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `did you mean x?`, or all known names if none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]}?" if near else f"there is: {', '.join(known) or 'none'}"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().split("\n")[0]
