@@ -47,6 +47,8 @@ OF_TEST_IMAGES = {"corruption", "severity"}
 """Of cifar10 and cifar100 alone; tests/trainables/test_datasets.py has them."""
 OF_GROUPS = {"batch_norm", "sync_perturbation"}
 """Of trials of several processes alone; tests/trainables/test_parallel.py has them."""
+OF_BAYESIAN_SAM = {"posterior_samples"}
+"""Of one variant alone; tests/trainables/test_variants_train.py has it."""
 
 
 SHORT = Budget("epochs", 0.3)
@@ -92,7 +94,7 @@ def trajectory(**task: Any) -> list[float]:
 
 
 def test_every_word_is_examined_here() -> None:
-    elsewhere = OF_FOLDERS | OF_TEST_IMAGES | OF_GROUPS
+    elsewhere = OF_FOLDERS | OF_TEST_IMAGES | OF_GROUPS | OF_BAYESIAN_SAM
     assert set(TASK) == {*OTHERWISE, *OF_THE_MODEL, *FACTS} | elsewhere
 
 
