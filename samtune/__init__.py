@@ -1,23 +1,54 @@
-"""samtune: which sharpness-aware optimizer, with which settings, for my problem and my budget?"""
+"""samtune: which sharpness-aware optimizer, with which settings, for my problem and my budget?
 
+    run = samtune.run("asam", name="first", set={"budget.trials": 8})
+    run.leaderboard, run.best().knobs
+
+A trainable of your own takes a `TrialConfig` and calls `samtune.report`.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from samtune.api.runs import Best, Interrupted, Run, leaderboard, load, run
+    from samtune.api.spaces import Space
+    from samtune.errors import SamtuneError
     from samtune.optimizers.knobs import Knob
     from samtune.trial import TrialConfig, report
 
 __version__ = "0.1.0"
-__all__ = ["Knob", "TrialConfig", "__version__", "report"]
+__all__ = [
+    "Best",
+    "Interrupted",
+    "Knob",
+    "Run",
+    "SamtuneError",
+    "Space",
+    "TrialConfig",
+    "__version__",
+    "leaderboard",
+    "load",
+    "report",
+    "run",
+]
+
+# Public names are imported when they are used, so that `samtune --help` is instant.
+_HOMES = {
+    **dict.fromkeys(
+        ("Best", "Interrupted", "Run", "leaderboard", "load", "run"), "samtune.api.runs"
+    ),
+    "Space": "samtune.api.spaces",
+    "SamtuneError": "samtune.errors",
+    "Knob": "samtune.optimizers.knobs",
+    **dict.fromkeys(("TrialConfig", "report"), "samtune.trial"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Public names load on first use, so that `samtune --help` stays instant.
-    if name == "Knob":
-        from samtune.optimizers.knobs import Knob
-
-        return Knob
-    if name in {"TrialConfig", "report"}:
-        from samtune import trial
-
-        return getattr(trial, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'samtune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

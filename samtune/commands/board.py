@@ -5,39 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from samtune.terminal import console_for
+
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
-
-    from samtune.record.reader import Reader
-
-
-def write_tables(record: Reader, folder: Path | None = None) -> tuple[list[Path], pd.DataFrame]:
-    """Write a run's tables and its leaderboard.
-
-    Args:
-        record: the run.
-        folder: where to; the run's own folder by default.
-
-    Returns:
-        The paths of all four files, and the leaderboard.
-    """
-    from analysis.leaderboard import leaderboard, save
-    from samtune.record.export import export
-
-    folder = record.folder if folder is None else folder
-    written = export(record, folder)
-    board = leaderboard([folder])
-    path = folder / "leaderboard.parquet"
-    save(board, path, [folder])
-    return [*written, path], board
 
 
 def print_board(board: pd.DataFrame, form: str) -> None:
@@ -111,13 +87,3 @@ def csv_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     writer.writerow(headings)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def console_for(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        # A log or a pipe has no width to fit into.
-        console = Console(stderr=stderr, highlight=False, width=240)
-    return console

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from samtune.commands.board import console_for, print_board, write_tables
+from samtune.commands.board import print_board
 from samtune.commands.options import format_option, json_option, runs_option
+from samtune.terminal import console_for
 
 _TICK_S = 2.0
 
@@ -117,6 +118,7 @@ def leaderboard(
     """Compare the confirmed winners of one or several runs."""
     from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
+    from samtune.api.tables import write_tables
     from samtune.record.folder import RunError
     from samtune.record.record import Record
 
@@ -156,6 +158,7 @@ def export_tables(
 
     With --optuna, also write one Optuna study per space.
     """
+    from samtune.api.tables import write_tables
     from samtune.record.folder import RunError
     from samtune.record.record import Record
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+
+from samtune.api.launch import LaunchOptions
+from samtune.api.runs import Run
+from samtune.record.folder import check_name
 
 runs_option = click.option(
     "--runs",
@@ -37,7 +40,6 @@ set_option = click.option(
 )
 on_option = click.option(
     "--on",
-    "setting",
     metavar="SPACE",
     help="Take the task, budget, search, rungs and resources from this space: cifar10_resnet18.",
 )
@@ -45,6 +47,11 @@ top_option = click.option(
     "--top", type=click.IntRange(1), help="How many configurations to confirm."
 )
 seeds_option = click.option("--seeds", type=click.IntRange(1), help="How many fresh seeds each.")
+
+
+def named(runs: Path, name: str) -> Run:
+    """Return the run of this name. Raises RunError (exit code 2) for what is no name."""
+    return Run(runs.absolute() / check_name(name))
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,18 +72,6 @@ def _allow_open_ray(context: click.Context, option: click.Parameter, allowed: bo
         os.environ["SAMTUNE_ALLOW_OPEN_RAY"] = "1"
 
 
-@dataclass(frozen=True)
-class Launch:
-    """Where trials run, what is kept elsewhere, and who hears of it: `launch_options`."""
-
-    address: str | None
-    storage: str | None
-    ship_code: bool
-    logs: tuple[str, ...]
-    hook: str | None
-    quiet: bool
-
-
 _LAUNCH_OPTIONS = (
     address_option,
     click.option(
@@ -92,7 +87,6 @@ _LAUNCH_OPTIONS = (
     ),
     click.option(
         "--log",
-        "logs",
         multiple=True,
         type=click.Choice(["tensorboard", "wandb", "mlflow"]),
         help="Also log to a folder of that name in the run's. Repeatable.",
@@ -106,8 +100,8 @@ _LAUNCH_OPTIONS = (
 )
 
 
-def launch_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of commands that train, which they get as one `launch`."""
+def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of commands that train, which the command gets as `LaunchOptions`."""
 
     @wraps(command)
     def launched(
@@ -115,16 +109,20 @@ def launch_options(command: Callable[..., None]) -> Callable[..., None]:
         address: str | None,
         storage: str | None,
         ship_code: bool,
-        logs: tuple[str, ...],
+        log: tuple[str, ...],
         hook: str | None,
         quiet: bool,
         **others: Any,
-    ) -> None:
-        if storage is not None and "://" not in storage:
-            # Workers have a working folder of their own.
-            storage = str(Path(storage).absolute())
-        launch = Launch(address, storage, ship_code, logs, hook, quiet)
-        command(*words, launch=launch, **others)
+    ) -> Any:
+        launch = LaunchOptions(
+            address=address,
+            storage=storage,
+            ship_code=ship_code,
+            log=log,
+            hook=hook,
+            progress=not quiet,
+        )
+        return command(*words, launch=launch, **others)
 
     for option in reversed(_LAUNCH_OPTIONS):
         launched = option(launched)

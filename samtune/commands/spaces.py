@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
+from samtune.api.spaces import resolved
 from samtune.commands.options import json_option, on_option, set_option
-
-if TYPE_CHECKING:
-    from samtune.space.search_space import SearchSpace
+from samtune.terminal import say
 
 
 @click.group()
@@ -44,10 +41,10 @@ def list_spaces(as_json: bool) -> None:
 @click.option("--origin", is_flag=True, help="Where each value comes from.")
 @json_option
 def show_space(
-    space: str, overrides: tuple[str, ...], setting: str | None, origin: bool, as_json: bool
+    space: str, overrides: tuple[str, ...], on: str | None, origin: bool, as_json: bool
 ) -> None:
     """What a space resolves to, every default filled in."""
-    (loaded,) = load_spaces([space], overrides, setting)
+    (loaded,) = resolved([space], overrides, on, say)
     if as_json:
         from samtune.views.plan import plan
 
@@ -64,9 +61,9 @@ def show_space(
 @click.argument("files", nargs=-1, required=True, metavar="SPACE...")
 @set_option
 @on_option
-def check_spaces(files: tuple[str, ...], overrides: tuple[str, ...], setting: str | None) -> None:
+def check_spaces(files: tuple[str, ...], overrides: tuple[str, ...], on: str | None) -> None:
     """Tells every mistake in space files; exit code 2 if there is one."""
-    for space in load_spaces(files, overrides, setting):
+    for space in resolved(files, overrides, on, say):
         click.echo(f"{space.path}: right; {space.name}, SHA-256 {space.sha256[:16]}")
 
 
@@ -76,49 +73,3 @@ def print_schema() -> None:
     from samtune.space.search_space import space_schema
 
     click.echo(json.dumps(space_schema(), indent=2))
-
-
-def load_spaces(
-    references: Sequence[str], overrides: Sequence[str], setting: str | None = None
-) -> list[SearchSpace]:
-    """All spaces, or every mistake in all of them at once."""
-    from samtune.space.search_space import SearchSpace, SpaceError
-
-    loaded, messages = [], []
-    for reference in references:
-        try:
-            space = SearchSpace.load(reference, overrides, setting)
-        except SpaceError as error:
-            where = f"{reference}: " if len(references) > 1 else ""
-            messages += [f"{where}{message}" for message in error.messages]
-            continue
-        if space.from_shipped:
-            click.echo(f"using the shipped space {space.path}", err=True)
-        for warning in space.warnings:
-            click.echo(f"warning: {warning}", err=True)
-        loaded.append(space)
-    names = [space.name for space in loaded]
-    messages += [
-        f"two spaces are called {name!r}; rename one of the files"
-        for name in sorted({name for name in names if names.count(name) > 1})
-    ]
-    agreed: list[tuple[str, set[str]]] = [
-        ("budget.kind", {space.budget.kind for space in loaded}),
-        ("search.metric", {space.search.metric for space in loaded}),
-        ("search.mode", {space.search.mode for space in loaded}),
-        ("budget.per_trial", {f"{space.budget.per_trial:g}" for space in loaded}),
-        ("confirm.seeds", {str(space.confirm.seeds) for space in loaded}),
-    ]
-    agreed += [
-        (f"task.{word}", {str(space.task.get(word)) for space in loaded})
-        for word in sorted({word for space in loaded for word in space.task})
-    ]
-    messages += [
-        f"spaces of one run must agree on {word}, and these say {' and '.join(sorted(found))}; "
-        f"set one with --set {word}=..."
-        for word, found in agreed
-        if len(found) > 1
-    ]
-    if messages:
-        raise SpaceError(messages)
-    return loaded

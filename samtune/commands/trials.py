@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from samtune.commands.board import console_for, csv_table, markdown_table, print_table
+from samtune.commands.board import csv_table, markdown_table, print_table
 from samtune.commands.options import format_option, json_option, runs_option
+from samtune.terminal import console_for
 
 _PLOT_WIDTH = 60
 _STATES = ["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]

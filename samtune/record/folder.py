@@ -38,16 +38,20 @@ def check_name(name: str) -> str:
 
 
 def refuse_taken(runs: Path, name: str) -> None:
-    """Raises RunError if `name` is no name (exit code 2) or already a run's (exit code 4)."""
-    folder = runs.absolute() / check_name(name)
-    if not os.path.lexists(folder):
-        return
+    """Raise RunError if `name` is no name (exit code 2) or already a run's (exit code 4)."""
+    if os.path.lexists(runs.absolute() / check_name(name)):
+        raise taken(runs, name)
+
+
+def taken(runs: Path, name: str) -> RunError:
+    """Return the error for a name that a run or another folder has (exit code 4)."""
+    folder = runs.absolute() / name
     hint = (
         f"or look at it with `samtune status {name}`, go on with it with `samtune resume {name}`"
         if (folder / "sweep.db").is_file()
         else "or remove it: it holds no run"
     )
-    raise RunError(
+    return RunError(
         f"the name {name!r} is taken: {folder} exists; choose another --name, {hint}", exit_code=4
     )
 

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import click
 from pyarrow import ArrowException
 from pyarrow.fs import (
     FileInfo,
@@ -34,6 +33,7 @@ from pyarrow.fs import (
 from samtune import durable
 from samtune.record.folder import RunError
 from samtune.record.record import Record
+from samtune.terminal import say
 
 EVERY_S = 60.0
 _EPOCH = re.compile(r"epoch-(\d+)")
@@ -230,6 +230,11 @@ def copied(
             _copy(storage, record, last=True)
 
 
+def copy_last(record: Record, url: str) -> None:
+    """Copy a run whose trials have ended, with every checkpoint that a resume needs."""
+    _copy(Storage.at(url, record.name), record, last=True)
+
+
 def fetched(runs: Path, name: str, url: str) -> None:
     """Makes the run folder from its copy. Raises RunError (exit code 2 or 5) when it cannot."""
     storage = Storage.at(url, name)
@@ -273,10 +278,9 @@ def _copy(storage: Storage, record: Record, *, last: bool = False) -> None:
     except (*_REFUSALS, sqlite3.Error) as error:
         record.add_event("storage", _plain(error))
         if last:
-            click.echo(
+            say(
                 f"the copy of {record.name} on the storage is not up to date: {_plain(error)}; "
-                f"the run folder is whole: {record.folder}",
-                err=True,
+                f"the run folder is whole: {record.folder}"
             )
 
 

@@ -107,6 +107,24 @@ def read(path: Path) -> Node:
     return root
 
 
+def compose(text: str, name: str) -> Node:
+    """Return the tree of a space made in Python, with all that it extends.
+
+    What it extends is found as from a file `name` in the current folder.
+
+    Raises:
+        SpaceError: The text, or a file that it extends, is wrong.
+    """
+    reader = _Reader(Path.cwd())
+    try:
+        root = reader.extended(parse(text.encode(), name), Path.cwd() / name, ())
+    except StrictYamlError as error:
+        raise space_error(error.problems) from None
+    if reader.problems:
+        raise space_error(reader.problems)
+    return root
+
+
 class _Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -125,6 +143,10 @@ class _Reader:
         except StrictYamlError as error:
             self.problems += error.problems
             return None
+        return self.extended(root, path, chain)
+
+    def extended(self, root: Node, path: Path, chain: tuple[Path, ...]) -> Node:
+        """Return the tree with what it extends below it; `path` is where it is, or would be."""
         entries = dict(_entries(root))
         extends = entries.pop("extends", None)
         merged = Node(entries, root.mark, root.key)

@@ -18,6 +18,7 @@ from samtune.messages import nearest, quoted
 from samtune.space.conditions import Conditions
 from samtune.space.errors import SpaceError, read_document, space_error
 from samtune.space.files import (
+    compose,
     find,
     on_setting,
     override,
@@ -123,6 +124,26 @@ class SearchSpace:
         object.__setattr__(space, "path", found.path)
         object.__setattr__(space, "from_shipped", found.from_shipped)
         return space
+
+    @classmethod
+    def from_document(
+        cls,
+        document: Mapping[str, Any],
+        name: str,
+        overrides: Sequence[str] = (),
+        on: str | Path | None = None,
+    ) -> SearchSpace:
+        """Check a space that was made in Python, with the words that a space file has.
+
+        Raises:
+            SpaceError: Something in it is wrong; every mistake is named.
+        """
+        root = compose(dump({"samtune": 1, **document}), name)
+        if on is not None:
+            root = on_setting(root, read(find(on).path))
+        root, problems = override(root, overrides, _settable)
+        root = without_shipped_noise(root)
+        return _Builder(root, problems, frozen=False).space(name)
 
     @classmethod
     def from_text(cls, text: str, name: str, source_name: str) -> SearchSpace:

@@ -41,6 +41,7 @@ class Stop:
         self._event = threading.Event()
         self._deadline: threading.Timer | None = None
         self.why: Why | None = None
+        self.signal: int | None = None
         self.detail = ""
 
     @property
@@ -67,6 +68,7 @@ class Stop:
         def handle(number: int, frame: FrameType | None) -> None:
             if self.requested:
                 os._exit(130)
+            self.signal = number
             self.request()
 
         # What nohup or a shell's `&` has told us to ignore stays ignored.

@@ -21,8 +21,8 @@ from samtune.space.strict_yaml import Mark, StrictYamlError
 
 # `samtune.optimizers` is usable with torch alone, and raises Python's own kinds.
 PLAIN = {"KnobError", "NonFiniteError"}
-# A SQLite file that is damaged; `Record` turns it into a RunError.
-INTERNAL = {"DamagedError"}
+# Caught where they are raised, and told as a RunError or a StrictYamlError.
+INTERNAL = {"DamagedError", "LimitError"}
 
 
 def modules(package: ModuleType) -> Iterator[ModuleType]:

@@ -23,7 +23,7 @@ from test_crash_points import (
 )
 
 from samtune import durable
-from samtune.commands.stages import stopped
+from samtune.api.stages import stopped
 from samtune.record.export import export
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace

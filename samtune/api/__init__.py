@@ -1,0 +1,1 @@
+"""What Python code and the command line do with samtune: start runs, continue and read them."""

@@ -1,0 +1,362 @@
+"""A run from Python: start it, read it while it runs, stop it, continue it and confirm it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from samtune.api.launch import Launch, LaunchOptions
+from samtune.api.spaces import Reference, Space, resolved
+from samtune.record.folder import RunError, check_name, is_locked, refuse_taken
+from samtune.record.record import Record
+from samtune.sweep.stop import ask_to_stop, withdraw
+from samtune.views.best import python, space_file, winner_of
+from samtune.views.status import status_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from samtune.api.stages import Ended
+
+_LOOK_S = 0.2
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has stopped a run cleanly: everything is on record.
+
+    Attributes:
+        run: The run, which `run.resume()` continues.
+    """
+
+    def __init__(self, run: Run, number: int) -> None:
+        super().__init__(
+            f"{signal.Signals(number).name} stopped {run.name}; all of it is on record: "
+            f"samtune.load({str(run.folder)!r}).resume() continues"
+        )
+        self.run = run
+
+
+@dataclass(frozen=True)
+class Best:
+    """The winning configuration of a space.
+
+    Attributes:
+        run: Name of the run.
+        space: Name of the space.
+        trial: The trial's number within the space.
+        value: Its metric at its full budget, as the search saw it.
+        repeats: How many repeats on fresh seeds have completed.
+        confirmed: The mean of the metric over these repeats; None without repeats.
+        knobs: The value of each knob.
+        space_file: A space file that trains this configuration alone.
+        python: Python code that does the same; None for a trainable that is not samtune's.
+    """
+
+    run: str
+    space: str
+    trial: str
+    value: float
+    repeats: int
+    confirmed: float | None
+    knobs: Mapping[str, Any]
+    space_file: str
+    python: str | None
+
+
+class Run:
+    """A run in its folder.
+
+    Attributes:
+        folder: Where everything about the run is.
+        exit_code: What the command that did the same would have ended with: 0 done, 1 failed,
+            3 done but some trials failed, 75 stopped; 0 for a run that was only loaded.
+    """
+
+    def __init__(self, folder: Path, exit_code: int = 0) -> None:
+        """Open the run in `folder`, which `samtune.run` and `samtune.load` do for you."""
+        self.folder = folder
+        self.exit_code = exit_code
+
+    def __repr__(self) -> str:
+        """Return the name and the folder."""
+        return f"<samtune run {self.name!r} in {self.folder}>"
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.name
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial of the search, as of now."""
+        return self._table("trials")
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """One row per report, as of now."""
+        return self._table("curves")
+
+    @property
+    def repeats(self) -> pd.DataFrame:
+        """One row per repeat on fresh seeds, as of now."""
+        return self._table("repeats")
+
+    @property
+    def leaderboard(self) -> pd.DataFrame:
+        """One row per space, the best first, as of now."""
+        return leaderboard(self)
+
+    def best(self, space: str | None = None) -> Best:
+        """Return the winning configuration.
+
+        Args:
+            space: Name of a space; without it, the best of all spaces.
+
+        Raises:
+            RunError: There is no such space (exit code 2), or no trial was completed.
+        """
+        with self._record() as record:
+            winner = winner_of(record, space)
+        return Best(
+            run=self.name,
+            space=winner.study.name,
+            trial=str(winner.trial.number),
+            value=winner.value,
+            repeats=winner.repeats,
+            confirmed=winner.confirmed,
+            knobs=dict(winner.trial.config.knobs),
+            space_file=space_file(self.name, winner),
+            python=python(winner),
+        )
+
+    def status(self) -> dict[str, Any]:
+        """Return the progress of the run: what `samtune status --json` prints for one run."""
+        with self._record() as record:
+            return status_of(record)
+
+    def is_running(self) -> bool:
+        """Return whether a process is writing this run."""
+        return is_locked(self.folder)
+
+    def stop(self, timeout: float = 30.0) -> bool:
+        """Ask the process that runs this to stop, and wait until it has stopped.
+
+        Works from any process or machine that shares the folder.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Returns:
+            Whether nothing runs any more.
+        """
+        if not self.is_running():
+            return True
+        # The record itself is left alone: another machine may be writing it.
+        ask_to_stop(self.folder)
+        deadline = time.monotonic() + timeout
+        while self.is_running():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_S)
+        withdraw(self.folder)
+        return True
+
+    def resume(
+        self, *, accept_version_change: bool = False, **options: Unpack[LaunchOptions]
+    ) -> Run:
+        """Continue the run to its end; interrupted trials continue from their checkpoints.
+
+        Args:
+            accept_version_change: Whether to continue although versions or code have changed.
+            options: As of `samtune.run`.
+
+        Returns:
+            The run itself.
+        """
+        # Ray takes two seconds to import, and who only reads a run does without it.
+        from samtune.api import training
+
+        launch = _launch(options)
+        folder, ended = training.resume(
+            self.folder.parent, self.name, launch, accept_version_change=accept_version_change
+        )
+        return _concluded(folder, ended)
+
+    def confirm(
+        self,
+        *,
+        top: int | None = None,
+        seeds: int | None = None,
+        **options: Unpack[LaunchOptions],
+    ) -> Run:
+        """Repeat the best configurations on fresh seeds; each repeat opens the test split once.
+
+        Repeats that the run already has are kept, so `seeds=10` after 5 adds 5.
+
+        Args:
+            top: How many configurations per space; without it, as the space says.
+            seeds: How many fresh seeds each; without it, as the space says.
+            options: As of `samtune.run`.
+
+        Returns:
+            The run itself.
+        """
+        from samtune.api import training
+        from samtune.api.stages import Asked
+
+        asked = Asked(confirm=True, top=top, seeds=seeds)
+        ended = training.confirm(self.folder.parent, self.name, asked, _launch(options))
+        return _concluded(*ended)
+
+    def export(self, folder: str | Path | None = None) -> list[Path]:
+        """Write all tables as Parquet and return their paths.
+
+        Args:
+            folder: Where to write them; without it, the run's own folder.
+
+        Raises:
+            RunError: They cannot be written there (exit code 5).
+        """
+        from samtune.api.tables import write_tables
+
+        place = self.folder if folder is None else Path(folder)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with self._record() as record:
+                return write_tables(record, place)[0]
+        except OSError as error:
+            raise RunError(
+                f"cannot write {error.filename or place}: {error.strerror}; choose another folder",
+                exit_code=5,
+            ) from None
+
+    def _record(self) -> Record:
+        return Record.open(self.folder.parent, self.folder.name, read_only=True)
+
+    def _table(self, name: str) -> pd.DataFrame:
+        from samtune.record import tables
+
+        with tempfile.TemporaryDirectory() as scratch:
+            self.export(scratch)
+            table: pd.DataFrame = tables.read(Path(scratch, f"{name}.parquet"), name).to_pandas()
+        return table
+
+
+def run(
+    *spaces: Reference | Sequence[Reference],
+    name: str | None = None,
+    set: Mapping[str, Any] | Sequence[str] = (),
+    on: str | Path | None = None,
+    runs: str | Path | None = None,
+    confirm: bool = True,
+    top: int | None = None,
+    seeds: int | None = None,
+    **options: Unpack[LaunchOptions],
+) -> Run:
+    """Search one or several spaces, confirm their winners, and return the run.
+
+    With the name and the spaces of a run that was stopped, this continues that run.
+
+    Args:
+        spaces: Names of shipped spaces, space files, maps with the words of a space file, or
+            `samtune.Space`; a list of them as well.
+        name: Name of the run; without it, the spaces' names and a count.
+        set: Values on top of each space: `{"budget.trials": 8, "lr.max": 0.3}`.
+        on: The space that the task, budget, search, rungs and resources are taken from.
+        runs: The folder that holds the runs; without it, SAMTUNE_RUNS, or `runs`.
+        confirm: Whether to repeat the winners on fresh seeds, which opens the test split.
+        top: How many configurations to confirm per space; without it, as the space says.
+        seeds: How many fresh seeds each; without it, as the space says.
+        options: `address` of a running Ray cluster, `storage` URL for a copy of the run,
+            `ship_code` to send code to a cluster's nodes, `log` (any of tensorboard, wandb,
+            mlflow), `hook` (`module:function`), and `progress=False` to show none.
+
+    Returns:
+        The run; its `exit_code` says how it ended.
+
+    Raises:
+        SamtuneError: A space is wrong, the name is taken, or the environment fails.
+        Interrupted: A signal such as Ctrl-C has stopped the run, which can be resumed.
+    """
+    folder = _runs_folder(runs)
+    launch = _launch(options)
+    if name is not None and not (folder / check_name(name) / "sweep.db").is_file():
+        refuse_taken(folder, name)
+    loaded = resolved([*_each(spaces)], set, on, launch.tell)
+
+    from samtune.api import training
+    from samtune.api.stages import Asked
+
+    asked = Asked(confirm=confirm, top=top, seeds=seeds)
+    return _concluded(*training.start(folder, name, loaded, asked, launch))
+
+
+def load(run: str | Path, runs: str | Path | None = None) -> Run:
+    """Return a run, also one that another process is running.
+
+    Args:
+        run: Its folder, such as `runs/first`, or its name.
+        runs: The folder that holds the runs, for a name; without it, SAMTUNE_RUNS, or `runs`.
+
+    Raises:
+        RunError: There is no such run (exit code 2).
+    """
+    path = Path(run)
+    folder = path.absolute() if path.name != str(run) else _runs_folder(runs).absolute() / path
+    with Record.open(folder.parent, folder.name, read_only=True) as record:
+        return Run(record.folder)
+
+
+def leaderboard(*runs: Run | str | Path) -> pd.DataFrame:
+    """Compare the confirmed winners of one or several runs, the best first.
+
+    Args:
+        runs: Runs, their folders or their names.
+
+    Returns:
+        One row per run and space.
+    """
+    from analysis.leaderboard import leaderboard as compare
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = []
+        for number, each in enumerate(runs):
+            found = each if isinstance(each, Run) else load(each)
+            folders.append(Path(scratch, str(number)))
+            found.export(folders[-1])
+        return compare(folders)
+
+
+def _each(spaces: Sequence[Reference | Sequence[Reference]]) -> Iterator[Reference]:
+    """Yield the spaces, and those of each list among them."""
+    for given in spaces:
+        if isinstance(given, str | Path | Mapping | Space):
+            yield given
+        else:
+            yield from given
+
+
+def _launch(options: LaunchOptions) -> Launch:
+    launch = Launch(**options)
+    if launch.storage is not None and "://" not in launch.storage:
+        # Workers have a working folder of their own.
+        return dataclasses.replace(launch, storage=str(Path(launch.storage).absolute()))
+    return launch
+
+
+def _runs_folder(runs: str | Path | None) -> Path:
+    return Path(runs or os.environ.get("SAMTUNE_RUNS") or "runs")
+
+
+def _concluded(folder: Path, ended: Ended) -> Run:
+    run = Run(folder, ended.exit_code)
+    if ended.signal is not None:
+        raise Interrupted(run, ended.signal)
+    return run

@@ -1,0 +1,156 @@
+"""Spaces from files, from shipped names and from Python, checked together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from samtune.space.errors import SpaceError
+from samtune.space.search_space import SearchSpace
+
+Trainable = str | Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """A search space made in Python, with the words of a space file.
+
+    Attributes:
+        trainable: A function that takes a `TrialConfig`, or a name such as `asam` or
+            `my_package.my_module:my_trainable`.
+        knobs: Each a value, or a map such as `{"min": 0.0, "max": 1.0}`, `{"choice": [1, 2]}` or
+            `{"grid": [1, 2]}`.
+        name: Name in tables; without it, the trainable's own name.
+        metric: What a trial reports and the search improves; without it, `val_acc`.
+        mode: Whether more of the metric is better (`max`), or less (`min`).
+        base: Base optimizer, where the trainable offers several.
+        extends: Name of a shipped space, or of a space file, that this one adds to.
+        points: Tied knobs; each trial takes one of these maps as a whole.
+        task: Data set, model and what else a trial needs.
+        budget: `kind`, `per_trial` and `trials`.
+        search: `method`, `seed` and `first`.
+        asha: `mode`, `grace`, `factor`, `tolerance` and `audit`.
+        resources: `cpus`, `gpus`, `workers`, `parallel` and others.
+        confirm: `top` and `seeds`.
+    """
+
+    trainable: Trainable
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    metric: str | None = None
+    mode: Literal["max", "min"] | None = None
+    base: str | None = None
+    extends: str | None = None
+    points: Sequence[Mapping[str, Any]] | None = None
+    task: Mapping[str, Any] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+    asha: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    confirm: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return the space as a space file has it, without what was not given."""
+        words = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        own = {word: words.pop(word) for word in ("name", "metric", "mode")}
+        search = {word: own[word] for word in ("metric", "mode") if own[word] is not None}
+        words["search"] = {**search, **words["search"]}
+        return {word: value for word, value in words.items() if value not in (None, {})}
+
+
+Reference = str | Path | Mapping[str, Any] | Space
+
+
+def resolved(
+    references: Sequence[Reference],
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    on: str | Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[SearchSpace]:
+    """Return the spaces with everything resolved, ready to be run together.
+
+    Args:
+        references: Files, names of shipped spaces, maps with the words of a space file, or Space.
+        overrides: Values on top of each space, as a map or as `path=value` texts.
+        on: The space that the task, budget, search, rungs and resources are taken from.
+        tell: Called with each warning.
+
+    Raises:
+        SpaceError: Something is wrong in a space, or the spaces cannot share a run; every mistake
+            in any of them is named.
+    """
+    if isinstance(overrides, Mapping):
+        overrides = [f"{path}={json.dumps(value)}" for path, value in overrides.items()]
+    spaces: list[SearchSpace] = []
+    messages: list[str] = []
+    for reference in references:
+        try:
+            space = _space(reference, overrides, on)
+        except SpaceError as error:
+            where = f"{_shown(reference)}: " if len(references) > 1 else ""
+            messages += [f"{where}{message}" for message in error.messages]
+            continue
+        if space.from_shipped:
+            tell(f"using the shipped space {space.path}")
+        for warning in space.warnings:
+            tell(f"warning: {warning}")
+        spaces.append(space)
+    messages += _disagreements(spaces)
+    if messages:
+        raise SpaceError(messages)
+    return spaces
+
+
+def _space(reference: Reference, overrides: Sequence[str], on: str | Path | None) -> SearchSpace:
+    if isinstance(reference, Space):
+        document, name = reference.document(), reference.name
+    elif isinstance(reference, Mapping):
+        document, name = dict(reference), None
+        document.pop("samtune", None)
+    else:
+        return SearchSpace.load(reference, overrides, on)
+    name = name or _name_of(document.get("trainable", "space"))
+    return SearchSpace.from_document(document, name, overrides, on)
+
+
+def _name_of(trainable: object) -> str:
+    """Return a name for a space, from the name of its trainable."""
+    word = str(trainable).rpartition(":")[2]
+    return re.sub(r"[^a-z0-9._-]", "_", word.lower()).lstrip("._-")[:64] or "space"
+
+
+def _shown(reference: Reference) -> str:
+    if isinstance(reference, Space | Mapping):
+        return "a space made in Python"
+    return str(reference)
+
+
+def _disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
+    """Return a sentence for each thing on which the spaces of one run have to agree."""
+    names = [space.name for space in spaces]
+    messages = [
+        f"two spaces are called {name!r}; rename one of the files"
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    wanted: list[tuple[str, set[str]]] = [
+        ("budget.kind", {space.budget.kind for space in spaces}),
+        ("search.metric", {space.search.metric for space in spaces}),
+        ("search.mode", {space.search.mode for space in spaces}),
+        ("budget.per_trial", {f"{space.budget.per_trial:g}" for space in spaces}),
+        ("confirm.seeds", {str(space.confirm.seeds) for space in spaces}),
+    ]
+    wanted += [
+        (f"task.{word}", {str(space.task.get(word)) for space in spaces})
+        for word in sorted({word for space in spaces for word in space.task})
+    ]
+    return messages + [
+        f"spaces of one run must agree on {word}, and these say {' and '.join(sorted(found))}; "
+        f"set one with --set {word}=..."
+        for word, found in wanted
+        if len(found) > 1
+    ]

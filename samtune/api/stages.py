@@ -1,0 +1,171 @@
+"""The stages of a run, one after the other, and what is left when they are cut short."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from samtune.api.launch import Launch
+from samtune.api.tables import write_tables
+from samtune.cluster.shipping import modules
+from samtune.cluster.start import cluster
+from samtune.durable import disk_refuses
+from samtune.record.folder import RunError
+from samtune.record.record import Record
+from samtune.record.rows import Stage
+from samtune.record.storage import copy_last
+from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import run_stage
+from samtune.sweep.live import view
+from samtune.sweep.observers import observers
+from samtune.sweep.stages import Confirm, Search
+from samtune.sweep.stop import Stop, withdraw
+from samtune.terminal import console_for
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run was asked to do beside its spaces; it is on record for the run's resume.
+
+    Attributes:
+        confirm: Whether the winners are repeated on fresh seeds.
+        top: How many configurations per space; None leaves it to the space.
+        seeds: How many fresh seeds each; None leaves it to the space.
+    """
+
+    confirm: bool = True
+    top: int | None = None
+    seeds: int | None = None
+
+    @classmethod
+    def of(cls, record: Record) -> Asked:
+        """Return what the run in `record` was asked to do."""
+        found: dict[str, Any] = record.meta("asked") or {}
+        return cls(**found)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the stages ended.
+
+    Attributes:
+        exit_code: As of a command: 0, 1, 3 or 75.
+        signal: Number of the signal that stopped them; None if there was none.
+    """
+
+    exit_code: int
+    signal: int | None = None
+
+
+def run_stages(
+    record: Record,
+    spaces: Sequence[SearchSpace],
+    stages: Sequence[Stage],
+    asked: Asked,
+    launch: Launch,
+    own_code: Sequence[str],
+) -> Ended:
+    """Run stages to their ends or to a stop, and write the tables.
+
+    Args:
+        record: The run's record, locked by the caller.
+        spaces: The run's spaces.
+        stages: What to run, in this order.
+        asked: What to confirm.
+        launch: Where trials run, and who hears of them.
+        own_code: References of the user's code that other nodes may have to be sent.
+
+    Raises:
+        RunError: Ray failed, or the disk is full (exit code 5).
+    """
+    launch.tell(f"run {record.name}: {record.folder}")
+    withdraw(record.folder)
+    stop = Stop()
+    signals = partial(stop.on_signals, partial(_cut_short, record.folder, stop, launch))
+    failed = 0
+    wanted = [space.resources for space in spaces]
+    ship = modules(own_code) if launch.ship_code else []
+    # Ray replaces our signal handlers when it starts, so they are set once more.
+    with (
+        observers(record, launch.log, launch.hook, launch.tell) as told,
+        signals(),
+        cluster(wanted, launch.address, storage=launch.storage, ship=ship) as on,
+        signals(),
+    ):
+        for stage in stages:
+            if stop.requested:
+                break
+            if stage == "search":
+                plan: Search | Confirm = Search(record, spaces)
+            else:
+                plan = Confirm(record, spaces, asked.top, asked.seeds)
+                _tell_winners(record, plan, launch, searched="search" in stages)
+                failed += len(plan.without_winner)
+            with view(console_for(stderr=True), quiet=not launch.progress) as shown:
+                progress = run_stage(plan, record, on, shown, stop, told)
+            failed += progress.states.get("error", 0)
+    if stop.requested:
+        code = stopped(record, stop)
+    elif not any(record.trials(states={"completed"})):
+        code = 1
+    else:
+        code = 3 if failed else 0
+    write_tables(record)
+    return Ended(code, stop.signal)
+
+
+def _tell_winners(record: Record, plan: Confirm, launch: Launch, *, searched: bool) -> None:
+    """Tell what a confirmation cannot confirm."""
+    if not searched and any(record.trials(stage="search", states={"cancelled"})):
+        launch.tell("the search was stopped before its end; confirming its best")
+    for name in plan.without_winner:
+        launch.tell(f"{name}: no trial was completed, so none is confirmed")
+
+
+def stopped(record: Record, stop: Stop) -> int:
+    """Return the exit code of stages that were stopped.
+
+    Raises:
+        RunError: They were stopped because the disk is full (exit code 5).
+    """
+    if stop.why == "disk full":
+        raise _full(record, stop.detail)
+    return 1 if stop.why == "gave up" else 75
+
+
+@contextmanager
+def enough_room(record: Record) -> Iterator[None]:
+    """Raise RunError (exit code 5) for a full disk, wherever in the block it was met."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        if not disk_refuses(error):
+            raise
+        raise _full(record, str(error)) from error
+
+
+def _full(record: Record, detail: str) -> RunError:
+    return RunError(
+        f"stopped, because {record.folder} has no room left ({detail}); what it did "
+        f"before is on record: make room, and `samtune resume {record.name}` continues",
+        exit_code=5,
+    )
+
+
+def _cut_short(folder: Path, stop: Stop, launch: Launch) -> None:
+    """End the process when Ray does not end the trials: the run is left whole before."""
+    with Record.open(folder.parent, folder.name) as record:
+        for trial in record.running():
+            record.end_trial(trial.trial, "cancelled", "stopped on request", cause="stopped")
+        record.add_event("stopped", "Ray did not end its trials in time")
+        write_tables(record)
+        if launch.storage is not None:
+            copy_last(record, launch.storage)
+    launch.tell(f"stopped; all of it is on record: `samtune resume {folder.name}` continues")
+    os._exit({"gave up": 1, "disk full": 5}.get(stop.why or "", 75))

@@ -1,0 +1,254 @@
+"""Start, resume and confirm runs: the one path for Python code and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from samtune.api.launch import Launch
+from samtune.api.stages import Asked, Ended, enough_room, run_stages
+from samtune.api.tables import write_tables
+from samtune.record.folder import RunError, check_name, taken
+from samtune.record.provenance import code_hashes, versions
+from samtune.record.record import Record
+from samtune.record.rows import Stage
+from samtune.record.storage import copied, fetched
+from samtune.search.proposals import Proposals
+from samtune.space.search_space import SearchSpace, resolve
+from samtune.space.trainable import imported
+from samtune.sweep import observers
+from samtune.sweep.stages import Confirm, Search, has_work, searched
+from samtune.views.replay import rule_text
+
+# Characters shown of a version or a SHA-256.
+_SHOWN = 24
+
+
+def start(
+    runs: Path, name: str | None, spaces: Sequence[SearchSpace], asked: Asked, launch: Launch
+) -> tuple[Path, Ended]:
+    """Run spaces, or continue the stopped run of the same name and spaces.
+
+    Args:
+        runs: The folder that holds the runs.
+        name: Name of the run; without it, the spaces' names and a count.
+        spaces: The spaces, resolved.
+        asked: Whether and what to confirm.
+        launch: Where trials run, and who hears of them.
+
+    Returns:
+        The run's folder, and how it ended.
+
+    Raises:
+        RunError: The name is taken (exit code 4), or the environment fails (exit code 5).
+        SpaceError: Something that a space names cannot be imported.
+    """
+    observers.check(launch.log, launch.hook)
+    if name is not None and is_run(runs, name):
+        return _started_again(runs, name, spaces, asked, launch)
+    own_code = _imported(spaces)
+    _find_data(spaces, launch)
+    hashes = code_hashes(space.trainable for space in spaces)
+    studies = [_study(space) for space in spaces]
+    stages: list[Stage] = ["search", "confirm"] if asked.confirm else ["search"]
+    with (
+        Record.create(runs, name, studies, dataclasses.asdict(asked), hashes) as record,
+        _held(record, launch, new=True),
+    ):
+        return record.folder, run_stages(record, spaces, stages, asked, launch, own_code)
+
+
+def is_run(runs: Path, name: str) -> bool:
+    """Return whether there is a run of this name. Raises RunError (exit code 2) for no name."""
+    return (runs / check_name(name) / "sweep.db").is_file()
+
+
+def _started_again(
+    runs: Path, name: str, spaces: Sequence[SearchSpace], asked: Asked, launch: Launch
+) -> tuple[Path, Ended]:
+    """Continue a run by the command that began it; refuse the name for other spaces."""
+    with Record.open(runs, name) as record:
+        if [study.sha256 for study in record.studies()] != [space.sha256 for space in spaces]:
+            raise taken(runs, name)
+        with _held(record, launch):
+            _check_versions(record, accepted=False)
+            _imported(spaces)
+            record.set_meta("asked", dataclasses.asdict(asked))
+            ended = _go_on(record, launch)
+            if ended is None:
+                raise taken(runs, name)
+            return record.folder, ended
+
+
+def resume(
+    runs: Path, name: str, launch: Launch, *, accept_version_change: bool = False
+) -> tuple[Path, Ended]:
+    """Continue a run that was stopped or killed, from its own frozen spaces.
+
+    Args:
+        runs: The folder that holds the runs.
+        name: Name of the run; with a storage, it may be there alone.
+        launch: Where trials run, and who hears of them.
+        accept_version_change: Whether to continue although versions or code have changed.
+
+    Returns:
+        The run's folder, and how it ended.
+
+    Raises:
+        RunError: There is no such run, or it was begun by other versions (exit code 2).
+    """
+    observers.check(launch.log, launch.hook)
+    if launch.storage and not is_run(runs, name):
+        fetched(runs, name, launch.storage)
+    with Record.open(runs, name) as record, _held(record, launch):
+        _check_versions(record, accept_version_change)
+        ended = _go_on(record, launch)
+        if ended is None:
+            launch.tell(f"nothing is left to do in {name}")
+            write_tables(record)
+            ended = Ended(0)
+        return record.folder, ended
+
+
+def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, Ended]:
+    """Repeat the best configurations of a run on fresh seeds; repeats that exist are kept.
+
+    Args:
+        runs: The folder that holds the runs.
+        name: Name of the run.
+        asked: How many configurations and seeds.
+        launch: Where trials run, and who hears of them.
+
+    Returns:
+        The run's folder, and how it ended.
+    """
+    observers.check(launch.log, launch.hook)
+    with Record.open(runs, name) as record, _held(record, launch):
+        spaces = _frozen(record)
+        own_code = _imported(spaces)
+        _find_data(spaces, launch)
+        record.set_meta("asked", dataclasses.asdict(asked))
+        return record.folder, run_stages(record, spaces, ["confirm"], asked, launch, own_code)
+
+
+@contextmanager
+def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[None]:
+    """Hold a run for writing inside the block, and copy it to its storage."""
+    with ExitStack() as stack:
+        stack.enter_context(record.lock())
+        if new:
+            stack.enter_context(record.removed_if_empty())
+        stack.enter_context(enough_room(record))
+        stack.enter_context(copied(record, launch.storage, new=new))
+        yield
+
+
+def _study(space: SearchSpace) -> dict[str, str]:
+    """Return a space as the record has it."""
+    settings = {
+        "search_alg": space.search.method,
+        "scheduler": rule_text(space.asha.model_dump()),
+        "mode": space.search.mode,
+        "trials": Proposals(space).total,
+        "searched": sorted(searched(space)),
+    }
+    return {
+        "name": space.name,
+        "variant": space.variant,
+        "base": space.base,
+        "space": space.text,
+        "sha256": space.sha256,
+        "settings": json.dumps(settings),
+    }
+
+
+def _frozen(record: Record) -> list[SearchSpace]:
+    """Return the spaces that the run was begun with, whatever their files say now."""
+    return [
+        SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
+        for study in record.studies()
+    ]
+
+
+def _check_versions(record: Record, accepted: bool) -> None:
+    """Refuse a run that was begun by other versions or code, unless that is accepted.
+
+    Raises:
+        RunError: It was, and that is not accepted (exit code 2).
+    """
+    began, now = record.meta("versions") or {}, versions()
+    if accepted or not _changed(began, now):
+        # Other versions may not be able to read the spaces.
+        now |= code_hashes(space.trainable for space in _frozen(record))
+    changed = _changed(began, now)
+    if not changed:
+        return
+    if not accepted:
+        raise RunError(
+            f"{record.name} was begun with other versions or code: {changed}; its later trials "
+            f"may not compare with its earlier ones: `samtune resume {record.name} "
+            "--accept-version-change` continues all the same",
+            exit_code=2,
+        )
+    _imported(_frozen(record))
+    record.add_event("version change accepted", changed)
+    record.set_meta("versions", now)
+
+
+def _changed(began: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return what had another version or SHA-256; the first characters are shown."""
+    return ", ".join(
+        f"{name} was {began[name][:_SHOWN]} and is {now[name][:_SHOWN]}"
+        for name in sorted(began.keys() & now.keys())
+        if began[name] != now[name]
+    )
+
+
+def _go_on(record: Record, launch: Launch) -> Ended | None:
+    """Run what a run has left to do; None when there is nothing."""
+    spaces = _frozen(record)
+    own_code = _imported(spaces)
+    asked = Asked.of(record)
+    stages: list[Stage] = []
+    if has_work(Search(record, spaces)):
+        stages.append("search")
+    if asked.confirm and (stages or has_work(Confirm(record, spaces, asked.top, asked.seeds))):
+        stages.append("confirm")
+    if not stages:
+        return None
+    _find_data(spaces, launch)
+    record.add_event("resumed", f"{' and '.join(stages)} to do")
+    return run_stages(record, spaces, stages, asked, launch, own_code)
+
+
+def _imported(spaces: Sequence[SearchSpace]) -> list[str]:
+    """Import everything that the spaces name, and return the references of the user's own code.
+
+    A frozen space was checked when its run began; its code may be gone since.
+
+    Raises:
+        SpaceError: Something cannot be imported here, so it cannot be in a worker either.
+    """
+    found = [imported(space.trainable, space.base, space.task) for space in spaces]
+    return [reference for references in found for reference in references]
+
+
+def _find_data(spaces: Sequence[SearchSpace], launch: Launch) -> None:
+    """Let each trainable look for its data before Ray starts: one error instead of one per trial.
+
+    The machines of another cluster have data of their own.
+
+    Raises:
+        SamtuneError: A trainable says that no trial could begin.
+    """
+    for space in spaces:
+        ready = getattr(resolve(space.trainable), "make_ready", None)
+        if ready is None or launch.address is not None:
+            continue
+        try:
+            ready(space.task)
+        except ValueError as error:
+            raise RunError(f"{space.name}: no trial could begin: {error}", exit_code=5) from error
