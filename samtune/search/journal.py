@@ -1,11 +1,11 @@
-"""A run's searches as Optuna studies in a journal file, which optuna-dashboard opens."""
+"""The searches of a run as Optuna studies in a journal file, which optuna-dashboard opens."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,21 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
-from optuna.study import StudyDirection
+from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from samtune import durable
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow
+from samtune.search.tpe import DIRECTIONS
+from samtune.space.knobs import among, same
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace
+from samtune.trial import Value
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+# Optuna holds numbers as floats, which are exact up to here.
+_EXACT = 2**53
 
 _STATES = {
     "completed": TrialState.COMPLETE,
@@ -35,131 +40,163 @@ _STATES = {
 }
 
 
-def write_journal(record: Record, path: Path) -> None:
-    """Writes `path` anew, whole or not at all: a study a space, a trial for each of its search.
+class Journal:
+    """A study per space and a trial per search trial, with samtune's numbers.
 
     Completed trials are COMPLETE, pruned and diverged ones PRUNED, and those that failed or were
-    cut short FAIL, or RUNNING while the sweep runs; samtune's own word for it is the user
-    attribute `state`. A report's value is the intermediate value of its epoch.
+    cut short FAIL. The user attributes hold samtune's own state, the origin of the configuration
+    and the reason of the end. A report's value is the intermediate value of its epoch. Nothing in
+    samtune reads the file.
+
+    Args:
+        path: The file, which is written anew.
+        spaces: The space of each study, in the order of the record.
+        live: Whether trials that have not ended will go on: RUNNING, otherwise FAIL.
     """
-    running = record.is_locked()
+
+    def __init__(self, path: Path, spaces: Sequence[SearchSpace], live: bool = True) -> None:
+        self._path = path
+        # A process that is killed leaves Optuna's lock file behind.
+        for stale in (path, path.with_name(f"{path.name}.lock")):
+            stale.unlink(missing_ok=True)
+        self._unfinished = TrialState.RUNNING if live else TrialState.FAIL
+        self._lines = _Lines()
+        self._storage = JournalStorage(self._lines)
+        self._distributions = [_distributions(space) for space in spaces]
+        self._studies = []
+        for space in spaces:
+            direction = DIRECTIONS[space.search.mode]
+            optuna.create_study(storage=self._storage, study_name=space.name, direction=direction)
+            self._studies.append(self._storage.get_study_id_from_name(space.name))
+        self._ids: dict[int, int] = {}
+
+    def add(self, trial: TrialRow, curve: Mapping[int, float]) -> None:
+        """Add a trial with its finite values by epoch; numbers of a study come in their order."""
+        study = self._studies[trial.study]
+        self._ids[trial.trial] = self._storage.create_new_trial(study, self._row(trial, curve))
+
+    def end(self, trial: TrialRow, curve: Mapping[int, float]) -> None:
+        """Bring a trial that was added as a running one to its end, and write the file."""
+        row, known = self._row(trial, curve), self._ids[trial.trial]
+        for epoch, value in sorted(curve.items()):
+            self._storage.set_trial_intermediate_value(known, epoch, value)
+        for name, attribute in row.user_attrs.items():
+            self._storage.set_trial_user_attr(known, name, attribute)
+        self._storage.set_trial_state_values(known, row.state, row.values)
+        self.write()
+
+    def write(self) -> None:
+        """Append to the file what is not in it yet."""
+        durable.append(self._path, self._lines.taken())
+
+    def _row(self, trial: TrialRow, curve: Mapping[int, float]) -> FrozenTrial:
+        state = _STATES.get(trial.state, TrialState.FAIL)
+        if trial.state in {"running", "paused"}:
+            state = self._unfinished
+        has_value = bool(curve) and trial.state in {"completed", "pruned"}
+        ended = None
+        if state.is_finished():
+            ended = datetime.datetime.fromtimestamp(trial.ended_at or trial.proposed_at)
+        distributions = self._distributions[trial.study]
+        knobs = {
+            name: value for name, value in trial.config.knobs.items() if name in distributions
+        }
+        return FrozenTrial(
+            number=trial.number,
+            trial_id=trial.number,
+            state=state,
+            value=curve[max(curve)] if has_value else None,
+            datetime_start=datetime.datetime.fromtimestamp(trial.proposed_at),
+            datetime_complete=ended,
+            params={name: _shown(distributions[name], value) for name, value in knobs.items()},
+            distributions={name: distributions[name] for name in knobs},
+            user_attrs={"state": trial.state, "origin": trial.origin, "reason": trial.reason},
+            system_attrs={},
+            intermediate_values=dict(curve),
+        )
+
+
+def write_journal(record: Record, path: Path) -> None:
+    """Write a record's searches to `path`, whole or not at all."""
+    spaces = [
+        SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
+        for study in record.studies()
+    ]
     curves = record.curves()
-    memory = _Memory()
-    for study in record.studies():
-        space = SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
-        maximize = study.settings["mode"] == "max"
-        copy = optuna.create_study(
-            storage=JournalStorage(memory),
-            study_name=study.name,
-            direction=StudyDirection.MAXIMIZE if maximize else StudyDirection.MINIMIZE,
-        )
-        distributions = _distributions(space)
-        trials = record.trials(study=study.study, stage="search")
-        copy.add_trials(
-            _frozen(trial, curves.get(trial.trial, {}), distributions, running)
-            for trial in sorted(trials, key=lambda trial: trial.number)
-        )
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    journal = Journal(aside, spaces, live=record.is_locked())
+    for trial in sorted(record.trials(stage="search"), key=lambda trial: trial.number):
+        journal.add(trial, curves.get(trial.trial, {}))
     try:
-        JournalFileBackend(str(aside)).append_logs(memory.logs)
+        journal.write()
         aside.rename(path)
     finally:
         aside.unlink(missing_ok=True)
 
 
-class Mirror(BaseJournalBackend):
-    """A study in an Optuna journal, to which ended trials are appended.
+class _Lines(BaseJournalBackend):
+    """Holds the lines of a journal until they are written.
 
-    Without Optuna's lock, which would outlive a killed process: one writes here. Each trial passes
-    through a storage of its own, as a storage of Optuna's keeps a copy of all that it has written.
+    Optuna's own file would be locked and synced for each line. Its one reader, the storage, reads
+    each line once, so lines that were read are dropped.
     """
 
-    def __init__(self, path: Path, name: str, direction: StudyDirection) -> None:
-        self._path = path
-        self._name = name
-        self._logs = list(JournalFileBackend(str(path)).read_logs(0))
-        optuna.create_study(
-            storage=JournalStorage(self), study_name=name, direction=direction, load_if_exists=True
-        )
-
-    def add(self, trial: FrozenTrial) -> None:
-        storage = JournalStorage(self)
-        storage.create_new_trial(storage.get_study_id_from_name(self._name), trial)
-        self._logs.pop()
+    def __init__(self) -> None:
+        self._read = 0
+        self._logs: list[dict[str, Any]] = []
+        self._unwritten: list[str] = []
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        return self._logs[log_number_from:]
+        fresh = self._logs[log_number_from - self._read :]
+        self._read, self._logs = self._read + len(self._logs), []
+        return fresh
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
-        durable.append(self._path, "".join(lines).encode())
+        lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+        self._unwritten += [f"{line}\n" for line in lines]
         # As Optuna would read them.
         self._logs += map(json.loads, lines)
 
-
-class _Memory(BaseJournalBackend):
-    """Holds the journal until it is complete: Optuna's file would be locked and synced for each
-    of its lines."""
-
-    def __init__(self) -> None:
-        self.logs: list[dict[str, Any]] = []
-
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        return self.logs[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self.logs += logs
-
-
-def _frozen(
-    trial: TrialRow,
-    curve: Mapping[int, float],
-    distributions: Mapping[str, BaseDistribution],
-    running: bool,
-) -> FrozenTrial:
-    ended = datetime.datetime.fromtimestamp(trial.ended_at) if trial.ended_at else None
-    state = _STATES.get(trial.state, TrialState.FAIL)
-    if trial.state == "running":
-        state = TrialState.RUNNING if running else TrialState.FAIL
-    if state is TrialState.FAIL and ended is None:
-        ended = datetime.datetime.fromtimestamp(trial.proposed_at)
-    told = state is TrialState.COMPLETE or trial.state == "pruned"
-    drawn = {name: value for name, value in trial.config.knobs.items() if name in distributions}
-    return FrozenTrial(
-        number=trial.number,
-        trial_id=trial.number,
-        state=state,
-        value=curve[max(curve)] if told and curve else None,
-        datetime_start=datetime.datetime.fromtimestamp(trial.proposed_at),
-        datetime_complete=ended,
-        params=drawn,
-        distributions={name: distributions[name] for name in drawn},
-        user_attrs={"state": trial.state, "origin": trial.origin, "reason": trial.reason},
-        system_attrs={},
-        intermediate_values=dict(curve),
-    )
+    def taken(self) -> bytes:
+        lines, self._unwritten = self._unwritten, []
+        return "".join(lines).encode()
 
 
 def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """What each searched knob is drawn from; tied knobs stand on their own here."""
-    found = {
-        name: _distribution(domain)
-        for name, domain in space.knobs.items()
-        if not isinstance(domain, Fixed)
+    """Return the distribution of each searched knob; tied knobs stand on their own here."""
+    domains = {
+        name: domain for name, domain in space.knobs.items() if not isinstance(domain, Fixed)
     }
     for name in space.points[0] if space.points else ():
-        values = tuple(dict.fromkeys(point[name] for point in space.points))
-        found[name] = CategoricalDistribution(values)
-    return found
+        values: list[Value] = []
+        for point in space.points:
+            values += [] if among(point[name], values) else [point[name]]
+        domains[name] = Choice(tuple(values), values[0])
+    return {name: _distribution(domain) for name, domain in domains.items()}
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
     match domain:
         case Choice(values=values) | Grid(values=values):
-            return CategoricalDistribution(values)
-        case Range(low=low, high=high, scale=scale, step=step, type=kind):
+            # Optuna cannot tell 1, 1.0 and true apart; their JSON texts differ.
+            distinct = len(set(values)) == len(values)
+            return CategoricalDistribution(values if distinct else [json.dumps(v) for v in values])
+        case Range(low=low, high=high, scale=scale, type="int") if high <= 2**53 and low >= -(
+            2**53
+        ):
             log = scale == "log"
-            if kind == "int":
-                return IntDistribution(int(low), int(high), log, int(step or 1))
-            return FloatDistribution(low, high, log, step)
+            return IntDistribution(int(low), int(high), log, 1 if log else int(domain.step or 1))
+        case Range(low=low, high=high, scale=scale):
+            return FloatDistribution(float(low), float(high), scale == "log")
     raise TypeError(f"no such domain: {domain!r}")
+
+
+def _shown(distribution: BaseDistribution, value: Value) -> Value:
+    """Return a knob's value as its distribution has it."""
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            known = any(choice is not None and same(value, choice) for choice in choices)
+            return value if known else json.dumps(value)
+        case FloatDistribution():
+            return float(value)
+    return value

@@ -7,19 +7,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from samtune.messages import nearest, quoted
-from samtune.space.knobs import (
-    Choice,
-    Domain,
-    Fixed,
-    Grid,
-    KnobReader,
-    Range,
-    Value,
-    When,
-    active,
-    among,
-    contains,
-)
+from samtune.space.knob_reader import KnobReader
+from samtune.space.knobs import Domain, Range, Value, When, active, fitted, listed, listed_values
 from samtune.space.strict_yaml import Node
 
 
@@ -75,26 +64,34 @@ class Conditions:
         return known
 
     def _possible(self, name: str, other: str, allowed: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Return the values of a condition as the knob that it asks about has them."""
         fits: list[Value] = []
         domain = self.domains.get(other)
         for value in allowed:
-            fit = self.reader.checked(other, value, self._node(name, other), warn=False)
-            if fit is None:
+            checked = self.reader.checked(other, value, self._node(name, other), warn=False)
+            if checked is None:
                 continue
             if isinstance(domain, Range):
-                possible = contains(domain, fit) and (domain.step or domain.type == "int")
+                fit = fitted(domain, checked)
+                never = "never holds" if fit is None else "is hardly ever"
                 message = (
                     f"{other} is a range from {domain.low} to {domain.high}, which "
-                    f"{'is hardly ever' if contains(domain, fit) else 'never holds'} {quoted(fit)}"
+                    f"{never} {quoted(checked)}"
                 )
+                fit = fit if domain.step or domain.type == "int" else None
             else:
                 has = (
-                    [point[other] for point in self.points] if domain is None else _values(domain)
+                    [point[other] for point in self.points]
+                    if domain is None
+                    else listed_values(domain)
                 )
-                possible = among(fit, has)
-                message = f"{other} is never {quoted(fit)}; {nearest(fit, has, 'it is one of')}"
-            if not possible:
+                fit = listed(checked, has)
+                message = (
+                    f"{other} is never {quoted(checked)}; {nearest(checked, has, 'it is one of')}"
+                )
+            if fit is None:
                 self._wrong(name, message, other)
+                fit = checked
             fits.append(fit)
         return tuple(fits)
 
@@ -123,13 +120,9 @@ class Conditions:
                 waiting.append(other)
         free = [other for other in asked if other in self.domains]
         # Values that no condition asks for cannot help.
-        axes = [[value for value in asked[o] if contains(self.domains[o], value)] for o in free]
+        axes = [[v for v in asked[o] if fitted(self.domains[o], v) is not None] for o in free]
         return any(
             name in active(self.domains, {**point, **dict(zip(free, row, strict=True)), name: 0})
             for point in self.points or ({},)
             for row in itertools.product(*axes)
         )
-
-
-def _values(domain: Fixed | Choice | Grid) -> tuple[Value, ...]:
-    return (domain.value,) if isinstance(domain, Fixed) else domain.values

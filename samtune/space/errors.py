@@ -92,6 +92,10 @@ def _sentence(node: Node, path: tuple[int | str, ...], reached: int, error: Erro
             return f"{quoted(path[-1])} is not a known word here; {nearest(path[-1], known)}"
         case "missing":
             return f"{quoted(path[reached])} is missing"
+        case "too_short" if path == ("points",):
+            return "the list is empty; remove it"
+        case "too_short":
+            return "the list is empty; give it a value"
         case "value_error":
             return str(context["error"])
         case "literal_error" if path == ("samtune",):

@@ -1,20 +1,11 @@
-"""What a knob can be: fixed, a range, a choice or a grid; and how a space file's words say so."""
+"""The four kinds of a knob (fixed, range, choice, grid) and what their values have in common."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-from samtune.messages import nearest, quoted
-from samtune.space.schema import ChoiceShape, GridShape, RangeShape, not_a_number
-from samtune.space.strict_yaml import Node, Problem
-from samtune.space.trainable import Declared
-
-if TYPE_CHECKING:
-    from samtune.optimizers.knobs import Knob
+from decimal import Decimal
+from typing import Any, Literal
 
 Value = float | int | str | bool
 When = Mapping[str, tuple[Value, ...]]
@@ -30,7 +21,11 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; with `step` only low, low + step, ..."""
+    """The numbers from `low` to `high`, both included.
+
+    With `step` there are only low, low + step, ... With `mean` and `sd` the numbers are normally
+    distributed, cut off at both ends.
+    """
 
     low: float
     high: float
@@ -39,11 +34,13 @@ class Range:
     type: Literal["int", "float"]
     default: float
     when: When = field(default_factory=dict)
+    mean: float | None = None
+    sd: float | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the values, as the search picks."""
+    """Several values, of which the search picks one for each trial."""
 
     values: tuple[Value, ...]
     default: Value
@@ -52,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Grid:
-    """Each of the values, together with each of the other grids'."""
+    """Several values, each of which is tried with each value of the other grids."""
 
     values: tuple[Value, ...]
     default: Value
@@ -62,31 +59,67 @@ class Grid:
 Domain = Fixed | Range | Choice | Grid
 
 
+def same(one: Value, other: Value) -> bool:
+    """Return whether two values are equal in type and value: 1, 1.0 and true differ."""
+    return type(one) is type(other) and one == other
+
+
 def among(value: Value, values: Iterable[Value]) -> bool:
-    """Whether the value is one of them; `true` is not 1."""
-    return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
+    """Return whether one of the values is the same as `value`."""
+    return any(same(value, other) for other in values)
 
 
-def contains(domain: Domain, value: Value) -> bool:
-    """Whether the domain can give this value."""
-    if isinstance(domain, Fixed):
-        return among(value, (domain.value,))
-    if isinstance(domain, Choice | Grid):
-        return among(value, domain.values)
+def listed(value: Value, values: Iterable[Value]) -> Value | None:
+    """Return the one of the values that a file means by `value`: the same, or an equal number."""
+    equal = [other for other in values if other == value]
+    if among(value, equal):
+        return value
+    numbers = [other for other in equal if not isinstance(other, bool)]
+    return numbers[0] if numbers and not isinstance(value, bool) else None
+
+
+def listed_values(domain: Fixed | Choice | Grid) -> tuple[Value, ...]:
+    """Return all values of a domain that is no range."""
+    return (domain.value,) if isinstance(domain, Fixed) else domain.values
+
+
+def fitted(domain: Domain, value: Value) -> Value | None:
+    """Return the domain's own value that a file means by `value`, or None if it has none."""
+    if not isinstance(domain, Range):
+        return listed(value, listed_values(domain))
     if isinstance(value, bool | str) or not domain.low <= value <= domain.high:
-        return False
+        return None
     if domain.type == "int" and value != int(value):
-        return False
-    return domain.step is None or _whole((value - domain.low) / domain.step)
+        return None
+    size, above = step_size(domain), _decimal(value, domain.low)
+    if domain.type == "int":
+        return None if above % size else int(value)
+    return None if size and not is_whole(above / size) else float(value)
+
+
+def step_size(domain: Range) -> Decimal:
+    """Return the distance between two values of a range; 0 if it has no steps."""
+    return Decimal(str(domain.step or (1 if domain.type == "int" else 0)))
+
+
+def steps(domain: Range) -> int | None:
+    """Return the number of values of a range, or None if it has no steps."""
+    size = step_size(domain)
+    return round(_decimal(domain.high, domain.low) / size) + 1 if size else None
+
+
+def is_whole(count: Decimal) -> bool:
+    """Return whether a number of steps is whole, up to the rounding of floats."""
+    return abs(count - round(count)) <= Decimal("1e-9") * max(1, round(abs(count)))
 
 
 def default_of(domain: Domain) -> Value:
-    """What the domain gives when nothing is searched."""
+    """Return the value that the domain has when nothing is searched."""
     return domain.value if isinstance(domain, Fixed) else domain.default
 
 
 def active(domains: Mapping[str, Domain], values: Mapping[str, Value]) -> dict[str, Value]:
-    """`values` without the knobs whose `when` does not hold; a tied knob is always active."""
+    """Return `values` without the knobs whose `when` is false; a tied knob is always active."""
 
     def holds(name: str) -> bool:
         if name not in domains:
@@ -100,13 +133,14 @@ def active(domains: Mapping[str, Domain], values: Mapping[str, Value]) -> dict[s
 
 
 def written(domain: Domain) -> Any:
-    """The domain as a space file writes it, every word explicit."""
+    """Return the domain as a space file writes it, with every word explicit."""
     if isinstance(domain, Fixed):
         return domain.value
     words: dict[str, Any]
     if isinstance(domain, Range):
         words = {"min": domain.low, "max": domain.high, "scale": domain.scale}
-        words |= {} if domain.step is None else {"step": domain.step}
+        rest = {"step": domain.step, "mean": domain.mean, "sd": domain.sd}
+        words |= {word: value for word, value in rest.items() if value is not None}
         words |= {"type": domain.type, "default": domain.default}
     else:
         word = "choice" if isinstance(domain, Choice) else "grid"
@@ -116,182 +150,5 @@ def written(domain: Domain) -> Any:
     return words
 
 
-class KnobReader:
-    """Turns the shapes of a space file into domains, and gathers what is wrong with them."""
-
-    def __init__(self, declared: Declared | None) -> None:
-        self.declared = declared
-        self.knobs: Mapping[str, Knob] = (declared and declared.knobs) or {}
-        self.problems: list[Problem] = []
-        self.warnings: list[Problem] = []
-
-    def domain(self, name: str, shape: Any, node: Node) -> Domain | None:
-        """The knob's domain, with `when` still as written; None after a problem."""
-        before = len(self.problems)
-        domain: Domain | None
-        if isinstance(shape, RangeShape):
-            domain = self._range(name, shape, node)
-        elif isinstance(shape, ChoiceShape):
-            domain = self._listed(name, shape.choice, shape, node, Choice)
-        elif isinstance(shape, GridShape):
-            domain = self._listed(name, shape.grid, shape, node, Grid)
-        else:
-            value = self.checked(name, shape, node)
-            domain = None if value is None else Fixed(value)
-        return domain if len(self.problems) == before else None
-
-    def checked(self, name: str, value: Value, node: Node, warn: bool = True) -> Value | None:
-        """The value as the trainable's knob takes it; None after a problem."""
-        knob = self.knobs.get(name)
-        if knob is None:
-            return value
-        return self.fitting(knob, value, node, name, warn)
-
-    def fitting(
-        self, knob: Knob, value: Value, node: Node, where: str, warn: bool = True
-    ) -> Value | None:
-        """The value if it lies within the knob's hard bounds; a warning outside the safe range."""
-        number = knob.kind in {int, float} and not knob.choices
-        if number and isinstance(value, str | bool):
-            self.problems.append((node.mark, f"{where}: {not_a_number(value)}"))
-            return None
-        try:
-            fit = knob.check(value)
-        except ValueError as error:
-            self.problems.append((node.mark, str(error)))
-            return None
-        if warn and knob.safe is not None and not isinstance(fit, str | bool):
-            low, high = knob.safe
-            if not low <= fit <= high:
-                message = (
-                    f"{where}: {fit:g} is outside {low:g} to {high:g}, "
-                    f"the range worth searching ({knob.source})"
-                )
-                self.warnings.append((node.mark, message))
-        return fit
-
-    def _range(self, name: str, shape: RangeShape, node: Node) -> Range | None:
-        words = node.value if isinstance(node.value, dict) else {}
-
-        def wrong(word: str, message: str) -> None:
-            self.problems.append((words.get(word, node).mark, f"{name}: {message}"))
-
-        knob = self.knobs.get(name)
-        kind = shape.type or ("int" if knob is not None and knob.kind is int else "float")
-        fault = _range_fault(shape, knob, words)
-        if fault is not None:
-            wrong(*fault)
-            return None
-        before = len(self.problems)
-        numbers: dict[str, Any] = {
-            word: words[word].value
-            for word in ("min", "max", "step", "default")
-            if word in words and words[word].value is not None
-        }
-        for word, number in numbers.items():
-            if kind == "int" and not isinstance(number, int):
-                wrong(word, f"{word} {number} is not a whole number, and the type is int")
-            elif kind == "float":
-                numbers[word] = float(number)
-        if len(self.problems) > before:
-            return None
-        low, high, step = numbers["min"], numbers["max"], numbers.get("step")
-        if low == high:
-            wrong("max", f"min and max are both {low}; for one value write `{name}: {low}`")
-        elif low > high:
-            wrong("max", f"min {low} is above max {high}; swap them")
-        if shape.scale == "log" and low <= 0:
-            wrong("min", f"a log scale needs a min above 0, not {low}; or write scale: linear")
-        if step is not None and shape.scale == "log":
-            wrong("step", "step and scale: log do not go together; remove one of them")
-        elif step is not None and low < high < low + step:
-            wrong("step", f"step {step} is wider than the range, {low} to {high}")
-        elif step is not None and low < high and not _whole((high - low) / step):
-            last = low + (high - low) // step * step
-            wrong("step", f"max {high} is not min plus whole steps; the last one is {last:g}")
-        for end in ("min", "max"):
-            self.checked(name, numbers[end], words[end])
-        if len(self.problems) > before:
-            return None
-        domain = Range(low, high, shape.scale or "linear", step, kind, low, _when(shape))
-        default: Any = numbers.get("default")
-        if default is None:
-            default = self._usual(name, domain, _middle(domain))
-        elif not contains(domain, default):
-            between = "" if step is None else f" in steps of {step}"
-            wrong("default", f"default {default} is not in {low} to {high}{between}")
-        return dataclasses.replace(domain, default=float(default) if kind == "float" else default)
-
-    def _listed(
-        self,
-        name: str,
-        listed: Sequence[Value] | None,
-        shape: ChoiceShape | GridShape,
-        node: Node,
-        kind: type[Choice] | type[Grid],
-    ) -> Domain | None:
-        words = node.value if isinstance(node.value, dict) else {}
-        at = words["choice" if kind is Choice else "grid"]
-        if not listed or not isinstance(at.value, list):
-            self.problems.append((at.mark, f"{name}: the list is empty; give it a value"))
-            return None
-        values: list[Value] = []
-        for value, item in zip(listed, at.value, strict=True):
-            fit = self.checked(name, value, item)
-            if fit is not None and among(fit, values):
-                self.problems.append((item.mark, f"{name}: {quoted(fit)} is listed twice"))
-            elif fit is not None:
-                values.append(fit)
-        if not values:
-            return None
-        domain = kind(tuple(values), values[0], _when(shape))
-        if shape.default is None:
-            return dataclasses.replace(domain, default=self._usual(name, domain, values[0]))
-        default = self.checked(name, shape.default, words["default"], warn=False)
-        if default is not None and not among(default, values):
-            message = f"{name}: default {quoted(default)} is not in the list"
-            near = nearest(default, values, "it has")
-            self.problems.append((words["default"].mark, f"{message}; {near}"))
-        return None if default is None else dataclasses.replace(domain, default=default)
-
-    def _usual(self, name: str, domain: Domain, otherwise: Value) -> Value:
-        knob = self.knobs.get(name)
-        return knob.default if knob and contains(domain, knob.default) else otherwise
-
-
-def _range_fault(
-    shape: RangeShape, knob: Knob | None, words: Mapping[str, Node]
-) -> tuple[str, str] | None:
-    """The word at fault, and why these words make no range at all for this knob."""
-    missing = [end for end in ("min", "max") if getattr(shape, end) is None]
-    if len(missing) == 2:
-        return "", "write a value, {min: ..., max: ...}, {choice: [...]} or {grid: [...]}"
-    if missing:
-        return "", f"{missing[0]!r} is missing; a range is {{min: ..., max: ...}}"
-    if knob is not None and knob.kind in {str, bool}:
-        values = ", ".join(knob.choices or ("true", "false"))
-        return "", f"not a number, so no range; write {{choice: [{values}]}}"
-    if knob is not None and knob.kind is int and shape.type == "float":
-        return "type", "whole numbers only; write type: int, or leave it out"
-    if isinstance(shape.default, str | bool):
-        return "default", not_a_number(shape.default)
-    return None
-
-
-def _when(shape: RangeShape | ChoiceShape | GridShape) -> dict[str, tuple[Value, ...]]:
-    return {
-        other: tuple(allowed) if isinstance(allowed, list) else (allowed,)
-        for other, allowed in (shape.when or {}).items()
-    }
-
-
-def _whole(steps: float) -> bool:
-    return math.isfinite(steps) and math.isclose(steps, round(steps), rel_tol=1e-9, abs_tol=1e-9)
-
-
-def _middle(domain: Range) -> float:
-    low, high, step = domain.low, domain.high, domain.step
-    if step is not None:
-        return low + round((high - low) / step / 2) * step
-    middle = math.sqrt(low) * math.sqrt(high) if domain.scale == "log" else low / 2 + high / 2
-    return round(middle) if domain.type == "int" else min(max(middle, low), high)
+def _decimal(value: float, low: float) -> Decimal:
+    return Decimal(str(value)) - Decimal(str(low))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -60,16 +61,15 @@ def _whole(value: Any) -> Any:
     return value
 
 
-def _whole_or_auto(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise ValueError(f"{quoted(value)} is neither a whole number of at least 1 nor `auto`")
+def _auto_or(check: Callable[[Any], Any], kind: str) -> Callable[[Any], Any]:
+    """Return a validator that takes `auto`, and otherwise what `check` takes above 0."""
 
+    def validate(value: Any) -> Any:
+        if value == "auto" or (not isinstance(value, str) and check(value) > 0):
+            return value
+        raise ValueError(f"{quoted(value)} is neither {kind} nor `auto`")
 
-def _seconds_or_auto(value: Any) -> Any:
-    if value == "auto" or (not isinstance(value, str) and _number(value) > 0):
-        return value
-    raise ValueError(f"{quoted(value)} is neither a number of seconds above 0 nor `auto`")
+    return validate
 
 
 def _first(value: Any) -> Any:
@@ -85,7 +85,11 @@ Number = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32), BeforeValidator(_whole)]
-When = dict[str, Value | list[Value]]
+Values = Annotated[list[Value], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+# The check of names has its own message; the JSON Schema says the same by these words.
+_NAMES: dict[str, Any] = {"propertyNames": {"pattern": f"^{NAME.pattern}$"}}
+Named = Annotated[dict[str, Value], Field(json_schema_extra=_NAMES)]
+When = Annotated[dict[str, Value | Values], Field(json_schema_extra=_NAMES)]
 
 
 class _Words(BaseModel):
@@ -93,10 +97,16 @@ class _Words(BaseModel):
 
 
 class RangeShape(_Words):
-    """A range: {min, max}, and optionally scale, step, type, default, when."""
+    """A range: {min, max} or {mean, sd}, and optionally scale, step, type, default, when."""
 
     min: Number | None = Field(default=None, description="Lower end, included.")
     max: Number | None = Field(default=None, description="Upper end, included.")
+    mean: Number | None = Field(
+        default=None, description="Center of a normal distribution, cut off at min and max."
+    )
+    sd: Positive | None = Field(
+        default=None, description="Its standard deviation; min and max are 4 of them away."
+    )
     scale: Literal["linear", "log"] | None = Field(
         default=None, description="linear unless it says log."
     )
@@ -104,7 +114,7 @@ class RangeShape(_Words):
     type: Literal["int", "float"] | None = Field(
         default=None, description="int for whole numbers."
     )
-    default: Value | None = Field(default=None, description="The value tried first.")
+    default: Number | None = Field(default=None, description="The value tried first.")
     when: When | None = Field(
         default=None, description="Used only if these other knobs have these values."
     )
@@ -113,7 +123,7 @@ class RangeShape(_Words):
 class ChoiceShape(_Words):
     """A choice: the search picks one of the values for each trial."""
 
-    choice: list[Value] | None = Field(description="The values to pick from.")
+    choice: Values | None = Field(description="The values to pick from.")
     default: Value | None = Field(default=None, description="The value tried first.")
     when: When | None = Field(
         default=None, description="Used only if these other knobs have these values."
@@ -123,7 +133,7 @@ class ChoiceShape(_Words):
 class GridShape(_Words):
     """A grid: each value is tried, with each of the other grids' and sampled points."""
 
-    grid: list[Value] | None = Field(description="The values to try, each one.")
+    grid: Values | None = Field(description="The values to try, each one.")
     default: Value | None = Field(default=None, description="The value tried first.")
     when: When | None = Field(
         default=None, description="Used only if these other knobs have these values."
@@ -169,12 +179,18 @@ class SearchSettings(_Words):
 
     method: Literal["tpe", "random", "sobol", "grid"] = "tpe"
     seed: Seed = 1
-    first: list[Annotated[Literal["default"] | dict[str, Value], BeforeValidator(_first)]] = Field(
+    first: list[Annotated[Literal["default"] | Named, BeforeValidator(_first)]] = Field(
         default=["default"],
         description="Tried before all others: default, or maps of knob values.",
     )
+    sobol: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
+        default=8,
+        description="tpe begins with this many points, `first` among them, spread evenly.",
+    )
     metric: str = Field(
-        default="val_acc", description="What a trial reports and the search improves."
+        default="val_acc",
+        description="What a trial reports and the search improves.",
+        json_schema_extra={"not": {"pattern": "^test_"}},
     )
     mode: Literal["max", "min"] = "max"
 
@@ -208,7 +224,9 @@ class ResourceSettings(_Words):
 
     cpus: Positive = 1
     gpus: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
-        default=0, description="May be a fraction: 0.5 puts two trials on a GPU."
+        default=0,
+        description="May be a fraction: 0.5 puts two trials on a GPU.",
+        json_schema_extra={"anyOf": [{"maximum": 1}, {"type": "integer"}]},
     )
     gpu_memory_gb: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
         default=0,
@@ -218,14 +236,18 @@ class ResourceSettings(_Words):
         default=1,
         description="Processes a trial that share its batch, each with these cpus and gpus.",
     )
-    parallel: Annotated[int | Literal["auto"], BeforeValidator(_whole_or_auto)] = Field(
-        default="auto", description="Most trials at a time; auto: as many as fit."
-    )
+    parallel: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["auto"],
+        BeforeValidator(_auto_or(_whole, "a whole number of at least 1")),
+    ] = Field(default="auto", description="Most trials at a time; auto: as many as fit.")
     retries: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
         default=2,
         description="How often a trial is tried again whose worker died or stalled.",
     )
-    stall_after: Annotated[float | Literal["auto"], BeforeValidator(_seconds_or_auto)] = Field(
+    stall_after: Annotated[
+        Positive | Literal["auto"],
+        BeforeValidator(_auto_or(_number, "a number of seconds above 0")),
+    ] = Field(
         default="auto",
         description="Seconds without a report after which a trial is killed; auto: by its pace.",
     )
@@ -257,12 +279,17 @@ class Document(_Words):
     knobs: dict[str, KnobShape | None] = Field(
         default={},
         description="Each a value, a range, a choice or a grid; null removes an inherited one.",
+        json_schema_extra=_NAMES,
     )
-    points: list[dict[str, Value]] | None = Field(
-        default=None, description="Tied values: each trial takes one of these maps as a whole."
+    points: Annotated[list[Named], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Tied values: each trial takes one of these maps as a whole.",
+        json_schema_extra={"uniqueItems": True},
     )
-    task: dict[str, Value] = Field(
-        default={}, description="Data set, model and what else a trial needs."
+    task: Named = Field(
+        default={},
+        description="Data set, model and what else a trial needs.",
+        json_schema_extra={"properties": {"split_seed": {"type": "integer", "minimum": 0}}},
     )
     budget: BudgetSettings = BudgetSettings()
     search: SearchSettings = SearchSettings()

@@ -28,16 +28,17 @@ from samtune.space.files import (
     without_shipped_noise,
 )
 from samtune.space.frozen import dump
+from samtune.space.knob_reader import KnobReader
 from samtune.space.knobs import (
     Choice,
     Domain,
     Fixed,
     Grid,
-    KnobReader,
     Range,
     Value,
     active,
     default_of,
+    same,
     written,
 )
 from samtune.space.origin import origins
@@ -292,8 +293,6 @@ class _Builder:
             return ()
         nodes = self.root.at("points").value
         assert isinstance(nodes, list)
-        if not given:
-            self.wrong(self.root.at("points"), "points: the list is empty; remove it")
         for index, (point, node) in enumerate(zip(given, nodes, strict=True)):
             entries = node.value if isinstance(node.value, dict) else {}
             if not point or point.keys() != given[0].keys():
@@ -307,7 +306,9 @@ class _Builder:
                 if self._is_knob(name, entries[name])
             }
             whole = {name: value for name, value in fits.items() if value is not None}
-            if whole in points:
+            if any(
+                all(same(value, known[name]) for name, value in whole.items()) for known in points
+            ):
                 self.wrong(node, f"points[{index}]: this point is listed twice")
             points.append(whole)
         return tuple(points)

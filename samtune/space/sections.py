@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from samtune.messages import nearest, quoted
-from samtune.space.knobs import Choice, Domain, Grid, KnobReader, Range, Value, contains
+from samtune.space.knob_reader import KnobReader
+from samtune.space.knobs import Choice, Domain, Grid, Range, Value, fitted, steps
 from samtune.space.schema import Document
 from samtune.space.strict_yaml import Node
 
@@ -87,12 +87,12 @@ class Sections:
                 self._first(point, nodes[index], knobs, points, faulty)
 
     def _grid(self, knobs: Mapping[str, Domain]) -> None:
-        size = 1.0
+        size = 1
         for name, domain in knobs.items():
             if isinstance(domain, Choice | Grid):
                 size *= len(domain.values)
             elif isinstance(domain, Range) and domain.step is not None:
-                size *= math.floor((domain.high - domain.low) / domain.step + 1e-9) + 1
+                size *= steps(domain) or 1
             elif isinstance(domain, Range):
                 message = f"{name}: a grid search needs a `step` here, or {{grid: [...]}}"
                 self._wrong(self.root.at("knobs", name), message)
@@ -114,7 +114,7 @@ class Sections:
             below = node.value[name]
             if name in knobs:
                 fit = self.reader.checked(name, value, below, warn=False)
-                if fit is not None and not contains(knobs[name], fit):
+                if fit is not None and fitted(knobs[name], fit) is None:
                     message = f"search.first: {name} is never {quoted(fit)} in this space"
                     self._wrong(below, message)
             elif name not in {*tied, *faulty} and ("points",) not in self.broken:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from samtune.record.record import Record
 from samtune.record.rows import Stage, State, TrialRow, Verdict
+from samtune.search.journal import Journal
 from samtune.search.proposals import Proposals
 from samtune.search.rungs import Rungs, rungs_for, standard_error
 from samtune.space.search_space import Fixed, SearchSpace
@@ -63,10 +64,8 @@ class Search:
     def __init__(self, record: Record, spaces: Sequence[SearchSpace]) -> None:
         self._record = record
         self.spaces = spaces
-        journal = record.folder / "optuna.journal"
-        for stale in (journal, journal.with_name("optuna.journal.lock")):
-            stale.unlink(missing_ok=True)
-        self._proposals = [Proposals(space, mirror=journal) for space in spaces]
+        self._journal = Journal(record.folder / "optuna.journal", spaces)
+        self._proposals = [Proposals(space) for space in spaces]
         self._waiting: list[TrialRow] = []
         self._paused: dict[int, TrialRow] = {}
         self._turn = 0
@@ -114,9 +113,11 @@ class Search:
                 gpus=space.resources.gpus,
                 workers=space.resources.workers,
             )
-            return self._record.add_trial(
+            trial = self._record.add_trial(
                 study, "search", proposal.number, proposal.origin, config
             )
+            self._journal.add(trial, {})
+            return trial
         return None
 
     def again(self, trial: TrialRow) -> None:
@@ -134,6 +135,8 @@ class Search:
             if state != "paused":
                 self.progress.rungs[trial.study].ended(trial.trial)
             self._learn(trial, state, values)
+        if state != "paused":
+            self._journal.end(self._record.trial(trial.trial), values)
 
     def _ask_again(self, trial: TrialRow) -> None:
         self._paused.pop(trial.trial, None)
@@ -157,8 +160,10 @@ class Search:
 
     def finish(self) -> None:
         """Prunes the trials that paused and were never promoted."""
+        curves = self._record.curves() if self._paused else {}
         for trial in list(self._paused.values()):
             self._record.end_trial(trial.trial, "pruned", self._record.trial(trial.trial).reason)
+            self._journal.end(self._record.trial(trial.trial), curves.get(trial.trial, {}))
             self.progress.count("paused", -1)
             self.progress.count("pruned", 1)
             self._learn(trial, "pruned", {})
@@ -211,6 +216,11 @@ class Search:
             self._turn = trial.study + 1
         self.progress.ended_before = self.progress.ended
         self._teach_again(trials, states, attempts, pasts)
+        for trial in sorted(self._record.trials(stage="search"), key=lambda trial: trial.number):
+            if states[trial.trial] is None:
+                trial = dataclasses.replace(trial, state="running")
+            self._journal.add(trial, pasts[trial.trial].by_epoch())
+        self._journal.write()
 
     def _have_paused(self) -> set[tuple[int, int]]:
         """The attempts that ended in a pause, with their trials."""

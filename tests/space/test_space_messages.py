@@ -82,10 +82,9 @@ def test_golden_messages(body: str, message: str) -> None:
     ("knob", "message"),
     [
         ("lr: {min: 0, max: 1, scale: log}", "a log scale needs a min above 0, not 0.0"),
-        (
-            "lr: {min: 0.1, max: 1, scale: log, step: 0.1}",
-            "step and scale: log do not go together",
-        ),
+        ("lr: {mean: 0.1}", "'sd' is missing; a normal distribution is {mean: ..., sd: ...}"),
+        ("lr: {mean: 0.1, sd: 0.01, scale: log}", "mean and sd belong to a linear scale"),
+        ("lr: {mean: 0.1, sd: 1}", "lr is -3.9; it must be at least 0"),
         ("lr: {min: 0.1, max: 0.1}", "min and max are both 0.1; for one value write `lr: 0.1`"),
         (
             "lr: {min: 0, max: 1, step: 0.3}",
