@@ -16,10 +16,10 @@ from samtune.api.tables import write_tables
 from samtune.cluster.shipping import modules
 from samtune.cluster.start import cluster
 from samtune.durable import disk_refuses
+from samtune.record.copies import copy_last
 from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import Stage
-from samtune.record.storage import copy_last
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.driver import run_stage
 from samtune.sweep.live import view

@@ -11,11 +11,11 @@ from pathlib import Path
 from samtune.api.launch import Launch
 from samtune.api.stages import Asked, Ended, enough_room, run_stages
 from samtune.api.tables import write_tables
+from samtune.record.copies import copied, fetched
 from samtune.record.folder import RunError, check_name, taken
 from samtune.record.provenance import code_hashes, versions
 from samtune.record.record import Record
 from samtune.record.rows import Stage
-from samtune.record.storage import copied, fetched
 from samtune.search.proposals import Proposals
 from samtune.space.search_space import SearchSpace, resolve
 from samtune.space.trainable import imported

@@ -13,10 +13,10 @@ from ray import tune
 from samtune.cluster import gpu_memory
 from samtune.cluster.clean import clean, enter
 from samtune.cluster.ranks import Broadcast, RankFailure, ranks
+from samtune.record.copies import Uploads
 from samtune.record.folder import alone_in
 from samtune.record.outcome import failure
 from samtune.record.provenance import hostname_hash
-from samtune.record.storage import Uploads
 from samtune.space.search_space import resolve
 from samtune.trial import TrialConfig, running
 

@@ -48,10 +48,11 @@ class _Seconds(click.ParamType[float]):
 @json_option
 def status(name: str | None, runs: Path, watch: float | None, as_json: bool) -> None:
     """Show the progress of one run, or of all runs."""
+    from samtune.record.folder import names as names_of
     from samtune.record.record import Record
     from samtune.views.status import status_of
 
-    names = [name] if name else sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
+    names = [name] if name else names_of(runs)
     if watch is not None and names:
         _watch(runs, names, watch, as_json)
         return

@@ -1,8 +1,8 @@
-"""Checksums for the rows of a SQLite file: SQLite has none, and reads a flipped bit as data.
+"""Checksums for the rows of a SQLite file. SQLite has none, and reads a flipped bit as data.
 
-The table `checksums` holds, for each table, how many rows it has and the sum of their CRC-32s, so
-it does not grow. Triggers keep it, in the transaction that writes the rows. They are TEMP: each
-connection makes its own, and the file stays one that any SQLite reads.
+The table `checksums` holds the number of rows of each table and the sum of their CRC-32s, so it
+does not grow. Triggers update it in the transaction that writes the rows. They are TEMP triggers:
+each connection makes its own, and any SQLite can read the file.
 """
 
 from __future__ import annotations
@@ -12,34 +12,30 @@ import struct
 import zlib
 from pathlib import Path
 
-_TABLE = "CREATE TABLE IF NOT EXISTS checksums (name TEXT PRIMARY KEY, rows INTEGER, sum INTEGER)"
+_TABLE = "CREATE TABLE checksums (name TEXT PRIMARY KEY, rows INTEGER, sum INTEGER)"
 _SCHEMA = "sqlite_master"
-# Magic number, format, bytes a page, count of checkpoints, two salts, two checksums.
+# Magic number, format, bytes per page, number of checkpoints, two salts, two checksums.
 _LOG = struct.Struct(">8I")
-# Page number, pages of the file after a commit (else 0), two salts; its checksums follow.
+# Page number, pages of the file after a commit (else 0), two salts; two checksums follow.
 _FRAME = struct.Struct(">4I8x")
 
 
 class DamagedError(sqlite3.DatabaseError):
-    """What a SQLite file holds is not what was committed to it."""
+    """A SQLite file whose content differs from what was committed to it."""
 
 
 def start(db: sqlite3.Connection) -> None:
-    """Makes the table `checksums`, or makes it anew after a change of the schema.
-
-    The caller commits.
-    """
+    """Make the table `checksums` of a new file. The caller commits."""
     db.create_function("row_sum", -1, _row_sum, deterministic=True)
     db.execute(_TABLE)
     sums = [(name, *_found(db, name)) for name in _tables(db)]
-    db.execute("DELETE FROM checksums")
     db.executemany("INSERT INTO checksums VALUES (?, ?, ?)", [*sums, (_SCHEMA, *_schema(db))])
 
 
 def keep(db: sqlite3.Connection) -> None:
-    """Lets what this connection writes be counted. Raises sqlite3.DatabaseError."""
+    """Add the triggers to a connection that writes. Raise sqlite3.DatabaseError."""
     db.create_function("row_sum", -1, _row_sum, deterministic=True)
-    # Without it, INSERT OR REPLACE deletes a row unseen.
+    # Otherwise INSERT OR REPLACE deletes a row without a trigger.
     db.execute("PRAGMA recursive_triggers = ON")
     for table in _tables(db):
         columns = _columns(db, table)
@@ -57,11 +53,11 @@ def keep(db: sqlite3.Connection) -> None:
 
 
 def verify(db: sqlite3.Connection) -> None:
-    """Reads the whole file. Raises DamagedError when a single bit of what it holds has changed."""
+    """Read the whole file. Raise DamagedError when a bit of its content has changed."""
     db.create_function("row_sum", -1, _row_sum, deterministic=True)
     try:
         db.execute("BEGIN")
-        # Also tells of an index that lacks a row, which no sum over the table sees.
+        # Finds an index that lacks a row, which no sum over the table can show.
         (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise DamagedError(found.splitlines()[-1])
@@ -80,11 +76,12 @@ def verify(db: sqlite3.Connection) -> None:
 
 
 def log_is_cut(path: Path, db: sqlite3.Connection) -> bool:
-    """Whether SQLite passed over commits in the write-ahead log of `path`, which none writes now.
+    """Return True if SQLite skipped commits in the write-ahead log of `path`.
 
-    It reads a log up to the first frame that does not match its checksum, for there a crash tears
-    it (https://www.sqlite.org/walformat.html). Behind that frame a crash leaves one commit at
-    most; more of them, or none of the log's, tell of a changed bit.
+    SQLite reads a log up to the first frame that does not match its checksum, because a crash
+    tears it there (https://www.sqlite.org/walformat.html). Behind that frame a crash leaves at
+    most one commit. More of them, or a frame of no log, show that a bit has changed. No process
+    may write the file meanwhile.
     """
     log = path.with_name(path.name + "-wal")
     raw = log.read_bytes() if log.exists() else b""
@@ -99,7 +96,7 @@ def log_is_cut(path: Path, db: sqlite3.Connection) -> bool:
     for start in range(_LOG.size + read * width, len(raw) - width + 1, width):
         _, pages, *salts = _FRAME.unpack_from(raw, start)
         if salts != own:
-            # What is left of the log before this one; or a frame with a changed bit.
+            # Part of the log before this one, or a frame with a changed bit.
             stranger = True
         elif stranger:
             return True

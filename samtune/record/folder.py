@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its place among the others, and the lock of its only writer."""
+"""The folder of a run: its name, its place among other runs, and the lock of its one writer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samtune.errors import SamtuneError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MOUNTS = Path("/proc/mounts")
-# File systems, as the kernel names them, that several machines may write at a time.
+# File systems, by the kernel's names, that several machines can write at the same time.
 _SHARED = re.compile(
     r"(fuse\.)?(9p|afs|beegfs|ceph(-fuse)?|cifs|davfs|gcsfuse|gfs2|glusterfs|gpfs|juicefs|lustre|"
     r"ncpfs|nfs4?|ocfs2|orangefs|panfs|pvfs2|rclone|s3fs|smb[23]?|smbfs|sshfs|wekafs)"
@@ -28,7 +28,7 @@ class RunError(SamtuneError):
 
 
 def check_name(name: str) -> str:
-    """Returns a run's name if it is one, else raises RunError (exit code 2)."""
+    """Return a run's name. Raise RunError (exit code 2) for text that is no name."""
     if not NAME.fullmatch(name) or ".." in name:
         raise RunError(
             f"{name!r} is no name for a run: 1 to 64 of a-z 0-9 . _ -, a letter or digit first",
@@ -38,7 +38,7 @@ def check_name(name: str) -> str:
 
 
 def refuse_taken(runs: Path, name: str) -> None:
-    """Raise RunError if `name` is no name (exit code 2) or already a run's (exit code 4)."""
+    """Raise RunError if `name` is no name (exit code 2) or is taken (exit code 4)."""
     if os.path.lexists(runs.absolute() / check_name(name)):
         raise taken(runs, name)
 
@@ -47,20 +47,26 @@ def taken(runs: Path, name: str) -> RunError:
     """Return the error for a name that a run or another folder has (exit code 4)."""
     folder = runs.absolute() / name
     hint = (
-        f"or look at it with `samtune status {name}`, go on with it with `samtune resume {name}`"
+        f"`samtune status {name}` shows that run and `samtune resume {name}` goes on with it"
         if (folder / "sweep.db").is_file()
-        else "or remove it: it holds no run"
+        else "or remove the folder: it holds no run"
     )
     return RunError(
-        f"the name {name!r} is taken: {folder} exists; choose another --name, {hint}", exit_code=4
+        f"the name {name!r} is taken: {folder} exists; choose another --name; {hint}", exit_code=4
     )
 
 
 def placed(made: Path, folder: Path, *, named: bool) -> Path:
-    """Moves the folder `made` to `folder`, or unless it is `named` so by the user to the first
-    free of `folder-2`, `folder-3`, ...; returns where it is.
+    """Move a new folder to its place, and return where it is.
 
-    Whole or absent. Raises RunError (exit code 4) where a name is taken that has to be.
+    Args:
+        made: the folder, complete.
+        folder: where it belongs.
+        named: True if the user chose that name. Otherwise a taken name is replaced by the first
+            free one of `folder-2`, `folder-3`, ...
+
+    Raises:
+        RunError: the name that the user chose is taken (exit code 4).
     """
     wanted, count = folder.name, 1
     while True:
@@ -76,26 +82,31 @@ def placed(made: Path, folder: Path, *, named: bool) -> Path:
             folder = folder.with_name(f"{wanted}-{count}")
 
 
+def names(runs: Path) -> list[str]:
+    """Return the names of the runs in a folder, in alphabetical order."""
+    return sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
+
+
 def found(runs: Path, name: str) -> Path:
-    """The folder of the run `name`. Raises RunError (exit code 2) when there is none."""
+    """Return the folder of the run `name`. Raise RunError (exit code 2) when there is none."""
     folder = runs.absolute() / check_name(name)
     if not (folder / "sweep.db").is_file():
-        known = sorted(path.parent.name for path in runs.glob("[!.]*/sweep.db"))
+        known = names(runs)
         hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
         raise RunError(f"no run {name!r}; {hint}", exit_code=2)
     if any((folder / part).is_symlink() for part in ("", ".lock", "sweep.db", "checkpoints")):
         raise RunError(
-            f"{folder}, or a part of it, is a symbolic link, and a run is written only where "
-            "it stands; name the folder that holds it with --runs",
+            f"{folder}, or a part of it, is a symbolic link, and a run is only written in its "
+            "real place; name the folder that holds it with --runs",
             exit_code=2,
         )
     return folder
 
 
 def network_filesystem(folder: Path) -> str | None:
-    """The kind of the network file system on which `folder` is or would be; None for a local one.
+    """Return the kind of network file system that a folder is or would be on; None if local.
 
-    Asks the kernel's list of mounts (proc(5)); where there is none, every folder is local.
+    The kernel lists the mounts in proc(5). Without that list every folder counts as local.
     """
     place, kind, deepest = folder.resolve(), "", -1
     try:
@@ -105,35 +116,40 @@ def network_filesystem(folder: Path) -> str | None:
     for line in mounts:
         _, escaped, found, *_ = line.split(" ")
         point = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), escaped))
-        # The last of equals lies on top.
+        # Of two mounts on one point, the later one is visible.
         if place.is_relative_to(point) and len(point.parts) >= deepest:
             kind, deepest = found, len(point.parts)
     return kind if _SHARED.fullmatch(kind) else None
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is writing the run in `folder`."""
+    """Return True while a process writes the run in `folder`."""
     try:
         with FileLock(folder / ".lock", timeout=0):
             return False
     except Timeout:
         return True
     except OSError:
-        # Where no lock can be made, no sweep can write.
+        # A folder that takes no lock file takes no sweep either.
         return False
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the run in `folder` for writing. Raises RunError (exit code 4) while another does."""
+    """Hold the run in `folder` for writing during the block.
+
+    Raises:
+        RunError: another process holds it (exit code 4).
+    """
     lock = FileLock(folder / ".lock")
     try:
-        # Longer than a look by `is_locked` takes.
+        # `is_locked` of another process holds the lock for a moment.
         lock.acquire(timeout=0.5)
     except Timeout:
         raise RunError(
             f"run {folder.name!r} is being written by another process; "
-            f"`samtune status {folder.name}` shows how far it is",
+            f"`samtune status {folder.name}` shows its progress, and "
+            f"`samtune stop {folder.name}` stops it",
             exit_code=4,
         ) from None
     try:
@@ -144,9 +160,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_in(folder: str | None) -> Iterator[None]:
-    """Waits until the last worker of the trial is gone: its sweep may have been killed just now.
+    """Hold a trial's folder during the block; None holds nothing.
 
-    Raises Timeout after a minute; the trial is tried again then.
+    The trial's last worker may still be ending, because its sweep was killed just now.
+
+    Raises:
+        Timeout: that worker still holds the folder after a minute.
     """
     if folder is None:
         yield
@@ -157,5 +176,5 @@ def alone_in(folder: str | None) -> Iterator[None]:
 
 
 def plain(error: BaseException) -> str:
-    """What the system calls it, without number and path."""
+    """Return an error in the system's words, without number and path."""
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

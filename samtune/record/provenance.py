@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import subprocess
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -14,15 +15,15 @@ from samtune.record.rows import digest
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run's results may depend on."""
+    """Return the versions that a run's results may depend on."""
     found = {name: version(name) for name in ("torch", "ray", "optuna")}
     return {"samtune": __version__, **found}
 
 
 def code_hashes(trainables: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of samtune's code that trains, and of the module of each trainable of a user's own.
+    """Return SHA-256 digests of samtune's training code and of the user's trainables.
 
-    What such a module imports is not looked at.
+    A user's module is hashed without the modules that it imports.
     """
     from samtune.space.trainable import full_reference, resolve
 
@@ -47,18 +48,19 @@ def _sha256(files: Iterable[Path]) -> str:
 
 
 def hostname_hash() -> str:
-    """Tells machines apart without naming them."""
+    """Return a digest of this machine's name, which tells machines apart without naming them."""
     return digest(socket.gethostname())
 
 
 def git_commit() -> str | None:
-    """The commit of the folder in which the user stands, if that is a git checkout."""
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        head = folder / ".git" / "HEAD"
-        if head.is_file():
-            content = head.read_text().strip()
-            if not content.startswith("ref: "):
-                return content
-            ref = folder / ".git" / content.removeprefix("ref: ")
-            return ref.read_text().strip() if ref.is_file() else None
-    return None
+    """Return the commit of samtune's own code; None where samtune is not a git checkout."""
+    home = Path(__file__).parents[2]
+    # An installed samtune may lie inside a checkout of the user's, which says nothing about it.
+    if not (home / ".git").exists():
+        return None
+    command = ["git", "-C", str(home), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -149,6 +149,14 @@ class Reader:
         """Return the permits to open test, in the order they were granted."""
         return self.query("SELECT * FROM openings ORDER BY granted_at, permit").fetchall()
 
+    def openings_by_key(self) -> list[dict[str, Any]]:
+        """Return the permits to open test with their trials' keys, which copies of a run share."""
+        rows = self.query(
+            "SELECT key, permit, attempt, who, openings.config_sha, granted_at, used_at"
+            " FROM openings JOIN trials USING (trial) ORDER BY granted_at, permit"
+        )
+        return [dict(row) for row in rows]
+
     def events(self, *, trial: int | None = None) -> list[sqlite3.Row]:
         """Return events, of one trial or all, in the order they happened."""
         where, values = _where(trial=trial)

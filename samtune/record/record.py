@@ -280,6 +280,26 @@ class Record(Reader):
                 " WHERE ended_at IS NULL"
             ).rowcount
 
+    def add_openings(self, folder: str, openings: Sequence[Mapping[str, Any]]) -> None:
+        """Commit openings of test that another folder of this run knows; known ones are kept.
+
+        Args:
+            folder: the identity of that folder.
+            openings: rows of its `openings_by_key`.
+        """
+        known = {(row["key"], row["granted_at"]) for row in self.openings_by_key()}
+        trials = {trial.key: trial.trial for trial in self.trials()}
+        with durable.transaction(self._db):
+            for row in openings:
+                if row["key"] in trials and (row["key"], row["granted_at"]) not in known:
+                    # Both folders may have granted a permit of the same name.
+                    permit = f"{row['permit']}@{folder}"
+                    values = [row[name] for name in ("attempt", "who", "config_sha", "granted_at")]
+                    self._db.execute(
+                        "INSERT OR IGNORE INTO openings VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        (permit, trials[row["key"]], *values, row["used_at"]),
+                    )
+
     def add_event(self, kind: str, detail: str = "", trial: int | None = None) -> None:
         """Commit an event, of one trial or of the run."""
         with durable.transaction(self._db):

@@ -1,4 +1,4 @@
-"""The tables of a record: their schema, and a row of each as Python has it."""
+"""The tables of a record: their schema, and a row of each in Python."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ CREATE TABLE events (
 
 @dataclass(frozen=True)
 class StudyRow:
+    """The search of one space: its frozen text and its settings."""
+
     study: int
     name: str
     variant: str
@@ -59,6 +61,8 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class TrialRow:
+    """A trial; `number` counts within its study and stage, and `trial` within the record."""
+
     trial: int
     key: str
     study: int
@@ -79,6 +83,8 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class ReportRow:
+    """A report and the decision on it; `seq` counts the reports of a record from 1."""
+
     seq: int
     trial: int
     attempt: int
@@ -94,12 +100,12 @@ class ReportRow:
 
 
 def canonical(values: Any) -> str:
-    """JSON with one spelling for equal values: sorted keys, no spaces, shortest floats."""
+    """Return JSON that is equal for equal values: sorted keys, no spaces, shortest floats."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def digest(text: str) -> str:
-    """The first 16 hex digits of the SHA-256 of `text`."""
+    """Return the first 16 hex digits of the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -108,10 +114,15 @@ Decision = Literal["continue", "stop", "pause"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a report led to. `rung` counts from 0 and is None where no milestone was judged;
-    `cutoff` is the worst value that stays at that rung at this moment, None while none does.
+    """The decision on a report.
 
-    `audited`: the trial was stopped, and goes on only to show whether that was right."""
+    Attributes:
+        decision: what the trial does next.
+        rung: the rung that judged, from 0; None where no milestone was judged.
+        milestone: the budget at which that rung judges.
+        cutoff: the worst value that stays at that rung at this moment; None while none stays.
+        audited: True for a trial that was stopped and goes on only to audit that stop.
+    """
 
     decision: Decision
     rung: int | None = None

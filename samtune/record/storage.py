@@ -1,24 +1,23 @@
-"""A copy of a run on other storage: any URL that pyarrow knows, such as s3://bucket/folder.
-
-The run folder stays where the sweep writes, and SQLite the truth. Workers copy checkpoints, each
-before its report is sent; the driver copies the record, so a copied record never tells of less
-than was copied before it began. What the storage refuses is told, and never ends a sweep.
+"""The copy of one run on other storage: any URL that pyarrow knows, such as s3://bucket/folder.
 
     URL/NAME/sweep.db                              the record, whole
+    URL/NAME/owner.json                            the run folder that this is a copy of
+    URL/NAME/openings-<folder>.json                openings of test that only another folder knows
     URL/NAME/space.yaml ...                        the other small files of the run folder
     URL/NAME/checkpoints/00003/epoch-00012/...     the newest of trials that have not ended
+
+`samtune.record.copies` decides when what is copied.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from pyarrow import ArrowException
 from pyarrow.fs import (
@@ -32,45 +31,46 @@ from pyarrow.fs import (
 
 from samtune import durable
 from samtune.record.folder import RunError
-from samtune.record.record import Record
-from samtune.terminal import say
 
-EVERY_S = 60.0
+_OPENINGS = re.compile(r"openings-([0-9a-f]+)\.json")
 _EPOCH = re.compile(r"epoch-(\d+)")
-# The record may be two intervals older than the newest checkpoint, and one of them is below it.
+# The record may be two intervals older than the newest checkpoint, and needs one below it.
 _KEPT = 4
-# pyarrow tells of a refusal in either way.
-_REFUSALS = (OSError, ArrowException, ValueError, NotImplementedError)
+_SMALL = {".yaml", ".parquet", ".html", ".txt"}
+REFUSALS = (OSError, ArrowException, ValueError, NotImplementedError)
+"""What pyarrow raises when a storage refuses."""
 
 
 class Storage:
-    """The folder `name` of one run there. A method raises one of pyarrow's errors when refused."""
+    """The folder of one run on a storage. Methods raise one of `REFUSALS` when it refuses."""
 
     def __init__(self, files: FileSystem, name: str) -> None:
+        """Take a file system, and the name of the run's folder in it."""
         self._files = files
         self._root = name
 
     @classmethod
     def at(cls, url: str, name: str) -> Storage:
-        """Raises RunError (exit code 2) for a URL that cannot be."""
+        """Return the copy of the run `name` at a URL. Raise RunError (exit code 2) for no URL."""
         try:
             if "://" in url:
                 files, root = FileSystem.from_uri(url)
             else:
                 files, root = LocalFileSystem(), str(Path(url).absolute())
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise RunError(
-                f"--storage {url!r} is no storage that pyarrow knows ({_plain(error)}); "
+                f"--storage {url!r} is no storage that pyarrow knows ({plain(error)}); "
                 "try a path, file:///path, s3://bucket/folder or gs://bucket/folder",
                 exit_code=2,
             ) from error
         return cls(SubTreeFileSystem(root, files), name)
 
     def has_run(self) -> bool:
+        """Return True if the storage has a whole record."""
         return self._exists(f"{self._root}/sweep.db")
 
     def put_record(self, folder: Path) -> None:
-        """Copies the record as it stands, and the small files beside it."""
+        """Copy the record as it stands, and the small files beside it."""
         with tempfile.TemporaryDirectory(dir=folder, prefix=".copy-") as scratch:
             whole = Path(scratch, "sweep.db")
             with (
@@ -81,11 +81,11 @@ class Storage:
             self._files.create_dir(self._root)
             self._put(whole, f"{self._root}/sweep.db")
         for path in folder.iterdir():
-            if path.suffix in {".yaml", ".parquet", ".html"}:
+            if path.suffix in _SMALL:
                 self._put(path, f"{self._root}/{path.name}")
 
     def put_checkpoint(self, checkpoint: Path) -> None:
-        """Copies `.../<trial>/epoch-<n>` and drops the trial's oldest ones."""
+        """Copy `.../<trial>/epoch-<n>` and drop the trial's oldest ones."""
         trial = f"{self._root}/checkpoints/{checkpoint.parent.name}"
         target, unfinished = f"{trial}/{checkpoint.name}", f"{trial}/.unfinished"
         if self._exists(target):
@@ -100,9 +100,14 @@ class Storage:
             self._files.delete_dir(f"{trial}/epoch-{old:05d}")
 
     def fetch_checkpoint(self, folder: Path, last_epoch: int) -> int | None:
-        """Brings the newest checkpoint of a trial up to `last_epoch`, if it is newer than ours.
+        """Fetch a trial's newest checkpoint if it is newer than those on this machine.
 
-        `folder` is the trial's own, on this machine. Returns the epoch that was brought.
+        Args:
+            folder: the trial's folder on this machine.
+            last_epoch: the last epoch that the record knows; later checkpoints are left.
+
+        Returns:
+            The epoch of the fetched checkpoint, or None.
         """
         trial = f"{self._root}/checkpoints/{folder.name}"
         ours = [int(found[1]) for p in _entries(folder) if (found := _EPOCH.fullmatch(p.name))]
@@ -110,8 +115,8 @@ class Storage:
         if not theirs or max(theirs) <= max(ours, default=-1):
             return None
         name = f"epoch-{max(theirs):05d}"
-        # Under the name that a checkpoint has while it is written: what a killed process leaves
-        # here is swept up with what one leaves there.
+        # A checkpoint has such a name while it is written, so the next one that is written here
+        # removes what a killed process leaves.
         unfinished = folder / f".unfinished-{name}"
         if unfinished.exists():
             durable.remove(unfinished)
@@ -122,15 +127,16 @@ class Storage:
         return max(theirs)
 
     def fetch_record(self, folder: Path) -> None:
-        """Makes a run folder from the copy; its checkpoints come when their trials do.
+        """Make a run folder from the copy, without its checkpoints.
 
-        Raises FileNotFoundError when the storage has no such run.
+        Raises:
+            FileNotFoundError: the storage has no such run.
         """
         if not self.has_run():
             raise FileNotFoundError("it has no sweep.db")
         folder.mkdir(parents=True, exist_ok=True)
         for entry in self._listed(self._root):
-            if entry.type == FileType.File and entry.base_name != "sweep.db":
+            if entry.type == FileType.File and Path(entry.base_name).suffix in _SMALL:
                 self._copy(entry.path, folder / entry.base_name)
         (folder / "checkpoints").mkdir(exist_ok=True)
         # Last: a folder that has a sweep.db has a whole one.
@@ -139,10 +145,42 @@ class Storage:
         durable.sync_folder(folder.parent)
 
     def forget_checkpoints(self, ended: set[str]) -> None:
-        """Drops the checkpoints of trials that have ended; `ended` are names of folders."""
+        """Drop the checkpoints of trials that have ended; `ended` are names of folders."""
         for entry in self._listed(f"{self._root}/checkpoints"):
             if entry.base_name in ended:
                 self._files.delete_dir(entry.path)
+
+    def owner(self) -> dict[str, Any] | None:
+        """Return the `folder` that this is a copy of and its `generation`, or None."""
+        path = f"{self._root}/owner.json"
+        return self._json(path) if self._exists(path) else None
+
+    def put_owner(self, folder: str, generation: int) -> None:
+        """Write down which run folder this is a copy of from now on."""
+        self._put_json("owner.json", {"folder": folder, "generation": generation})
+
+    def openings(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the openings of test that were left here, by run folder."""
+        return {
+            match[1]: self._json(entry.path)
+            for entry in self._listed(self._root)
+            if (match := _OPENINGS.fullmatch(entry.base_name))
+        }
+
+    def put_openings(self, folder: str, openings: list[dict[str, Any]]) -> None:
+        """Leave the openings of test that a run folder knows."""
+        self._put_json(f"openings-{folder}.json", openings)
+
+    def _json(self, path: str) -> Any:
+        with self._files.open_input_stream(path) as source:
+            return json.loads(source.read())
+
+    def _put_json(self, name: str, content: object) -> None:
+        self._files.create_dir(self._root)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch, name)
+            path.write_text(json.dumps(content))
+            self._put(path, f"{self._root}/{name}")
 
     def _epochs(self, trial: str) -> list[int]:
         found = (_EPOCH.fullmatch(entry.base_name) for entry in self._listed(trial))
@@ -156,7 +194,7 @@ class Storage:
         return bool(self._files.get_file_info(path).type != FileType.NotFound)
 
     def _put(self, path: Path, name: str) -> None:
-        # Under another name first: on a file system a half-written file would pass for whole.
+        # Under another name first: a half-written file must not look like a whole one.
         with path.open("rb") as source, self._files.open_output_stream(f"{name}.part") as sink:
             while block := source.read(2**20):
                 sink.write(block)
@@ -167,126 +205,10 @@ class Storage:
             durable.copy(source.read, path)
 
 
-class Uploads:
-    """Copies a trial's checkpoints from its worker, at most one an interval."""
-
-    def __init__(self, url: str, run: str, folder: str, every_s: float = EVERY_S) -> None:
-        self._url, self._run, self._folder = url, run, Path(folder)
-        self._every_s = every_s
-        self._last = time.monotonic()
-
-    def fetch(self, last_epoch: int) -> str | None:
-        """Brings the trial's checkpoint here, where there is none as new; returns what failed."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            Storage.at(self._url, self._run).fetch_checkpoint(self._folder, last_epoch)
-        except (*_REFUSALS, RunError) as error:
-            return f"no checkpoint could be fetched from the storage: {_plain(error)}"
-        return None
-
-    def put(self, checkpoint: str | None) -> str | None:
-        """Copies a checkpoint if one is due; returns what failed."""
-        if checkpoint is None or time.monotonic() - self._last < self._every_s:
-            return None
-        self._last = time.monotonic()
-        try:
-            Storage.at(self._url, self._run).put_checkpoint(Path(checkpoint))
-        except (*_REFUSALS, RunError) as error:
-            return f"{Path(checkpoint).name} was not copied to the storage: {_plain(error)}"
-        return None
-
-
-@contextmanager
-def copied(
-    record: Record, url: str | None, *, new: bool = False, every_s: float = EVERY_S
-) -> Iterator[None]:
-    """Copies the run at intervals while the block runs, and at its end with every checkpoint.
-
-    Raises RunError for a URL that cannot be, and for a `new` run whose storage cannot be reached
-    or has a run of that name; what fails later is an event and a warning.
-    """
-    if url is None:
-        yield
-        return
-    storage, folder = Storage.at(url, record.name), record.folder
-    if new:
-        _refuse_taken(storage, record.name, url)
-    over = threading.Event()
-
-    def keep_copying() -> None:
-        # SQLite gives each thread a connection of its own.
-        with Record.open(folder.parent, folder.name) as mine:
-            while not over.wait(every_s):
-                _copy(storage, mine)
-
-    thread = threading.Thread(target=keep_copying, name="storage", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        if any(record.trials()):
-            _copy(storage, record, last=True)
-
-
-def copy_last(record: Record, url: str) -> None:
-    """Copy a run whose trials have ended, with every checkpoint that a resume needs."""
-    _copy(Storage.at(url, record.name), record, last=True)
-
-
-def fetched(runs: Path, name: str, url: str) -> None:
-    """Makes the run folder from its copy. Raises RunError (exit code 2 or 5) when it cannot."""
-    storage = Storage.at(url, name)
-    try:
-        storage.fetch_record(runs.absolute() / name)
-    except FileNotFoundError as error:
-        raise RunError(f"--storage {url} has no run {name!r}: {error}", exit_code=2) from error
-    except _REFUSALS as error:
-        raise RunError(
-            f"{name!r} could not be fetched from {url}: {_plain(error)}", exit_code=5
-        ) from error
-
-
-def _refuse_taken(storage: Storage, name: str, url: str) -> None:
-    try:
-        taken = storage.has_run()
-    except _REFUSALS as error:
-        raise RunError(f"{url} cannot be reached: {_plain(error)}", exit_code=5) from error
-    if taken:
-        raise RunError(
-            f"{url} has a run {name!r} already; choose another --name, or go on with that one: "
-            f"`samtune resume {name} --storage {url}`",
-            exit_code=4,
-        )
-
-
-def _copy(storage: Storage, record: Record, *, last: bool = False) -> None:
-    ended = {
-        Path(trial.config.checkpoint_dir or "").name
-        for trial in record.trials()
-        if trial.state not in {"running", "paused", "cancelled"}
-    }
-    try:
-        if last:
-            # Nothing trains any more: what is on this machine belongs to the record as it is.
-            for checkpoint in sorted((record.folder / "checkpoints").glob("*/epoch-*")):
-                if checkpoint.parent.name not in ended:
-                    storage.put_checkpoint(checkpoint)
-        storage.put_record(record.folder)
-        storage.forget_checkpoints(ended)
-    except (*_REFUSALS, sqlite3.Error) as error:
-        record.add_event("storage", _plain(error))
-        if last:
-            say(
-                f"the copy of {record.name} on the storage is not up to date: {_plain(error)}; "
-                f"the run folder is whole: {record.folder}"
-            )
-
-
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _plain(error: Exception) -> str:
+def plain(error: Exception) -> str:
+    """Return an error's message on one line, at most 300 characters long."""
     return " ".join(str(error).split())[:300]

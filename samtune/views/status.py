@@ -34,6 +34,7 @@ def status_of(record: Reader) -> dict[str, Any]:
         **worked,
         "seconds_left": _seconds_left(record, studies) if worked["running"] else None,
         "finished": _is_finished(record, studies),
+        "ended": record.ended("search"),
         "budget_kind": _budget_kind(studies),
         "studies": [
             {

@@ -22,9 +22,12 @@ from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFile
 
 from samtune import durable
 from samtune.cli import main
+from samtune.record.copies import Uploads, copied, fetched
 from samtune.record.folder import RunError
 from samtune.record.record import Record
-from samtune.record.storage import Storage, Uploads, copied, fetched
+from samtune.record.rows import TrialRow
+from samtune.record.runs import rename
+from samtune.record.storage import Storage
 from samtune.trial import Budget, Seeds, TrialConfig
 from trainables import checkpoint as checkpoints
 
@@ -135,9 +138,10 @@ def test_what_is_fetched_is_synced_before_its_rename_and_after(
         checkpoint(folder, 1)
     synced.clear()
     assert fetch(tmp_path / "here", url) is None
-    assert synced[:5] == ["space.yaml", "sweep.db.unfinished", "rename", "run", "here"]
-    assert {*synced[5:7]} == {"state.pt", "SHA256SUMS"}
-    assert synced[7:] == [".unfinished-epoch-00001", "rename", "00001"]
+    assert synced[:3] == [f".copies.json.{os.getpid()}.tmp", "rename", "run"]
+    assert synced[3:8] == ["space.yaml", "sweep.db.unfinished", "rename", "run", "here"]
+    assert {*synced[8:10]} == {"state.pt", "SHA256SUMS"}
+    assert synced[10:] == [".unfinished-epoch-00001", "rename", "00001"]
 
 
 def fetch(here: Path, url: str) -> str | None:
@@ -217,6 +221,7 @@ def test_a_storage_that_refuses_ends_nothing(
 ) -> None:
     folder, there = start(record), tmp_path / "there"
     with copied(record, str(there)):
+        shutil.rmtree(there)
         there.write_text("a file where a folder should be")
         uploads = Uploads(str(there), "run", str(folder), every_s=0)
         told = uploads.put(str(checkpoint(folder, 1)))
@@ -260,6 +265,100 @@ def test_a_run_that_is_nowhere_is_said_to_be(
         main(["resume", "gone", "--storage", str(tmp_path), "--runs", str(runs)])
     assert caught.value.code == 2
     assert "has no run 'gone'" in capsys.readouterr().err
+
+
+def test_a_stale_folder_is_refused_and_its_openings_are_kept(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in A, gone on with in B, and resumed in A once more."""
+    url = (tmp_path / "there").as_uri()
+    start(record)
+    repeat = repeated(record)
+    with copied(record, url, new=True):
+        record.start_attempt(repeat)
+    fetched(tmp_path / "b", "run", url)
+    with Record.open(tmp_path / "b", "run") as other, copied(other, url):
+        other.start_attempt(other.trial(repeat.trial))
+        report_test(other, repeat.trial, attempt=1)
+    # One that the copy does not know, as a kill before the next copy leaves it.
+    record.start_attempt(repeat)
+    there = Path(tmp_path, "there/run/sweep.db").read_bytes()
+    with pytest.raises(RunError, match="older than its copy") as caught, copied(record, url):
+        pass
+    assert caught.value.exit_code == 4
+    assert "`samtune mv run run-old`" in str(caught.value)
+    assert f"`samtune resume run --storage {url}`" in str(caught.value)
+    assert Path(tmp_path, "there/run/sweep.db").read_bytes() == there
+    with Record.open(tmp_path / "b", "run") as other:
+        for _ in range(2):
+            with copied(other, url):
+                pass
+        openings = other.openings()
+        assert len(openings) == 3 and sum(o["used_at"] is not None for o in openings) == 1
+        assert not [e for e in other.events() if e["kind"] == "storage"]
+    # What was typed: the stale folder stays beside the fetched one.
+    rename(record.folder.parent, "run", "run-old")
+    fetched(record.folder.parent, "run", url)
+    with Record.open(record.folder.parent, "run") as again, copied(again, url):
+        assert len(again.openings()) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_copy_that_another_folder_takes_over_is_left_alone(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(tmp_path / "there")
+    start(record)
+    with copied(record, url, new=True):
+        pass
+    with copied(record, url):
+        fetched(tmp_path / "b", "run", url)
+        with Record.open(tmp_path / "b", "run") as other, copied(other, url):
+            other.add_event("mine")
+    with sqlite3.connect(tmp_path / "there/run/sweep.db") as copy:
+        assert ("mine",) in copy.execute("SELECT kind FROM events").fetchall()
+    assert "another run folder has taken the copy over" in capsys.readouterr().err
+
+
+def test_a_folder_goes_on_with_its_own_copy_wherever_it_is_moved(
+    record: Record, runs: Path, tmp_path: Path
+) -> None:
+    url = str(tmp_path / "there")
+    start(record)
+    with copied(record, url, new=True):
+        pass
+    record.__exit__()
+    runs.rename(tmp_path / "moved")
+    for _ in range(2):
+        with Record.open(tmp_path / "moved", "run") as moved, copied(moved, url):
+            pass
+    with Record.open(tmp_path / "moved", "run") as moved:
+        assert not moved.events()
+
+
+def test_a_copied_run_that_goes_on_without_its_storage_says_so(
+    record: Record, tmp_path: Path
+) -> None:
+    start(record)
+    said: list[str] = []
+    with copied(record, str(tmp_path / "there"), new=True, warn=said.append):
+        pass
+    with copied(record, None, warn=said.append):
+        pass
+    (warning,) = said
+    assert "not copied" in warning and str(tmp_path / "there") in warning
+
+
+def repeated(record: Record) -> TrialRow:
+    """A repeat of the first trial."""
+    first = record.trial(1)
+    return record.add_trial(0, "confirm", 1, "repeat", first.config, source=1, rank=0, bundle=0)
+
+
+def report_test(record: Record, trial: int, attempt: int) -> None:
+    metrics = {"epoch": 1, "used": 1, "metrics": {"val_acc": 0.5, "test_f1": 0.5}, "facts": {}}
+    sent = {**metrics, "checkpoint": None, "checkpoint_sha256": None}
+    record.add_report(trial, attempt, sent, "val_acc")
 
 
 @pytest.mark.slow
