@@ -35,6 +35,7 @@ COMMANDS = {
     "leaderboard": ("look:leaderboard", "Compare the confirmed winners of one or several runs."),
     "export": ("look:export_tables", "Write the tables of a run again from its record."),
     "replay": ("replay:replay", "Estimate what other rungs would have spent and missed."),
+    "import": ("imports:import_", "Make a space file from another tuner's results."),
     "spaces": ("spaces:spaces", "List, show and check space files."),
     "data": ("data:data", "List, fetch and check data sets."),
     "doctor": ("doctor:doctor", "Check versions, devices, disk, data sets and Ray."),

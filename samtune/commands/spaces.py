@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
 from samtune.api.spaces import resolved
 from samtune.commands.options import json_option, on_option, set_option
+from samtune.space.conversion import from_wandb
+from samtune.space.errors import SpaceError
+from samtune.space.search_space import shipped, space_schema
 from samtune.terminal import say
+from samtune.views.plan import plan
 
 
 @click.group()
@@ -20,8 +25,6 @@ def spaces() -> None:
 @json_option
 def list_spaces(as_json: bool) -> None:
     """The shipped spaces."""
-    from samtune.space.search_space import shipped
-
     paths = shipped()
     if as_json:
         click.echo(
@@ -46,8 +49,6 @@ def show_space(
     """What a space resolves to, every default filled in."""
     (loaded,) = resolved([space], overrides, on, say)
     if as_json:
-        from samtune.views.plan import plan
-
         click.echo(json.dumps({"schema": "space/1", **plan(loaded)}))
     elif origin:
         width = max(map(len, loaded.origin))
@@ -70,6 +71,18 @@ def check_spaces(files: tuple[str, ...], overrides: tuple[str, ...], on: str | N
 @spaces.command("schema")
 def print_schema() -> None:
     """The JSON Schema of space files, for editors."""
-    from samtune.space.search_space import space_schema
-
     click.echo(json.dumps(space_schema(), indent=2))
+
+
+@spaces.command("from-wandb")
+@click.argument("sweep", type=click.Path(path_type=Path))
+def convert_sweep(sweep: Path) -> None:
+    """Print a space file with the knobs of a Weights & Biases sweep.
+
+    What cannot be converted stands as comments at the top.
+    """
+    try:
+        text = sweep.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError([f"{sweep} cannot be read: {error}"]) from None
+    click.echo(from_wandb(text).text, nl=False)
