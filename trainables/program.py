@@ -34,10 +34,17 @@ class ProgramError(SamtuneError):
 
 
 class Program:
-    """The trainable that runs one program."""
+    """The trainable that runs one program.
+
+    Attributes:
+        variant: The name in the leaderboard: the file's name without its suffix.
+        files: The file, whose change a resumed run reports.
+
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.files = (path,)
         self.variant = Path(path).stem
 
     def __call__(self, config: TrialConfig) -> None:

@@ -6,9 +6,10 @@ import hashlib
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from samtune import __version__
 from samtune.record.rows import digest
@@ -32,12 +33,17 @@ def code_hashes(trainables: Iterable[str]) -> dict[str, str]:
     found = {"code of samtune": _sha256(ours)}
     for trainable in trainables:
         module = full_reference(trainable).partition(":")[0]
+        found |= {f"code of {file}": _sha256([Path(file)]) for file in _files(resolve(trainable))}
         if module.partition(".")[0] == "trainables":
             continue
-        resolve(trainable)
         if file := getattr(sys.modules[module], "__file__", None):
             found[f"code of {module}"] = _sha256([Path(file)])
     return found
+
+
+def _files(trainable: Any) -> Sequence[str]:
+    """Return the files that a trainable declares as its code, such as a program's."""
+    return getattr(trainable, "files", ())
 
 
 def _sha256(files: Iterable[Path]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space.errors import SpaceError
 
@@ -21,24 +22,37 @@ if TYPE_CHECKING:
     from samtune.optimizers.knobs import Knob
 
 SHIPPED_MODULE = "trainables.vision"
+PROGRAM_MODULE = "trainables.program"
 
 
 def full_reference(reference: str) -> str:
-    """`asam` is short for `trainables.vision:asam`; anything else stands as it is."""
+    """Return `trainables.vision:asam` for `asam`, `trainables.program:FILE` for `program:FILE`.
+
+    Any other reference stands as it is.
+    """
+    if reference.startswith("program:"):
+        return f"{PROGRAM_MODULE}:{reference.removeprefix('program:')}"
     return reference if ":" in reference else f"{SHIPPED_MODULE}:{reference}"
 
 
 def resolve(reference: str) -> Any:
-    """The trainable behind `asam`, or behind `my_package.my_module:my_trainable`.
+    """Return the trainable of `asam`, of `my_package.my_module:my_trainable` or of `program:FILE`.
 
-    Modules are found as Python finds them, and in the current folder last. Raises SpaceError.
+    Modules are found as Python finds them, and in the current folder last.
+
+    Raises:
+        SpaceError: The trainable cannot be found or imported.
+
     """
+    full = full_reference(reference)
+    if full.startswith(f"{PROGRAM_MODULE}:"):
+        return _program(full.removeprefix(f"{PROGRAM_MODULE}:"))
     pattern = r"[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
     if not re.fullmatch(pattern, reference, re.ASCII):
         raise SpaceError(
             [f"{reference!r} names no trainable; write asam, or my_package.my_module:my_trainable"]
         )
-    module_name, name = full_reference(reference).split(":")
+    module_name, name = full.split(":")
     module = _module(module_name)
     found = getattr(module, name, None)
     if callable(found):
@@ -51,6 +65,15 @@ def resolve(reference: str) -> Any:
         hint = hint if hint.startswith("did") else f"{hint}; your own: my_package.my_module:name"
         raise SpaceError([f"no trainable is called {reference!r}; {hint}"])
     raise SpaceError([f"module {module_name} has no trainable {name!r}; {nearest(name, known)}"])
+
+
+def _program(path: str) -> Any:
+    try:
+        return _module(PROGRAM_MODULE).program(path)
+    except SpaceError:
+        raise
+    except SamtuneError as error:
+        raise SpaceError(error.messages) from error
 
 
 @contextmanager
@@ -157,7 +180,7 @@ class Declared:
         Raises SpaceError where there is none.
         """
         trainable = resolve(reference)
-        name = full_reference(reference).split(":")[1]
+        name = full_reference(reference).partition(":")[2]
         bases = tuple(getattr(trainable, "bases", ()))
         knobs = getattr(trainable, "knobs", None)
         fault = ""

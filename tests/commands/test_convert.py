@@ -24,7 +24,7 @@ def test_a_sweep_is_printed_as_a_space(capsys: pytest.CaptureFixture[str]) -> No
     code, out, err = typed(capsys, "spaces", "from-wandb", "sweep.yaml")
     assert (code, err) == (0, "")
     assert out.startswith("# Not converted: parameters.noise: ")
-    assert "trainable: program:train.py\n" in out
+    assert 'trainable: "program:train.py"\n' in out
     code, out, err = typed(capsys, "spaces", "from-wandb", "nowhere.yaml")
     assert (code, out) == (2, "")
     assert "samtune: nowhere.yaml cannot be read" in err
