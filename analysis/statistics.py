@@ -142,6 +142,22 @@ def holm(p: Mapping[str, float], family: int | None = None) -> dict[str, float]:
     return {name: adjusted[name] for name in p}
 
 
+def word(pair: Paired, p_holm: float, alpha: float) -> Word:
+    """Return the word for a comparison; a tie is tested before a difference.
+
+    Args:
+        pair: The comparison.
+        p_holm: Its p-value, adjusted for its family.
+        alpha: Level of both tests.
+
+    """
+    if pair.p_tied <= alpha:
+        return "tied"
+    if p_holm <= alpha:
+        return "better" if pair.mean > 0 else "worse"
+    return "underpowered"
+
+
 def verdicts(scores: Scores, baseline: str, n_test: int | None, margin: float) -> dict[str, Word]:
     """Compare every variant with the baseline after a fixed number of seeds.
 
@@ -201,10 +217,10 @@ def until_decided(
         reached = look
         so_far = {name: values[:look] for name, values in scores.items()}
         words = _judge(so_far, open_, baseline, n_test, margin, level, len(open_) + tied)
-        for name, word in words.items():
-            if word != "underpowered":
-                decided[name] = word, look
-        tied += sum(word == "tied" for word in words.values())
+        for name, found in words.items():
+            if found != "underpowered":
+                decided[name] = found, look
+        tied += sum(found == "tied" for found in words.values())
         open_ = [name for name in open_ if name not in decided]
     undecided: tuple[Word, int] = ("underpowered", reached)
     return {name: decided.get(name, undecided) for name in _others(scores, baseline)}
@@ -409,14 +425,7 @@ def _judge(
     words: dict[str, Word] = {}
     for name in compared:
         pair = pairs.get(name)
-        if pair is None:
-            words[name] = "underpowered"
-        elif pair.p_tied <= alpha:
-            words[name] = "tied"
-        elif adjusted[name] <= alpha:
-            words[name] = "better" if pair.mean > 0 else "worse"
-        else:
-            words[name] = "underpowered"
+        words[name] = word(pair, adjusted[name], alpha) if pair else "underpowered"
     return words
 
 

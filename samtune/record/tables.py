@@ -20,11 +20,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_AT_ONCE = 4096
-VERSIONS = {"trials": 1, "curves": 1, "repeats": 1, "leaderboard": 1}
+VERSIONS = {"trials": 1, "curves": 1, "repeats": 1, "leaderboard": 1, "pairs": 1}
 
 _TASK = """
     variant! string, base_optimizer! string, dataset! string, model! string,
     label_noise float64, augment! string, task! string
+"""
+
+# A paired comparison over `n` common seed bundles. Differences are positive where the row (or `a`)
+# is better, whatever the mode of the metric.
+_COMPARISON = """
+    n int16, diff_mean float64, diff_lo float64, diff_hi float64,
+    p float64, p_holm float64, p_tied float64, wins float64, margin float64,
+    mde float64, seeds_needed float64
 """
 
 # Beside these, trials, curves and repeats have a column per metric that a trainable reported, and
@@ -63,7 +71,7 @@ COLUMNS = {
     n_test int64, test_correct int64, see float64, train_s float64,
     ckpt_sha256 string, state! string
     """,
-    "leaderboard": """
+    "leaderboard": f"""
     rank int16, run! string, space! string, variant! string, base_optimizer! string,
     dataset! string, label_noise float64,
     model! string, augment! string, task! string, budget_kind! string, budget_max! float64,
@@ -78,7 +86,16 @@ COLUMNS = {
     test_acc_lo float64, test_acc_hi float64, test_binom_se float64,
     test_nll_mean float64, test_ece_mean float64,
     val_acc_mean float64, optimism float64, test_openings! int32,
-    see_per_run float64, train_s_per_run float64, peak_mem_mb float64
+    see_per_run float64, train_s_per_run float64, peak_mem_mb float64,
+    baseline string, verdict string, verdict_about string, plan string, {_COMPARISON},
+    rank_lo int16, rank_hi int16
+    """,
+    "pairs": f"""
+    dataset! string, model! string, task! string, budget_kind! string, budget_max! float64,
+    metric! string, mode! string,
+    run_a! string, space_a! string, variant_a! string,
+    run_b! string, space_b! string, variant_b! string,
+    verdict! string, {_COMPARISON}
     """,
 }
 

@@ -1,0 +1,148 @@
+"""Verdicts of hand-made boards, with the golden scores of three variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from test_leaderboard import folder, repeat, trial
+from test_statistics import COUNTS
+
+from analysis.leaderboard import leaderboard
+from analysis.verdicts import judged, summary
+from samtune.record import tables
+
+
+def rows_of(space: str, seeds: int = 5, **changes: Any) -> tuple[dict[str, Any], list[Any]]:
+    who = {"space": space, "variant": space, **changes}
+    counts = [int(count) / 500 for count in COUNTS[space].split()[:seeds]]
+    search = trial(1, "completed", 0.9327, **who)
+    return search, [repeat(bundle, score, **who) for bundle, score in enumerate(counts)]
+
+
+def board_of(path: Path, *spaces: str, **words: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    found = [rows_of(space, **words) for space in spaces]
+    repeats = [each for _, own in found for each in own]
+    place = folder(path / "r", [search for search, _ in found], repeats)
+    return judged(leaderboard([place]), [place])
+
+
+def by_space(board: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {row["space"]: row for row in board.to_dict("records")}
+
+
+def test_each_row_is_compared_with_the_baseline(tmp_path: Path) -> None:
+    board, _ = board_of(tmp_path, "sgd", "sam", "asam")
+    rows = by_space(board)
+    assert [rows[name]["verdict"] for name in ("sgd", "sam", "asam")] == [
+        "baseline",
+        "better",
+        "better",
+    ]
+    sam = rows["sam"]
+    assert sam["diff_mean"] == pytest.approx(0.024)
+    assert sam["diff_lo"] == pytest.approx(0.008591355004)
+    assert sam["p_holm"] == pytest.approx(0.02480666317)
+    assert sam["margin"] == pytest.approx(0.01120452676)
+    assert (sam["n"], sam["wins"], sam["baseline"], sam["plan"]) == (5, 1.0, "sgd", "fixed 5")
+    assert sam["verdict_about"] == "configuration"
+    assert (sam["rank_lo"], sam["rank_hi"]) == (1, 2)
+    assert (rows["sgd"]["rank_lo"], rows["sgd"]["rank_hi"]) == (3, 3)
+
+
+def test_all_pairs_are_a_family_of_their_own(tmp_path: Path) -> None:
+    board, pairs = board_of(tmp_path, "sgd", "sam", "asam")
+    found = {(row["space_a"], row["space_b"]): row for row in pairs.to_dict("records")}
+    assert set(found) == {("sam", "asam"), ("asam", "sgd"), ("sam", "sgd")}
+    assert found["sam", "asam"]["verdict"] == "tied"
+    # Three hypotheses in place of two.
+    assert found["sam", "sgd"]["p_holm"] == pytest.approx(3 * 0.01240333159)
+    assert summary(board, pairs) == (
+        "sam leads. It is better than sgd. It is tied with asam. "
+        "Each verdict is about one configuration per row: one search each."
+    )
+
+
+def test_what_it_would_take_is_said(tmp_path: Path) -> None:
+    board, pairs = board_of(tmp_path, "sgd", "sam", seeds=3)
+    row = pairs.iloc[0]
+    assert row["verdict"] == "underpowered"
+    more = int(row["seeds_needed"]) - 3
+    assert f"sam leads. It cannot be told from sgd; about {more} more seeds would" in summary(
+        board, pairs
+    )
+
+
+def test_pairing_is_by_bundle_and_never_by_place(tmp_path: Path) -> None:
+    sam, own = rows_of("sam")
+    sgd, others = rows_of("sgd")
+    straight = folder(tmp_path / "a", [sam, sgd], own + others)
+    mixed = folder(tmp_path / "b", [sam, sgd], own[::-1] + others[2:] + others[:2])
+    first, second = (
+        by_space(judged(leaderboard([place]), [place])[0])["sam"] for place in (straight, mixed)
+    )
+    assert first["p"] == second["p"] == pytest.approx(0.01240333159)
+
+
+def test_bundles_that_one_row_lacks_are_left_out(tmp_path: Path) -> None:
+    sam, own = rows_of("sam", seeds=10)
+    sgd, others = rows_of("sgd")
+    place = folder(tmp_path / "r", [sam, sgd], own + others)
+    rows = by_space(judged(leaderboard([place]), [place])[0])
+    assert rows["sam"]["n"] == 5 and rows["sam"]["p"] == pytest.approx(0.01240333159)
+
+
+def test_a_metric_that_is_minimised_is_better_where_it_is_lower(tmp_path: Path) -> None:
+    changes = {"metric": "val_loss", "mode": "min"}
+    searches, repeats = [], []
+    for space, losses in (("sgd", (0.5, 0.6, 0.55)), ("sam", (0.2, 0.31, 0.24))):
+        who = {"space": space, "variant": space, **changes}
+        searches.append(trial(1, "completed", 0.9, val_loss=0.5, **who))
+        repeats += [repeat(b, 0.9, test_loss=loss, **who) for b, loss in enumerate(losses)]
+    place = folder(tmp_path / "r", searches, repeats)
+    rows = by_space(judged(leaderboard([place]), [place])[0])
+    assert rows["sam"]["verdict"] == "better"
+    assert rows["sam"]["diff_mean"] == pytest.approx(0.3)
+    # Two percent of the baseline's loss: a loss has no binomial error.
+    assert rows["sam"]["margin"] == pytest.approx(0.01)
+
+
+def test_diverged_and_unconfirmed_rows_have_no_verdict(tmp_path: Path) -> None:
+    sam, own = rows_of("sam")
+    sgd, others = rows_of("sgd")
+    own[0] = {**own[0], "state": "diverged", "test_acc": None}
+    asam, _ = rows_of("asam")
+    place = folder(tmp_path / "r", [sam, sgd, asam], own + others)
+    board, pairs = judged(leaderboard([place]), [place])
+    rows = by_space(board)
+    assert rows["sam"]["verdict"] == "diverged 1 of 5"
+    assert pd.isna(rows["asam"]["verdict"])
+    assert rows["sgd"]["verdict"] == "baseline"
+    assert pairs.empty
+    assert summary(board, pairs).startswith("sgd is the only confirmed row")
+
+
+def test_without_the_baseline_there_are_pairs_alone(tmp_path: Path) -> None:
+    board, pairs = board_of(tmp_path, "sam", "asam")
+    assert board["verdict"].isna().all() and board["baseline"].isna().all()
+    assert len(pairs) == 1 and pairs["verdict"][0] == "tied"
+    place = tmp_path / "r"
+    named, _ = judged(leaderboard([place]), [place], baseline="asam")
+    assert by_space(named)["sam"]["verdict"] == "tied"
+
+
+def test_an_unconfirmed_board_has_no_verdict(tmp_path: Path) -> None:
+    place = folder(tmp_path / "r", [rows_of("sam")[0]], [])
+    board, pairs = judged(leaderboard([place]), [place])
+    assert pairs.empty and board["verdict"].isna().all()
+    assert summary(board, pairs) == "No configuration is confirmed, so there is no verdict."
+
+
+def test_pairs_are_written_and_read(tmp_path: Path) -> None:
+    _, pairs = board_of(tmp_path, "sgd", "sam", "asam")
+    rows = pairs.astype(object).where(pairs.notna(), None).to_dict("records")
+    path = tmp_path / "pairs.parquet"
+    tables.write(path, tables.schema("pairs"), [{str(k): v for k, v in r.items()} for r in rows])
+    assert tables.read(path, "pairs").num_rows == 3
