@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import threading
@@ -115,6 +116,9 @@ class _Running:
     warnings: list[str] = field(default_factory=list)
 
 
+PROGRAM_TRIAL = "SAMTUNE_TRIAL"
+"""The environment variable with the trial of a program, as JSON."""
+
 _running: ContextVar[_Running | None] = ContextVar("running trial", default=None)
 # The same for threads that the trainable starts: a new thread has an empty context.
 _open: list[_Running] = []
@@ -191,6 +195,10 @@ def _current() -> _Running:
                 "samtune.report was called from a thread that is older than the trial; "
                 "start threads and executors inside the trainable"
             )
+    if trial is None and PROGRAM_TRIAL in os.environ:
+        config = TrialConfig.from_dict(json.loads(os.environ[PROGRAM_TRIAL]))
+        trial = _Running(config, _print, older_threads=frozenset())
+        _open.append(trial)
     if trial is None:
         raise ReportError(
             "samtune.report was called outside a trial, or in another process than its "
@@ -203,6 +211,13 @@ def _current() -> _Running:
             "the trainable's own process, and report there"
         )
     return trial
+
+
+def _print(report: dict[str, Any]) -> None:
+    """Print a report of a program as the line of JSON that the sweep reads."""
+    words = ("epoch", "checkpoint", "checkpoint_sha256", "facts")
+    given = {word: report[word] for word in words if report[word]}
+    print(json.dumps(given | report["metrics"]), flush=True)
 
 
 def _send(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from samtune.errors import SamtuneError
-from samtune.trial import ReportError, TrialConfig, report
+from samtune.trial import PROGRAM_TRIAL, ReportError, TrialConfig, report
 
 # What a program may take to end after SIGTERM.
 _GRACE_S = 10.0
@@ -109,7 +109,7 @@ def _running(
     environment = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
-        "SAMTUNE_TRIAL": json.dumps(config.to_dict()),
+        PROGRAM_TRIAL: json.dumps(config.to_dict()),
     }
     errors: deque[str] = deque(maxlen=20)
     with subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from samtune.cli import main
 from samtune.trial import Budget, ReportError, Seeds, TrialConfig, running
 from trainables.program import ProgramError, program
 
@@ -136,3 +138,44 @@ def test_any_executable_is_a_program() -> None:
         {"val_acc": 0.25},
         {"n": 3},
     )
+
+
+@pytest.mark.usefixtures("in_folder")
+def test_a_program_may_report_by_samtune() -> None:
+    path = written(
+        "import samtune\n"
+        "for epoch in (1, 2):\n"
+        "    samtune.report(epoch=epoch, val_acc=0.1 * epoch, facts={'n_params': 5})\n"
+    )
+    reports = trained(path, config())
+    assert [report["metrics"] for report in reports] == [{"val_acc": 0.1}, {"val_acc": 0.2}]
+    assert reports[0]["facts"] == {"n_params": 5}
+    with pytest.raises(ProgramError, match=r"ReportError: .*'val_acc'"):
+        trained(written("import samtune; samtune.report(epoch=1, acc=0.5)"), config())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_folder")
+def test_a_program_is_swept_and_confirmed(capsys: pytest.CaptureFixture[str]) -> None:
+    written(
+        "import json, os, sys\n"
+        "trial = json.loads(os.environ['SAMTUNE_TRIAL'])\n"
+        "lr = float(sys.argv[sys.argv.index('--lr') + 1])\n"
+        "for epoch in (1, 2):\n"
+        "    line = {'f1': lr + trial['seeds']['init'] % 7 / 1000}\n"
+        "    line |= {'test_f1': lr} if trial['test_permit'] else {}\n"
+        "    print(json.dumps(line))\n"
+    )
+    Path("mine.yaml").write_text(
+        "samtune: 1\ntrainable: program:train.py\n"
+        "knobs: {lr: {min: 0.1, max: 1.0}}\nsearch: {metric: f1, mode: max, method: random}\n"
+        "budget: {kind: epochs, per_trial: 2, trials: 3}\nconfirm: {seeds: 2}\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "mine.yaml", "--json", "--quiet"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 0, err
+    (row,) = json.loads(out)["rows"]
+    assert (row["variant"], row["repeats"], row["test_openings"]) == ("train", 2, 2)
+    lr = json.loads(row["config_json"])["knobs"]["lr"]
+    assert row["test_f1_mean"] == pytest.approx(lr, rel=1e-8)
