@@ -1,4 +1,4 @@
-"""How a process that trains on the CPU keeps the memory that a step frees, for the next one."""
+"""Memory that a step frees stays in the process for the next step, when training on the CPU."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ _MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Has glibc hold on to what is freed; another allocator is left as it is.
+    """Make glibc keep freed memory; do nothing with another allocator.
 
-    It gives back what lies free at the top of its heap, and each tensor of more than 32 MB, and
-    takes it anew page by page: for a small network's activations that is thousands of page faults
-    a step. The process grows to its peak in any case, and now stays there.
+    By default glibc returns free memory at the top of its heap, and every tensor above 32 MB, to
+    the system and gets it back page by page. For the activations of a small network that is
+    thousands of page faults per step. The process grows to its peak in any case, and then stays
+    there.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    # Without maps of their own, large tensors come from the heap as well.
+    # Large tensors then come from the heap as well, not from maps of their own.
     mallopt(_M_TRIM_THRESHOLD, _MOST)
     mallopt(_M_MMAP_MAX, 0)

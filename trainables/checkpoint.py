@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or absent: atomic to write, checked to read, safe to load.
+"""Checkpoints that are either whole or absent: written atomically, verified and loaded safely.
 
-A checkpoint is a folder `epoch-00012` with `state.pt` and `SHA256SUMS`, which `sha256sum -c` reads
-too. Torch's own format has no checksum that is looked at: of 200 single flipped bits in a saved
-state, 199 loaded in silence as wrong weights.
+A checkpoint is a folder `epoch-00012` with `state.pt` and `SHA256SUMS`, which `sha256sum -c` can
+read. The checksum is needed because torch does not verify its own format: of 200 single flipped
+bits in a saved state, 199 were loaded as wrong weights without an error.
 """
 
 from __future__ import annotations
@@ -28,22 +28,31 @@ _UNFINISHED = ".unfinished-"
 
 
 class CheckpointError(SamtuneError):
-    """A checkpoint is missing, damaged, unsafe, or of another trial."""
+    """A checkpoint that is missing, damaged, unsafe, or of another trial."""
 
 
 class Saved(NamedTuple):
-    """Where a checkpoint lies, and the SHA-256 of its state."""
+    """A checkpoint folder and the SHA-256 of its state."""
 
     path: Path
     sha256: str
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Saved:
-    """Writes `folder/epoch-<epoch>`, reads it back, and then drops all but the `keep` newest.
+    """Write `folder/epoch-<epoch>` and read it back, then remove all but the newest checkpoints.
 
-    `state` holds tensors and plain Python values, all that `load` accepts. One process writes to
-    a folder. A crash at any moment leaves each earlier checkpoint whole. Raises OSError when the
-    disk is full or not writable, CheckpointError when what was read back differs.
+    A crash at any moment leaves every earlier checkpoint whole. Only one process may write to a
+    folder.
+
+    Args:
+        folder: of the trial's checkpoints.
+        epoch: number of the checkpoint.
+        state: tensors and plain Python values, which is all that `load` accepts.
+        keep: how many checkpoints stay.
+
+    Raises:
+        OSError: the disk is full or not writable.
+        CheckpointError: what was read back differs from what was written.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -58,7 +67,7 @@ def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Save
     durable.write(unfinished / _STATE, raw)
     durable.write(unfinished / _SUMS, _sums(raw))
     if target.exists():
-        # A damaged one of the same epoch: a folder cannot be renamed onto a full one.
+        # A damaged one of the same epoch. A folder cannot be renamed onto one that is not empty.
         durable.remove(target)
     durable.rename(unfinished, target)
     _verified(target)
@@ -68,15 +77,20 @@ def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Save
 
 
 def verify(path: Path) -> Saved:
-    """Raises CheckpointError when the checkpoint is missing or a single bit of it has changed."""
+    """Return the checkpoint at `path` with its checksum.
+
+    Raises:
+        CheckpointError: it is missing, or a single bit of it has changed.
+    """
     return Saved(path, hashlib.sha256(_verified(path)).hexdigest())
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The state saved at `path`, tensors on the CPU.
+    """Return the state saved at `path`, tensors on the CPU. Nothing in it is executed.
 
-    Raises CheckpointError when it is missing, when a single bit differs from what was saved, or
-    when it holds anything but tensors and plain values (nothing in it is executed).
+    Raises:
+        CheckpointError: it is missing, a single bit differs from what was saved, or it holds more
+            than tensors and plain values.
     """
     raw = _verified(path)
     try:
@@ -91,7 +105,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that verifies, or None; warns of each damaged one."""
+    """Return the newest checkpoint in `folder` that is whole, or None; warn of damaged ones."""
     for path in _newest_first(folder):
         try:
             verify(path)
@@ -103,7 +117,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def refuse_other_trial(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raises CheckpointError, naming each word that differs, unless the two are equal."""
+    """Raise CheckpointError, naming each word that differs, unless the two trials are equal."""
     differing = [
         f"{word} is {theirs.get(word)!r} there and {ours.get(word)!r} here"
         for word in sorted({*theirs, *ours})
@@ -117,9 +131,9 @@ def refuse_other_trial(path: Path, theirs: Mapping[str, Any], ours: Mapping[str,
 
 
 def seed_rng(seed: int, rank: int = 0) -> None:
-    """Seeds the global generators of Python, NumPy and torch, which dropout and the like use.
+    """Seed the global generators of Python, NumPy and torch, which dropout and others use.
 
-    Each rank has draws of its own: its samples are others.
+    Each rank gets random numbers of its own, as it has other samples.
     """
     if rank:
         seed = int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
@@ -129,7 +143,7 @@ def seed_rng(seed: int, rank: int = 0) -> None:
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
-    """The state of the global generators, `device`'s included, in values a checkpoint may hold."""
+    """Return the states of the global generators, that of `device` included, as plain values."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -140,7 +154,7 @@ def rng_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_rng(state: Mapping[str, Any], device: torch.device) -> None:
-    """Puts the global generators where `rng_state` found them."""
+    """Set the global generators to a state from `rng_state`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

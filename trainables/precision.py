@@ -1,8 +1,8 @@
-"""How a trial computes: the dtype of its passes, the memory layout, compiled or not.
+"""How a trial computes: the dtype of its passes, the memory layout, and compilation.
 
-Weights, their optimizer and the losses are float32 in all cases; what changes is the dtype that
-`torch.autocast` gives to convolutions and matrix products. fp32 is torch's own: on CUDA its
-convolutions may use TF32.
+Weights, optimizer state and losses are always float32. Precision sets the dtype in which
+`torch.autocast` computes convolutions and matrix products. fp32 is torch's default: convolutions
+on CUDA may use TF32.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ class CompileError(SamtuneError):
 
 @dataclass(frozen=True)
 class Precision:
-    """`precision` is fp32, bf16 or fp16; `device` is where the trial computes."""
+    """How a trial computes.
+
+    Attributes:
+        precision: fp32, bf16 or fp16.
+        channels_last: layout of images and convolutions.
+        compiled: the model is compiled.
+        device: where the trial computes.
+    """
 
     precision: str
     channels_last: bool
@@ -42,9 +49,10 @@ class Precision:
 
     @classmethod
     def of(cls, task: Mapping[str, Value], device: torch.device) -> Precision:
-        """As the task says; auto is bf16 and channels_last on CUDA, fp32 and contiguous elsewhere.
+        """Return what the task says.
 
-        A GPU that has no bf16 of its own gets fp32.
+        auto means bf16 and channels_last on CUDA, fp32 and contiguous elsewhere, and fp32 on a GPU
+        without hardware for bf16.
         """
         on_gpu = device.type == "cuda"
         precision = str(task["precision"])
@@ -57,29 +65,31 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Of autocast; None for none."""
+        """Dtype of autocast, None without autocast."""
         return _DTYPES[self.precision]
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of the batches and the model."""
+        """Layout of the batches and the model."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self) -> AbstractContextManager[object]:
-        """For evaluation; training passes have the oracle's."""
+        """Return the context for evaluation; training passes use the oracle's."""
         return (
             nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         )
 
     def scaler(self) -> torch.amp.GradScaler | None:
-        """A loss scaler for fp16, whose gradients would vanish without; None for the others."""
+        """Return a loss scaler for fp16, whose small gradients would become 0, otherwise None."""
         return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
 
     def place(self, model: nn.Module, architecture: Hashable) -> nn.Module:
-        """The model on the device, in the layout; compiled if the task says so.
+        """Return the model on the device in its layout, compiled if the task says so.
 
-        Models of an equal `architecture` share what was compiled. Raises CompileError where no
-        compiler is installed.
+        Models of equal `architecture` share compiled code.
+
+        Raises:
+            CompileError: no compiler is installed.
         """
         model = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if self.compiled:
@@ -87,7 +97,7 @@ class Precision:
         return model
 
     def facts(self) -> dict[str, Value]:
-        """What the record holds of it."""
+        """Return what the record keeps of it."""
         return {
             "precision": self.precision,
             "compiled": self.compiled,
@@ -99,15 +109,19 @@ _compiled_for: Hashable = None
 
 
 def compile_forward(model: nn.Module, program: Hashable, backend: str = "inductor") -> None:
-    """Compiles `model.forward` in place, for batches of any size; nothing is compiled yet.
+    """Compile `model.forward` in place for batches of any size, at its first call.
 
-    The batch size is a symbol from the first batch on, so that an epoch's ragged last batch, or
-    the part of a batch that a variant asks for, runs the same code (but for a batch of one, and on
-    the CPU one below 16, which torch's kernels take another way: each is compiled once). Weights
-    are arguments of that code, so SAM's second set of them is no reason to compile again, and
-    neither is the next trial of a warm worker with the same `program`: what tells two
-    architectures apart, and their dtype, layout and device. Compiled code is kept on disk for
+    The batch size is a symbol from the first batch on. So the last batch of an epoch, or the part
+    of a batch that a variant asks for, runs the same code. Exceptions are batches of one and, on
+    the CPU, those below 16, where torch uses other kernels: each is compiled once. Weights are
+    arguments of the code, so SAM's second set of weights is no reason to compile again. Neither is
+    the next trial of a reused worker with the same program. Compiled code is kept on disk for
     other processes.
+
+    Args:
+        model: changed in place.
+        program: what distinguishes two programs: architecture, dtype, layout and device.
+        backend: of `torch.compile`.
     """
     global _compiled_for
     if backend == "inductor":
@@ -115,7 +129,7 @@ def compile_forward(model: nn.Module, program: Hashable, backend: str = "inducto
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "samtune" / "inductor"))
     if program != _compiled_for:
-        # torch counts recompilations by function, across models, and gives up after eight.
+        # torch counts recompilations per function, across models, and stops after eight.
         torch.compiler.reset()
         _compiled_for = program
     forward = torch.compile(model.forward, backend=backend)
@@ -125,7 +139,7 @@ def compile_forward(model: nn.Module, program: Hashable, backend: str = "inducto
         outputs: Tensor = forward(inputs)
         return outputs
 
-    # Not `torch.compile(model)`, whose state_dict has other names.
+    # `torch.compile(model)` would change the names in state_dict.
     model.forward = of_any_size
 
 

@@ -1,4 +1,4 @@
-"""What the processes that share a batch tell each other."""
+"""Exchange between processes that share a batch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from samtune.optimizers.tensors import Gradients, alike
 
 @dataclass(frozen=True)
 class Processes:
-    """A process group, all of which ask at the same time; None for a process alone."""
+    """A process group, or None for a single process.
+
+    All processes of the group call the same methods in the same order.
+    """
 
     group: dist.ProcessGroup | None
 
     @property
     def alone(self) -> bool:
+        """Whether there is one process only."""
         return self.group is None
 
     def average_(self, tensors: Gradients, samples: int) -> None:
-        """Over the processes, in the shares of their samples, in place."""
+        """Average the tensors over the processes, weighted by their samples, in place."""
         if self.alone:
             return
         for group in alike(t for t in tensors if t is not None):
@@ -38,12 +42,12 @@ class Processes:
             torch._foreach_copy_(group, averages)
 
     def most_(self, value: Tensor) -> None:
-        """The largest of their values, in place."""
+        """Replace the value by the largest of all processes."""
         if not self.alone:
             dist.all_reduce(value, dist.ReduceOp.MAX, self.group)
 
     def sizes(self, mine: int, device: torch.device) -> list[int]:
-        """That of each, in their order; waits for the device, but not alone."""
+        """Return the number of each process, in rank order; waits for the device if not alone."""
         if self.alone:
             return [mine]
         found = torch.zeros(dist.get_world_size(self.group), dtype=torch.int64, device=device)
@@ -52,16 +56,20 @@ class Processes:
         return [int(n) for n in found.tolist()]
 
     def first(self, wanted: int, mine: int, device: torch.device) -> tuple[int, int]:
-        """Of the first `wanted` samples of all, how many are among the own, and the most that a
-        process has; waits for the device, but not alone."""
+        """Return how many of the first `wanted` samples of all this process has.
+
+        And the most that any process has. Waits for the device if not alone.
+        """
         sizes = self.sizes(mine, device)
         before = itertools.accumulate(sizes, initial=0)
         counts = [min(max(wanted - b, 0), n) for b, n in zip(before, sizes, strict=False)]
         return counts[0 if self.alone else dist.get_rank(self.group)], max(counts)
 
     def joined(self, mine: Tensor) -> tuple[Tensor, slice]:
-        """The values, shape (n,), of all in their order, and where the own ones are among them;
-        waits for the device, but not alone."""
+        """Return the values of all processes, shape (n,), and the place of this process's.
+
+        Waits for the device if not alone.
+        """
         if self.alone:
             return mine, slice(0, len(mine))
         sizes = self.sizes(len(mine), mine.device)

@@ -1,4 +1,4 @@
-"""Lists of tensors treated as one long vector: a launch or two, however many tensors there are."""
+"""Lists of tensors treated as one long vector, at one or two launches however many there are."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Factor = Tensor | float | tuple[float, Gradients]
 """A number, a 0-dim tensor, or a number times a 0-dim tensor for each tensor."""
 
 Ascent = tuple[Gradients, Factor]
-"""A perturbation as a direction d and a factor: eps = factor d. What `Variant.perturbed` takes."""
+"""A perturbation eps = factor d, as the direction d and the factor."""
 
 TAU = 1e-12
 """Added to norms in denominators: a zero gradient gives a zero perturbation, not NaN."""
 
 
 def alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """The tensors in groups of one device and dtype, which is what a foreach kernel takes."""
+    """Return the tensors in groups of one device and dtype, as foreach kernels need them."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
@@ -29,11 +29,14 @@ def alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def global_norm(tensors: Sequence[Tensor | None]) -> Tensor:
-    """The L2 norm over all tensors together: 0-dim, at least float32, not synchronised."""
+    """Return the L2 norm over all tensors together, shape (), in float32 or wider.
+
+    The host does not wait for the device.
+    """
     groups = alike(part for t in tensors if t is not None for part in parts(t))
     if not groups:
         return torch.zeros(())
-    # A norm kept in half precision would have three digits and overflow at 65504.
+    # A norm in half precision would have three digits and overflow at 65504.
     norms = [
         norm
         for group in groups
@@ -46,8 +49,10 @@ def global_norm(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def norms_with_part(whole: Gradients, part: Gradients) -> tuple[Tensor, Tensor]:
-    """||whole||, as `global_norm` has it, and ||part||, whose tensors are some of the whole's: one
-    launch more than one norm."""
+    """Return the global norms of `whole` and of `part`, whose tensors are some of the whole's.
+
+    Costs one launch more than one norm.
+    """
     pieces = {id(t): parts(t) for t in whole if t is not None}
     norms: dict[int, Tensor] = {}
     for group in alike(p for own in pieces.values() for p in own):
@@ -71,21 +76,29 @@ def _fused(tensors: Iterable[Tensor]) -> bool:
 
 
 def along(d: Gradients, length: float) -> tuple[Gradients, Tensor]:
-    """length d / ||d||; 0 where d is zero."""
+    """Return length d / ||d|| as direction and factor; it is 0 where d is zero."""
     return d, over(length, global_norm(d))
 
 
 def over(length: float, norm: Tensor) -> Tensor:
-    """length / (norm + TAU); in Python's form the number would cost a launch of its own."""
+    """Return length / (norm + TAU)."""
+    # A Python number would cost a launch of its own.
     return torch.tensor(length, dtype=norm.dtype, device="cpu") / (norm + TAU)
 
 
 def moved(w: list[Tensor], d: list[Tensor], factor: Factor, *, keep: bool) -> list[Tensor]:
-    """w + factor d, as new tensors if `keep` or if d has a factor for each, else in those of d."""
+    """Return w + factor d, in new tensors or in those of d.
+
+    Args:
+        w: the weights.
+        d: the direction, one tensor per weight.
+        factor: common to all tensors, or one per tensor.
+        keep: leave d as it is. A factor per tensor always leaves it.
+    """
     if isinstance(factor, tuple):
         return _moved_each(w, d, *factor)
     if _fused(d):
-        # Once through memory, which no foreach kernel does; on the CPU those are loops anyway.
+        # Goes through memory once, unlike foreach kernels, which are loops on the CPU anyway.
         factor = torch.as_tensor(factor, dtype=torch.float64)
         outs = [None] * len(d) if keep else d
         return [torch.addcmul(x, y, factor, out=o) for x, y, o in zip(w, d, outs, strict=True)]
@@ -96,13 +109,12 @@ def moved(w: list[Tensor], d: list[Tensor], factor: Factor, *, keep: bool) -> li
 
 
 def _moved_each(w: list[Tensor], d: list[Tensor], number: float, each: Gradients) -> list[Tensor]:
-    """w + number each d, with a 0-dim tensor of `each` for every tensor of d."""
     shares = [s for s in each if s is not None]
     if _fused(d) or len(alike([*w, *d, *shares])) > 1:
         triples = zip(w, d, shares, strict=True)
         moves = ((x, y.to(s.dtype), s.to(y.device)) for x, y, s in triples)
         return [torch.addcmul(x.to(s.dtype), y, s, value=number).to(x.dtype) for x, y, s in moves]
-    # A list of 0-dim factors would take a launch for each tensor.
+    # A list of 0-dim factors would cost one launch per tensor.
     sizes = [t.numel() for t in d]
     spread = torch.cat([s.expand(n) for s, n in zip(shares, sizes, strict=True)])
     factors = [f for f in shaped(spread, d) if f is not None]
@@ -110,13 +122,17 @@ def _moved_each(w: list[Tensor], d: list[Tensor], number: float, each: Gradients
 
 
 PART = 2**18
-"""Elements that are summed up in float32 at once on the CPU, where torch does so in a few running
-sums: the norm of 36 M elements comes out wrong in the third digit."""
+"""Elements that are summed in float32 at once on the CPU.
+
+torch uses a few running sums there: the norm of 36 M elements is wrong in the third digit."""
 
 
 def parts(t: Tensor) -> Sequence[Tensor]:
-    """The tensor, on the CPU in pieces of at most about PART elements; these are stretches of
-    memory where it is one: a sum over rows of a matrix takes three times as long."""
+    """Return the tensor, on the CPU in pieces of about PART elements at most.
+
+    The pieces follow the order in memory, since a sum over rows of a matrix takes three times as
+    long.
+    """
     if not t.is_cpu or t.numel() <= PART:
         return (t,)
     if _dense(t):
@@ -127,15 +143,14 @@ def parts(t: Tensor) -> Sequence[Tensor]:
 
 
 def scale_(tensors: Gradients, factor: Tensor | float) -> Gradients:
-    """Multiplies all tensors by a number or a 0-dim tensor, whose `.item()` would stall the
-    device, in place."""
+    """Multiply all tensors by a number or a 0-dim tensor, in place, and return them."""
     for group in alike(t for t in tensors if t is not None):
         torch._foreach_mul_(group, _beside(group, factor))
     return tensors
 
 
 def scaled(tensors: Gradients, factor: Tensor | float) -> Gradients:
-    """The tensors times a number or a 0-dim tensor, as new tensors."""
+    """Return the tensors times a number or a 0-dim tensor, as new tensors."""
     products: dict[int, Tensor] = {}
     for group in alike(t for t in tensors if t is not None):
         found = torch._foreach_mul(group, _beside(group, factor))
@@ -144,7 +159,10 @@ def scaled(tensors: Gradients, factor: Tensor | float) -> Gradients:
 
 
 def plus(a: Gradients, b: Gradients, factor: Tensor) -> Gradients:
-    """a + factor b with a 0-dim factor, as new tensors where both are; a None counts as zeros."""
+    """Return a + factor b; a None counts as zeros.
+
+    The tensors are new, except those of `a` where b is None.
+    """
     sums = scaled(b, factor)
     pairs = [(x, y) for x, y in zip(sums, a, strict=True) if x is not None and y is not None]
     if pairs:
@@ -153,7 +171,10 @@ def plus(a: Gradients, b: Gradients, factor: Tensor) -> Gradients:
 
 
 def accumulate_(total: Gradients, terms: Gradients, weight: float) -> None:
-    """total += weight * terms, in place; a None counts as zeros. The terms are used up."""
+    """Add weight * terms to the total in place; a None counts as zeros.
+
+    The total may keep and change tensors of the terms.
+    """
     fresh = [i for i, t in enumerate(total) if t is None and terms[i] is not None]
     both = [(t, d) for t, d in zip(total, terms, strict=True) if t is not None and d is not None]
     for group in alike(d for i in fresh if (d := terms[i]) is not None):
@@ -165,8 +186,10 @@ def accumulate_(total: Gradients, terms: Gradients, weight: float) -> None:
 
 
 def flat(tensors: Iterable[Tensor], like: Iterable[Tensor | None]) -> Tensor:
-    """All elements as one new vector, at least float32, on the device of the first tensor: each
-    tensor's in the order in which its counterpart of `like` has them in memory."""
+    """Return all elements as one new vector in float32 or wider, on the first tensor's device.
+
+    Those of a tensor are in the order in which its counterpart in `like` has them in memory.
+    """
     counterparts = (t for t in like if t is not None)
     rows = [_row(t, c) for t, c in zip(tensors, counterparts, strict=True)]
     vector = torch.cat([row.to(rows[0].device) for row in rows])
@@ -174,8 +197,10 @@ def flat(tensors: Iterable[Tensor], like: Iterable[Tensor | None]) -> Tensor:
 
 
 def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
-    """The vector of `flat` as tensors again, in the shapes, dtypes, places and layouts of `like`;
-    views where these need no copy."""
+    """Return a vector of `flat` as tensors with the shapes, dtypes, devices and layouts of `like`.
+
+    The tensors are views of the vector where no copy is needed.
+    """
     like = list(like)
     parts = iter(torch.split(vector, [t.numel() for t in like if t is not None]))
     return [None if t is None else _from_row(next(parts), t) for t in like]
@@ -184,7 +209,7 @@ def shaped(vector: Tensor, like: Iterable[Tensor | None]) -> Gradients:
 def _row(t: Tensor, like: Tensor) -> Tensor:
     if not _dense(like):
         return t.reshape(-1)
-    # A gradient in channels_last is so in memory; in logical order it would be copied.
+    # The order in memory: logical order would copy a gradient in channels_last.
     t = _laid_out(t, like)
     return t.as_strided((t.numel(),), (1,), t.storage_offset())
 
@@ -196,7 +221,7 @@ def _from_row(row: Tensor, like: Tensor) -> Tensor:
 
 
 def _dense(t: Tensor) -> bool:
-    """Whether the elements lie side by side in memory, in one of torch's orders."""
+    """Return whether the elements lie side by side in memory, in one of torch's orders."""
     channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(t.ndim)
     return t.is_contiguous() or (
         channels_last is not None and t.is_contiguous(memory_format=channels_last)
@@ -204,17 +229,17 @@ def _dense(t: Tensor) -> bool:
 
 
 def _laid_out(t: Tensor, like: Tensor) -> Tensor:
-    # torch's fused optimizers walk through memory: of a channels_last weight and a contiguous
-    # direction they would add elements that do not belong together.
+    # torch's fused optimizers go by the order in memory. With a weight in channels_last and a
+    # contiguous direction they would add elements that do not belong together.
     strides = zip(t.shape, t.stride(), like.stride(), strict=True)
     if all(own == wanted for size, own, wanted in strides if size > 1):
-        # A foreach kernel looks at the strides of dimensions of 1 as well.
+        # A foreach kernel also compares the strides of dimensions of size 1.
         return t.as_strided(t.shape, like.stride(), t.storage_offset())
     return torch.empty_like(like, dtype=t.dtype, device=t.device).copy_(t)
 
 
 def _beside(group: list[Tensor], factor: Tensor | float) -> Tensor | float:
-    """The factor where and as a foreach kernel for the group takes it."""
+    """Return the factor on the device and in the dtype that a foreach kernel needs."""
     if not isinstance(factor, Tensor):
         return factor
     return factor.to(group[0].device, _at_least_float32(group[0].dtype))
