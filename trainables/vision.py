@@ -49,6 +49,7 @@ from samtune.trial import TrialConfig, Value
 from trainables.data import make_ready
 from trainables.loop import Trial
 from trainables.models import build_for, external
+from trainables.models.check import check_single_images
 from trainables.parallel import Ranks
 from trainables.task import TASK
 
@@ -104,7 +105,9 @@ class Vision:
         with warnings.catch_warnings():
             # The trials put these on record.
             warnings.simplefilter("ignore")
-            build_for(task, shape, classes, seed=0)
+            model = build_for(task, shape, classes, seed=0)
+        if task["batch_size"] == 1:
+            check_single_images(model, shape)
 
     def references(self, task: Mapping[str, Value], base: str) -> list[str]:
         """Return the code of the user's own that a space names: its model."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_models import CIFAR
@@ -82,6 +84,8 @@ def test_torchvisions_classifiers_by_name() -> None:
 
 
 USERS = """
+import random
+import numpy as np
 import torch
 from torch import nn
 
@@ -96,6 +100,47 @@ def wrong(in_shape, classes):
 
 def nothing(in_shape, classes):
     return None
+
+class Changing(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+    def forward(self, x):
+        return (self.net(x), x.mean()) if self.training else self.net(x)
+
+def tuple_in_training(in_shape, classes):
+    return Changing(classes)
+
+def tuple_at_once(in_shape, classes):
+    class Both(nn.Flatten):
+        def forward(self, x):
+            return x, x
+    return Both()
+
+def function(in_shape, classes):
+    return lambda x: x.flatten(1)[:, :classes]
+
+def not_in_training(in_shape, classes):
+    class Strict(nn.Flatten):
+        def forward(self, x):
+            if self.training:
+                raise RuntimeError("targets are missing")
+            return super().forward(x)[:, :classes]
+    return Strict()
+
+def drawing(in_shape, classes):
+    class Drawing(nn.Flatten):
+        def __init__(self):
+            super().__init__()
+            self.rng = np.random.default_rng(0)
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x):
+            self.count += 1
+            random.random(), np.random.rand(), torch.rand(1), self.rng.random()
+            return super().forward(x)[:, :classes]
+    return Drawing()
 
 number = 3
 """
@@ -120,6 +165,16 @@ def test_a_model_of_ones_own(users_module: str) -> None:
     assert first.training and first[1].num_batches_tracked == 0
 
 
+def test_a_trial_run_of_a_model_leaves_no_trace(users_module: str) -> None:
+    def state() -> tuple[object, ...]:
+        return random.getstate(), np.random.get_state()[2:], torch.get_rng_state().tolist()
+
+    before = state()
+    model = build("users_models:drawing", (1, 8, 8), 10, 1)
+    assert state() == before
+    assert model.count == 0 and model.rng.random() == np.random.default_rng(0).random()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -136,6 +191,24 @@ def test_a_model_of_ones_own(users_module: str) -> None:
         (
             "users_models:wrong",
             "model users_models:wrong: cannot take images of 1 x 8 x 8: RuntimeError: Given ",
+        ),
+        (
+            "users_models:tuple_in_training",
+            "model users_models:tuple_in_training: gives a tuple for two images of 1 x 8 x 8 in "
+            "training; with 10 classes it must give a tensor of shape (2, 10)",
+        ),
+        (
+            "users_models:tuple_at_once",
+            "model users_models:tuple_at_once: gives a tuple for one image of 1 x 8 x 8; with 10",
+        ),
+        (
+            "users_models:not_in_training",
+            "model users_models:not_in_training: cannot take images of 1 x 8 x 8: RuntimeError: "
+            "targets are missing",
+        ),
+        (
+            "users_models:function",
+            "model users_models:function: returned a function, not a torch.nn.Module",
         ),
         (
             "users_models:nothing",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from digits_trial import ALL, MEASURED, Report, assert_bitwise_equal, config_of, curve, train
 from ray import cloudpickle
+from torch import nn
 
 from samtune.optimizers import GradientOracle
 from samtune.optimizers.knobs import KnobError
@@ -352,3 +353,40 @@ def test_a_meter_counts_skips_in_a_row() -> None:
     assert meter.skipped_steps == 198 and not meter.stuck(200)
     count(1, True)
     assert meter.stuck(200)
+
+
+def flat_norm(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A network that cannot normalise a single image: it has one value per channel."""
+    pixels = in_shape[0] * in_shape[1] * in_shape[2]
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(pixels, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes)
+    )
+
+
+def test_batches_of_one_are_refused_before_a_sweep_where_batch_norm_cannot_take_them() -> None:
+    task = {name: knob.default for name, knob in TASK.items()} | {"dataset": "digits"}
+    with pytest.raises(ModelError, match=r"task.batch_size is 1, and the model .* 2 or more"):
+        vision.sam.make_ready({**task, "model": "resnet18", "batch_size": 1})
+    for model, batch_size in (("resnet18", 2), ("small_cnn", 1), ("vit_tiny", 1)):
+        vision.sam.make_ready({**task, "model": model, "batch_size": batch_size})
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "knobs"),
+    [
+        # Of 1000 images there is a last batch of 1, 2, 8, 3 or 2.
+        ("sgd", 37, {}),
+        ("k_sam", 499, {}),
+        ("bayesian_sam", 124, {"m": 8}),
+        ("sam", 997, {"m": 2}),
+        ("esam", 499, {"gamma": 0.3}),
+    ],
+)
+def test_every_rest_of_an_epoch_can_be_normalised(
+    name: str, batch_size: int, knobs: dict[str, Any]
+) -> None:
+    trainable = getattr(vision, name)
+    config = config_of(trainable, budget=Budget("epochs", 1))
+    task = {**config.task, "model": "test_vision:flat_norm", "batch_size": batch_size}
+    reports = train(replace(config, task=task, knobs=knobs))
+    assert math.isfinite(reports[-1]["metrics"]["train_loss"])

@@ -34,6 +34,17 @@ def check_outputs(model: object, in_shape: tuple[int, int, int], classes: int) -
             module.training = training
 
 
+def check_single_images(model: nn.Module, in_shape: tuple[int, int, int]) -> None:
+    """Raise ModelError where the model cannot train on batches of one image."""
+    try:
+        tried(model.train(), in_shape, 1)
+    except ValueError as error:
+        raise ModelError(
+            f"task.batch_size is 1, and the model cannot train on a single image ({error}); "
+            "set task.batch_size to 2 or more"
+        ) from error
+
+
 def tried(model: nn.Module, in_shape: tuple[int, int, int], images: int) -> object:
     """Return the outputs for black images; buffers and random generators stay as they are."""
     modules = [*model.modules()]

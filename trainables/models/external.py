@@ -6,9 +6,9 @@ import importlib
 import os
 import re
 
-import torch
 from torch import nn
 
+from trainables.models.check import check_outputs
 from trainables.models.parts import Builder, ModelError, first_line, nearest
 from trainables.models.zoo import timm_model, torchvision_model
 
@@ -24,7 +24,7 @@ def is_own(name: str) -> bool:
 def find(reference: str) -> Builder:
     """Return the builder behind `torchvision:NAME`, `timm:NAME` or `module:callable`.
 
-    The model that it builds is tried on one image.
+    The model that it builds is tried on a few images, in evaluation and in training.
 
     Raises:
         ModelError: There is no such model.
@@ -40,7 +40,7 @@ def find(reference: str) -> Builder:
     def build(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
         try:
             model = found(in_shape, classes)
-            _try(model, in_shape, classes)
+            check_outputs(model, in_shape, classes)
         except ModelError:
             raise
         except Exception as error:
@@ -70,24 +70,6 @@ def _of_user(module: str, name: str) -> Builder:
         raise ModelError(f"module {module} has no model {name!r}; {nearest(name, known)}")
     builder: Builder = found
     return builder
-
-
-@torch.no_grad()
-def _try(model: object, in_shape: tuple[int, int, int], classes: int) -> None:
-    """Pass one black image through the model in evaluation mode, which BatchNorm does not see."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"returned a {type(model).__name__}, not a torch.nn.Module")
-    training = {module: module.training for module in model.modules()}
-    logits = model.eval()(torch.zeros(1, *in_shape))
-    for module, was in training.items():
-        module.training = was
-    if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
-        shape = getattr(logits, "shape", None)
-        got = f"shape {tuple(shape)}" if shape is not None else f"a {type(logits).__name__}"
-        raise ModelError(
-            f"gives {got} for one image of {_size(in_shape)}; with {classes} classes it must give "
-            f"a tensor of shape (1, {classes})"
-        )
 
 
 def _size(in_shape: tuple[int, int, int]) -> str:
