@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from samtune.optimizers import sizes
 from samtune.trial import Budget
+from trainables.schedule import Schedule
 
 SKIPS_IN_A_ROW = 100
 """Skipped steps that end a trial. A loss scaler needs 16 to go from 2^16 to 1."""
@@ -23,7 +23,7 @@ class Meter:
         budget: what the trial may spend.
         n_train: training images.
         batch_size: images per step.
-        warmup: epochs in which the learning rate rises, whatever the unit of the budget.
+        schedule: of the learning rate; its warm-up is in epochs, whatever the budget's unit.
         epoch: epochs begun.
         step: steps made, skipped ones included.
         samples: images of these steps.
@@ -34,12 +34,13 @@ class Meter:
         train_s: seconds in steps.
         eval_s: seconds in evaluation.
         data_s: seconds in making batches.
+        epoch_progress: progress at the last begin of an epoch.
     """
 
     budget: Budget
     n_train: int
     batch_size: int
-    warmup: float = 0.0
+    schedule: Schedule = field(default_factory=Schedule)
     epoch: int = 0
     step: int = 0
     samples: int = 0
@@ -50,6 +51,7 @@ class Meter:
     train_s: float = 0.0
     eval_s: float = 0.0
     data_s: float = 0.0
+    epoch_progress: float = 0.0
 
     @cached_property
     def batches(self) -> list[int]:
@@ -78,6 +80,8 @@ class Meter:
         self.skipped_steps += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         self.train_s += seconds
+        if self.step % len(self.batches) == 0:
+            self.epoch_progress = self.progress
 
     def charge(self, used: float) -> None:
         """Count the seconds that earlier attempts used after the checkpoint of this one."""
@@ -134,18 +138,20 @@ class Meter:
     def lr_share(self) -> float:
         """Share of the full learning rate for the next step.
 
-        A cosine over the budget, from 1 at the start to 0 when all is spent. The warm-up
-        multiplies it with a line, 1 / k in the first of k steps and 1 in the last (Goyal et al.
-        2017, 2.2).
+        The warm-up multiplies the schedule with a line, 1 / k in the first of k steps and 1 in the
+        last (Goyal et al. 2017, 2.2).
         """
-        cosine = (1 + math.cos(math.pi * self.progress)) / 2
-        rising = self.warmup * self.n_train
+        by_epoch = self.schedule.by_epoch
+        share = self.schedule.share(self.epoch_progress if by_epoch else self.progress)
+        rising = self.schedule.warmup * self.n_train
         done = self.samples + self.batch_size
-        return cosine * done / rising if done < rising else cosine
+        if by_epoch:
+            done = (self.step // len(self.batches) + 1) * self.n_train
+        return share * done / rising if done < rising else share
 
     def counters(self) -> dict[str, int | float]:
         """Return all but the configuration; `dataclasses.replace(meter, **counters)` resumes."""
-        given = ("budget", "n_train", "batch_size", "warmup")
+        given = ("budget", "n_train", "batch_size", "schedule")
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)

@@ -34,6 +34,7 @@ from trainables.evaluation import (
 from trainables.models import build_for
 from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision
+from trainables.schedule import Schedule
 from trainables.split import Split
 from trainables.targets import Mixer, cross_entropy, hits
 
@@ -77,8 +78,9 @@ class Trial:
         n_train = len(data.train)
         self.optimizer = make_optimizer(self.model, n_train)
         self.shared_norm = self._shared_norm()
-        batch_size, warmup = int(config.task["batch_size"]), float(config.task["warmup"])
-        self.meter = Meter(config.budget, n_train, min(batch_size, n_train), warmup)
+        batch_size = min(int(config.task["batch_size"]), n_train)
+        schedule = Schedule.of(config.task, float(config.knobs["lr"]))
+        self.meter = Meter(config.budget, n_train, batch_size, schedule)
 
     def _build(self, data: TrainVal) -> None:
         task, seed = self.config.task, self.config.seeds.order

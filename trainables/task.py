@@ -6,7 +6,7 @@ import os
 
 from samtune.optimizers import Knob
 from samtune.optimizers.knobs import KnobError
-from trainables import augment, data_task, models, precision
+from trainables import augment, data_task, models, precision, schedule
 
 
 class _ModelKnob(Knob):
@@ -74,15 +74,7 @@ _KNOBS = (
         doc="images a step; an epoch's last batch holds what is left",
         source="BatchNorm needs several images to normalise over",
     ),
-    Knob(
-        name="warmup",
-        kind=float,
-        default=0.0,
-        low=0.0,
-        safe=(0.0, 40.0),
-        doc="epochs at the start in which lr rises in a line to its cosine; part of the budget",
-        source="Goyal et al. 2017, section 2.2: 5; Dosovitskiy et al. 2021 on ImageNet: 32",
-    ),
+    *schedule.KNOBS,
     Knob(
         name="augment",
         kind=str,

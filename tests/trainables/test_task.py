@@ -30,6 +30,8 @@ OTHERWISE = {
     "classes": "0,1,2",
     "batch_size": 32,
     "warmup": 0.1,
+    "schedule": "linear",
+    "min_lr": 0.02,
     "augment": "cutout",
     "mixup": 0.2,
     "cutmix": 1.0,
@@ -47,6 +49,8 @@ OF_TEST_IMAGES = {"corruption", "severity"}
 """Of cifar10 and cifar100 alone; tests/trainables/test_datasets.py has them."""
 OF_GROUPS = {"batch_norm", "sync_perturbation"}
 """Of trials of several processes alone; tests/trainables/test_parallel.py has them."""
+OF_SCHEDULES = {"every", "lr_gamma", "lr_step", "lr_milestones", "lr_power"}
+"""Of some schedules alone; tests/trainables/test_schedule.py has them."""
 OF_BAYESIAN_SAM = {"posterior_samples"}
 """Of one variant alone; tests/trainables/test_variants_train.py has it."""
 
@@ -94,7 +98,7 @@ def trajectory(**task: Any) -> list[float]:
 
 
 def test_every_word_is_examined_here() -> None:
-    elsewhere = OF_FOLDERS | OF_TEST_IMAGES | OF_GROUPS | OF_BAYESIAN_SAM
+    elsewhere = OF_FOLDERS | OF_TEST_IMAGES | OF_GROUPS | OF_BAYESIAN_SAM | OF_SCHEDULES
     assert set(TASK) == {*OTHERWISE, *OF_THE_MODEL, *FACTS} | elsewhere
 
 
