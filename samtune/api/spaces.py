@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from samtune.space.by_value import reference_to
 from samtune.space.errors import SpaceError
 from samtune.space.search_space import SearchSpace
 
@@ -114,6 +115,8 @@ def _space(reference: Reference, overrides: Sequence[str], on: str | Path | None
         document.pop("samtune", None)
     else:
         return SearchSpace.load(reference, overrides, on)
+    if callable(trainable := document.get("trainable")):
+        document["trainable"] = reference_to(trainable)
     name = name or _name_of(document.get("trainable", "space"))
     return SearchSpace.from_document(document, name, overrides, on)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from samtune.record.provenance import code_hashes, versions
 from samtune.record.record import Record
 from samtune.record.rows import Stage
 from samtune.search.proposals import Proposals
+from samtune.space.by_value import is_by_value, kept
 from samtune.space.search_space import SearchSpace, resolve
 from samtune.space.trainable import imported
 from samtune.sweep import observers
@@ -58,6 +60,7 @@ def start(
         Record.create(runs, name, studies, dataclasses.asdict(asked), hashes) as record,
         _held(record, launch, new=True),
     ):
+        _note_by_value(record, spaces)
         return record.folder, run_stages(record, spaces, stages, asked, launch, own_code)
 
 
@@ -166,11 +169,24 @@ def _study(space: SearchSpace) -> dict[str, str]:
 
 
 def _frozen(record: Record) -> list[SearchSpace]:
-    """Return the spaces that the run was begun with, whatever their files say now."""
-    return [
+    """Return the spaces that the run was begun with, whatever their files say now.
+
+    Raises:
+        RunError: The trainable of one was sent by value, and is not in this process (exit code 2).
+    """
+    spaces = [
         SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
         for study in record.studies()
     ]
+    for space in spaces:
+        if is_by_value(space.trainable) and not _is_here(space.trainable):
+            raise RunError(
+                f"the trainable {space.trainable.partition(':')[2]!r} of {space.name} was defined "
+                "in a notebook or a script, and is kept nowhere else: continue the run from "
+                f"there, with `samtune.load({str(record.folder)!r}).resume()`",
+                exit_code=2,
+            )
+    return spaces
 
 
 def _check_versions(record: Record, accepted: bool) -> None:
@@ -233,7 +249,24 @@ def _imported(spaces: Sequence[SearchSpace]) -> list[str]:
         SpaceError: Something cannot be imported here, so it cannot be in a worker either.
     """
     found = [imported(space.trainable, space.base, space.task) for space in spaces]
-    return [reference for references in found for reference in references]
+    return [each for references in found for each in references if not is_by_value(each)]
+
+
+def _is_here(reference: str) -> bool:
+    """Return whether this process has the trainable that no other can import."""
+    module, _, name = reference.partition(":")
+    return kept(reference) is not None or callable(getattr(sys.modules[module], name, None))
+
+
+def _note_by_value(record: Record, spaces: Sequence[SearchSpace]) -> None:
+    """Put on record which trainables only this process has."""
+    for space in spaces:
+        if is_by_value(space.trainable):
+            record.add_event(
+                "by value",
+                f"{space.trainable} was sent to this run's workers by value: the run can be "
+                "resumed only where it is defined",
+            )
 
 
 def _find_data(spaces: Sequence[SearchSpace], launch: Launch) -> None:

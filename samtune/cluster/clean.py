@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from samtune.cluster.shipping import receive
 from samtune.record.provenance import hostname_hash
 from samtune.trial import Seeds
 
@@ -41,6 +42,7 @@ def enter(config: Mapping[str, Any]) -> None:
     if config["host"] == hostname_hash():
         os.chdir(config["folder"])
     sys.path.extend(path for path in config["path"] if path not in sys.path)
+    receive(config["trial"]["trainable"], config["by_value"])
 
 
 @contextmanager

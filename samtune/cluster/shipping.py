@@ -6,9 +6,15 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
 
 from samtune.record.folder import RunError
+from samtune.space.by_value import is_by_value, keep
+from samtune.space.trainable import resolve
 
 
 def import_path() -> list[str]:
@@ -20,6 +26,23 @@ def import_path() -> list[str]:
     here = os.getcwd()
     folders = dict.fromkeys(os.path.abspath(folder) for folder in sys.path)
     return [*(folder for folder in folders if folder != here), here]
+
+
+def by_value(reference: str) -> bytes | None:
+    """Return the pickled trainable for workers that cannot import it; None for all others."""
+    return _pickled(resolve(reference)) if is_by_value(reference) else None
+
+
+@lru_cache(maxsize=8)
+def _pickled(function: Any) -> bytes:
+    # What it refers to may be large, and each trial sends it.
+    return bytes(cloudpickle.dumps(function))  # type: ignore[no-untyped-call]
+
+
+def receive(reference: str, pickled: bytes | None) -> None:
+    """Keep the trainable that `by_value` returned in the driver's process."""
+    if pickled is not None:
+        keep(reference, cloudpickle.loads(pickled))
 
 
 def modules(references: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
+from samtune.space.by_value import kept
 from samtune.space.errors import SpaceError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def resolve(reference: str) -> Any:
         raise SpaceError(
             [f"{reference!r} names no trainable; write asam, or my_package.my_module:my_trainable"]
         )
+    if (own := kept(reference)) is not None:
+        return own
     module_name, name = full.split(":")
     module = _module(module_name)
     found = getattr(module, name, None)

@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 
 from samtune.cluster.nodes import OomKills, death
-from samtune.cluster.shipping import import_path
+from samtune.cluster.shipping import by_value, import_path
 from samtune.cluster.start import Cluster
 from samtune.cluster.worker import run_trial
 from samtune.messages import printable
@@ -173,6 +173,7 @@ class _Driver:
         return {
             "trial": config.to_dict(),
             "path": self._import_path,
+            "by_value": by_value(trial.config.trainable),
             "folder": self._folder,
             "host": hostname_hash(),
             "gpu_memory_gb": self._plan.spaces[trial.study].resources.gpu_memory_gb,
