@@ -50,20 +50,22 @@ class Forward:
 
 
 def _spread(model: nn.Module, inputs: Any) -> type | None:
-    if isinstance(inputs, Tensor):
+    if isinstance(inputs, Mapping):
+        kind: type = Mapping
+    elif isinstance(inputs, list | tuple) and not hasattr(inputs, "_fields"):
+        kind = Sequence
+    else:
         return None
     try:
         signature = inspect.signature(model.forward)
-        if isinstance(inputs, Mapping):
-            signature.bind(**inputs)
-            return Mapping
-        if isinstance(inputs, list | tuple) and not hasattr(inputs, "_fields"):
-            signature.bind(*inputs)
-            return Sequence
     except (TypeError, ValueError):
-        # They do not fit, or there is no signature.
-        pass
-    return None
+        # A traced model shows no signature and takes single tensors.
+        return kind
+    try:
+        signature.bind(**inputs) if kind is Mapping else signature.bind(*inputs)
+    except TypeError:
+        return None
+    return kind
 
 
 def _own(t: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from problems import batches, loss_fn, make, plain_net, poisoned, seeded
+from problems import batches, loss_fn, make, norm_net, plain_net, poisoned, seeded
 from torch import nn
 
 from samtune.optimizers import VARIANTS, GradientOracle
@@ -29,6 +29,13 @@ UNSYNCHRONISED = [n for n, v in VARIANTS.items() if issubclass(v, Sharpened)]
 DATA = batches(4) + batches(1, size=10)
 HALF = {16: 8, 10: 5}
 UNEVEN = ["sam", "esam", "k_sam"]
+NORMALISED = [
+    ("esam", {"gamma": 0.2}),
+    ("k_sam", {"kept": 0.2}),
+    ("k_sam", {"kept": 0.0}),
+    ("bayesian_sam", {"m": 8}),
+    ("sam", {"m": 2}),
+]
 
 
 def _step(variant, model, x, y, rank, **options):
@@ -61,6 +68,7 @@ def _process(rank: int, file: str) -> None:
     found["own"] = [result.backward_samples for result in steps]
     found["uneven"] = {name: _uneven(name, rank) for name in UNEVEN}
     found["chunks"] = _chunks(rank)
+    found["least"] = [_least(name, rank, knobs) for name, knobs in NORMALISED]
     found["overflow"] = _overflow(rank)
     found["deciding"] = _deciding(rank)
     torch.save(found, f"{file}.{rank}")
@@ -74,6 +82,18 @@ def _uneven(name: str, rank: int) -> torch.Tensor:
         mine = slice(0, 3) if rank == 0 else slice(3, None)
         variant.step(GradientOracle(model, x[mine], y[mine], loss_fn, ddp=dist.group.WORLD))
     return problems.weights(model)
+
+
+def _least(name: str, rank: int, knobs: dict) -> list[int]:
+    """The sizes of the passes of a model whose BatchNorm sees one process."""
+    model = seeded(norm_net)
+    sizes = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    variant = make(name, model, **knobs)
+    for x, y in DATA:
+        mine = slice(0, 3) if rank == 0 else slice(3, None)
+        variant.step(GradientOracle(model, x[mine], y[mine], loss_fn, ddp=dist.group.WORLD))
+    return sizes
 
 
 def _chunks(rank: int) -> torch.Tensor:
@@ -198,6 +218,12 @@ def test_without_synchronisation_it_is_m_sharpness(two, name):
 @pytest.mark.parametrize("name", UNEVEN)
 def test_processes_count_by_their_samples(two, name):
     same([found["uneven"] for found in two], name, one(name))
+
+
+@pytest.mark.slow
+def test_no_process_normalises_a_single_sample(two):
+    sizes = [size for found in two for case in found["least"] for size in case]
+    assert 1 not in sizes and {0, 2, 3} <= set(sizes)
 
 
 @pytest.mark.slow

@@ -196,6 +196,35 @@ def test_dicts_go_by_keyword_and_tuples_by_position(model, structure):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: torch.compile(model, backend="eager"),
+        nn.DataParallel,
+        torch.jit.script,
+        lambda model: torch.jit.trace(model, tuple(torch.zeros(2, 16, 6).double())),
+    ],
+)
+def test_wrapped_models_take_tuples(wrap):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = plain_net()
+
+        def forward(self, a, b):
+            return self.net(a + b)
+
+    ends = []
+    for way in (lambda model: model, wrap):
+        model = seeded(Sum)
+        variant, wrapped = make("sam", model), way(model)
+        for x, y in batches(2):
+            variant.step(GradientOracle(wrapped, (x, x), y, loss_fn))
+        ends.append(problems.weights(model))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-14)
+
+
 def test_targets_may_be_none():
     model = seeded(plain_net)
     [(x, _)] = batches(1)
