@@ -230,8 +230,8 @@ class Trial:
         if not draws or not isinstance(self.optimizer, Posterior):
             return {}
         metrics = evaluate_samples(self.predict, split, self.optimizer.sampled_weights, draws)
-        metrics["forward_samples"] = draws * len(split)
-        return {f"{name}_sampled": value for name, value in metrics.items()}
+        cost = {"sampled_forward_samples": draws * len(split)}
+        return {f"{name}_sampled": value for name, value in metrics.items()} | cost
 
     def _costs(self) -> dict[str, float]:
         meter, rho = self.meter, self._rho()

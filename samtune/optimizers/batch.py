@@ -77,6 +77,11 @@ class Batch:
         """The device of the samples."""
         return next(t.device for t in tensors(self.inputs) if self._has_samples(t))
 
+    @property
+    def has_graph(self) -> bool:
+        """Whether an input was computed from something that requires a gradient."""
+        return any(t.grad_fn is not None for t in tensors(self.inputs))
+
     def _has_samples(self, t: Tensor) -> bool:
         return t.dim() > 0 and len(t) == self.count
 

@@ -317,6 +317,12 @@ class GradientOracle:
         """Return the mean loss; with parameters, leave its gradient in their `.grad`."""
         batch = self.batch if index is None else self.batch[index]
         counts = sizes.at_most(self.micro_batch or len(batch), len(batch), self._least())
+        if parameters and self.batch.has_graph and (self.loss is not None or len(counts) > 1):
+            raise ValueError(
+                "the inputs were computed from tensors that require a gradient, and only one "
+                "backward pass can go through that graph; compute them in the model's forward, or "
+                "detach() them"
+            )
         losses, outputs = [], []
         for part in batch.split(counts):
             with self._autocast():

@@ -94,6 +94,19 @@ def test_a_gradient_is_that_of_a_plain_backward(through, index, count):
     torch.testing.assert_close(ours, [p.grad for p in chosen])
 
 
+def test_inputs_that_were_computed_with_a_gradient():
+    """Sgd has the one pass that differentiates them; other variants would need more."""
+    ours, theirs = (seeded(lambda: nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))) for _ in "ab")
+    [(x, y)] = batches(1)
+    make("sgd", ours).step(GradientOracle(ours[1], ours[0](x), y, loss_fn))
+    make("sgd", theirs).step(GradientOracle(theirs, x, y, loss_fn))
+    assert torch.equal(problems.weights(ours), problems.weights(theirs))
+    for name, options in (("sam", {}), ("sgd", {"micro_batch": 4})):
+        oracle = GradientOracle(ours[1], {"input": ours[0](x)}, y, loss_fn, **options)
+        with pytest.raises(ValueError, match="only one backward pass can go through"):
+            make(name, ours).step(oracle)
+
+
 def test_a_gradient_of_the_callers_is_left_alone():
     """Of parameters that the optimizer does not have, and of the inputs."""
     for through in (reentrant, not_reentrant):

@@ -60,7 +60,7 @@ def test_a_short_trial(name):
     assert all(math.isfinite(value) for value in last.values())
     assert last["val_acc"] >= 0 and last["step"] == 8
     assert ("rho" in last) == (name not in {"sgd", "adamw"})
-    sampled = {"val_acc_sampled", "val_loss_sampled", "val_forward_samples_sampled"}
+    sampled = {"val_acc_sampled", "val_loss_sampled", "val_sampled_forward_samples"}
     assert sampled & set(first) == set()
     assert sampled & set(last) == (sampled if name == "bayesian_sam" else set())
 
@@ -71,7 +71,7 @@ def test_a_confirmed_posterior_is_tested_at_its_mean_and_averaged():
         assert f"test_{figure}_sampled" in last
     assert math.isfinite(last["test_loss_sampled"])
     assert last["test_loss_sampled"] not in (last["test_loss"], last["val_loss_sampled"])
-    assert last["val_forward_samples_sampled"] == 8 * 297
+    assert last["val_sampled_forward_samples"] == 8 * 297
 
 
 def test_the_posteriors_evaluations_are_as_many_as_the_task_says(monkeypatch):
@@ -90,7 +90,7 @@ def test_the_posteriors_evaluations_are_as_many_as_the_task_says(monkeypatch):
         # Two epochs, and the draws after the last.
         assert len(forwards) == 2 + draws
         assert ("val_acc_sampled" in last) == bool(draws)
-        assert last.get("val_forward_samples_sampled", 0) == 297 * draws
+        assert last.get("val_sampled_forward_samples", 0) == 297 * draws
 
 
 @pytest.fixture
