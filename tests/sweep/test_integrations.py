@@ -22,8 +22,8 @@ from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import Verdict
 from samtune.space.search_space import SearchSpace
-from samtune.sweep import observers as integrations
-from samtune.sweep.observers import Hook, Observers
+from samtune.sweep.loggers import LOGGERS
+from samtune.sweep.observers import Hook, Observers, observers
 from samtune.trial import Seeds, TrialConfig
 
 MAIN = "from samtune.cli import main; main()"
@@ -201,7 +201,7 @@ def check_tensorboard(folder: Path, curve: Mapping[int, list[float]]) -> None:
     for number, values in curve.items():
         events = EventAccumulator(str(folder / f"lab-{number:05d}"))
         events.Reload()
-        scalars = events.Scalars("ray/tune/val_acc")
+        scalars = events.Scalars("val_acc")
         assert [scalar.step for scalar in scalars] == list(range(1, len(values) + 1))
         assert [scalar.value for scalar in scalars] == pytest.approx(values)
 
@@ -266,6 +266,7 @@ def test_a_missing_package_or_hook_stops_before_anything_runs(
     monkeypatch.chdir(tmp_path)
     Path("lab_hooks.py").write_text("def heard(report): ...\n")
     Path("lab_broken.py").write_text("import nowhere\n")
+    Path("lab_exits.py").write_text("import sys\nsys.exit(0)\n")
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else found(name)
@@ -277,6 +278,8 @@ def test_a_missing_package_or_hook_stops_before_anything_runs(
         ("--hook", "lab_hook:heard"): "No module named 'lab_hook'",
         ("--hook", "lab_broken:heard"): "No module named 'nowhere'",
         ("--hook", "lab_hooks"): "write my_package.my_module:function",
+        ("--hook", "lab_exits:heard"): "cannot be imported from",
+        ("--hook", "lab_exits:hear"): "it called sys.exit(0)",
     }.items():
         with pytest.raises(SystemExit) as ended:
             main(["run", "sgd", *words])
@@ -290,8 +293,8 @@ def test_extras_name_what_the_loggers_need() -> None:
 
     project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
-    for name, package in integrations.LOGGERS.items():
-        assert any(package.lower() in wanted.lower() for wanted in extras[name])
+    for name, logger in LOGGERS.items():
+        assert any(logger.package.lower() in wanted.lower() for wanted in extras[name])
     assert any("optuna-dashboard" in wanted for wanted in extras["dashboard"])
 
 
@@ -330,10 +333,10 @@ def test_an_observer_that_fails_is_told_once_and_the_others_hear_on(
     report = {"epoch": 1, "used": 1.0, "metrics": {"val_acc": 0.5}}
     failing, told = Failing(), []
     hook = Hook("lab_other:hear", "mine")
-    with Observers(record, [failing, hook], told.append) as observers:
-        observers.started(trial, 0)
-        observers.reported(trial, 0, report, Verdict("stop"))
-        observers.ended(trial, "completed")
+    with Observers(record, [failing, hook], told.append) as all_of_them:
+        all_of_them.started(trial, 0)
+        all_of_them.reported(trial, 0, report, Verdict("stop"))
+        all_of_them.ended(trial, "completed")
     assert failing.heard == ["started", "reported", "ended", "close"]
     assert len(told) == 1 and "disk full" in told[0]
     assert [event["kind"] for event in record.events()] == ["observer failed"]
@@ -347,7 +350,66 @@ def test_a_logger_that_does_not_start_is_told(
     def broken(folder: Path) -> None:
         raise RuntimeError("no store")
 
-    monkeypatch.setitem(integrations._CALLBACKS, "mlflow", broken)
+    monkeypatch.setitem(LOGGERS, "mlflow", broken)
     with pytest.raises(RunError, match="--log mlflow did not start: no store") as caught:
-        integrations.observers(record, ["mlflow"], None, print)
+        observers(record, ["mlflow"], None, print)
     assert caught.value.exit_code == 5
+
+
+def test_a_hook_that_exits_ends_no_sweep(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lab_quits.py").write_text("import sys\ndef hear(report): sys.exit(3)\n")
+    add(record, 0, [0.5], "completed")
+    (trial,) = record.trials()
+    report = {"epoch": 1, "used": 1.0, "metrics": {"val_acc": 0.5}}
+    told: list[str] = []
+    with Observers(record, [Hook("lab_quits:hear", "mine")], told.append) as all_of_them:
+        for _ in range(3):
+            all_of_them.reported(trial, 0, report, Verdict("continue"))
+    (warning,) = told
+    assert "SystemExit: 3; the sweep goes on" in warning
+
+
+def test_a_paused_trial_goes_on_in_its_tracker_and_300_knobs_are_taken(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a sweep: what the driver passes on, read by each tracker's own reader."""
+    space = SearchSpace.from_text(SPACE, "lab", "lab")
+    knobs = {f"knob_{k}": k / 7 for k in range(299)} | {"text": "x" * 9000}
+    config = TrialConfig(
+        **{"trainable": "lab:quick", "variant": "quick", "base": "none", "task": {}},
+        **{"knobs": knobs, "budget": space.trial_budget, "seeds": Seeds(1, 1, 1)},
+    )
+    trial = record.add_trial(0, "search", 0, "grid", config)
+    told: list[str] = []
+
+    def report(epoch: int) -> dict[str, Any]:
+        return {"epoch": epoch, "used": epoch, "metrics": {"val_acc": epoch / 10, "odd": 2**70}}
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for attempt, epochs in enumerate([(1, 2), (3,)]):
+        # A sweep that was stopped and resumed, and a pause within each.
+        with observers(record, ["tensorboard", "mlflow"], None, told.append) as trackers:
+            trackers.started(trial, attempt)
+            for epoch in epochs:
+                trackers.reported(trial, attempt, report(epoch), Verdict("continue"))
+            trackers.ended(trial, "paused")
+        with observers(record, ["tensorboard", "mlflow"], None, told.append) as trackers:
+            trackers.started(trial, attempt)
+    assert not told
+    curve = {0: [0.1, 0.2, 0.3]}
+    from mlflow import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(record.folder / "tensorboard" / "lab-00000"))
+    events.Reload()
+    assert [scalar.value for scalar in events.Scalars("used")][:3] == [1, 2, 3]
+    client = MlflowClient(tracking_uri=(record.folder / "mlflow").as_uri())
+    experiment = client.get_experiment_by_name(record.name)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "val_acc")
+    assert [point.value for point in sorted(history, key=lambda p: p.step)] == curve[0]
+    assert len(run.data.params) == 300 and run.info.status == "KILLED"
