@@ -1,7 +1,7 @@
-"""A split of a data set, and the way of its images to the device.
+"""A split of a data set, and how its images get to the device.
 
 Images stay uint8 and in one place: a memory map that all processes of a machine share, or one copy
-in each process on its GPU. What does not fit there is sent in batches, made ahead by threads.
+per process on its GPU. Images that do not fit there are sent in batches, made ahead by threads.
 """
 
 from __future__ import annotations
@@ -18,50 +18,55 @@ from torch import Tensor
 
 from trainables.datasets.decode import Encoded
 
-# Of a device's free memory, or of a machine's whole memory: the rest is for training.
+# Share of a device's free memory, or of a machine's whole memory; the rest is for training.
 _SHARE = 0.4
-# Training and validation, and as many of another set or split.
+# Copies to keep: training and validation, and as many of another set or split.
 _KEPT = 4
-# What was copied (kept too, so that no other object has its id) and the copy, the oldest first.
+# The copied object (kept, so that no other object gets its id) and the copy, the oldest first.
 _copies: dict[tuple[int, torch.device], tuple[object, Tensor]] = {}
 
 
 class Batch(Protocol):
-    """Images of a batch, uint8 (B, C, H, W): a tensor, or a `Selection` of one."""
+    """The images of a batch, uint8 (B, C, H, W): a tensor, or a `Selection` of one."""
 
     @property
-    def shape(self) -> torch.Size: ...
+    def shape(self) -> torch.Size:
+        """Return the shape (B, C, H, W)."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Return the device of the images."""
 
     def split(self, size: int, /) -> Iterable[Tensor]:
-        """The images in their order, `size` at a time; the next may overwrite the last."""
+        """Yield the images in order, `size` at a time; each yield may overwrite the last."""
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """`images[rows]`, copied in parts as they are asked for: a part stays in a CPU's caches."""
+    """The images `images[rows]`, copied part by part on demand: a part stays in a CPU's caches."""
 
     images: Tensor
     rows: Tensor
 
     @property
     def shape(self) -> torch.Size:
+        """Return the shape (B, C, H, W)."""
         return torch.Size((len(self.rows), *self.images.shape[1:]))
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the images."""
         return self.images.device
 
     def split(self, size: int, /) -> Iterator[Tensor]:
+        """Yield the images in order, `size` at a time; each yield overwrites the last."""
         held = self.images.new_empty((min(size, len(self.rows)), *self.images.shape[1:]))
         for rows in torch.split(self.rows, size):
             yield torch.index_select(self.images, 0, rows, out=held[: len(rows)])
 
 
 def stored(images: Batch) -> tuple[Tensor, Tensor]:
-    """Images (M, C, H, W), and which of them the batch's are (B,): those of a tensor are all."""
+    """Return a store of images (M, C, H, W) and the rows (B,) of it that are the batch's."""
     if isinstance(images, Selection):
         return images.images, images.rows
     (whole,) = images.split(images.shape[0])
@@ -72,8 +77,11 @@ def stored(images: Batch) -> tuple[Tensor, Tensor]:
 class Split:
     """Some images of a store, and their labels. Treat all three tensors as read-only.
 
-    `images` uint8 (M, C, H, W) is the whole store, `rows` int64 (N,) says which of its images are
-    in this split, `labels` int64 (N,) are theirs: the split's image i is `images[rows[i]]`.
+    Attributes:
+        images: The whole store, uint8 of shape (M, C, H, W).
+        rows: The rows of the store that are in this split, int64 of shape (N,): image i of the
+            split is `images[rows[i]]`.
+        labels: The labels of the split's images, int64 of shape (N,).
     """
 
     images: Tensor
@@ -84,11 +92,11 @@ class Split:
         return len(self.rows)
 
     def resident(self, device: torch.device) -> Split:
-        """The same split with its tensors on `device`, or itself where they cannot all be there.
+        """Return the split with its tensors on `device`, or itself if they do not fit there.
 
-        Uploaded once a process: the next trial of a warm worker gets the same tensors. A split
-        that uses most of its store shares the store's copy with others; rows stay as they are.
-        A split of less than half of it has a copy of its own, and its rows are 0 to N - 1.
+        Images are uploaded once per process: the next trial of a worker gets the same tensors. A
+        split of at least half of its store shares the store's copy with other splits. A smaller
+        split has its own copy, and its rows are then 0 to N - 1.
         """
         if device.type == "cpu" or self.images.device.type == device.type:
             return self
@@ -109,9 +117,12 @@ class Split:
     def batches(
         self, order: Tensor, batch_size: int, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images uint8 (B, C, H, W) and labels (B,) on `device`, of the split's images `order`.
+        """Yield the images uint8 (B, C, H, W) and labels (B,) of batches on a device.
 
-        `order` int64 (n,) has indices from 0 to N - 1; the last batch holds what is left.
+        Args:
+            order: Indices of the split's images, 0 to N - 1, int64 of shape (n,).
+            batch_size: The images per batch; the last batch holds the rest.
+            device: The device of the batches.
         """
         for batch, labels in self.selections(order, batch_size, device):
             (images,) = batch.split(batch_size)
@@ -120,9 +131,12 @@ class Split:
     def selections(
         self, order: Tensor, counts: int | Sequence[int], device: torch.device
     ) -> Iterator[tuple[Batch, Tensor]]:
-        """Yield the same as `batches`, without a copy of images that are at hand.
+        """Yield the same as `batches`, without a copy of images that are on the device.
 
-        `counts` is the size of every batch but the last, or that of each.
+        Args:
+            order: Indices of the split's images, 0 to N - 1, int64 of shape (n,).
+            counts: The size of every batch but the last, or that of each.
+            device: The device of the batches.
         """
         order = order.to(self.rows.device)
         indices = torch.split(order, counts if isinstance(counts, int) else list(counts))
@@ -141,13 +155,13 @@ class Split:
     def _ahead(
         self, indices: Iterable[Tensor], device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches made by as many threads as the trial has, each one batch at a time."""
+        """Yield batches that are made by as many threads as the trial has, one batch each."""
         pinned = device.type == "cuda"
         threads = torch.get_num_threads()
         waiting: deque[Future[tuple[Tensor, Tensor]]] = deque()
 
         def make(index: Tensor) -> tuple[Tensor, Tensor]:
-            # A pinned buffer comes from torch's own pool, which waits for copies under way.
+            # A pinned buffer comes from torch's own pool, which waits for copies in progress.
             shape = (len(index), *self.images.shape[1:])
             images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
             self._fill(images, self.rows[index])
@@ -175,14 +189,18 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Streamed(Split):
-    """A split whose images are decoded each time they are asked for; `batches` is the only way.
+    """A split whose images are decoded anew for each batch.
 
-    `images` holds none of them, (0, C, H, W), and `rows` count in `encoded`.
+    Its `images` are an empty tensor of shape (0, C, H, W).
+
+    Attributes:
+        encoded: The encoded images; `rows` are the rows of these.
     """
 
     encoded: Encoded
 
     def resident(self, device: torch.device) -> Split:
+        """Return the split itself: its images are decoded on the CPU."""
         return self
 
     def _at_hand(self, device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""What the outputs are held against: labels, or with mixup and cutmix a mixture of two of them."""
+"""Targets of the loss: labels, or mixtures of two labels with mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from samtune.optimizers.passes import LossFunction
 
 
 class Mixer:
-    """Mixes each image of a batch with another of it (Zhang et al. 2018, Yun et al. 2019).
+    """Mixes each image of a batch with another one of it (Zhang et al. 2018, Yun et al. 2019).
 
-    The share of the other image is drawn once a batch, Beta(mixup, mixup) or Beta(cutmix, cutmix)
-    as in both papers' code; where both are above 0, each batch is mixed by one of them, drawn
-    evenly. All draws are functions of the seed and the epoch.
+    The share of the other image is drawn once per batch from Beta(mixup, mixup) or
+    Beta(cutmix, cutmix), as in the code of both papers. If both are above 0, each batch is mixed
+    by one of them with probability one half. All draws depend on the seed and the epoch alone.
     """
 
     def __init__(self, mixup: float, cutmix: float, classes: int, seed: int) -> None:
@@ -30,16 +30,23 @@ class Mixer:
 
     @property
     def mixes(self) -> bool:
+        """Return True if images are mixed at all."""
         return bool(self.mixup or self.cutmix)
 
     def start(self, epoch: int) -> None:
-        """Of the batches that follow, this is the epoch."""
+        """Begin an epoch: the draws for the next batches are those of this epoch."""
         self._rng = np.random.default_rng((self.seed, epoch, 2))
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, C, H, W), mixed in place, and labels (B,) -> targets.
+        """Mix the images in place, and return them with their targets.
 
-        Targets are the labels where nothing is mixed, else shares of the classes (B, classes).
+        Args:
+            images: The batch, of shape (B, C, H, W).
+            labels: Their labels, of shape (B,).
+
+        Returns:
+            The images, and the labels if nothing is mixed, else shares of the classes
+            (B, classes).
         """
         if not self.mixes:
             return images, labels
@@ -57,7 +64,7 @@ class Mixer:
         return images, mine.lerp_(mine.index_select(0, other), share)
 
     def _cut_(self, images: Tensor, other: Tensor, share: float) -> float:
-        """Pastes a box of the other image, and returns its share of the area."""
+        """Paste a box of the other image, and return its share of the area."""
         height, width = images.shape[2:]
         side = math.sqrt(share)
         rows, columns = (
@@ -70,9 +77,10 @@ class Mixer:
 
 
 def cross_entropy(label_smoothing: float) -> LossFunction:
-    """Per-sample cross-entropy (B,) of logits (B, classes), against labels or shares of classes.
+    """Return the per-sample cross-entropy (B,) of logits against labels or shares of classes.
 
-    `label_smoothing` is the share of each target that is spread evenly over all classes.
+    Args:
+        label_smoothing: The share of each target that is spread evenly over all classes.
     """
     return partial(_cross_entropy, label_smoothing=label_smoothing)
 
@@ -84,7 +92,7 @@ def _cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float) -> 
 
 
 def hits(outputs: Tensor, targets: Tensor) -> Tensor:
-    """How many predictions are right, 0-dim float64; of a mixture, the share of the class."""
+    """Count the correct predictions, 0-dim float64; a mixture counts by the class's share."""
     predicted = outputs.argmax(dim=1)
     if targets.dim() == 1:
         return (predicted == targets).sum().double()

@@ -71,7 +71,8 @@ _KNOBS = (
         low=1,
         safe=(8, 4096),
         scale="log",
-        doc="images a step; an epoch's last batch holds what is left",
+        doc="images per step; the last batch of an epoch holds the rest, and a rest of one image "
+        "joins the batch before",
         source="BatchNorm needs several images to normalise over",
     ),
     *schedule.KNOBS,
@@ -90,7 +91,7 @@ _KNOBS = (
         default=0.0,
         low=0.0,
         safe=(0.0, 1.0),
-        doc="alpha: training images are mixed by shares from Beta(alpha, alpha); 0 is off",
+        doc="alpha of mixup: images are mixed by shares from Beta(alpha, alpha); 0 is off",
         source="Zhang et al. 2018: 1 on CIFAR-10, 0.2 on ImageNet; DeiT: 0.8",
     ),
     Knob(
@@ -99,7 +100,8 @@ _KNOBS = (
         default=0.0,
         low=0.0,
         safe=(0.0, 1.0),
-        doc="alpha: boxes of shares from Beta(alpha, alpha) come from another image; 0 is off",
+        doc="alpha of cutmix: boxes of shares from Beta(alpha, alpha) come from another image; "
+        "0 is off",
         source="Yun et al. 2019: 1",
     ),
     Knob(
@@ -150,7 +152,7 @@ _KNOBS = (
         kind=str,
         default="sync",
         choices=("sync", "local"),
-        doc="with several workers a trial; sync: statistics of the whole batch, as on one; "
+        doc="with several workers per trial; sync: statistics of the whole batch, as on one; "
         "local: of each worker's part, which needs no reductions",
         source="trainables/batch_norm.py",
     ),
@@ -158,7 +160,7 @@ _KNOBS = (
         name="sync_perturbation",
         kind=bool,
         default=True,
-        doc="with several workers a trial; false: each perturbs by its own part of the batch, "
+        doc="with several workers per trial; false: each perturbs by its own part of the batch, "
         "m-sharpness with m = batch_size / workers",
         source="Foret et al. 2021, section 4.1",
     ),

@@ -1,9 +1,8 @@
 """Image classification with any optimizer variant: `asam = vision(ASAM)` is a trainable.
 
-One loop trains them all, plain SGD included; what differs is inside `optimizer.step`. A trial
-warms its learning rate up where the task says so, anneals it by a cosine over its own full budget,
-is judged on validation data only, and can be cut and resumed at any epoch without a bit of
-difference.
+One loop trains all variants, plain SGD included; they differ inside `optimizer.step` only. The
+learning rate follows its schedule over the trial's own full budget. A trial is judged on
+validation data only. It can be interrupted and resumed at any epoch, and gives the same bits.
 """
 
 from __future__ import annotations
@@ -73,22 +72,33 @@ class Vision:
         return vision, (self.variant_class,)
 
     def knobs(self, base: str) -> dict[str, Knob]:
-        """The variant's knobs and its base optimizer's. Raises KnobError for another base.
+        """Return the knobs of the variant and of its base optimizer.
 
-        A variant that is an optimizer of its own has no bases, and takes any word for one.
+        A variant that has no base optimizer ignores `base`.
+
+        Raises:
+            KnobError: The variant has no such base.
         """
         if not self.bases:
             return self.variant_class.knobs()
         return {**self.variant_class.knobs(), **base_of(self.variant_class, base).knobs}
 
     def check(self, knobs: Mapping[str, Value], base: str) -> None:
-        """Raises KnobError for knobs that cannot be had together."""
+        """Check the knobs together.
+
+        Raises:
+            KnobError: The base optimizer does not take these values together.
+        """
         if self.bases:
             optimizer = base_of(self.variant_class, base)
             optimizer.check({k: v for k, v in knobs.items() if k in optimizer.knobs})
 
     def check_task(self, task: Mapping[str, Value], epochs: float) -> None:
-        """Raises KnobError for task words that a trial of so many epochs cannot have."""
+        """Check the task for trials of so many epochs.
+
+        Raises:
+            KnobError: The warm-up takes the whole trial.
+        """
         warmup = float(task["warmup"])
         if warmup >= epochs:
             raise KnobError(
@@ -97,9 +107,11 @@ class Vision:
             )
 
     def make_ready(self, task: Mapping[str, Value]) -> None:
-        """Raises DataError or ModelError when no trial could have its data or its model.
+        """Prepare the data and check the model; run once, before all trials.
 
-        Called once, before them all.
+        Raises:
+            DataError: No trial could have its data.
+            ModelError: No trial could have its model.
         """
         shape, classes = make_ready(task)
         with warnings.catch_warnings():
@@ -115,15 +127,21 @@ class Vision:
         return [str(task["model"])] if own_model else []
 
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
-        """Cost of one epoch in SGD-epoch equivalents, by theory; knobs left out are default."""
+        """Return the theoretical cost of an epoch in SGD-epoch equivalents.
+
+        Knobs that are left out have their defaults.
+        """
         values = _complete(knobs, self.knobs(base), f"{self.variant} on {base}")
         return self.variant_class.see_of(values)
 
     def __call__(self, config: TrialConfig) -> None:
-        """Trains, evaluates and reports until the budget is spent or a loss is not finite.
+        """Train, evaluate and report until the budget is spent or a loss is not finite.
 
-        Raises KnobError, DataError or ValueError before training for a configuration that does not
-        fit, and CheckpointError when `config.checkpoint_dir` holds another trial's checkpoint.
+        Raises:
+            KnobError: A knob or a word of the task has a value that it cannot have.
+            DataError: The data is missing or damaged.
+            ModelError: The model does not exist, or does not fit the images.
+            CheckpointError: `config.checkpoint_dir` holds the checkpoint of another trial.
         """
         if config.variant != self.variant:
             raise ValueError(f"this trainable runs {self.variant}, not {config.variant!r}")
@@ -154,7 +172,7 @@ class Vision:
 
 @cache
 def vision(variant_class: type[Variant]) -> Vision:
-    """The trainable of an optimizer variant; the same object at each call."""
+    """Return the trainable of an optimizer variant, the same object at each call."""
     return Vision(variant_class)
 
 
@@ -185,6 +203,6 @@ lookbehind_sam = vision(LookbehindSAM)
 def _complete(
     given: Mapping[str, Value], knobs: Mapping[str, Knob], owner: str
 ) -> dict[str, Value]:
-    """Every knob, checked; those not given have their default."""
+    """Return every knob with its checked value; knobs that are not given have their defaults."""
     reject_unknown(given, knobs, owner)
     return {name: knob.check(given.get(name, knob.default)) for name, knob in knobs.items()}

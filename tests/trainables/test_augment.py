@@ -12,19 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.augment import (
-    KINDS,
-    OPERATIONS,
-    Augment,
-    Normaliser,
-    Staging,
-    cut_lines,
-    cutout_,
-    draw_boxes,
-    padded_crops,
-    randaugment,
-    resized_crop,
-)
+from trainables.augment import KINDS, Augment, Normaliser
+from trainables.crops import Staging, cut_lines, cutout_, draw_boxes, padded_crops, resized_crop
+from trainables.randaugment import OPERATIONS, randaugment
 from trainables.split import Batch, Selection
 from trainables.targets import Mixer, cross_entropy, hits
 
@@ -58,7 +48,7 @@ def test_a_crop_is_a_slice_of_the_padded_image(
 ) -> None:
     _, height, width = shape
     top, left = height // 8, width // 8
-    monkeypatch.setattr("trainables.augment._VALUES_AT_A_TIME", at_once * math.prod(shape))
+    monkeypatch.setattr("trainables.crops._VALUES_AT_A_TIME", at_once * math.prod(shape))
     staging = Staging(torch.Size((16, *shape)), torch.device("cpu"))
     store = pictures(draw, 9, shape)
     # What is before the first image and behind the last is not to be read.
@@ -336,7 +326,7 @@ def test_a_batch_in_parts_or_a_share_of_it_is_as_the_whole(
     whole = Augment(kind, AS_IT_IS, seed=5)
     whole.start(1)
     expected = whole(store[rows]).clone()
-    monkeypatch.setattr("trainables.augment._VALUES_AT_A_TIME", 7 * store[0].numel())
+    monkeypatch.setattr("trainables.crops._VALUES_AT_A_TIME", 7 * store[0].numel())
     parts = Augment(kind, AS_IT_IS, seed=5, memory_format=layout)
     for share in (slice(0, 40), slice(10, 31)):
         parts.start(1)

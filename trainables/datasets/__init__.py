@@ -1,4 +1,4 @@
-"""Where images come from: one file a source, all found by the name that a space gives."""
+"""Data sets by the name that a space gives them: one module per source."""
 
 from __future__ import annotations
 
@@ -31,9 +31,14 @@ _IMAGENET_SIZE = 224
 
 
 def full_name(name: object, names: tuple[str, ...] = NAMES) -> str:
-    """The name with its path made absolute; `parquet:/path#column` says which labels are meant.
+    """Return a data set's name with its path made absolute.
 
-    Raises WordError for one that is neither among `names` nor a folder's.
+    Args:
+        name: One of `names`, `folder:/path`, `parquet:/path` or `parquet:/path#label_column`.
+        names: The names that need no path.
+
+    Raises:
+        WordError: The name is none of these, or its folder does not exist.
     """
     if name in names:
         return str(name)
@@ -56,7 +61,7 @@ def full_name(name: object, names: tuple[str, ...] = NAMES) -> str:
 
 
 def path_set(name: str, image_size: int) -> PathSet:
-    """The set of `folder:/path`, `parquet:/path` or `imagenet`, which lies in the data root."""
+    """Return the set of `folder:/path`, `parquet:/path`, or of `imagenet` in the data root."""
     if name == "imagenet":
         folder = root() / "imagenet"
         if not folder.is_dir():
@@ -72,7 +77,7 @@ def path_set(name: str, image_size: int) -> PathSet:
 
 
 def _folder(form: str, path: str) -> tuple[Path, str]:
-    """The folder, and the column after a `#`, which may be in a folder's own name as well."""
+    """Return the folder, and the column after a `#`; a folder's own name may have a `#` too."""
     folder = Path(os.path.abspath(os.path.expanduser(path)))
     before, mark, column = path.rpartition("#")
     if form == "parquet" and mark and before and not folder.is_dir():
@@ -81,10 +86,14 @@ def _folder(form: str, path: str) -> tuple[Path, str]:
 
 
 def find(name: str, image_size: int = 0) -> Source:
-    """The data set, its images at the size they have, or resized to `image_size`.
+    """Return a data set; nothing is downloaded.
 
-    Nothing is downloaded. Raises DataError where the set is missing or damaged, and for a size
-    where the images of a set are all of one.
+    Args:
+        name: The name that a space gives it.
+        image_size: The side of the images of a folder, Parquet files or ImageNet; 0 keeps theirs.
+
+    Raises:
+        DataError: The set is missing or damaged, or its images cannot have another size.
     """
     name = full_name(name)
     if name == "imagenet" or ":" in name:
@@ -99,9 +108,10 @@ def find(name: str, image_size: int = 0) -> Source:
 
 
 def corrupted(source: Source, corruption: str, severity: int) -> Part:
-    """The official test images of CIFAR-10 or CIFAR-100 under a corruption.
+    """Return the official test images of CIFAR-10 or CIFAR-100 under a corruption.
 
-    Raises DataError for another set, and where they are missing.
+    Raises:
+        DataError: The set has no corrupted images, or they are missing.
     """
     if source.name not in {"cifar10", "cifar100"}:
         raise WordError(

@@ -1,7 +1,7 @@
-"""Archives of official data sets: downloaded or carried by hand, checked, and read in place.
+"""Archives of official data sets: downloaded or copied by hand, checked, and read in place.
 
-Nothing is unpacked: members are read from the archive one by one, and only after its checksums are
-right and no name in it leads out of it.
+Nothing is unpacked. Members are read from the archive one by one, after its checksums and all
+names in it have been checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError)
 
 @dataclass(frozen=True)
 class Archive:
-    """Where an archive is to be had, and what it must be: `size` is in bytes."""
+    """The address of an archive, with its checksums and its size in bytes."""
 
     url: str
     md5: str
@@ -32,11 +32,12 @@ class Archive:
 
     @property
     def file(self) -> str:
+        """Return the file's name."""
         return self.url.rsplit("/", 1)[-1]
 
     @property
     def origin(self) -> dict[str, str | None]:
-        """What a manifest says of it."""
+        """Return the manifest's entry for the archive."""
         return {"url": self.url, "md5": self.md5, "sha256": self.sha256}
 
 
@@ -77,9 +78,12 @@ ARCHIVES: dict[str, Archive] = {
 
 @contextmanager
 def checked(name: str, from_file: Path | None, folder: Path, say: Say) -> Iterator[Path]:
-    """The archive, downloaded into `folder` (and removed again) or carried by hand.
+    """Yield the path of the checked archive, which is downloaded unless `from_file` names it.
 
-    Raises DataError when it cannot be had, or differs from the official one by a single bit.
+    A downloaded archive lies in `folder` and is removed at the end.
+
+    Raises:
+        DataError: The archive cannot be downloaded, or is not the official one.
     """
     archive = ARCHIVES[name]
     if from_file is not None:
@@ -131,9 +135,10 @@ def _compare(path: Path, archive: Archive) -> None:
 
 
 def tar_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each wanted member of a tar archive, in its order.
+    """Yield the name and the bytes of each wanted member of a tar archive, in its order.
 
-    Raises DataError for a broken archive, or when any name in it leads elsewhere.
+    Raises:
+        DataError: The archive is broken, or a name in it leads out of the archive.
     """
     with _whole(path), tarfile.open(path) as tar:
         for member in tar:
@@ -150,9 +155,10 @@ def tar_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
 
 @contextmanager
 def zip_members(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """The names of a zip archive's files, and what reads one by its name.
+    """Yield the names of a zip archive's files, and a function that reads one by its name.
 
-    Raises DataError for a broken archive, or when any name in it leads elsewhere.
+    Raises:
+        DataError: The archive is broken, or a name in it leads out of the archive.
     """
     with _whole(path), zipfile.ZipFile(path) as packed:
         names = []
@@ -180,7 +186,7 @@ def _whole(path: Path) -> Iterator[None]:
 
 
 def missing(name: str) -> DataError:
-    """What to say in a trial, which never downloads."""
+    """Return the error for a missing set, with the command that fetches it."""
     archive = ARCHIVES[name]
     return DataError(
         f"the data set {name} is not in {root()}; type: samtune data fetch {name} "

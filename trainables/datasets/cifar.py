@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), and their corrupted test sets.
 
-The official archives hold pickles. They are read only once the archive's checksums are right, and
-then by an unpickler that knows arrays and nothing else.
+The official archives hold pickles. They are read after the archive's checksums have been checked,
+by an unpickler that makes arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NAMES = {"batches.meta", "meta"}
 
 
 def cifar(name: str) -> Source:
-    """`cifar10` or `cifar100`: 50,000 and 10,000 images of 3 x 32 x 32."""
+    """Return `cifar10` or `cifar100`: 50,000 and 10,000 images of 3 x 32 x 32."""
     source = store.opened(name)
     if source is None:
         raise missing(name)
@@ -46,7 +46,7 @@ def cifar(name: str) -> Source:
 
 
 def fetch_cifar(name: str, from_file: Path | None, say: store.Say) -> None:
-    """Makes the set's memory maps from its archive; under the set's lock."""
+    """Make the set's memory maps from its archive; the caller holds the set's lock."""
     with store.workspace(name) as folder:
         with checked(name, from_file, folder, say) as path:
             parts, class_names = _read(path)
@@ -54,9 +54,9 @@ def fetch_cifar(name: str, from_file: Path | None, say: store.Say) -> None:
 
 
 def corrupted(name: str, corruption: str, severity: int) -> Part:
-    """The test images under a corruption, from `cifar10c` or `cifar100c` in the data root.
+    """Return the test images under a corruption, from `cifar10c` or `cifar100c`.
 
-    A file there holds the 10,000 images five times, by severity, as N x 32 x 32 x 3.
+    A file there holds the 10,000 images once per severity, 50,000 x 32 x 32 x 3.
     """
     folder = store.root() / f"{name}c"
     if not folder.is_dir():
@@ -73,7 +73,7 @@ def corrupted(name: str, corruption: str, severity: int) -> Part:
 
 
 def fetch_corrupted(name: str, from_file: Path | None, say: store.Say) -> None:
-    """Puts the arrays of `cifar10c` or `cifar100c` into the data root; under the set's lock."""
+    """Put the arrays of `cifar10c` or `cifar100c` into the data root, under the set's lock."""
     with (
         store.workspace(name) as folder,
         checked(name, from_file, folder, say) as path,

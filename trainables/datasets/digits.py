@@ -18,7 +18,11 @@ SHA256 = "bf2a91a17bbb5da171ba3245cb578a7d5bf574eb8607fb98d25a3e53060d8f02"
 
 @cache
 def digits() -> Source:
-    """1,797 images of 1 x 8 x 8 pixels, values 0 to 16. Raises DataError if they are damaged."""
+    """Return the 1,797 images of 1 x 8 x 8 pixels, with values from 0 to 16.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
     try:
         raw = FILE.read_bytes()
     except OSError as error:

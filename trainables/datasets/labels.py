@@ -1,4 +1,4 @@
-"""Which class a picture is most easily taken for: what asymmetric label noise makes of it."""
+"""Confusions of classes: the label that asymmetric label noise puts in place of another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CIFAR10 = {
     "cat": "dog",
     "dog": "cat",
 }
-# The superclasses of CIFAR-100 (Krizhevsky 2009): a class is taken for the next of its line.
+# The superclasses of CIFAR-100 (Krizhevsky 2009): a class is confused with the next in its line.
 _CIFAR100 = """
 beaver dolphin otter seal whale
 aquarium_fish flatfish ray shark trout
@@ -44,11 +44,12 @@ _NEXT_OF_KIND = {
 
 
 def confusions(class_names: Sequence[str]) -> list[int]:
-    """The label that each class is taken for; itself where it is not taken for another.
+    """Return the label that each class is confused with; its own label if with none.
 
-    CIFAR-10's classes by likeness and CIFAR-100's within their superclass, as in Patrini et al.
-    2017; among a subset of these only classes of the subset. Any other set's: the next label, and
-    the first after the last, the pair flipping of Han et al. 2018.
+    CIFAR-10's classes are confused by likeness and CIFAR-100's within their superclass, as in
+    Patrini et al. 2017; in a subset of these, only with classes of the subset. In any other set a
+    class is confused with the next one and the last with the first (pair flipping, Han et al.
+    2018).
     """
     names = list(class_names)
     for table in (_CIFAR10, _NEXT_OF_KIND):

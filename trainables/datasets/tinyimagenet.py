@@ -17,7 +17,7 @@ NAME = "tinyimagenet"
 
 
 def tinyimagenet() -> Source:
-    """100,000 and 10,000 images of 3 x 64 x 64; classes are called by their WordNet numbers."""
+    """Return 100,000 and 10,000 images of 3 x 64 x 64; classes are named by WordNet numbers."""
     source = store.opened(NAME)
     if source is None:
         raise missing(NAME)
@@ -25,7 +25,7 @@ def tinyimagenet() -> Source:
 
 
 def fetch_tinyimagenet(from_file: Path | None, say: store.Say) -> None:
-    """Makes the set's memory maps from its archive; under the set's lock."""
+    """Make the set's memory maps from its archive; the caller holds the set's lock."""
     with (
         store.workspace(NAME) as folder,
         checked(NAME, from_file, folder, say) as path,

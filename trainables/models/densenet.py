@@ -9,7 +9,7 @@ from trainables.models.parts import convolution, initialise, stem
 
 
 class Layer(nn.Module):
-    """Adds `growth` maps to its input: BN-ReLU-1x1 to 4 growth, BN-ReLU-3x3 (section 3)."""
+    """A layer that adds `growth` maps: BN-ReLU-1x1 to 4 growth, BN-ReLU-3x3 (section 3)."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
@@ -21,6 +21,7 @@ class Layer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         return torch.cat([x, self.new(x)], 1)
 
 
@@ -29,10 +30,18 @@ def _activated(maps: int) -> tuple[nn.Module, nn.Module]:
 
 
 def densenet(in_shape: tuple[int, int, int], classes: int, depth: int, growth: int) -> nn.Module:
-    """Maps images (N, C, H, W) to logits (N, classes); depth is 6 n + 4, without dropout.
+    """Return a network from images (N, C, H, W) to logits (N, classes), without dropout.
 
-    Three dense blocks; a transition between two halves the maps and the image. Raises ModelError
-    for images under 8 x 8 pixels.
+    It has three dense blocks; a transition between two blocks halves the maps and the image.
+
+    Args:
+        in_shape: The shape of an image, (C, H, W).
+        classes: The number of classes.
+        depth: The number of layers, 6 n + 4.
+        growth: The maps that a layer adds.
+
+    Raises:
+        ModelError: The images are under 8 x 8 pixels.
     """
     maps = 2 * growth
     layers: list[nn.Module] = [stem(in_shape, maps)]

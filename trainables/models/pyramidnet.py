@@ -1,6 +1,6 @@
 """PyramidNet (Han et al. 2017, arXiv 1610.02915), additive, and with ShakeDrop.
 
-Widths are rounded and not cut off, as in the authors' PyTorch code and in SAM's.
+Widths are rounded, not truncated, as in the authors' PyTorch code and in SAM's.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from trainables.models.shakedrop import ShakeDrop
 
 
 class Block(nn.Module):
-    """A residual branch beside a shortcut that has no weights (figure 6, d).
-
-    `keep` is ShakeDrop's probability of leaving the branch as it is; None for no ShakeDrop.
-    """
+    """A residual branch beside a shortcut without weights (figure 6, d)."""
 
     def __init__(
         self, inputs: int, width: int, stride: int, bottleneck: bool, keep: float | None
     ) -> None:
+        """Build the block; `keep` is as in ShakeDrop, and None for no ShakeDrop."""
         super().__init__()
         outputs = width * 4 if bottleneck else width
         if bottleneck:
@@ -44,6 +42,7 @@ class Block(nn.Module):
         self.grows = outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         out = F.pad(self.pool(x), (0, 0, 0, 0, 0, self.grows))
         out += self.branch(x)
         return out
@@ -57,11 +56,21 @@ def pyramidnet(
     bottleneck: bool,
     shakedrop: bool,
 ) -> nn.Module:
-    """PyramidNet-depth with widening factor alpha: images (N, C, H, W) to logits (N, classes).
+    """Return a PyramidNet from images (N, C, H, W) to logits (N, classes).
 
-    The width of block k of K is 16 + alpha k / K (section 3.1). With ShakeDrop the branch is kept
-    with probability 1 - k / 2K, the linear decay rule of Yamada et al. 2018. Raises ModelError for
-    images under 8 x 8 pixels.
+    The width of block k of K is 16 + alpha k / K (section 3.1).
+
+    Args:
+        in_shape: The shape of an image, (C, H, W).
+        classes: The number of classes.
+        depth: The number of layers: 9 n + 2 with bottlenecks, else 6 n + 2.
+        alpha: The widening factor.
+        bottleneck: If true, blocks are bottlenecks of three convolutions.
+        shakedrop: If true, the branch of block k is kept with probability 1 - k / 2K, the linear
+            decay rule of Yamada et al. 2018.
+
+    Raises:
+        ModelError: The images are under 8 x 8 pixels.
     """
     maps = 16
     layers: list[nn.Module] = [stem(in_shape, maps, nn.BatchNorm2d(maps))]

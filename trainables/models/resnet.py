@@ -30,6 +30,7 @@ class Basic(nn.Module):
         self.shortcut = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         out = self.dropout(F.relu(self.bn1(self.conv1(x)), inplace=True))
         out = self.bn2(self.conv2(out))
         out += self.shortcut(x)
@@ -57,6 +58,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.dropout(F.relu(self.bn2(self.conv2(out)), inplace=True))
         out = self.bn3(self.conv3(out))

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 
 class ShakeDrop(nn.Module):
-    """Disturbs a residual branch; shape (N, C, H, W) in and out.
+    """Noise on a residual branch; shape (N, C, H, W) in and out.
 
-    In training each image's branch is left as it is with probability `keep`, and is otherwise
-    multiplied by alpha, uniform in [-1, 1]; its gradient is then multiplied by beta, uniform in
-    [0, 1] and drawn apart: (b + alpha - b alpha) F(x) with b from Bernoulli(keep). In evaluation
-    the branch is multiplied by the expectation, which is `keep`. One draw an image, as in
-    AutoAugment's and SAM's code; from torch's generator, so that a pass whose random state is
-    replayed has the same alpha and beta.
+    In training, each image's branch stays as it is with probability `keep`. Otherwise it is
+    multiplied by alpha, uniform in [-1, 1], and its gradient by beta, uniform in [0, 1] and drawn
+    separately: (b + alpha - b alpha) F(x) with b from Bernoulli(keep). In evaluation the branch is
+    multiplied by the expectation, which is `keep`.
+
+    There is one draw per image, as in AutoAugment's and SAM's code. It comes from torch's
+    generator: a pass whose random state is replayed has the same alpha and beta.
     """
 
     def __init__(self, keep: float) -> None:
@@ -24,6 +25,7 @@ class ShakeDrop(nn.Module):
         self.keep = keep
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         if not self.training:
             return x * self.keep
         gate, alpha, beta = torch.rand((3, len(x), 1, 1, 1), device=x.device).unbind()
@@ -34,11 +36,12 @@ class ShakeDrop(nn.Module):
         return shaken
 
     def extra_repr(self) -> str:
+        """Return the arguments for the module's repr."""
         return f"keep={self.keep:g}"
 
 
 class _Scaled(torch.autograd.Function):
-    """x times one factor, its gradient times another."""
+    """The product of x and a factor, whose gradient has another factor."""
 
     @staticmethod
     def forward(x: Tensor, forward: Tensor, backward: Tensor) -> Tensor:

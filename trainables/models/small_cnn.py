@@ -6,10 +6,10 @@ from torch import nn
 
 
 def small_cnn(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Maps images (N, C, H, W) to logits (N, classes).
+    """Return a network from images (N, C, H, W) of any size to logits (N, classes).
 
-    19,258 parameters for 8 x 8 grey images and ten classes. The first convolution halves the
-    image, which makes a step on one CPU core a third cheaper; the global average lets any size in.
+    It has 19,258 parameters for grey images and ten classes. The first convolution halves the
+    image, which makes a step on one CPU core a third cheaper.
     """
     channels = in_shape[0]
     return nn.Sequential(

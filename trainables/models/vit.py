@@ -1,7 +1,7 @@
 """Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929), initialised as DeiT.
 
-Not torchvision's class: that takes three channels only, and starts from other weights than DeiT,
-whose sizes Ti and S these are.
+The sizes are DeiT's Ti and S. torchvision's class takes three channels only, and starts from other
+weights than DeiT.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         attended = F.scaled_dot_product_attention(q, k, v)
         mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
@@ -30,9 +31,9 @@ class Attention(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Drops a whole residual branch, image by image (Huang et al. 2016, arXiv 1603.09382).
+    """Drops a whole residual branch per image (Huang et al. 2016, arXiv 1603.09382).
 
-    What is kept is divided by its probability, so that evaluation needs no factor.
+    A kept branch is divided by its probability, so that evaluation needs no factor.
     """
 
     def __init__(self, drop: float) -> None:
@@ -40,6 +41,7 @@ class StochasticDepth(nn.Module):
         self.keep = 1 - drop
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         if not self.training or self.keep == 1:
             return x
         kept = torch.rand((len(x), 1, 1), device=x.device) < self.keep
@@ -47,7 +49,7 @@ class StochasticDepth(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each behind a LayerNorm and beside a shortcut (equations 2 and 3)."""
+    """Attention and an MLP, each after a LayerNorm and beside a shortcut (equations 2 and 3)."""
 
     def __init__(self, width: int, heads: int, drop: float) -> None:
         super().__init__()
@@ -63,13 +65,14 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         x = x + self.attention(x)
         x = x + self.mlp(x)
         return x
 
 
 class ViT(nn.Module):
-    """Maps images (N, C, H, W) of one size to logits (N, classes)."""
+    """A network from images (N, C, H, W) of one size to logits (N, classes)."""
 
     def __init__(
         self,
@@ -93,7 +96,7 @@ class ViT(nn.Module):
         self.blocks = nn.Sequential(*(Block(width, heads, rate) for rate in rates))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, classes)
-        # DeiT's code: the patches' convolution stays at torch's default.
+        # As in DeiT's code, where the patches' convolution stays at torch's default.
         for weight in (self.token, self.position):
             nn.init.trunc_normal_(weight, std=0.02)
         for module in self.modules():
@@ -102,6 +105,7 @@ class ViT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         x = self.patches(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
         logits: Tensor = self.head(self.norm(self.blocks(x)[:, 0]))
@@ -116,10 +120,18 @@ def vit(
     depth: int = 12,
     drop: float = 0.0,
 ) -> nn.Module:
-    """A ViT with patches of 4 pixels up to 32, of 8 up to 64, and of 16 above.
+    """Return a ViT with patches of 4 pixels for images up to 32, of 8 up to 64, and of 16 above.
 
-    `drop` is the last block's rate of stochastic depth. Raises ModelError for images that the
-    patches do not tile.
+    Args:
+        in_shape: The shape of an image, (C, H, W).
+        classes: The number of classes.
+        width: The length of a token.
+        heads: The number of attention heads.
+        depth: The number of blocks.
+        drop: The last block's rate of stochastic depth.
+
+    Raises:
+        ModelError: The patches do not tile the images.
     """
     _, height, breadth = in_shape
     side = max(height, breadth)

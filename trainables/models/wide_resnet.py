@@ -24,6 +24,7 @@ class Block(nn.Module):
         self.projection = None if inputs == outputs else convolution(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output for a batch."""
         active = F.relu(self.bn1(x), inplace=True)
         # A projection sees the activated maps, as in the authors' code; the identity does not.
         shortcut = x if self.projection is None else self.projection(active)
