@@ -113,6 +113,7 @@ PASSED = {
         "test_a_checkpoint_that_is_no_state_is_refused",
     ),
 }
+_COMMAND = ("-c", "from samtune.cli import main; main()")
 # Its cases say themselves what they counted.
 CUTS = "test_a_cut_trial_goes_on_bitwise"
 
@@ -127,15 +128,15 @@ class Sweep:
         (folder / "steady.yaml").write_text(SPACE)
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, **environment: str) -> None:
-        """Begins the sweep, or goes on with it."""
+    def start(self, *program: str) -> None:
+        """Start the sweep, or continue it, by another program than the command if one is given."""
         there = (self.folder / "runs" / self.name / "sweep.db").exists()
         words = ["resume", self.name] if there else ["run", "steady.yaml", "--name", self.name]
         words += [] if there else ["--no-confirm"]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from samtune.cli import main; main()", *words],
+            [sys.executable, *(program or _COMMAND), *words],
             cwd=self.folder,
-            env=os.environ | {"SAMTUNE_BEGAN": str(self.began)} | environment,
+            env=os.environ | {"SAMTUNE_BEGAN": str(self.began)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import faults
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem, SubTreeFileSystem
 
-from samtune import durable
 from samtune.cli import main
 from samtune.record.copies import Uploads, copied, fetched
 from samtune.record.folder import RunError
@@ -161,7 +161,7 @@ def fetch_cut_at(number: int, kind: str, here: Path, url: str) -> bool:
     if not pid:
         code = 9
         try:
-            durable.fault(kind, number)
+            faults.inject(kind, number)
             code = 1 if fetch(here, url) else 0
         finally:
             os._exit(code)

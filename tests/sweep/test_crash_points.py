@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import faults
 import pytest
 import torch
 
 import samtune
 from analysis import leaderboard
-from samtune import durable
 from samtune.cluster import worker
 from samtune.record import tables
 from samtune.record.export import export
@@ -177,7 +177,7 @@ def killed_at(number: int, runs: Path, witness: int, case: Case) -> bool:
     if not pid:
         code = 1
         try:
-            durable.fault("kill", number)
+            faults.inject("kill", number)
             run_or_resume(runs, witness, case)
             code = 0
         except BaseException:
@@ -192,7 +192,7 @@ def killed_at(number: int, runs: Path, witness: int, case: Case) -> bool:
 def failed_at(number: int, runs: Path, witness: int, case: Case = SEARCH) -> bool:
     """Runs the sweep on a disk that is full from a crash point on; whether it came to that."""
     try:
-        durable.fault("enospc", number)
+        faults.inject("enospc", number)
         return run_or_resume(runs, witness, case).why == "disk full"
     except OSError as error:
         assert error.errno == errno.ENOSPC
@@ -201,7 +201,7 @@ def failed_at(number: int, runs: Path, witness: int, case: Case = SEARCH) -> boo
         assert error.exit_code == 5 and "No space left" in str(error)
         return True
     finally:
-        durable.fault(None)
+        faults.inject(None)
 
 
 def content(folder: Path) -> dict[str, list[Any]]:

@@ -365,7 +365,7 @@ def test_a_run_goes_on_after_its_whole_tree_was_killed_and_its_disk_was_full(
     before = cut.reports()
     assert left_over(cut.kill(tree=True), 30) == []
     assert before <= cut.reports()
-    cut.start(SAMTUNE_FAULT="enospc@40")
+    cut.start(str(ROOT / "tests" / "faults.py"), "enospc", "40")
     code, said = cut.end()
     assert code == 5 and "no room left" in said and "samtune resume cut" in said, said
     cut.start()

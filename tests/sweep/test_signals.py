@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import faults
 import pytest
 from test_crash_points import (
     PROMOTE,
@@ -22,7 +23,6 @@ from test_crash_points import (
     sweep,
 )
 
-from samtune import durable
 from samtune.api.stages import stopped
 from samtune.record.export import export
 from samtune.record.record import Record
@@ -65,16 +65,13 @@ def assert_stopped(pid: int, runs: Path, told: list[str], case: Case) -> None:
 def test_a_signal_in_a_write_stops_cleanly_and_costs_nothing(memory: Path, seed: int) -> None:
     draw, runs, case = random.Random(seed), memory / "cut", [SEARCH, PROMOTE][seed % 2]
     sent, number = SIGNALS[seed // 2 % 2], draw.randrange(1, 80)
-    point = durable._point
 
-    def signalled(*words: object, **more: object) -> None:
-        if durable.points + 1 == number:
+    def signalled(half: object) -> None:
+        if faults.count == number:
             os.kill(os.getpid(), sent)
-        point(*words, **more)  # type: ignore[arg-type]
 
     def arm() -> None:
-        durable.fault(None)
-        durable._point = signalled  # type: ignore[assignment]
+        faults.at_each_point(signalled)
 
     with (memory / "witness").open("wb") as witness:
         pid = start(runs, witness.fileno(), case, arm)

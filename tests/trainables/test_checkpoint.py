@@ -11,11 +11,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 import torch
 
-from samtune import durable
 from trainables import checkpoint
 from trainables.checkpoint import CheckpointError, latest, load, save, verify
 
@@ -134,14 +134,14 @@ def test_a_disk_that_fails_at_any_write_leaves_the_one_before(tmp_path: Path, ki
         folder = tmp_path / str(number)
         for epoch in (1, 2):
             save(folder, epoch, state(epoch))
-        durable.fault(kind, number)
+        faults.inject(kind, number)
         try:
             save(folder, 3, state(3))
             break
         except OSError:
             pass
         finally:
-            durable.fault(None)
+            faults.inject(None)
         newest = latest(folder)
         assert newest is not None and newest.name in {"epoch-00002", "epoch-00003"}
         save(folder, 3, state(3))
