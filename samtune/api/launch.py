@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict
 
 from samtune.terminal import say
@@ -18,6 +19,7 @@ class LaunchOptions(TypedDict, total=False):
     log: Sequence[str]
     hook: str | None
     progress: bool
+    cut_short: Callable[[Path, int], None]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Launch:
         hook: `module:function`, called with a dict for each report.
         progress: Whether progress is shown on standard error.
         tell: Called with each sentence about the run.
+        cut_short: Called with the run's folder and the exit code before the process ends because
+            Ray does not let go of it after a stop. Until then the run is whole.
     """
 
     address: str | None = None
@@ -41,3 +45,4 @@ class Launch:
     hook: str | None = None
     progress: bool = True
     tell: Callable[[str], None] = say
+    cut_short: Callable[[Path, int], None] = lambda folder, code: None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from samtune.api.launch import Launch
 from samtune.api.tables import write_tables
+from samtune.cluster.process_group import in_another_group
 from samtune.cluster.shipping import modules
 from samtune.cluster.start import cluster
 from samtune.durable import disk_refuses
@@ -70,6 +72,7 @@ def run_stages(
     asked: Asked,
     launch: Launch,
     own_code: Sequence[str],
+    stop: Stop,
 ) -> Ended:
     """Run stages to their ends or to a stop, and write the tables.
 
@@ -80,24 +83,27 @@ def run_stages(
         asked: What to confirm.
         launch: Where trials run, and who hears of them.
         own_code: References of the user's code that other nodes may have to be sent.
+        stop: The request to stop, which listens to signals.
 
     Raises:
         RunError: Ray failed, or the disk is full (exit code 5).
     """
     launch.tell(f"run {record.name}: {record.folder}")
     withdraw(record.folder)
-    stop = Stop()
-    signals = partial(stop.on_signals, partial(_cut_short, record.folder, stop, launch))
     failed = 0
     wanted = [space.resources for space in spaces]
     ship = modules(own_code) if launch.ship_code else []
-    # Ray replaces our signal handlers when it starts, so they are set once more.
     with (
         observers(record, launch.log, launch.hook, launch.tell) as told,
-        signals(),
-        cluster(wanted, launch.address, storage=launch.storage, ship=ship) as on,
-        signals(),
+        stop.deadline(partial(_cut_short, record.folder, stop, launch)),
+        ExitStack() as stack,
     ):
+        with in_another_group():
+            on = stack.enter_context(
+                cluster(wanted, launch.address, storage=launch.storage, ship=ship)
+            )
+        # Ray has replaced our signal handlers at its start.
+        stop.listen()
         for stage in stages:
             if stop.requested:
                 break
@@ -167,5 +173,7 @@ def _cut_short(folder: Path, stop: Stop, launch: Launch) -> None:
         write_tables(record)
         if launch.storage is not None:
             copy_last(record, launch.storage)
-    launch.tell(f"stopped; all of it is on record: `samtune resume {folder.name}` continues")
-    os._exit({"gave up": 1, "disk full": 5}.get(stop.why or "", 75))
+    code = {"gave up": 1, "disk full": 5}.get(stop.why or "", 75)
+    launch.cut_short(folder, code)
+    sys.stdout.flush()
+    os._exit(code)

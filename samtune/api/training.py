@@ -23,6 +23,7 @@ from samtune.space.search_space import SearchSpace, resolve
 from samtune.space.trainable import imported
 from samtune.sweep import observers
 from samtune.sweep.stages import Confirm, Search, has_work, searched
+from samtune.sweep.stop import Stop
 from samtune.views.replay import rule_text
 
 # Characters shown of a version or a SHA-256.
@@ -58,10 +59,10 @@ def start(
     stages: list[Stage] = ["search", "confirm"] if asked.confirm else ["search"]
     with (
         Record.create(runs, name, studies, dataclasses.asdict(asked), hashes) as record,
-        _held(record, launch, new=True),
+        _held(record, launch, new=True) as stop,
     ):
         _note_by_value(record, spaces)
-        return record.folder, run_stages(record, spaces, stages, asked, launch, own_code)
+        return record.folder, run_stages(record, spaces, stages, asked, launch, own_code, stop)
 
 
 def is_run(runs: Path, name: str) -> bool:
@@ -76,11 +77,11 @@ def _started_again(
     with Record.open(runs, name) as record:
         if [study.sha256 for study in record.studies()] != [space.sha256 for space in spaces]:
             raise taken(runs, name)
-        with _held(record, launch):
+        with _held(record, launch) as stop:
             _check_versions(record, accepted=False)
             _imported(spaces)
             record.set_meta("asked", dataclasses.asdict(asked))
-            ended = _go_on(record, launch)
+            ended = _go_on(record, launch, stop)
             if ended is None:
                 raise taken(runs, name)
             return record.folder, ended
@@ -106,9 +107,9 @@ def resume(
     observers.check(launch.log, launch.hook)
     if launch.storage and not is_run(runs, name):
         fetched(runs, name, launch.storage)
-    with Record.open(runs, name) as record, _held(record, launch):
+    with Record.open(runs, name) as record, _held(record, launch) as stop:
         _check_versions(record, accept_version_change)
-        ended = _go_on(record, launch)
+        ended = _go_on(record, launch, stop)
         if ended is None:
             launch.tell(f"nothing is left to do in {name}")
             write_tables(record)
@@ -129,24 +130,31 @@ def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, 
         The run's folder, and how it ended.
     """
     observers.check(launch.log, launch.hook)
-    with Record.open(runs, name) as record, _held(record, launch):
+    with Record.open(runs, name) as record, _held(record, launch) as stop:
         spaces = _frozen(record)
         own_code = _imported(spaces)
         _find_data(spaces, launch)
         record.set_meta("asked", dataclasses.asdict(asked))
-        return record.folder, run_stages(record, spaces, ["confirm"], asked, launch, own_code)
+        return record.folder, run_stages(
+            record, spaces, ["confirm"], asked, launch, own_code, stop
+        )
 
 
 @contextmanager
-def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[None]:
-    """Hold a run for writing inside the block, and copy it to its storage."""
+def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[Stop]:
+    """Hold a run for writing inside the block, and copy it to its storage.
+
+    Yields the request to stop. It listens to signals until the tables and the copy are written.
+    """
+    stop = Stop()
     with ExitStack() as stack:
+        stack.enter_context(stop.on_signals())
         stack.enter_context(record.lock())
         if new:
             stack.enter_context(record.removed_if_empty())
         stack.enter_context(enough_room(record))
         stack.enter_context(copied(record, launch.storage, new=new))
-        yield
+        yield stop
 
 
 def _study(space: SearchSpace) -> dict[str, str]:
@@ -223,7 +231,7 @@ def _changed(began: Mapping[str, str], now: Mapping[str, str]) -> str:
     )
 
 
-def _go_on(record: Record, launch: Launch) -> Ended | None:
+def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
     """Run what a run has left to do; None when there is nothing."""
     spaces = _frozen(record)
     own_code = _imported(spaces)
@@ -237,7 +245,7 @@ def _go_on(record: Record, launch: Launch) -> Ended | None:
         return None
     _find_data(spaces, launch)
     record.add_event("resumed", f"{' and '.join(stages)} to do")
-    return run_stages(record, spaces, stages, asked, launch, own_code)
+    return run_stages(record, spaces, stages, asked, launch, own_code, stop)
 
 
 def _imported(spaces: Sequence[SearchSpace]) -> list[str]:

@@ -65,6 +65,7 @@ def run(
         text = "\n\n".join(plan_text(space) for space in planned)
         click.echo(json.dumps({"schema": "plan/1", "spaces": planned}) if as_json else text)
         return 0
+    launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
     return _answer(lambda: samtune.run(*spaces, set=overrides, on=on, **asked, **launch), as_json)
 
 
@@ -88,6 +89,7 @@ def resume(
     the run's folder.
     """
     run = named(runs, name)
+    launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
     return _answer(
         lambda: run.resume(accept_version_change=accept_version_change, **launch), as_json
     )
@@ -114,6 +116,7 @@ def confirm(
     `--seeds 10` after 5 adds 5.
     """
     run = named(runs, name)
+    launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
     return _answer(lambda: run.confirm(top=top, seeds=seeds, **launch), as_json)
 
 
@@ -123,6 +126,12 @@ def _answer(train: Callable[[], Run], as_json: bool) -> int:
         run = train()
     except Interrupted as stopped:
         run = stopped.run
+    _say_all(run, as_json)
+    return run.exit_code
+
+
+def _say_all(run: Run, as_json: bool) -> None:
+    """Print the leaderboard, and say what has failed and where the files are."""
     print_board(run.leaderboard, "json" if as_json else "table")
     if run.exit_code in {1, 3}:
         reasons = dict.fromkeys(error["reason"] for error in run.status()["errors"])
@@ -131,4 +140,3 @@ def _answer(train: Callable[[], Run], as_json: bool) -> int:
     if run.exit_code == 75:
         say(f"stopped; all of it is on record: `samtune resume {run.name}` continues")
     say(f"files: {run.folder}")
-    return run.exit_code

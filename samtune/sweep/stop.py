@@ -1,7 +1,7 @@
 """Requests to stop a sweep: by a signal, by `samtune stop`, or by the sweep itself.
 
-Nothing is lost by any of them: every report is on record when it is decided on, so a stopped sweep
-goes on by `samtune resume`.
+None of them loses anything: every report is on record before it is judged, so `samtune resume`
+continues a stopped sweep.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from samtune.durable import disk_refuses
 
 Why = Literal["asked", "gave up", "disk full"]
 
-# What Ray may take to end its trials after a first signal; it can hang when it was hit as well.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAME_REQUEST_S = 1.0
+_LEFT = (
+    "samtune: stopped at once, without tables and without a copy on the storage; every report up "
+    "to now is on record, and `samtune resume` continues\n"
+)
+# The time for Ray to end its trials. Ray may hang if a signal has hit it as well.
 _GRACE_S = 20.0
 _POLL_S = 1.0
 _FLOOR_MB = 200.0
@@ -30,26 +36,34 @@ _REQUEST = "stop"
 
 
 class Stop:
-    """A request to stop: the first signal ends the stage cleanly, the second the process.
+    """A request to stop a run. The first one ends it cleanly: tables, and the storage's copy.
 
-    A stage that has not ended some time after the request is given up by `at_deadline`.
+    A signal that comes a second or more after the first signal ends the process at once. Within
+    that second it is the same request: `timeout` and job schedulers signal a process and then its
+    whole group.
 
-    `why` tells a stop that somebody asked for from one for too many errors or a full disk.
+    Attributes:
+        why: Who asked: a person or a signal, too many errors, or a full disk.
+        signal: The number of the signal that asked, None if no signal did.
+        detail: More about a full disk.
     """
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self._deadline: threading.Timer | None = None
+        self._listened: tuple[signal.Signals, ...] = ()
+        self._first_signal_at: float | None = None
         self.why: Why | None = None
         self.signal: int | None = None
         self.detail = ""
 
     @property
     def requested(self) -> bool:
+        """Whether a stop was requested."""
         return self._event.is_set()
 
     def request(self, why: Why = "asked", detail: str = "") -> None:
-        """Asks for the stop; only the first request counts."""
+        """Request the stop. Only the first request counts."""
         if self.requested:
             return
         self.why, self.detail = why, detail
@@ -58,39 +72,59 @@ class Stop:
             self._deadline.start()
 
     @contextmanager
-    def on_signals(self, at_deadline: Callable[[], None]) -> Iterator[None]:
-        """Listens to Ctrl-C, SIGTERM and SIGHUP inside the block."""
-        # A thread, because the main one may get stuck in Ray's calls when Ray was hit as well.
-        deadline = threading.Timer(_GRACE_S, at_deadline)
-        deadline.daemon = True
-        outer, self._deadline = self._deadline, deadline
+    def deadline(self, give_up: Callable[[], None]) -> Iterator[None]:
+        """Call `give_up` if the block has not ended some time after the request.
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.requested:
-                os._exit(130)
-            self.signal = number
-            self.request()
-
-        # What nohup or a shell's `&` has told us to ignore stays ignored.
-        wanted = [
-            number
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) is not signal.SIG_IGN
-        ]
-        before = [signal.signal(number, handle) for number in wanted]
+        It runs in a thread of its own, because the main thread may hang in a call of Ray's.
+        """
+        timer = self._deadline = threading.Timer(_GRACE_S, give_up)
+        timer.daemon = True
+        if self.requested:
+            timer.start()
         try:
             yield
         finally:
-            deadline.cancel()
-            self._deadline = outer
-            for number, handler in zip(wanted, before, strict=True):
-                signal.signal(number, handler)
+            self._deadline = None
+            timer.cancel()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Listen to Ctrl-C, SIGTERM and SIGHUP inside the block, in a main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        # What nohup or a shell's `&` ignores stays ignored.
+        self._listened = tuple(n for n, how in before.items() if how is not signal.SIG_IGN)
+        self.listen()
+        try:
+            yield
+        finally:
+            for number in self._listened:
+                signal.signal(number, before[number] or signal.SIG_DFL)
+            self._listened = ()
+
+    def listen(self) -> None:
+        """Listen again, after Ray has replaced the handlers at its start."""
+        for number in self._listened:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._first_signal_at is None:
+            self._first_signal_at = now
+            if not self.requested:
+                self.signal = number
+            self.request()
+        elif now - self._first_signal_at >= _SAME_REQUEST_S:
+            os.write(2, _LEFT.encode())
+            os._exit(130)
 
 
 class Watch:
-    """What a sweep looks at in its run folder while it runs: requests to stop, and free space.
+    """A sweep's watch over its run folder, for requests to stop and for free space.
 
-    Requests are files, so that they cross machines that share the folder.
+    Requests are files, so that they also come from machines that share the folder.
     """
 
     def __init__(self, folder: Path, stop: Stop) -> None:
@@ -99,14 +133,14 @@ class Watch:
         self._looked = -_POLL_S
 
     def look(self) -> None:
-        """Passes a request of `samtune stop` on; once a second, whenever it is called."""
+        """Pass on a request of `samtune stop`. It looks at most once per second."""
         if time.monotonic() - self._looked >= _POLL_S:
             self._looked = time.monotonic()
             if (self._folder / _REQUEST).exists():
                 self._stop.request()
 
     def room(self) -> None:
-        """Stops the sweep while there is still room to do so without a torn file."""
+        """Stop the sweep while there is still room on the disk to write whole files."""
         free = shutil.disk_usage(self._folder).free / 1e6
         floor = float(os.environ.get("SAMTUNE_FREE_MB", _FLOOR_MB))
         if free < floor:
@@ -116,7 +150,7 @@ class Watch:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turns a write that the disk refuses into a stop; the record is whole up to it."""
+        """Turn a write that the disk refuses into a stop. The record is whole up to it."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
@@ -126,10 +160,10 @@ class Watch:
 
 
 def ask_to_stop(folder: Path) -> None:
-    """Asks the sweep that writes `folder` to stop, from whichever process or machine."""
+    """Ask the sweep that writes `folder` to stop, from any process or machine."""
     (folder / _REQUEST).touch()
 
 
 def withdraw(folder: Path) -> None:
-    """Takes back what `ask_to_stop` asked."""
+    """Withdraw the request of `ask_to_stop`."""
     (folder / _REQUEST).unlink(missing_ok=True)

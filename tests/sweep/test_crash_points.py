@@ -161,7 +161,7 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
 
 def rank(record: Record) -> None:
     board = leaderboard.leaderboard([record.folder])
-    leaderboard.save(board, record.folder / "leaderboard.parquet")
+    leaderboard.save(board, record.folder / "leaderboard.parquet", [record.folder])
 
 
 def run_or_resume(runs: Path, witness: int, case: Case = SEARCH) -> Stop:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -43,7 +47,7 @@ def start(runs: Path, witness: int, case: Case, arm: Callable[[], None]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with Record.create(runs, "mine", [case.study]) as record, record.lock():
             stop = Stop()
-            with stop.on_signals(partial(os._exit, 9)):
+            with stop.on_signals(), stop.deadline(partial(os._exit, 9)):
                 arm()
                 sweep(record, witness, case, stop)
             export(record)
@@ -95,3 +99,71 @@ def test_a_signal_at_a_random_time_stops_cleanly(memory: Path, seed: int) -> Non
         os.kill(pid, SIGNALS[seed % 2])
         told += [line.strip() for line in lines]
     assert_stopped(pid, memory, told, case)
+
+
+EPOCHS = """
+import time
+from pathlib import Path
+
+import samtune
+
+
+def epochs(config):
+    for epoch in range(1, 9):
+        if epoch == 2:
+            Path(config.knobs["name"] + ".begun").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
+            Path(config.knobs["name"] + ".ended").touch()
+        samtune.report(epoch=epoch, val_acc=0.5)
+"""
+SPACE = """
+samtune: 1
+trainable: epochs_lab:epochs
+budget: {kind: epochs, per_trial: 8}
+asha: {grace: 8, factor: 2}
+search: {method: grid}
+resources: {parallel: 2}
+knobs:
+  name: {grid: [a, b, c, d]}
+"""
+
+
+@pytest.mark.parametrize("leads_session", [False, True])
+def test_a_signal_to_a_process_and_to_its_group_is_one_request(
+    tmp_path: Path, leads_session: bool
+) -> None:
+    """As `timeout` and job schedulers send it. Epochs are not cut where Ray can be kept apart."""
+    (tmp_path / "epochs_lab.py").write_text(EPOCHS)
+    (tmp_path / "lab.yaml").write_text(SPACE)
+    lines = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    lines += "signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+    lines += "from samtune.cli import main; main()"
+    words = ["run", "lab.yaml", "--name", "cut", "--no-confirm", "--json"]
+    run = subprocess.Popen(
+        [sys.executable, "-c", lines, *words, "--storage", f"file://{tmp_path}/there"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=leads_session,
+        process_group=None if leads_session else 0,
+    )
+    while len(list(tmp_path.glob("*.begun"))) < 2 and run.poll() is None:
+        time.sleep(0.01)
+    os.kill(run.pid, signal.SIGTERM)
+    os.killpg(run.pid, signal.SIGTERM)
+    (tmp_path / "go").touch()
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 75, err
+    assert "on record" in err and "Traceback" not in err
+    json.loads(out)
+    here, there = tmp_path / "runs" / "cut", tmp_path / "there" / "cut"
+    for table in ("trials", "curves", "leaderboard"):
+        assert (here / f"{table}.parquet").exists() and (there / f"{table}.parquet").exists()
+    with Record.open(tmp_path / "runs", "cut") as record:
+        assert {trial.state for trial in record.trials()} == {"cancelled"}
+        assert all(attempt["cause"] == "stopped" for attempt in record.attempts())
+    if not leads_session:
+        assert len(list(tmp_path.glob("*.ended"))) == 2

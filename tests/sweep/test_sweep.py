@@ -280,7 +280,7 @@ def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
     stop = Stop()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop.on_signals(lambda: None):
+        with stop.on_signals():
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.requested, "nohup is respected"
             os.kill(os.getpid(), signal.SIGTERM)
@@ -289,16 +289,26 @@ def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
-    code = """if True:
-        import os, signal
+@pytest.mark.parametrize(("later_s", "code"), [(0.0, 75), (0.9, 75), (1.0, 130)])
+def test_a_second_signal_ends_the_process_unless_it_comes_with_the_first(
+    later_s: float, code: int
+) -> None:
+    lines = f"""if True:
+        import os, signal, time
         from samtune.sweep.stop import Stop
-        with Stop().on_signals(lambda: None):
+        stop, true = Stop(), time.monotonic
+        with stop.on_signals():
+            time.monotonic = lambda: 0.0
             os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
-        raise SystemExit("still here")
+            time.monotonic = lambda: {later_s}
+            os.kill(os.getpid(), signal.SIGHUP)
+        raise SystemExit(75 if stop.signal == signal.SIGTERM else 1)
     """
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 130
+    done = subprocess.run(
+        [sys.executable, "-c", lines], timeout=60, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert ("stopped at once, without tables" in done.stderr) is (code == 130)
 
 
 def test_a_stop_leaves_a_whole_record(two_slots: Cluster, runs: Path, lab: str) -> None:
