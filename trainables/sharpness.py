@@ -19,6 +19,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from samtune.optimizers import sizes
 from samtune.trial import Value
 
 Weights = dict[str, Tensor]
@@ -53,10 +54,14 @@ class Surface:
         return {name: p.detach() for name, p in named if p.requires_grad}
 
     def batches(self, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the samples in parts of at most `size`."""
-        size = size or self.batch
+        """Yield the samples in parts of `size` and a rest.
+
+        A rest of one joins the part before it where BatchNorm has to normalise it.
+        """
+        least = 2 if self.batch_norm == "train" else 1
+        counts = sizes.at_most(size or self.batch, len(self.inputs), least)
         yield from zip(
-            torch.split(self.inputs, size), torch.split(self.targets, size), strict=True
+            torch.split(self.inputs, counts), torch.split(self.targets, counts), strict=True
         )
 
     def mean_loss(self, weights: Weights, x: Tensor, y: Tensor) -> Tensor:

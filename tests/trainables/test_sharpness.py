@@ -148,3 +148,11 @@ def test_the_subset_depends_on_name_and_size_alone() -> None:
     assert fixed_subset(3, 10) == [0, 1, 2]
     # Growing the subset keeps what was in it.
     assert set(fixed_subset(1000, 5)) < set(fixed_subset(1000, 50))
+
+
+def test_a_rest_of_one_sample_joins_the_batch_before_it_where_batch_norm_trains() -> None:
+    torch.manual_seed(0)
+    on = surface(net(nn.BatchNorm1d(6)), batch=29, batch_norm="train")
+    assert [len(y) for _, y in on.batches()] == [30]
+    assert math.isfinite(worst_case(on, rho=0.1, m=29, steps=2))
+    assert [len(y) for _, y in surface(net(), batch=29).batches()] == [29, 1]
