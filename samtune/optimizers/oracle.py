@@ -54,9 +54,8 @@ class GradientOracle:
         targets: what the loss takes; None where it needs nothing.
         loss_fn: `loss_fn(outputs, targets)`, with the model's outputs as they are, returns one
             loss per sample, shape (b,). A shape (b, ...) is averaged over the other dimensions.
-        micro_batch: samples per forward and backward pass at most. Gradients of the parts are
-            added, so the step equals that of the whole batch, but BatchNorm normalises each part
-            by itself.
+        micro_batch: samples per forward and backward pass. Gradients of the parts are added, so
+            the step equals that of the whole batch, but BatchNorm normalises each part by itself.
         check_finite: skip the step when a loss or gradient is not finite, with weights, buffers
             and state as before the step. Costs one host synchronisation per pass.
         autocast: dtype that the forward passes compute in; parameters keep theirs.
@@ -231,7 +230,7 @@ class GradientOracle:
         return total
 
     def chunks(self, m: int) -> Iterator[GradientOracle]:
-        """Yield oracles of the batch's parts, of at most m samples each and as equal as possible.
+        """Yield oracles of the batch's parts, of about m samples each and as equal as possible.
 
         Each part has a clean pass of its own, and BatchNorm sees it by itself. Use the parts in
         order. The clean passes together are this oracle's; one that is not finite ends the step
@@ -316,7 +315,9 @@ class GradientOracle:
     def _evaluate(self, index: Index | None, parameters: Sequence[Tensor] = ()) -> Tensor:
         """Return the mean loss; with parameters, leave its gradient in their `.grad`."""
         batch = self.batch if index is None else self.batch[index]
-        counts = sizes.at_most(self.micro_batch or len(batch), len(batch), self._least())
+        counts = [len(batch)]
+        if self.micro_batch is not None:
+            counts = sizes.at_most(self.micro_batch, len(batch), self._least())
         if parameters and self.batch.has_graph and (self.loss is not None or len(counts) > 1):
             raise ValueError(
                 "the inputs were computed from tensors that require a gradient, and only one "
