@@ -300,7 +300,7 @@ class Trial:
     def _own_state(self) -> dict[str, Any]:
         """Return what differs between ranks: generators, and what a variant keeps of its part."""
         differs = self.ranks.size > 1 and not self.config.task["sync_perturbation"]
-        variant = self.optimizer.state_dict()["state"] if differs else {}
+        variant = self.optimizer.state_dict()["memory"] if differs else {}
         return {"rng": checkpoint.rng_state(self.device), "variant": variant}
 
     def _resume(self) -> None:
@@ -329,7 +329,7 @@ class Trial:
         checkpoint.restore_rng(own["rng"], self.device)
         if own["variant"]:
             self.optimizer.load_state_dict(
-                {**self.optimizer.state_dict(), "state": own["variant"]}
+                {**self.optimizer.state_dict(), "memory": own["variant"]}
             )
         metrics = state["metrics"] | {"train_s": self.meter.train_s}
         self._report(metrics, checkpoint.verify(path) if path else None)

@@ -12,6 +12,7 @@ from samtune.optimizers.ae_sam import AESAM
 from samtune.optimizers.asam import ASAM
 from samtune.optimizers.base import BASES, BaseOptimizer, base_of
 from samtune.optimizers.bayesian_sam import BayesianSAM
+from samtune.optimizers.closure import ClosureError
 from samtune.optimizers.cr_sam import CRSAM
 from samtune.optimizers.esam import ESAM
 from samtune.optimizers.fisher_sam import FisherSAM
@@ -79,6 +80,7 @@ __all__ = [
     "AdamW",
     "BaseOptimizer",
     "BayesianSAM",
+    "ClosureError",
     "FisherSAM",
     "FriendlySAM",
     "GradientOracle",

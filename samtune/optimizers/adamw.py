@@ -13,11 +13,12 @@ from samtune.optimizers.variant import Variant
 
 @dataclass(eq=False, kw_only=True)
 class AdamW(Variant):
-    """d = g: one pass, then the step of `torch.optim.AdamW`."""
+    """The step of `torch.optim.AdamW`: d = g, one pass."""
 
     name = "adamw"
     bases = ("adamw",)
     base_type = torch.optim.AdamW
 
     def direction(self, oracle: GradientOracle) -> Gradients:
-        return oracle.grad(self.parameters)
+        """Return g."""
+        return self.gradient(oracle)

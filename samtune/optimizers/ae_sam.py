@@ -16,7 +16,7 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True)
 class AESAM(TwoPass):
-    """SAM where the gradient is large against its own past, the base optimizer elsewhere:
+    """SAM in steps whose gradient is large against its own past, the base optimizer in others.
 
         n       = ||g||^2                               g = grad L_B(w)
         mu      = delta mu + (1 - delta) n
@@ -25,10 +25,10 @@ class AESAM(TwoPass):
         d       = grad L_B(w + rho g / ||g||)  if n >= mu + c sigma,  else g
         w      <- Base(w, d)
 
-    mu and sigma start at 0. Whether there is a second pass only the host can say, so each such
-    step waits once for the device: the price of saving the pass. The cost depends on the data;
-    1.5 passes if n lies around mu + c sigma half of the time. `interval` asks in every so many
-    steps only.
+    mu and sigma start at 0. The host decides if there is a second pass, so each such step waits
+    once for the device: the price of saving the pass. The cost depends on the data; it is 1.5
+    passes if half of the steps have a second one. With `interval` only the last step of each
+    interval decides.
     """
 
     name = "ae_sam"
@@ -68,16 +68,19 @@ class AESAM(TwoPass):
         return 1.5, 1.5
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        g = oracle.grad(self.parameters)
+        """Return h, or g if it is small."""
+        g = self.gradient(oracle)
         length = global_norm(g)
         n = length.item() ** 2
-        mu = self.delta * self.state.get("mu", 0.0) + (1 - self.delta) * n
-        variance = self.delta * self.state.get("variance", 0.0) + (1 - self.delta) * (n - mu) ** 2
-        self.state |= {"mu": mu, "variance": variance}
+        mu = self.delta * self.memory.get("mu", 0.0) + (1 - self.delta) * n
+        variance = self.delta * self.memory.get("variance", 0.0) + (1 - self.delta) * (n - mu) ** 2
+        self.memory |= {"mu": mu, "variance": variance}
+        if self.lambda_1 != self.lambda_2:
+            self.expect_progress("the threshold between lambda_2 and lambda_1")
         c = self.lambda_1 * self.progress + self.lambda_2 * (1 - self.progress)
         if n < mu + c * math.sqrt(variance):
             return g
         steep = self.masked(g, oracle)
         whole = length if steep is g else global_norm(steep)
-        with self.perturbed(steep, over(self.radius, whole)):
-            return oracle.grad(self.parameters)
+        with self.ascended(steep, over(self.radius, whole)):
+            return self.gradient(oracle)

@@ -15,13 +15,14 @@ from samtune.optimizers.two_pass import TwoPass
 
 @dataclass(eq=False, kw_only=True)
 class ASAM(TwoPass):
-    """SAM in a neighbourhood that scales with the weights, so that rescaling them changes nothing:
+    """SAM in a neighbourhood that scales with the weights, so that rescaling them changes nothing.
 
         T_i = |w_i| + eta                   for weights, anew in each step; 1 for the others
         eps = rho T^2 g / ||T g||           so that ||eps / T|| = rho; one norm over all parameters
         w  <- Base(w, grad L_B(w + eps))
 
-    `rho` is relative to the weights: about ten times SAM's.
+    `rho` is relative to the weights: about ten times SAM's. A parameter group may have its own
+    `rho`, `eta` and `normalize_bias`.
     """
 
     name = "asam"
@@ -49,27 +50,35 @@ class ASAM(TwoPass):
     )
     _names: dict[Tensor, str] = field(default_factory=dict, init=False, repr=False)
 
+    @classmethod
+    def knobs_of_groups(cls) -> tuple[str, ...]:
+        """Return the radius and its schedule, and what T is made of."""
+        return (*super().knobs_of_groups(), "eta", "normalize_bias")
+
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
-        scaled = [
-            (w.detach(), d)
-            for w, d in zip(self.parameters, g, strict=True)
-            if d is not None and self._is_scaled(w, oracle)
-        ]
-        if not scaled:
+        """Return eps = rho T^2 g / ||T g||."""
+        scaled = self._scaled(oracle)
+        own = [i for i, d in enumerate(g) if d is not None and scaled[i]]
+        if not own:
             return along(g, self.radius)
-        T = torch._foreach_abs([w for w, _ in scaled])
-        torch._foreach_add_(T, self.eta)
+        weights, etas = self.weights, self.values("eta")
+        T = torch._foreach_abs([weights[i] for i in own])
+        torch._foreach_add_(T, [etas[i] for i in own])
         # In place on the tensors of g: first T g, whose norm is taken, then T^2 g.
-        torch._foreach_mul_([d for _, d in scaled], T)
+        d = [t for i in own if (t := g[i]) is not None]
+        torch._foreach_mul_(d, T)
         norm = global_norm(g)
-        torch._foreach_mul_([d for _, d in scaled], T)
+        torch._foreach_mul_(d, T)
         return g, over(self.radius, norm)
 
-    def _is_scaled(self, w: Tensor, oracle: GradientOracle) -> bool:
-        if self.normalize_bias == "all":
-            return True
-        if w not in self._names:
-            self._names = {p: name for name, p in oracle.model.named_parameters()}
+    def _scaled(self, oracle: GradientOracle) -> list[bool]:
+        """Return for each parameter whether T scales it."""
+        parameters, words = self.parameters, self.values("normalize_bias")
+        if "official" in words and any(p not in self._names for p in parameters):
+            names: dict[Tensor, str] = {p: name for name, p in oracle.model.named_parameters()}
             # A parameter outside the model, of the loss for instance, has no name.
-            self._names = {p: self._names.get(p, "") for p in self.parameters}
-        return "weight" in self._names[w]
+            self._names = {p: names.get(p, "") for p in parameters}
+        return [
+            word == "all" or "weight" in self._names[p]
+            for p, word in zip(parameters, words, strict=True)
+        ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samtune.optimizers.groups import Group
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Gradients, accumulate_, alike, shaped
@@ -20,7 +21,7 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True, init=False)
 class BayesianSAM(Scheduled):
-    """Fits a Gaussian N(w, 1 / (N s)) to the posterior of the weights, s a precision for each:
+    """Fits a Gaussian N(w, 1 / (N s)) to the posterior of the weights, s a precision for each.
 
         for each of m chunks B_k of the batch, with noise n_k ~ N(0, I) of its own:
             g_k = grad L_B_k(w + n_k / sqrt(N s))
@@ -29,12 +30,13 @@ class BayesianSAM(Scheduled):
         w  <- w - lr gm / s                             the old s, as in the authors' code
         s  <- beta2 s + (1 - beta2) (mean_k sqrt(s) |g_k| + damping + delta)
 
-    N = n_data dafactor and delta = prior_precision / N, where `n_data` counts training samples. It
-    is an optimizer of its own and takes parameters in place of a base; learning-rate schedulers
-    drive `base`, which holds their groups. One forward pass more, at w, gives BatchNorm its
-    statistics and the step its loss. `sampled_weights` draws from the posterior for evaluation.
-    rho_t is `rho` by its schedule, a length in units of g / s. There is no `params`: the posterior
-    is of all weights, and its bound gives no way to leave some out.
+    N = n_data dafactor and delta = prior_precision / N, where `n_data` counts training samples.
+    This is an optimizer of its own: it takes parameters in place of a base, and its `base` only
+    holds their groups. One forward pass at w gives BatchNorm its statistics and the step its loss.
+    `sampled_weights` draws from the posterior for evaluation. rho_t is `rho` by its schedule, a
+    length in units of g / s. There is no `params`: the posterior is of all weights, and its bound
+    has no form for some of them. A parameter group may have its own value of each knob but
+    `dafactor`, `m` and `clip`.
     """
 
     name = "bayesian_sam"
@@ -122,11 +124,12 @@ class BayesianSAM(Scheduled):
         for name, value in knobs.items():
             setattr(self, name, value)
         settings = {name: getattr(self, name) for name in ("rho_schedule", "rho_min", "clip")}
-        super().__init__(_Groups(parameters), seed=seed, **settings)
-        for group in self.base.param_groups:
-            group.setdefault("lr", self.lr)
-        self.state["s"] = [torch.full_like(p, self.s_init) for p in self.parameters]
-        self.state["gm"] = [torch.zeros_like(p) for p in self.parameters]
+        super().__init__(_Groups(parameters, {"lr": self.lr}), seed=seed, **settings)
+
+    @classmethod
+    def knobs_of_groups(cls) -> tuple[str, ...]:
+        """Return all knobs but those of the data and of the whole step."""
+        return tuple(name for name in cls.knobs() if name not in ("dafactor", "m", "clip"))
 
     @classmethod
     def build(
@@ -146,34 +149,38 @@ class BayesianSAM(Scheduled):
         return 3.0, 2.0
 
     def direction(self, oracle: GradientOracle) -> Gradients:
+        """Return mean_k h_k; keep mean_k |g_k| for `update`."""
         oracle.losses()
         h: Gradients = [None] * len(self.parameters)
         a: Gradients = [None] * len(self.parameters)
         roots = self._roots()
         for chunk, share in oracle.parts(self.m):
             with self.perturbed(self.noise(roots), 1.0):
-                g_k = oracle.grad(self.parameters, chunk)
+                g_k = self.gradient(oracle, chunk)
             ascent = self._ascent(g_k)
             torch._foreach_abs_([d for d in g_k if d is not None])
             accumulate_(a, g_k, share)
             del g_k
-            with self.perturbed(ascent, self.radius):
+            with self.ascended(ascent, self.radius):
                 del ascent
-                accumulate_(h, oracle.grad(self.parameters, chunk), share)
+                accumulate_(h, self.gradient(oracle, chunk), share)
         self._absolute = oracle.shared(a)
         return h
 
     def noise(self, roots: Gradients) -> Gradients:
-        """n / roots with a new n ~ N(0, I) from the variant's own generator; None at a None."""
-        draw = self.state.get("draws", 0)
-        self.state["draws"] = draw + 1
+        """Return n / roots with a new n ~ N(0, I) from the variant's own generator."""
+        draw = self.memory.get("draws", 0)
+        self.memory["draws"] = draw + 1
         return self._noise(roots, "step", draw)
 
     @contextmanager
     def sampled_weights(self, sample: int) -> Iterator[None]:
-        """Inside the block the weights are a draw from the posterior, the same for equal `sample`.
+        """Set the weights to a draw from the posterior inside the block.
 
         The authors average the class probabilities of 32 draws.
+
+        Args:
+            sample: the number of the draw; equal numbers give equal draws.
         """
         with torch.no_grad(), self.perturbed(self._noise(self._roots(), "sample", sample), 1.0):
             yield
@@ -182,10 +189,20 @@ class BayesianSAM(Scheduled):
     def _N(self) -> float:
         return self.n_data * self.dafactor
 
+    def _take_in_groups(self) -> None:
+        super()._take_in_groups()
+        memory, weights = self.memory, self.weights
+        for name, first in (("s", self.values("s_init")), ("gm", [0.0] * len(weights))):
+            known = memory.get(name, [None] * len(weights))
+            memory[name] = [
+                torch.full_like(w, value) if t is None else t
+                for t, w, value in zip(known, weights, first, strict=True)
+            ]
+
     def _roots(self) -> Gradients:
-        """sqrt(N s); None where frozen."""
+        """Return sqrt(N s); None where frozen."""
         trained = [p.requires_grad for p in self.parameters]
-        s = [t for t, own in zip(self.state["s"], trained, strict=True) if own]
+        s = [t for t, own in zip(self.memory["s"], trained, strict=True) if own]
         roots = torch._foreach_mul(s, self._N) if s else ()
         if roots:
             torch._foreach_sqrt_(roots)
@@ -193,6 +210,7 @@ class BayesianSAM(Scheduled):
         return [next(found) if own else None for own in trained]
 
     def _noise(self, roots: Gradients, *words: object) -> Gradients:
+        """Return n / roots; None where roots is None."""
         eps: dict[int, Tensor] = {}
         for number, group in enumerate(alike(t for t in roots if t is not None)):
             like, sizes = group[0], [t.numel() for t in group]
@@ -208,47 +226,50 @@ class BayesianSAM(Scheduled):
         return [None if t is None else eps[id(t)] for t in roots]
 
     def _ascent(self, g: Gradients) -> Gradients:
-        pairs = [(d, s) for d, s in zip(g, self.state["s"], strict=True) if d is not None]
+        """Return g / s."""
+        pairs = [(d, s) for d, s in zip(g, self.memory["s"], strict=True) if d is not None]
         eps = torch._foreach_div([d for d, _ in pairs], [s for _, s in pairs])
         found = iter(eps)
         return [None if d is None else next(found) for d in g]
 
     def update(self, direction: Gradients) -> None:
+        """Descend along gm / s, and average s."""
         self.clip_(direction)
         step: Callable[..., Any] = self.base.step
-        step(partial(self._descend, direction))
+        step(partial(self._update, direction))
         self._absolute = []
 
-    def _descend(self, h: Gradients) -> None:
-        delta = self.prior_precision / self._N
-        first = 0
+    def _update(self, h: Gradients) -> None:
+        first, weights = 0, self.weights
         for group in self.base.param_groups:
             last = first + len(group["params"])
             places = [i for i in range(first, last) if h[i] is not None]
             first = last
-            if not places:
-                continue
-            w = [self.parameters[i] for i in places]
-            d = [t for i in places if (t := h[i]) is not None]
-            s = [self.state["s"][i] for i in places]
-            gm = [self.state["gm"][i] for i in places]
-            a = [
-                torch.zeros_like(t) if (own := self._absolute[i]) is None else own
-                for i, t in zip(places, d, strict=True)
-            ]
-            torch._foreach_add_(d, w, alpha=delta)
-            torch._foreach_lerp_(gm, d, 1 - self.beta1)
-            torch._foreach_addcdiv_(w, gm, s, value=-group["lr"])
-            torch._foreach_mul_(a, torch._foreach_sqrt(s))
-            torch._foreach_add_(a, self.damping + delta)
-            torch._foreach_lerp_(s, a, 1 - self.beta2)
+            if places:
+                self._update_group(group, places, weights, h)
+
+    def _update_group(
+        self, group: Group, places: list[int], weights: list[Tensor], h: Gradients
+    ) -> None:
+        delta = self.value_in(group, "prior_precision") / self._N
+        w = [weights[i] for i in places]
+        d = [t for i in places if (t := h[i]) is not None]
+        s = [self.memory["s"][i] for i in places]
+        gm = [self.memory["gm"][i] for i in places]
+        a = [
+            torch.zeros_like(t) if (own := self._absolute[i]) is None else own
+            for i, t in zip(places, d, strict=True)
+        ]
+        torch._foreach_add_(d, w, alpha=delta)
+        torch._foreach_lerp_(gm, d, 1 - self.value_in(group, "beta1"))
+        torch._foreach_addcdiv_(w, gm, s, value=-float(group["lr"]))
+        torch._foreach_mul_(a, torch._foreach_sqrt(s))
+        torch._foreach_add_(a, self.value_in(group, "damping") + delta)
+        torch._foreach_lerp_(s, a, 1 - self.value_in(group, "beta2"))
 
 
 class _Groups(torch.optim.Optimizer):
-    """Param groups for learning-rate schedulers to drive; a step is what it is given."""
-
-    def __init__(self, parameters: Any) -> None:
-        super().__init__(parameters, {})
+    """Parameter groups for learning-rate schedulers; its step is what it is given."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         return None if closure is None else closure()

@@ -18,7 +18,7 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True)
 class CRSAM(SAM):
-    """SAM with two finite differences across w: of the curvature, and of the slope:
+    """SAM with two finite differences across w, of the curvature and of the slope.
 
         g   = grad L_B(w),   eps = rho g / ||g||
         h+  = grad L_B(w + eps),   h- = grad L_B(w - eps)
@@ -26,7 +26,7 @@ class CRSAM(SAM):
         w  <- Base(w, d)
 
     The equations are those of the authors' code (TrustAIoT/CR-SAM). gamma = beta = 0 is SAM, and
-    costs no third pass.
+    needs no third pass.
     """
 
     name = "cr_sam"
@@ -60,15 +60,16 @@ class CRSAM(SAM):
         return (3.0, 3.0) if knobs["gamma"] or knobs["beta"] else (2.0, 2.0)
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
+        """Return d."""
         if not (self.gamma or self.beta):
             return super().sharp(oracle)
-        g = oracle.grad(self.parameters)
+        g = self.gradient(oracle)
         steep, factor = along(self.masked(g, oracle), self.radius)
-        with self.perturbed(steep, factor, keep=True):
-            up = oracle.grad(self.parameters)
-        with self.perturbed(steep, -factor, keep=True):
-            down = oracle.grad(self.parameters)
-        # By the differences from g, which are exactly 0 at radius 0.
+        with self.ascended(steep, factor, keep=True):
+            up = self.gradient(oracle)
+        with self.ascended(steep, -factor, keep=True):
+            down = self.gradient(oracle)
+        # By the differences from g, because these are exactly 0 at radius 0.
         clean, d = paired(g, up)
         fall, _ = paired(down, up)
         rise = torch._foreach_sub(d, clean)

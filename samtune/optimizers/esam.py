@@ -10,6 +10,7 @@ import torch
 
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.reals import real
 from samtune.optimizers.tensors import Ascent, Gradients, alike, along, shaped
 from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import Passes
@@ -17,16 +18,16 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True)
 class ESAM(TwoPass):
-    """SAM that perturbs a random part of the weights and descends on a part of the batch:
+    """SAM that perturbs a random part of the weights and descends on a part of the batch.
 
         g   = grad L_B(w)
         eps = (rho / beta) M g / ||g||          M_i ~ Bernoulli(beta): random weights
         B+  = the ceil(gamma b) samples whose loss rises most from w to w + eps
         w  <- Base(w, grad L_B+(w + eps))       mean over B+: sharpness-sensitive data selection
 
-    With `swp_mode` tensor the mask keeps or drops whole tensors, whose gradients the first pass
-    then need not compute, and g and its norm are of those kept: ||eps|| is rho / beta, where
-    element gives about rho / sqrt(beta), so the two need different radii.
+    With `swp_mode: tensor` the mask keeps or drops whole tensors. The first pass then computes the
+    gradients of those kept only, and g and its norm are of those: ||eps|| is rho / beta. With
+    `swp_mode: element` it is about rho / sqrt(beta), so the two need different radii.
     """
 
     name = "esam"
@@ -69,39 +70,45 @@ class ESAM(TwoPass):
         return 1 + (gamma < 1) + gamma, 1 + gamma
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
+        """Return grad L_B+(w + eps)."""
         d, factor = self._ascent(oracle)
+        if self.gamma == 1:
+            with self.ascended(d, factor):
+                return self.gradient(oracle)
         clean = oracle.sample_losses
-        with self.perturbed(d, factor):
-            if self.gamma == 1 or clean is None:
-                return oracle.grad(self.parameters)
-            rise = oracle.losses() - clean
-            return oracle.grad(self.parameters, oracle.largest(rise, self.gamma))
+        with self.ascended(d, factor):
+            losses = oracle.losses()
+            assert clean is not None
+            rise = losses - clean
+            return self.gradient(oracle, oracle.largest(rise, self.gamma))
 
     def _ascent(self, oracle: GradientOracle) -> Ascent:
+        """Return eps = (rho / beta) M g / ||g||."""
         if self.swp_mode == "tensor" and self.beta < 1:
             g = self._grad_of(self._drawn(self.masked([*self.parameters], oracle)), oracle)
         else:
-            g = self.masked(oracle.grad(self.parameters), oracle)
+            g = self.masked(self.gradient(oracle), oracle)
         g, factor = along(g, self.radius / self.beta)
         if self.swp_mode == "element" and self.beta < 1:
             self._thin_(g)
         return g, factor
 
     def _drawn(self, parameters: Gradients) -> Gradients:
-        """The tensors to perturb, None in place of the others; one at least."""
+        """Return the tensors to perturb, None in place of the others; one at least."""
         candidates = [i for i, p in enumerate(parameters) if p is not None and p.requires_grad]
         chance = torch.rand(len(candidates), generator=self.generator(torch.device("cpu")))
-        # A pass needs something to derive by; at any usual beta and net this changes nothing.
+        # A pass needs a tensor to differentiate by; at usual values of beta nothing changes.
         bound = max(self.beta, float(chance.min()))
         kept = {i for i, c in zip(candidates, chance.tolist(), strict=True) if c <= bound}
         return [p if i in kept else None for i, p in enumerate(parameters)]
 
     def _grad_of(self, kept: Gradients, oracle: GradientOracle) -> Gradients:
         found = iter(oracle.grad([p for p in kept if p is not None]))
-        return [None if p is None else next(found) for p in kept]
+        g = [None if p is None else next(found) for p in kept]
+        return [None if d is None else real(d) for d in g]
 
     def _thin_(self, g: Gradients) -> None:
-        """M g, in place."""
+        """Multiply g by M, in place."""
         for group in alike(d for d in g if d is not None):
             size = sum(d.numel() for d in group)
             draws = torch.empty(size, dtype=group[0].dtype, device=group[0].device)

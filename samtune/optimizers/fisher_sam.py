@@ -17,7 +17,7 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True)
 class FisherSAM(SAM):
-    """SAM in an ellipsoid shaped by the diagonal empirical Fisher information:
+    """SAM in an ellipsoid shaped by the diagonal empirical Fisher information.
 
         F   = 1 + eta f                         g = grad L_B(w), the mean over the batch
         f   = g^2                               fisher: batch
@@ -25,11 +25,12 @@ class FisherSAM(SAM):
         eps = rho F^-1 g / sqrt(g^T F^-1 g)     so that eps^T F eps = rho^2
         w  <- Base(w, grad L_B(w + eps))
 
-    There is no public code by the authors; they are said to take f from the batch's gradient. The
-    paper calls `rho` gamma. Unlike SAM's, eps depends on the scale of the loss. On a ResNet with
-    8e4 parameters g^2 is about 1e-6: there eta up to 1 is SAM to six digits, and 1e4 is not. The
-    true form makes a pass for each sample, three passes over the batch in all; BatchNorm then
-    normalises each sample by itself, so it is for nets without.
+    Squares are elementwise, a complex weight counts as two real ones. The authors have published
+    no code; others take f from the batch's gradient. The paper calls `rho` gamma. Unlike SAM's,
+    eps depends on the scale of the loss. On a ResNet with 8e4 parameters g^2 is about 1e-6: there
+    eta up to 1 gives SAM to six digits, and 1e4 does not. `fisher: sample` makes one pass per
+    sample, three passes over the batch in all. BatchNorm then normalises each sample by itself, so
+    it is for networks without BatchNorm. A parameter group may have its own `rho` and `eta`.
     """
 
     name = "fisher_sam"
@@ -62,17 +63,26 @@ class FisherSAM(SAM):
         """Return the passes of a perturbed step; the true f takes one more."""
         return (3.0, 3.0) if knobs["eta"] and knobs["fisher"] == "sample" else (2.0, 2.0)
 
+    @classmethod
+    def knobs_of_groups(cls) -> tuple[str, ...]:
+        """Return the radius and its schedule, and the weight of the Fisher information."""
+        return (*super().knobs_of_groups(), "eta")
+
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
-        if not self.eta:
+        """Return eps = rho F^-1 g / sqrt(g^T F^-1 g)."""
+        etas = self.values("eta")
+        if not any(etas):
             return super().ascent(g, oracle)
+        own = [i for i, d in enumerate(g) if d is not None]
         n = [d for d in g if d is not None]
         if self.fisher == "batch":
             root = list(torch._foreach_mul(n, n))
         else:
-            own = [p for p, d in zip(self.parameters, g, strict=True) if d is not None]
-            found = zip(own, oracle.mean_square(own), strict=True)
-            root = [torch.zeros_like(p) if f is None else f for p, f in found]
-        torch._foreach_mul_(root, self.eta)
+            squares = self.mean_square(oracle, own)
+            root = [
+                torch.zeros_like(d) if f is None else f for d, f in zip(n, squares, strict=True)
+            ]
+        torch._foreach_mul_(root, [etas[i] for i in own])
         torch._foreach_add_(root, 1)
         torch._foreach_sqrt_(root)
         # In place on the tensors of g: first F^-1/2 g, whose norm is the root of g^T F^-1 g.

@@ -15,16 +15,16 @@ from samtune.optimizers.tensors import Ascent, Gradients, over
 
 @dataclass(eq=False, kw_only=True)
 class FriendlySAM(SAM):
-    """SAM that perturbs along what is particular to the batch, its gradient less the running mean:
+    """SAM that perturbs along what is particular to the batch, its gradient less the running mean.
 
         v   = g - sigma m                       v = g in the first step
         m  <- lambda m + (1 - lambda) g         m = g in the first step
         eps = rho v / ||v||
         w  <- Base(w, grad L_B(w + eps))
 
-    This is the order of the authors' code (nblt/F-SAM); the paper updates m first, which is the
-    same at sigma = 1, and sigma' = sigma lambda / (1 - sigma (1 - lambda)) here otherwise.
-    Where g has not changed v is rounding noise: at ||v|| <= 1e-6 ||g|| (1e-12 in float64) eps = 0.
+    This is the order of the authors' code (nblt/F-SAM). The paper updates m first: at sigma = 1
+    that is the same, and otherwise it is sigma' = sigma lambda / (1 - sigma (1 - lambda)) here.
+    If g has not changed, v is rounding noise: at ||v|| <= 1e-6 ||g|| (1e-12 in float64) eps = 0.
     """
 
     name = "friendly_sam"
@@ -54,9 +54,10 @@ class FriendlySAM(SAM):
     )
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
+        """Return eps = rho v / ||v||; `memory` has the new mean."""
         if not self.sigma:
             return super().ascent(g, oracle)
-        means: Gradients = list(self.state.get("mean") or [None] * len(g))
+        means: Gradients = list(self.memory.get("mean") or [None] * len(g))
         old = [(d, m) for d, m in zip(g, means, strict=True) if d is not None and m is not None]
         left = iter(
             torch._foreach_sub([d for d, _ in old], [m for _, m in old], alpha=self.sigma)
@@ -71,6 +72,6 @@ class FriendlySAM(SAM):
         if old:
             # The new mean, in place on the tensors of g.
             torch._foreach_lerp_([d for d, _ in old], [m for _, m in old], self.lambda_)
-        self.state["mean"] = [m if d is None else d for d, m in zip(g, means, strict=True)]
+        self.memory["mean"] = [m if d is None else d for d, m in zip(g, means, strict=True)]
         noise = 1e-12 if rest.dtype == torch.float64 else 1e-6
         return v, (rest > noise * whole) * over(self.radius, rest)

@@ -18,8 +18,9 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True)
 class GAM(TwoPass):
-    """First-order flatness, a small gradient norm all around w; the accelerated form, which needs
-    no Hessian (appendix D of the paper and xxgege/GAM):
+    """First-order flatness: a small gradient norm all around w.
+
+    This is the accelerated form, which needs no Hessian (appendix D of the paper and xxgege/GAM):
 
         g0 = grad L_B(w),                           g1 = grad L_B(w + rho' g0 / ||g0||)
         w2 = w + rho (g1 - g0) / ||g1 - g0||,       g2 = grad L_B(w2)
@@ -28,8 +29,9 @@ class GAM(TwoPass):
         d  = q - gamma (m - (<m, q> / ||q||^2) q)   m less its part along q, as in GSAM
         w <- Base(w, d)
 
-    rho' is `grad_rho`, rho is `grad_norm_rho`. The weight of g0 in m is 1 and not beta, as in the
-    authors' code. alpha = 1, gamma = 0 is SAM of radius `grad_rho`, at twice the cost.
+    rho' is `grad_rho`, rho is `grad_norm_rho`; a parameter group may have its own. The weight of
+    g0 in m is 1 and not beta, as in the authors' code. alpha = 1, gamma = 0 is SAM of radius
+    `grad_rho`, at twice the cost.
     """
 
     name = "gam"
@@ -80,19 +82,27 @@ class GAM(TwoPass):
         """Return the passes of g0, g1, g2 and g3."""
         return 4.0, 4.0
 
+    @classmethod
+    def knobs_of_groups(cls) -> tuple[str, ...]:
+        """Return both radii, and the schedule of the first."""
+        return (*super().knobs_of_groups(), "grad_norm_rho")
+
     def sharp(self, oracle: GradientOracle) -> Gradients:
+        """Return d."""
         g0, seen = self._gradient(oracle)
-        # By the sums that SAM takes: bit by bit it is the reduction.
+        # By the same sums as SAM's, so that the reduction is exact bit by bit.
         steep = self.masked(self._parts(g0, seen), oracle)
-        with self.perturbed(*along(steep, self.radius), keep=True):
+        with self.ascended(*along(steep, self.radius), keep=True):
             g1, seen = self._gradient(oracle)
         climb = g1 - g0
         steep = self.masked(self._parts(climb, seen), oracle)
-        with self.perturbed(steep, over(self.grad_norm_rho, self._length(climb, steep))):
+        outer = [self.value_in(group, "grad_norm_rho") for group in self.base.param_groups]
+        factor = over(max(outer), self._length(climb, steep))
+        with self.ascended(steep, factor, radii=outer):
             g2, seen = self._gradient(oracle)
             steep = self.masked(self._parts(g2, seen), oracle)
-            with self.perturbed(steep, over(self.radius, self._length(g2, steep)), keep=True):
-                g3 = oracle.grad(self.parameters)
+            with self.ascended(steep, over(self.radius, self._length(g2, steep)), keep=True):
+                g3 = self.gradient(oracle)
         del climb, steep
         # lerp is exact where its ends are equal, and so is d where all four gradients are one.
         m = g0.lerp_(g2, self._share_of_g2)
@@ -102,28 +112,29 @@ class GAM(TwoPass):
         return self._parts(d, [t is not None for t in g3])
 
     def _gradient(self, oracle: GradientOracle) -> tuple[Tensor, list[bool]]:
-        """As a vector, and which parameters have one."""
-        g = oracle.grad(self.parameters)
+        """Return the gradient as a vector, and which weights have one."""
+        g = self.gradient(oracle)
         return self._vector(g), [d is not None for d in g]
 
     def _vector(self, g: Gradients) -> Tensor:
-        """Over all trained parameters, zeros where g has none."""
+        """Return g over all trained weights, with zeros where it is None."""
         return flat(paired(g, self._trained)[0], self._trained)
 
     @property
     def _trained(self) -> Gradients:
-        return [p if p.requires_grad else None for p in self.parameters]
+        pairs = zip(self.parameters, self.weights, strict=True)
+        return [w if p.requires_grad else None for p, w in pairs]
 
     def _parts(self, v: Tensor, seen: list[bool]) -> Gradients:
-        """The vector in the shapes of the parameters, where these have a gradient."""
+        """Return the vector in the shapes of the weights, where these have a gradient."""
         pairs = zip(shaped(v, self._trained), seen, strict=True)
         return [t if own else None for t, own in pairs]
 
     def _length(self, v: Tensor, d: Gradients) -> Tensor:
-        """||d|| of parts of v."""
+        """Return ||d|| of parts of v."""
         return norm(v) if self.params == "all" else global_norm(d)
 
     @property
     def _share_of_g2(self) -> float:
-        """In m / (1 + |1 - beta|), a mean of g0 and g2."""
+        """The weight of g2 in m / (1 + |1 - beta|), a mean of g0 and g2."""
         return (1 - self.beta) / (2 - self.beta)

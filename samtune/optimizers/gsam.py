@@ -13,7 +13,7 @@ from samtune.optimizers.two_pass import TwoPass
 
 @dataclass(eq=False, kw_only=True)
 class GSAM(TwoPass):
-    """SAM that also closes the gap L(w + eps) - L(w), where that costs L(w + eps) nothing:
+    """SAM that also closes the gap L(w + eps) - L(w), where that costs L(w + eps) nothing.
 
         rho_t  = rho_min + (rho_max - rho_min) (lr_t - lr_min) / (lr_max - lr_min)
         g      = grad L_B(w),   eps = rho_t g / ||g||,   h = grad L_B(w + eps)
@@ -21,7 +21,8 @@ class GSAM(TwoPass):
         d      = h - alpha g_perp                           so that <d, h> = ||h||^2
         w     <- Base(w, d)                                 (algorithm 1)
 
-    `alpha` 0 is SAM at the radius rho_t, and `rho_schedule: constant` keeps that at rho_max.
+    `alpha` 0 is SAM at the radius rho_t, and `rho_schedule: constant` keeps that at rho_max. If
+    nobody calls `set_progress`, lr_max is the first learning rate of a group and lr_min is 0.
     """
 
     name = "gsam"
@@ -51,9 +52,10 @@ class GSAM(TwoPass):
     )
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        g = oracle.grad(self.parameters)
-        with self.perturbed(*along(self.masked(g, oracle), self.radius), keep=True):
-            h = oracle.grad(self.parameters)
+        """Return d = h - alpha g_perp."""
+        g = self.gradient(oracle)
+        with self.ascended(*along(self.masked(g, oracle), self.radius), keep=True):
+            h = self.gradient(oracle)
         if not self.alpha:
             return h
         clean, steep = paired(g, h)

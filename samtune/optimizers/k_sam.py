@@ -15,14 +15,14 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True)
 class KSAM(SAM):
-    """SAM on the K samples of the batch that have the largest losses, in both of its passes:
+    """SAM on the K samples of the batch that have the largest losses, in both of its passes.
 
         K  = the ceil(kept b) samples with the largest loss at w        one forward pass
         g  = grad L_K(w),   h = grad L_K(w + rho g / ||g||)             means over K, not over B
         w <- Base(w, h)
 
-    The forward pass over the whole batch is the one that BatchNorm counts. `kept` 1 is SAM, and
-    costs no such pass. After the paper's abstract; how it picks K is not tuned here.
+    BatchNorm counts the forward pass over the whole batch. `kept` 1 is SAM, and needs no such
+    pass. This follows the abstract of the paper; its choice of K is not implemented.
     """
 
     name = "k_sam"
@@ -43,9 +43,10 @@ class KSAM(SAM):
         return (2.0, 2.0) if kept == 1 else (1 + 2 * kept, 2 * kept)
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
+        """Return grad L_K(w + rho g / ||g||)."""
         if self.kept == 1:
             return super().sharp(oracle)
         largest = oracle.largest(oracle.losses(), self.kept)
-        g = oracle.grad(self.parameters, largest)
-        with self.perturbed(*self.ascent(self.masked(g, oracle), oracle)):
-            return oracle.grad(self.parameters, largest)
+        g = self.gradient(oracle, largest)
+        with self.ascended(*self.ascent(self.masked(g, oracle), oracle)):
+            return self.gradient(oracle, largest)

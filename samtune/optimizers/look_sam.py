@@ -27,12 +27,12 @@ from samtune.optimizers.two_pass import Sharpened
 from samtune.optimizers.variant import Passes
 
 _SUMS = ("square", "share", "rest")
-"""What the length of g_v follows from: ||g||^2, <g, h> / ||g||^2, and ||g_v||^2."""
+"""What the length of g_v is computed from: ||g||^2, <g, h> / ||g||^2, and ||g_v||^2."""
 
 
 @dataclass(eq=False, kw_only=True)
 class LookSAM(Sharpened):
-    """SAM in each k-th step, which leaves a direction to flatter ground for the steps between:
+    """SAM in each k-th step, which leaves a direction to flatter ground for the steps between.
 
         t mod k = 0:  g   = grad L_B(w),  eps = rho g / ||g||,  h = grad L_B(w + eps)
                       g_v = h - <g, h> / ||g||^2 g      what h adds to g, orthogonal to it
@@ -40,8 +40,8 @@ class LookSAM(Sharpened):
         otherwise:    d   = g + alpha ||g|| / ||g_v|| g_v     g of this batch, g_v of the last such
         w <- Base(w, d)
 
-    `alpha` stands in for ||g_v|| / ||g||; `auto` takes that of the last refresh. k is its
-    `interval`, and it has no other.
+    `alpha` stands for ||g_v|| / ||g||, and `auto` takes that of the last refresh. An entry of g_v
+    is used only where g has one. k is the interval, and there is no knob of that name.
     """
 
     name = "look_sam"
@@ -80,28 +80,35 @@ class LookSAM(Sharpened):
         return 1 + 1 / knobs["k"], 1 + 1 / knobs["k"]
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        t = self.state.get("t", 0)
-        self.state["t"] = t + 1
+        """Return h in a refresh, and g + alpha ||g|| / ||g_v|| g_v in a step between."""
+        t = self.memory.get("t", 0)
+        self.memory["t"] = t + 1
         refresh = t % self.k == 0
         if refresh and self.k > 1 and self.alpha:
             return self._refresh(oracle)
-        g = oracle.grad(self.parameters)
+        g = self.gradient(oracle)
         if refresh:
-            with self.perturbed(*self.ascent(self.masked(g, oracle))):
-                return oracle.grad(self.parameters)
-        if "v" not in self.state:
+            with self.ascended(*self.ascent(self.masked(g, oracle))):
+                return self.gradient(oracle)
+        if "v" not in self.memory:
             return g
-        if "rest" in self.state:
+        if "rest" in self.memory:
             # Not in the refresh, which has many launches already.
-            self.state["length"] = self._length()
+            self.memory["length"] = self._length()
             for name in _SUMS:
-                del self.state[name]
+                del self.memory[name]
         share = 1.0 if self.alpha == "auto" else float(self.alpha)
-        return plus(g, self.state["v"], share * global_norm(g) / self.state["length"])
+        # What is remembered is no gradient: a frozen weight, or one of an unused head, stays.
+        v = [None if d is None else old for d, old in zip(g, self.memory["v"], strict=True)]
+        return plus(g, v, share * global_norm(g) / self.memory["length"])
 
     def ascent(self, g: Gradients, square: Tensor | None = None) -> Ascent:
-        """eps by this variant's equations; `square` is the whole ||g||^2 where that is known, and
-        is made positive in place."""
+        """Return eps by this variant's equations.
+
+        Args:
+            g: the gradient where `params` perturbs; its tensors may be changed.
+            square: the whole ||g||^2 where it is known; it is made positive in place.
+        """
         if square is not None:
             square.clamp_min_(TAU**2)
         if square is None or self.params != "all":
@@ -109,28 +116,28 @@ class LookSAM(Sharpened):
         return g, square.rsqrt() * self.radius
 
     def _refresh(self, oracle: GradientOracle) -> Gradients:
-        """h; leaves g_v and the sums that its length follows from."""
-        g = oracle.grad(self.parameters)
-        like = [None if d is None else p for p, d in zip(self.parameters, g, strict=True)]
+        """Return h; keep g_v, and the sums that its length follows from."""
+        g = self.gradient(oracle)
+        like = [None if d is None else w for w, d in zip(self.weights, g, strict=True)]
         clean = flat([d for d in g if d is not None], like)
         g = shaped(clean, like)
         square = dot(clean, clean)
-        with self.perturbed(*self.ascent(self.masked(g, oracle), square), keep=True):
+        with self.ascended(*self.ascent(self.masked(g, oracle), square), keep=True):
             del g
-            h = oracle.grad(self.parameters)
+            h = self.gradient(oracle)
         v = flat(paired(h, like)[0], like)
-        # In one kind of sum, which makes v exactly 0 where h is g.
+        # By the same kind of sum as above: v is then exactly 0 where h is g.
         share = dot(clean, v) / square
         v.addcmul_(clean, share, value=-1)
-        self.state |= {"square": square, "share": share, "rest": dot(v, v)}
-        self.state["v"] = shaped(v, like)
+        self.memory |= {"square": square, "share": share, "rest": dot(v, v)}
+        self.memory["v"] = shaped(v, like)
         return h
 
     def _length(self) -> Tensor:
-        """That which g_v stands for at alpha = 1: ||g_v||, or ||g|| for auto."""
-        sums: list[Tensor] = [self.state[name] for name in _SUMS]
+        """Return what g_v is divided by: ||g_v||, or ||g|| for auto; inf where g_v is noise."""
+        sums: list[Tensor] = [self.memory[name] for name in _SUMS]
         square, share, rest = sums
-        # ||g_v||^2 above its rounding, which is all that is left where h is parallel to g.
+        # ||g_v||^2 less its rounding error, which is all that is left where h is parallel to g.
         above = torch.addcmul(rest, share * share, square, value=-(_noise(rest.dtype) ** 2))
         if self.alpha == "auto":
             above = square.masked_fill(above <= 0, torch.inf)
@@ -141,10 +148,10 @@ class LookSAM(Sharpened):
 
 @dataclass(eq=False, kw_only=True)
 class LookLayerSAM(LookSAM):
-    """LookSAM with a perturbation for each tensor ("layer") l in proportion to its weights:
+    """LookSAM with a perturbation for each tensor ("layer") l in proportion to its weights.
 
         lars:    eps_l = rho ||w_l|| g_l / ||g_l||              so ||eps_l|| / ||w_l|| = rho
-        global:  eps_l = rho ||w_l|| / ||g_l|| g_l / ||g||      the paper's, as far as it is known
+        global:  eps_l = rho ||w_l|| / ||g_l|| g_l / ||g||      the paper's, by other people's code
 
     A tensor whose weights are all 0 is not perturbed.
     """
@@ -167,7 +174,8 @@ class LookLayerSAM(LookSAM):
     )
 
     def ascent(self, g: Gradients, square: Tensor | None = None) -> Ascent:
-        pairs = [(w.detach(), d) for w, d in zip(self.parameters, g, strict=True) if d is not None]
+        """Return eps_l for each tensor: rho, and a factor of its own."""
+        pairs = [(w, d) for w, d in zip(self.weights, g, strict=True) if d is not None]
         both = [w for w, _ in pairs] + [d for _, d in pairs]
         dtype = reduce(torch.promote_types, (t.dtype for t in both), torch.float32)
         norms = torch._foreach_norm(both, 2, dtype=dtype)

@@ -18,17 +18,17 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True)
 class LookbehindSAM(SAM):
-    """k ascent steps, each with its own descent step from w, then a part of the way back:
+    """k ascent steps, each with its own descent step from w, then a part of the way back.
 
         v_0 = w_0 = w
         v_i = v_(i-1) + rho grad L_B(v_(i-1)) / ||grad L_B(v_(i-1))||       i = 1 ... k
         w_i = Base(w_(i-1), grad L_B(v_i))
         w  <- w + alpha (w_k - w)
 
-    After the authors' code (chandar-lab/Lookbehind-SAM). The gradient at v_i serves descent i and
-    ascent i + 1, so that it costs k + 1 passes where that code makes 2 k. The ascents do not
-    depend on the descents: all gradients come first, and are kept together with k sets of weights.
-    The base makes k steps. k = alpha = 1 is SAM.
+    This follows the authors' code (chandar-lab/Lookbehind-SAM). The gradient at v_i is used for
+    descent i and for ascent i + 1, so a step makes k + 1 passes, where that code makes 2 k. The
+    ascents do not depend on the descents: all gradients come first, and are kept together with k
+    sets of weights. The base makes k steps. k = alpha = 1 is SAM.
     """
 
     name = "lookbehind_sam"
@@ -58,6 +58,7 @@ class LookbehindSAM(SAM):
         return knobs["k"] + 1.0, knobs["k"] + 1.0
 
     def direction(self, oracle: GradientOracle) -> Gradients:
+        """Return the gradient at v_1; keep those at v_2 to v_k for `update`."""
         self._later = [[None] * len(self.parameters) for _ in range(self.k - 1)]
         self._batch, self._climbed = len(oracle), False
         first = super().direction(oracle)
@@ -65,15 +66,16 @@ class LookbehindSAM(SAM):
         return first
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        g = oracle.grad(self.parameters)
+        """Return the gradient at v_1, and add up the later ones."""
+        g = self.gradient(oracle)
         found = []
         with ExitStack() as climb:
             for i in range(self.k):
                 d, factor = along(self.masked(g, oracle), self.radius)
-                # The first gradient serves no descent.
-                climb.enter_context(self.perturbed(d, factor, keep=i > 0))
+                # No descent uses the first gradient.
+                climb.enter_context(self.ascended(d, factor, keep=i > 0))
                 del d
-                g = oracle.grad(self.parameters)
+                g = self.gradient(oracle)
                 found.append(g)
         for total, d in zip(self._later, found[1:], strict=True):
             accumulate_(total, d, len(oracle) / self._batch)
@@ -81,10 +83,11 @@ class LookbehindSAM(SAM):
         return found[0]
 
     def update(self, direction: Gradients) -> None:
+        """Make the k descent steps, and go back a part of the way."""
         if not self._climbed:
             super().update(direction)
             return
-        w = self.parameters
+        w = self.weights
         before = torch._foreach_mul(w, 1) if self.alpha < 1 else None
         super().update(direction)
         for d in self._later:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.reals import real
 from samtune.optimizers.tensors import Gradients, along
 from samtune.optimizers.two_pass import Perturbing
 
@@ -17,15 +17,16 @@ _MOMENTUM = ("momentum_buffer", "exp_avg")
 
 @dataclass(eq=False, kw_only=True)
 class MomentumSAM(Perturbing):
-    """SAM at the price of SGD: perturbs along the base optimizer's momentum v, not the gradient:
+    """SAM at the price of SGD: it perturbs along the base optimizer's momentum v.
 
         d  = grad L_B(w - rho v / ||v||)        v = 0 before the first step: d = grad L_B(w)
         w <- Base(w, d)
 
     v is SGD's momentum buffer or Adam's first moment, as in the authors' code (MarlonBecker/MSAM).
-    That code leaves the weights perturbed between steps; here they rest at w, where weight decay
+    That code leaves the weights perturbed between steps; here they are at w, where weight decay
     acts too. The only pass is at the perturbed weights: the step's loss and outputs belong to
-    them, and so do BatchNorm's statistics. Without momentum in the base it is the base.
+    them, and so do BatchNorm's statistics. Without momentum in the base it is the base. Only that
+    pass shows which weights the batch uses: the norm is over all that require a gradient.
     """
 
     name = "momentum_sam"
@@ -40,13 +41,16 @@ class MomentumSAM(Perturbing):
     )
 
     def direction(self, oracle: GradientOracle) -> Gradients:
-        v = [self._momentum(self.base.state.get(p, {})) for p in self.parameters]
-        v = self.masked(v, oracle)
+        """Return grad L_B(w - rho v / ||v||)."""
+        v = [self._momentum(p) for p in self.parameters]
+        if any(t is not None for t in v):
+            v = self.masked(v, oracle)
         if all(t is None for t in v):
-            return oracle.grad(self.parameters)
-        with self.perturbed(*along(v, -self.radius), keep=True):
-            return oracle.grad(self.parameters)
+            return self.gradient(oracle)
+        with self.ascended(*along(v, -self.radius), keep=True):
+            return self.gradient(oracle)
 
-    @staticmethod
-    def _momentum(state: dict[str, Any]) -> Tensor | None:
-        return next((state[name] for name in _MOMENTUM if state.get(name) is not None), None)
+    def _momentum(self, p: Tensor) -> Tensor | None:
+        """Return v of a parameter; None before its first step, and while it is frozen."""
+        state = self.base.state.get(p, {}) if p.requires_grad else {}
+        return next((real(state[n]) for n in _MOMENTUM if state.get(n) is not None), None)

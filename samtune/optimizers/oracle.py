@@ -20,6 +20,7 @@ from samtune.optimizers.buffers import Buffers
 from samtune.optimizers.passes import Forward, LossFunction, check_model, differentiate, per_sample
 from samtune.optimizers.processes import Processes
 from samtune.optimizers.randomness import Replay, generators
+from samtune.optimizers.reals import real
 from samtune.optimizers.scaling import LossScaling
 from samtune.optimizers.tensors import Gradients, accumulate_, alike, global_norm
 
@@ -204,7 +205,8 @@ class GradientOracle:
     def mean_square(self, parameters: Sequence[Tensor], samples: int | None = None) -> Gradients:
         """Return the mean square of single samples' gradients: the diagonal empirical Fisher.
 
-        Costs one pass per sample, and BatchNorm sees each sample by itself. Synchronised
+        The real and the imaginary part of a complex number are squared each by itself. Costs one
+        pass per sample, and BatchNorm sees each sample by itself. Synchronised
         processes take the first samples of the common batch, others the first of their own part.
 
         Args:
@@ -219,7 +221,7 @@ class GradientOracle:
         try:
             for i in range(passes):
                 squares = self.grad(parameters, slice(i, min(i + 1, own)))
-                for group in alike(g for g in squares if g is not None):
+                for group in alike(real(g) for g in squares if g is not None):
                     torch._foreach_mul_(group, group)
                 accumulate_(total, squares, 1 / max(own, 1))
         finally:

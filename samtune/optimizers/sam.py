@@ -12,7 +12,7 @@ from samtune.optimizers.two_pass import TwoPass
 
 @dataclass(eq=False, kw_only=True)
 class SAM(TwoPass):
-    """Descends along the gradient at the worst point, to first order, within `rho` of w:
+    """Descent along the gradient at the worst point, to first order, within `rho` of w.
 
         g   = grad L_B(w)
         eps = rho g / ||g||         (eq. 2 with p = 2; one norm over all parameters)
@@ -34,4 +34,5 @@ class SAM(TwoPass):
     )
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
+        """Return eps = rho g / ||g||."""
         return along(g, self.radius)

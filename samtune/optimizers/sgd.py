@@ -13,11 +13,12 @@ from samtune.optimizers.variant import Variant
 
 @dataclass(eq=False, kw_only=True)
 class SGD(Variant):
-    """d = g: one pass, then the step of `torch.optim.SGD`."""
+    """The step of `torch.optim.SGD`: d = g, one pass."""
 
     name = "sgd"
     bases = ("sgd",)
     base_type = torch.optim.SGD
 
     def direction(self, oracle: GradientOracle) -> Gradients:
-        return oracle.grad(self.parameters)
+        """Return g."""
+        return self.gradient(oracle)

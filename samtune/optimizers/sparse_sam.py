@@ -17,19 +17,19 @@ from samtune.optimizers.tensors import Ascent, Gradients, flat, global_norm, ove
 
 @dataclass(eq=False, kw_only=True)
 class SparseSAM(SAM):
-    """SAM that perturbs a share of the weights, by a mask M that is updated now and then:
+    """SAM that perturbs a share of the weights, by a mask M that is updated now and then.
 
         eps = M * rho g / ||g||                 g = grad L_B(w); the norm is over all of g
         w  <- Base(w, grad L_B(w + eps))
 
-    M has ceil(sparsity n) zeros. `mask: dynamic` (SSAM-D) begins at random places. Every
-    `update_freq` steps the live weights with the smallest |g| are dropped, drop_rate
-    (1 + cos(pi t / T)) / 2 of them, and as many of the others, drawn at random, take their places;
-    at drop_rate 0 M stays. `mask: fisher` (SSAM-F) takes the weights with the most Fisher
-    information, the mean square of single samples' gradients over the first `samples` of the
-    batch, in the first step and every `update_freq` later; BatchNorm then sees single samples, as
-    in the authors' code. That counts `update_freq` in epochs. Nothing is saved in compute.
-    `sparsity` 0 is SAM.
+    M has ceil(sparsity n) zeros for n weights. `mask: dynamic` (SSAM-D) begins at random places.
+    Every `update_freq` steps it drops the live weights with the smallest |g|, a share of drop_rate
+    (1 + cos(pi t / T)) / 2, and as many others take their places at random; at drop_rate 0 M
+    stays. `mask: fisher` (SSAM-F) takes the weights with the most Fisher information: the mean
+    square of single samples' gradients over the first `samples` of the batch, in the first step
+    and every `update_freq` later. BatchNorm then sees single samples, as in the authors' code,
+    which counts `update_freq` in epochs. A weight whose first gradient comes late gets its mask
+    then. The method saves no compute. `sparsity` 0 is SAM.
     """
 
     name = "sparse_sam"
@@ -75,6 +75,7 @@ class SparseSAM(SAM):
     )
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
+        """Return eps = M * rho g / ||g||."""
         if not self.sparsity:
             return super().ascent(g, oracle)
         masks, length = self._masks(g, oracle)
@@ -84,25 +85,31 @@ class SparseSAM(SAM):
         return g, factor
 
     def _masks(self, g: Gradients, oracle: GradientOracle) -> tuple[Gradients, Tensor | None]:
-        """M as zeros and ones, a tensor for each of g; None, all ones, where g had none first.
-        And ||g||, where an update came by it."""
-        age = self.state.get("age", 0)
-        self.state["age"] = age + 1
-        masks: Gradients | None = self.state.get("mask")
-        due = masks is None or age % self.update_freq == 0
+        """Return M as zeros and ones for each of g, and ||g|| if an update has computed it."""
+        age = self.memory.get("age", 0)
+        self.memory["age"] = age + 1
+        masks: Gradients = self.memory.get("mask") or [None] * len(g)
+        begun = any(m is not None for m in masks)
+        fresh = [d if m is None else None for d, m in zip(g, masks, strict=True)]
+        late = any(d is not None for d in fresh)
+        due = age % self.update_freq == 0
         length = None
-        if due and self.mask == "fisher":
-            masks = self._of_fisher(g, oracle)
-        elif masks is None:
-            masks = self._at_random(g, age)
-        elif due and self.drop_rate:
-            masks, length = self._updated(g, masks, age)
-        self.state["mask"] = masks
+        if self.mask == "fisher":
+            if due or late:
+                found = self._of_fisher(g if due or not begun else fresh, oracle)
+                masks = [m if new is None else new for new, m in zip(found, masks, strict=True)]
+        else:
+            if begun and due and self.drop_rate:
+                masks, length = self._updated(g, masks, age)
+            if late:
+                found = self._at_random(fresh, age)
+                masks = [m if new is None else new for new, m in zip(found, masks, strict=True)]
+        self.memory["mask"] = masks
         return masks, length
 
     def _of_fisher(self, g: Gradients, oracle: GradientOracle) -> Gradients:
         places = [i for i, d in enumerate(g) if d is not None]
-        squares = oracle.mean_square([self.parameters[i] for i in places], self.samples)
+        squares = self.mean_square(oracle, places, self.samples)
         like = [None if d is None else torch.zeros_like(d) for d in g]
         for i, f in zip(places, squares, strict=True):
             like[i] = like[i] if f is None else f
@@ -119,28 +126,31 @@ class SparseSAM(SAM):
         self, g: Gradients, masks: Gradients, age: int
     ) -> tuple[Gradients, Tensor | None]:
         pairs = [(d, m) for d, m in zip(g, masks, strict=True) if d is not None and m is not None]
+        if not pairs:
+            return masks, None
         like = [None if m is None else d for d, m in zip(g, masks, strict=True)]
         row = flat([m for _, m in pairs], like)
         live = len(row) - math.ceil(len(row) * self.sparsity)
+        self.expect_progress("the drop rate")
         rate = self.drop_rate * (1 + math.cos(math.pi * self.progress)) / 2
         replaced = min(int(live * rate), len(row) - live)
         size = flat([d for d, _ in pairs], like)
-        # Fewer launches than one by tensors, and an update has many.
+        # This takes fewer launches than a norm by tensors, and an update has many.
         length = norm(size) if len(pairs) == sum(d is not None for d in g) else None
-        # A dead weight's is then inf, or NaN, which is the largest of all to topk.
+        # For a dead weight this gives inf or NaN, which topk takes for the largest of all.
         size.abs_().div_(row)
         dropped = size.topk(replaced, largest=False).indices
         del size
-        # Those of live weights are then below 0.
+        # The numbers of live weights are then below 0.
         grown = self._random(like, age).sub_(row).topk(replaced).indices
         row[dropped] = 0
         row[grown] = 1
         found = zip(shaped(row, like), masks, strict=True)
-        # Of a tensor without a gradient in this step the old mask stays.
+        # A tensor without a gradient in this step keeps its mask.
         return [m if new is None else new for new, m in found], length
 
     def _random(self, like: Gradients, age: int) -> Tensor:
-        """Of [0, 1) for each element, the same for equal `age`."""
+        """Return a random number in [0, 1) for each element, the same for equal `age`."""
         dense = [d for d in like if d is not None]
         device = dense[0].device
         generator = self.generator(device, "mask", age)
@@ -148,7 +158,7 @@ class SparseSAM(SAM):
 
 
 def _ones_at(chosen: Tensor, like: Gradients) -> Gradients:
-    """Zeros in the shapes of `like`, with ones at these places of all elements in a row."""
+    """Return zeros in the shapes of `like`, with ones at these places of all elements in a row."""
     row = torch.zeros(sum(d.numel() for d in like if d is not None), device=chosen.device)
     row[chosen] = 1
     return shaped(row, like)

@@ -11,7 +11,7 @@ from samtune.optimizers.tensors import TAU, Gradients, global_norm, norms_with_p
 
 @dataclass(eq=False, kw_only=True)
 class StableSAM(SAM):
-    """SAM's direction at the length of the clean gradient, which allows larger learning rates:
+    """SAM's direction at the length of the clean gradient, which allows larger learning rates.
 
     g  = grad L_B(w),   h = grad L_B(w + rho g / ||g||)
     w <- Base(w, (||g|| / ||h||) h)
@@ -20,12 +20,13 @@ class StableSAM(SAM):
     name = "stable_sam"
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        g = oracle.grad(self.parameters)
+        """Return (||g|| / ||h||) h."""
+        g = self.gradient(oracle)
         steep = self.masked(g, oracle)
         if steep is g:
             length = perturbed = global_norm(g)
         else:
             length, perturbed = norms_with_part(g, steep)
-        with self.perturbed(steep, over(self.radius, perturbed)):
-            h = oracle.grad(self.parameters)
+        with self.ascended(steep, over(self.radius, perturbed)):
+            h = self.gradient(oracle)
         return scale_(h, length / global_norm(h).clamp_min(TAU))

@@ -100,7 +100,8 @@ def moved(w: list[Tensor], d: list[Tensor], factor: Factor, *, keep: bool) -> li
     if _fused(d):
         # Goes through memory once, unlike foreach kernels, which are loops on the CPU anyway.
         factor = torch.as_tensor(factor, dtype=torch.float64)
-        outs = [None] * len(d) if keep else d
+        # Without an `out` the float64 factor would widen a float32 tensor without dimensions.
+        outs = [torch.empty_like(x) for x in w] if keep else d
         return [torch.addcmul(x, y, factor, out=o) for x, y, o in zip(w, d, outs, strict=True)]
     if isinstance(factor, Tensor) or factor != 1 or keep:
         d = [t for t in (scaled if keep else scale_)([*d], factor) if t is not None]

@@ -1,18 +1,21 @@
-"""What variants that perturb the weights share: the radius in time, where, how often, on what."""
+"""What variants that perturb the weights share: the radius, and where and how often it acts."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from samtune.optimizers.groups import Group
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Ascent, Gradients, accumulate_
+from samtune.optimizers.tensors import Ascent, Factor, Gradients, accumulate_, scaled
 from samtune.optimizers.variant import Passes, Variant
 
 _NORMALISATION = (
@@ -25,7 +28,11 @@ _NORMALISATION = (
 
 @dataclass(eq=False, kw_only=True)
 class Scheduled(Variant):
-    """A variant with a `radius`, the knob named by `radius_knob`, that a schedule may shrink."""
+    """A variant with a radius, the knob named by `radius_knob`, that a schedule may shrink.
+
+    A parameter group may have a radius of its own. Norms still run over all groups: eps of a
+    group is its share of the largest radius.
+    """
 
     radius_knob: ClassVar[str] = "rho"
 
@@ -42,21 +49,109 @@ class Scheduled(Variant):
         doc="radius at the end of the schedule; constant does not use it",
         source="GSAM paper, table 4: 0 to 0.2, or half of the first radius",
     )
+    _first_lrs: list[float] = field(default_factory=list, init=False, repr=False)
+    _warned: bool = field(default=False, init=False, repr=False)
+
+    @classmethod
+    def knobs_of_groups(cls) -> tuple[str, ...]:
+        """Return the radius and its schedule."""
+        return cls.radius_knob, "rho_schedule", "rho_min"
 
     @property
     def radius(self) -> float:
-        """rho_t: the radius at this point of the schedule, see `set_progress`."""
-        first = float(getattr(self, self.radius_knob))
-        match self.rho_schedule:
+        """The radius rho_t at this point of the schedule, the largest of all groups."""
+        return max(self.radii)
+
+    @property
+    def radii(self) -> list[float]:
+        """The radius rho_t of each parameter group."""
+        return [self._radius_of(n, group) for n, group in enumerate(self.base.param_groups)]
+
+    def ascended(
+        self,
+        d: Gradients,
+        factor: Factor,
+        *,
+        keep: bool = False,
+        radii: Sequence[float] | None = None,
+    ) -> AbstractContextManager[None]:
+        """Perturb the weights as `perturbed` does, each group by its share of the largest radius.
+
+        Args:
+            d: the direction, one entry for each of `weights`; where it is None, w stays.
+            factor: the length of the step along d at the largest radius.
+            keep: leave the tensors of d as they are.
+            radii: a radius for each group; None takes `self.radii`.
+        """
+        radii = self.radii if radii is None else radii
+        largest = max(radii)
+        if min(radii) < largest:
+            d = self._shares(d, [radius / largest for radius in radii])
+            if isinstance(factor, tuple):
+                pairs = zip(d, factor[1], strict=True)
+                factor = factor[0], [None if t is None else each for t, each in pairs]
+        return self.perturbed(d, factor, keep=keep)
+
+    def value_in(self, group: Group, name: str) -> Any:
+        """Return a knob's value for a parameter group: its own, or that of all groups."""
+        own = name in group and name not in self.base.defaults
+        return group[name] if own else getattr(self, name)
+
+    def values(self, name: str) -> list[Any]:
+        """Return a knob's value for each of `weights`."""
+        groups = self.base.param_groups
+        return [value for g in groups for value in [self.value_in(g, name)] * len(g["params"])]
+
+    def expect_progress(self, what: str) -> None:
+        """Warn once, if nobody calls `set_progress`, that what needs it stays as it is."""
+        if self.lr_share is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__}: {what} follows the progress of training, and nobody has "
+                "called optimizer.set_progress(step / steps); it stays where it is at the start",
+                stacklevel=4,
+            )
+
+    def _radius_of(self, number: int, group: Group) -> float:
+        first = float(self.value_in(group, self.radius_knob))
+        last = float(self.value_in(group, "rho_min"))
+        match self.value_in(group, "rho_schedule"):
             case "linear":
+                self.expect_progress("rho_schedule: linear")
                 left = 1 - self.progress
             case "cosine":
+                self.expect_progress("rho_schedule: cosine")
                 left = (1 + math.cos(math.pi * self.progress)) / 2
             case "lr":
-                left = self.lr_share
+                left = self._share_of_lr(number, group)
             case _:
                 return first
-        return self.rho_min + (first - self.rho_min) * left
+        return last + (first - last) * left
+
+    def _share_of_lr(self, number: int, group: Group) -> float:
+        """Return the learning rate as a share of its first value, or what `set_progress` says."""
+        if self.lr_share is not None:
+            return self.lr_share
+        # Schedulers that begin with a warm-up say here what they go up to.
+        known = (group.get(word) for word in ("max_lr", "initial_lr"))
+        first = next((float(lr) for lr in known if lr), self._first_lrs[number])
+        return float(group["lr"]) / first if first else 1.0
+
+    def _take_in_groups(self) -> None:
+        super()._take_in_groups()
+        for new in self.base.param_groups[len(self._first_lrs) :]:
+            self._first_lrs.append(float(new.get("lr", 0.0)))
+
+    def _shares(self, d: Gradients, shares: list[float]) -> Gradients:
+        """Return the direction with the entries of each group times the group's share."""
+        found: Gradients = []
+        for group, share in zip(self.base.param_groups, shares, strict=True):
+            part = d[len(found) : len(found) + len(group["params"])]
+            if share == 0:
+                found += [None] * len(part)
+            else:
+                found += part if share == 1 else scaled(part, share)
+        return found
 
 
 @dataclass(eq=False, kw_only=True)
@@ -73,7 +168,7 @@ class Perturbing(Scheduled):
     _of_norms: dict[Tensor, bool] = field(default_factory=dict, init=False, repr=False)
 
     def masked(self, g: Gradients, oracle: GradientOracle) -> Gradients:
-        """The entries of g that `params` lets perturb, None in place of the others."""
+        """Return the entries of g that `params` perturbs, and None in place of the others."""
         if self.params == "all":
             return g
         parameters = self.parameters
@@ -91,11 +186,11 @@ class Perturbing(Scheduled):
 
 @dataclass(eq=False, kw_only=True)
 class Sharpened(Perturbing):
-    """A perturbing variant whose direction, `sharp`, may be taken on the batch or on chunks of it.
+    """A perturbing variant whose direction, `sharp`, is taken on the batch or on chunks of it.
 
-    With `m` the batch is split into chunks of nearly m samples; each is a small worker with its
-    own perturbation (and, where the variant has state, its own state), and the directions are
-    averaged, in the shares of their samples: the m-sharpness of the SAM paper.
+    With `m` the batch is split into chunks of nearly m samples. Each chunk has its own
+    perturbation (and, where the variant has memory, its own memory), and the directions are
+    averaged, weighted by samples: the m-sharpness of the SAM paper.
     """
 
     m: int = knob(
@@ -109,31 +204,32 @@ class Sharpened(Perturbing):
 
     @abstractmethod
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        """The direction by this variant's equations, on the oracle's batch or chunk.
+        """Return the direction by this variant's equations, on the oracle's batch or chunk.
 
-        `state` is never changed in place but assigned anew: a later chunk may end the step.
+        Never change `memory` in place, but assign it anew: a later chunk may end the step.
         """
 
     def direction(self, oracle: GradientOracle) -> Gradients:
+        """Return the mean of `sharp` over the chunks, or `sharp` on the whole batch."""
         if not self.m:
             return self.sharp(oracle)
-        shared, workers = self.state, list(self.state.get("chunks", ()))
+        shared, workers = self.memory, list(self.memory.get("chunks", ()))
         mean: Gradients = [None] * len(self.parameters)
         try:
             for k, chunk in enumerate(oracle.chunks(self.m)):
-                self.state = dict(workers[k]) if k < len(workers) else {}
+                self.memory = dict(workers[k]) if k < len(workers) else {}
                 accumulate_(mean, self.sharp(chunk), len(chunk) / len(oracle))
-                workers[k : k + 1] = [self.state]
+                workers[k : k + 1] = [self.memory]
         finally:
-            self.state = shared
+            self.memory = shared
         if any(workers):
-            self.state["chunks"] = workers
+            self.memory["chunks"] = workers
         return mean
 
 
 @dataclass(eq=False, kw_only=True)
 class TwoPass(Sharpened):
-    """A variant whose every step perturbs, or every `interval`-th; in between the base's step."""
+    """A variant that perturbs in every step, or in each `interval`-th; else it is the base."""
 
     interval: int = knob(
         1,
@@ -156,21 +252,22 @@ class TwoPass(Sharpened):
         return 1 + (forward - 1) / knobs["interval"], 1 + (backward - 1) / knobs["interval"]
 
     def direction(self, oracle: GradientOracle) -> Gradients:
+        """Return `sharp` in the last step of each interval, and the gradient at w in others."""
         if self.interval > 1:
-            turn = self.state.get("turn", 0) % self.interval
-            self.state["turn"] = turn + 1
+            turn = self.memory.get("turn", 0) % self.interval
+            self.memory["turn"] = turn + 1
             if turn < self.interval - 1:
-                return oracle.grad(self.parameters)
+                return self.gradient(oracle)
         return super().direction(oracle)
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        """grad L_B(w + eps) with eps = ascent(grad L_B(w))."""
-        g = oracle.grad(self.parameters)
-        with self.perturbed(*self.ascent(self.masked(g, oracle), oracle)):
-            return oracle.grad(self.parameters)
+        """Return grad L_B(w + eps) with eps = ascent(grad L_B(w))."""
+        g = self.gradient(oracle)
+        with self.ascended(*self.ascent(self.masked(g, oracle), oracle)):
+            return self.gradient(oracle)
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
-        """eps by this variant's equations; the tensors of g may be changed for it."""
+        """Return eps by this variant's equations; the tensors of g may be changed for it."""
         raise NotImplementedError
 
 

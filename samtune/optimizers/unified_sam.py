@@ -12,7 +12,7 @@ from samtune.optimizers.tensors import Ascent, Gradients, global_norm, over
 
 @dataclass(eq=False, kw_only=True)
 class UnifiedSAM(SAM):
-    """Between SAM, which perturbs by rho, and USAM, which perturbs less where the slope is less:
+    """A method between SAM, which perturbs by rho, and USAM, which perturbs less on a small slope.
 
         eps = rho (1 - lambda + lambda / ||g||) g       g = grad L_B(w)
         w  <- Base(w, grad L_B(w + eps))
@@ -32,5 +32,6 @@ class UnifiedSAM(SAM):
     )
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
+        """Return eps = rho (1 - lambda + lambda / ||g||) g."""
         normalised = over(self.radius * self.lambda_, global_norm(g))
         return g, self.radius * (1 - self.lambda_) + normalised

@@ -1,4 +1,4 @@
-"""What all variants share: knobs, the template of a step, and the second set of weights."""
+"""What all variants share: the step, parameter groups, perturbed weights, and saved state."""
 
 from __future__ import annotations
 
@@ -8,62 +8,87 @@ import inspect
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
+from samtune.optimizers.batch import Index
+from samtune.optimizers.closure import ClosureOracle
+from samtune.optimizers.groups import Group, check_groups, check_values
 from samtune.optimizers.knobs import Knob as Knob
 from samtune.optimizers.knobs import KnobError as KnobError
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.knobs import nearest as nearest
 from samtune.optimizers.knobs import reject_unknown as reject_unknown
 from samtune.optimizers.oracle import GradientOracle, NonFiniteError
+from samtune.optimizers.reals import real, unreal
 from samtune.optimizers.tensors import Factor, Gradients, global_norm, moved, over, scale_
 
 Passes = tuple[float, float]
 """Forward and backward passes over the batch."""
 
 NEVER_BASES: dict[type[torch.optim.Optimizer], str] = {
-    torch.optim.LBFGS: "LBFGS evaluates the loss several times in a step of its own, where a "
-    "variant hands its base one gradient",
-    torch.optim.SparseAdam: "SparseAdam takes sparse gradients only, and a variant's are dense",
+    torch.optim.LBFGS: "LBFGS evaluates the loss several times in a step of its own, but a "
+    "variant gives its base one gradient",
+    torch.optim.SparseAdam: "SparseAdam takes sparse gradients only, but a variant's are dense",
 }
-"""Optimizers of torch that no variant can have as its base, and why. The nearest is Adam."""
+"""Optimizers of torch that no variant can have as its base, and why."""
+
+HOW_TO_STEP = (
+    "call optimizer.step(closure) with a closure that calls optimizer.zero_grad(), computes the "
+    "loss, calls loss.backward() and returns the loss; or call "
+    "optimizer.step(GradientOracle(model, inputs, targets, loss_fn))"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What a step saw: `loss` is a 0-dim tensor, the batch's mean at the weights before the step,
-    and `outputs` (b, ...) belong to it; neither is synchronised. Costs are counted in samples.
+    """What a step saw.
+
+    Attributes:
+        loss: mean loss of the batch at the weights before the step, shape (); not synchronised.
+        outputs: the model's outputs there, detached; not synchronised.
+        forward_samples: samples of all forward passes.
+        backward_samples: samples of all backward passes.
+        skipped: True where a loss or gradient was not finite and nothing was changed.
     """
 
     loss: Tensor
-    outputs: Tensor
+    outputs: Any
     forward_samples: int
     backward_samples: int
     skipped: bool
 
 
 @dataclass(eq=False)
-class Variant(ABC):
-    """An optimizer that asks an oracle for gradients, and holds a base optimizer that descends.
+class Variant(torch.optim.Optimizer, ABC):
+    """An optimizer that asks for gradients, and has a base optimizer that descends.
 
-    A subclass is a dataclass whose `knob` fields are its settings, and one method, `direction`.
-    Learning-rate schedulers drive `base`, `set_progress` drives the variant's own schedules; knobs
-    are plain attributes and may change between steps. `seed` is of the variant's own randomness,
-    which leaves the global generators alone.
+    A subclass is a dataclass. Its `knob` fields are its settings, and its method `direction` is
+    its equations. Knobs are attributes and may change between steps.
 
-    Raises KnobError for an unknown knob or an impossible value, TypeError for a wrong base.
+    The variant is a `torch.optim.Optimizer` whose parameter groups, state and defaults are those
+    of its base, so a learning-rate scheduler may drive either of them.
+
+    Args:
+        base: the base optimizer, over the parameters to train.
+        seed: of the variant's own random numbers; it leaves the global generators alone.
+
+    Raises:
+        KnobError: A knob is unknown or has an impossible value.
+        TypeError: The base cannot be one.
+        ValueError: The base's parameter groups have a parameter twice or an impossible word.
     """
 
     name: ClassVar[str]
     bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam")
     """The names that a space may give as the base, the default first; paths of classes too."""
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
+    _step_supports_amp_scaling = True
 
     base: torch.optim.Optimizer
     _: KW_ONLY
@@ -75,10 +100,11 @@ class Variant(ABC):
         source="google-research/sam clips the second pass at 5",
     )
     seed: int = field(default=0, repr=False)
+    memory: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    """What the next step needs to know: numbers, tensors, and lists in the order of `weights`."""
     progress: float = field(default=0.0, init=False, repr=False)
-    lr_share: float = field(default=1.0, init=False, repr=False)
-    state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    """What outlives a step: numbers, tensors, and lists that go with `parameters`."""
+    lr_share: float | None = field(default=None, init=False, repr=False)
+    _known: int = field(default=0, init=False, repr=False)
 
     def __new__(cls, *args: Any, **knobs: Any) -> Variant:
         settings = {f.name for f in dataclasses.fields(cls) if f.init and not f.metadata}
@@ -86,24 +112,12 @@ class Variant(ABC):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, self.base_type):
-            me, wanted = type(self).__name__, self.base_type.__name__
-            example = "SGD" if wanted == "Optimizer" else wanted
-            raise TypeError(
-                f"the base of {me} must be a torch.optim.{wanted}, "
-                f"not {type(self.base).__name__}: "
-                f"{me}(torch.optim.{example}(model.parameters(), lr=...))"
-            )
-        for never, why in NEVER_BASES.items():
-            if isinstance(self.base, never):
-                raise TypeError(
-                    f"{why}; the nearest base is Adam: "
-                    f"{type(self).__name__}(torch.optim.Adam(model.parameters(), lr=...))"
-                )
-        if not self.parameters:
-            raise ValueError(f"the base optimizer of {type(self).__name__} has no parameters")
+        self._check_base()
         for name, about in self.knobs().items():
             setattr(self, name, about.check(getattr(self, name)))
+        # torch's way to set up an optimizer that has its groups and state already.
+        super().__setstate__({})
+        self._take_in_groups()
 
     @classmethod
     def build(
@@ -126,16 +140,16 @@ class Variant(ABC):
 
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
-        """The knobs by name, the variant's own first, those shared by all last."""
+        """Return the knobs by name, the variant's own first, those of all variants last."""
         ancestry = [inspect.get_annotations(c) for c in cls.__mro__]
         fields = [f for f in dataclasses.fields(cls) if "knob" in f.metadata]
         fields.sort(key=lambda f: next(i for i, own in enumerate(ancestry) if f.name in own))
         return {f.name: Knob(f.name, _kind(f), **f.metadata["knob"]) for f in fields}
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The parameters of all groups of the base optimizer, in their order."""
-        return [p for group in self.base.param_groups for p in group["params"]]
+    @classmethod
+    def knobs_of_groups(cls) -> tuple[str, ...]:
+        """Return the names of the knobs that a parameter group may have for itself."""
+        return ()
 
     @classmethod
     def passes_of(cls, knobs: Mapping[str, Any]) -> Passes:
@@ -156,111 +170,242 @@ class Variant(ABC):
     @property
     def see_per_epoch(self) -> float:
         """The SGD-epoch equivalents per epoch, by theory."""
-        return self.see_of({name: getattr(self, name) for name in self.knobs()})
+        forward, backward = self.passes
+        return (forward + 2 * backward) / 3
+
+    # What torch, and those who use its optimizers, read and write.
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """The base optimizer's parameter groups."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[Group]) -> None:
+        self.base.param_groups = groups
+
+    @property
+    def state(self) -> Any:
+        """The base optimizer's state; the variant's own is `memory`."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The base optimizer's defaults."""
+        return self.base.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.base.defaults = defaults
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters to the base, for the steps to come."""
+        self.base.add_param_group(param_group)
+        self._take_in_groups()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters of all groups, in their order."""
+        return [p for group in self.base.param_groups for p in group["params"]]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The parameters as real numbers, which the equations are about; see `reals.real`."""
+        return [real(p.detach()) for p in self.parameters]
 
     def set_progress(self, progress: float, lr_share: float | None = None) -> None:
-        """Tells the schedules of the knobs where training stands; a loop calls it each step.
+        """Set the point that training has reached, for schedules of knobs; call it each step.
 
-        `progress` goes from 0 to 1. `lr_share` is the learning rate as a share of its range,
-        (lr - lr_min) / (lr_max - lr_min), by default a cosine of the progress.
+        Args:
+            progress: from 0 to 1.
+            lr_share: the learning rate as a share of its range, (lr - lr_min) / (lr_max - lr_min);
+                by default a cosine of the progress.
         """
         self.progress = min(max(progress, 0.0), 1.0)
         cosine = (1 + math.cos(math.pi * self.progress)) / 2
         self.lr_share = cosine if lr_share is None else lr_share
 
     def generator(self, device: torch.device, *words: object) -> torch.Generator:
-        """One that is a function of `seed` and the words; without words, of the draws so far.
+        """Return a random generator that depends on `seed` and the words alone.
 
-        Those are counted in `state`, so that a resumed run draws the same, and so does the step
-        after a skipped one.
+        Without words it depends on the number of generators so far, which `memory` keeps: a
+        resumed run draws the same numbers, and so does the step after a skipped one.
         """
         if not words:
-            words = ("draw", self.state.get("draws", 0))
-            self.state["draws"] = self.state.get("draws", 0) + 1
+            words = ("draw", self.memory.get("draws", 0))
+            self.memory["draws"] = self.memory.get("draws", 0) + 1
         # torch's CPU generator reads only 32 bits of a seed, so these have to be mixed.
         mixed = random.Random(" ".join(map(str, (self.seed, *words)))).getrandbits(63)
         return torch.Generator(device).manual_seed(mixed)
 
+    def gradient(self, oracle: GradientOracle, index: Index | None = None) -> Gradients:
+        """Return the gradient at the current weights, a new tensor for each of `weights`.
+
+        Args:
+            oracle: the source of gradients.
+            index: the samples of the batch to take the mean over; None takes all.
+
+        Raises:
+            ValueError: The loss depends on no parameter.
+        """
+        found = oracle.grad(self.parameters, index)
+        if all(g is None for g in found):
+            raise ValueError(
+                f"the loss depends on no parameter of {type(self).__name__}; give its base the "
+                "parameters of the model that is trained"
+            )
+        return [None if g is None else real(g) for g in found]
+
+    def mean_square(
+        self, oracle: GradientOracle, places: Sequence[int], samples: int | None = None
+    ) -> Gradients:
+        """Return the mean square of single samples' gradients, for these of `weights`.
+
+        Args:
+            oracle: the source of gradients; it makes one pass per sample.
+            places: indices of `weights`.
+            samples: how many samples of the batch to use; None uses all.
+        """
+        parameters = self.parameters
+        found = oracle.mean_square([parameters[i] for i in places], samples)
+        return [None if f is None else real(f) for f in found]
+
     @abstractmethod
     def direction(self, oracle: GradientOracle) -> Gradients:
-        """What the base optimizer descends along in place of a gradient, at the current weights.
+        """Return what the base optimizer descends along in place of a gradient.
 
-        The tensors must be new. Entries of `state` may be assigned at any time, but changed in
-        place only after the last pass, which may end the step.
+        The tensors must be new, and None where this step has no gradient. Entries of `memory` may
+        be assigned at any time, but changed in place only after the last pass, which may end the
+        step.
         """
 
     @torch.no_grad()
-    def step(self, oracle: GradientOracle) -> StepResult:
-        """One step on the oracle's batch.
+    def step(self, closure: GradientOracle | Callable[[], Any] | None = None) -> Any:
+        """Make one step.
 
-        Without `check_finite` nothing in it waits for the device, but where the method has to:
+        Without `check_finite` the host does not wait for the device, unless the method needs it:
         AE-SAM, and over several processes those that choose samples or share parts of the batch.
-        After an exception in a pass the weights, the model's buffers and `state` are as before.
+        An exception in a pass leaves weights, buffers and `memory` as they were.
+
+        Args:
+            closure: a GradientOracle, or torch's usual closure, which clears the gradients,
+                computes the loss, calls backward() and returns the loss. The closure is called
+                once per pass.
+
+        Returns:
+            A StepResult for an oracle; for a closure what it returned in the first pass.
+
+        Raises:
+            ClosureError: The variant needs more than a closure can give.
         """
-        if oracle.forward_samples:
-            raise ValueError("an oracle serves one step; make a new GradientOracle for each batch")
-        state = dict(self.state)
-        skipped = False
-        try:
-            direction = oracle.shared(self.direction(oracle))
-        except BaseException as error:
-            self.state = state
-            oracle.rollback()
-            if not isinstance(error, NonFiniteError):
-                raise
-            skipped = True
+        if closure is None:
+            raise TypeError(f"{type(self).__name__} computes gradients itself: {HOW_TO_STEP}")
+        if isinstance(closure, GradientOracle):
+            oracle = closure
+            if oracle.forward_samples:
+                raise ValueError("an oracle serves one step; make a new GradientOracle per batch")
+        elif not callable(closure):
+            raise TypeError(
+                f"{type(self).__name__}.step takes an oracle or a closure, not {closure!r}: "
+                f"{HOW_TO_STEP}"
+            )
         else:
-            self.update(direction)
-        finally:
-            oracle.finish()
-        assert oracle.loss is not None and oracle.outputs is not None
+            # A GradScaler's step leaves these two on the optimizer.
+            scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+            if overflow is not None and bool(overflow):
+                return None
+            oracle = ClosureOracle(closure, type(self).__name__, self.parameters, scale)
+        self._take_in_groups()
+        if not any(p.requires_grad for p in self.parameters):
+            raise ValueError(
+                f"every parameter of {type(self).__name__} is frozen (requires_grad is False), so "
+                "there is nothing to train"
+            )
+        skipped = not self._descend(oracle)
+        if isinstance(oracle, ClosureOracle):
+            return oracle.result
+        assert oracle.loss is not None
         return StepResult(
             oracle.loss, oracle.outputs, oracle.forward_samples, oracle.backward_samples, skipped
         )
 
+    def _descend(self, oracle: GradientOracle) -> bool:
+        """Update the weights; return False if a loss or gradient is not finite."""
+        memory = dict(self.memory)
+        try:
+            direction = oracle.shared(self.direction(oracle))
+        except BaseException as error:
+            self.memory = memory
+            oracle.rollback()
+            if not isinstance(error, NonFiniteError):
+                raise
+            return False
+        else:
+            self.update(direction)
+            return True
+        finally:
+            oracle.finish()
+
     def update(self, direction: Gradients) -> None:
-        """The base optimizer's step along the direction, which may be changed in place."""
+        """Step the base optimizer along the direction, which may be changed in place."""
         self.clip_(direction)
         for p, d in zip(self.parameters, direction, strict=True):
-            p.grad = d
+            p.grad = None if d is None else unreal(d, p)
         self.base.step()
         for p in self.parameters:
             p.grad = None
 
     def clip_(self, direction: Gradients) -> None:
-        """Shortens the direction to `clip`, in place."""
+        """Shorten the direction to `clip`, in place."""
         if self.clip:
             scale_(direction, over(self.clip, global_norm(direction)).clamp(max=1.0))
 
     @contextmanager
     def perturbed(self, d: Gradients, factor: Factor, *, keep: bool = False) -> Iterator[None]:
-        """Inside the block the weights are w + eps with eps = factor d, where d is not None;
-        afterwards w, bit by bit, whatever happens.
+        """Move the weights to w + factor d inside the block, and back to w bit by bit after it.
 
-        The tensors of d become the second set of weights, to which the parameters point
-        meanwhile, and so are used up; `keep` makes new ones, as a factor for each tensor does.
-        The first set stays untouched, so nothing is copied back.
+        The tensors of d become the second set of weights, to which the parameters point inside
+        the block. The first set is not touched, so nothing is copied back.
+
+        Args:
+            d: the direction, one entry for each of `weights`; where it is None, w stays.
+            factor: the length of the step along d.
+            keep: make a second set of new tensors, and leave those of d as they are. A factor
+                for each tensor does so in any case.
         """
         pairs = [(p, t) for p, t in zip(self.parameters, d, strict=True) if t is not None]
         touched = [p for p, _ in pairs]
         first = [p.data for p in touched]
-        second = moved(first, [t for _, t in pairs], factor, keep=keep) if pairs else []
+        second = (
+            moved([real(w) for w in first], [t for _, t in pairs], factor, keep=keep)
+            if pairs
+            else []
+        )
         try:
             for p, w in zip(touched, second, strict=True):
-                p.data = w
+                p.data = unreal(w, p)
             yield
         finally:
             for p, w in zip(touched, first, strict=True):
                 p.data = w
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that outlives a step, the base optimizer's state included; no knobs."""
-        return {"variant": self.name, "base": self.base.state_dict(), "state": dict(self.state)}
+        """Return what outlives a step, in torch's form: the base's state and `memory`; no knobs.
+
+        The words `variant` and `memory` stand beside torch's `state` and `param_groups`.
+        """
+        own = {"variant": self.name, "memory": dict(self.memory)}
+        return {**self.base.state_dict(), **super().state_dict(), **own}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Goes on from a `state_dict()`; the existing param_groups are changed in place.
+        """Go on from a `state_dict()`; the existing parameter groups are changed in place.
 
-        Raises ValueError when it was saved by another variant.
+        Raises:
+            ValueError: Another variant saved it, or a group has an impossible value.
         """
         if saved.get("variant") != self.name:
             raise ValueError(
@@ -268,30 +413,90 @@ class Variant(ABC):
                 f"and this is {self.name!r}; load it into the same variant"
             )
         # torch keeps the tensors it is given, and the next step would change them in `saved`.
-        saved = copy.deepcopy(dict(saved))
+        of_base = copy.deepcopy(dict(saved))
+        memory = of_base.pop("memory")
+        own = self._own_knobs()
+        check_values(of_base["param_groups"], self.knobs(), own)
         groups = self.base.param_groups
-        self.base.load_state_dict(saved["base"])
+        self.base.load_state_dict(of_base)
         for group, loaded in zip(groups, self.base.param_groups, strict=True):
+            # A group keeps a knob of its own that the saved one did not have.
+            kept = {word: group[word] for word in own if word in group}
             group.clear()
-            group.update(loaded)
-        self._numbers_as_saved(saved["base"])
+            group.update({**kept, **loaded})
         # torch puts new dicts in place of the old ones, which others may hold.
         self.base.param_groups = groups
-        self.state = self._at_home(saved["state"])
+        self._numbers_as_saved(of_base)
+        self.memory = self._at_home(memory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own keeps the groups only. A scheduler's wrapper of `step` must not be copied.
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "_"}
+
+    def first_step(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise TypeError: a variant makes both passes of SAM in one call of `step`."""
+        raise TypeError(
+            f"{type(self).__name__} makes all its passes in one call, in place of first_step and "
+            f"second_step: {HOW_TO_STEP}"
+        )
+
+    second_step = first_step
+
+    def _check_base(self) -> None:
+        me = type(self).__name__
+        if isinstance(self.base, Variant):
+            raise TypeError(
+                f"the base of {me} is a {type(self.base).__name__}, which has a base of its own; "
+                f"one variant is enough: {me}(torch.optim.SGD(model.parameters(), lr=...))"
+            )
+        if not isinstance(self.base, self.base_type):
+            wanted = self.base_type.__name__
+            example = "SGD" if wanted == "Optimizer" else wanted
+            raise TypeError(
+                f"the base of {me} must be a torch.optim.{wanted}, "
+                f"not {type(self.base).__name__}: "
+                f"{me}(torch.optim.{example}(model.parameters(), lr=...))"
+            )
+        for never, why in NEVER_BASES.items():
+            if isinstance(self.base, never):
+                raise TypeError(
+                    f"{why}; the nearest base is Adam: "
+                    f"{me}(torch.optim.Adam(model.parameters(), lr=...))"
+                )
+        if not self.parameters:
+            raise ValueError(f"the base optimizer of {me} has no parameters")
+
+    def _own_knobs(self) -> tuple[str, ...]:
+        """Return the knobs that a group may have, but those whose word is the base's own."""
+        return tuple(k for k in self.knobs_of_groups() if k not in self.base.defaults)
+
+    def _take_in_groups(self) -> None:
+        """Check the groups if there are new ones, and make room for them in `memory`."""
+        if self._known == len(self.parameters):
+            return
+        groups, of_base = self.base.param_groups, self.base.defaults
+        check_groups(type(self).__name__, groups, of_base, self.knobs(), self._own_knobs())
+        self._known = len(self.parameters)
+        for memory in (self.memory, *self.memory.get("chunks", ())):
+            for name, value in memory.items():
+                if isinstance(value, list) and name != "chunks":
+                    memory[name] = value + [None] * (self._known - len(value))
 
     def _numbers_as_saved(self, base: Mapping[str, Any]) -> None:
-        """Undoes what torch does to a base's numbers but `step`: it takes them for tensors like
-        the parameter, of its dtype and on its device."""
+        """Undo what torch does to the base's numbers other than `step` when it loads them.
+
+        It takes them for tensors like the parameter, of its dtype and on its device.
+        """
         indices = (i for group in base["param_groups"] for i in group["params"])
         for index, p in zip(indices, self.parameters, strict=True):
             saved, loaded = base["state"].get(index, {}), self.base.state.get(p, {})
             for name in _NUMBERS & saved.keys():
                 loaded[name] = saved[name].to(loaded["step"].device)
 
-    def _at_home(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state with its tensors on the devices of the parameters."""
-        found = dict(state)
-        for name, value in state.items():
+    def _at_home(self, memory: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the memory with its tensors on the devices of the parameters."""
+        found = dict(memory)
+        for name, value in memory.items():
             if name == "chunks":
                 found[name] = [self._at_home(chunk) for chunk in value]
             elif isinstance(value, list):

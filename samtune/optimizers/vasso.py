@@ -14,13 +14,13 @@ from samtune.optimizers.tensors import Gradients, along
 
 @dataclass(eq=False, kw_only=True)
 class VaSSO(SAM):
-    """SAM that perturbs along a running mean of the gradient, less noisy than that of a batch:
+    """SAM that perturbs along a running mean of the gradient, less noisy than that of a batch.
 
         e  <- (1 - theta) e + theta g           e = g in the first step
         eps = rho e / ||e||
         w  <- Base(w, grad L_B(w + eps))
 
-    The opposite of Friendly SAM, which takes the mean away. `theta` 1 is SAM.
+    Friendly SAM does the opposite and takes the mean away. `theta` 1 is SAM.
     """
 
     name = "vasso"
@@ -35,17 +35,18 @@ class VaSSO(SAM):
     )
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        g = oracle.grad(self.parameters)
+        """Return grad L_B(w + rho e / ||e||)."""
+        g = self.gradient(oracle)
         e = self._mean_with(self.masked(g, oracle))
-        with self.perturbed(*along(e, self.radius), keep=True):
-            return oracle.grad(self.parameters)
+        with self.ascended(*along(e, self.radius), keep=True):
+            return self.gradient(oracle)
 
     def _mean_with(self, g: Gradients) -> Gradients:
-        """The new mean, None where g is; `state` has it."""
-        means: Gradients = list(self.state.get("mean") or [None] * len(g))
+        """Return the new mean, None where g is None; `memory` has it."""
+        means: Gradients = list(self.memory.get("mean") or [None] * len(g))
         seen = [(d, m) for d, m in zip(g, means, strict=True) if d is not None and m is not None]
         if seen:
             # The new mean, in place on the tensors of g.
             torch._foreach_lerp_([d for d, _ in seen], [m for _, m in seen], 1 - self.theta)
-        self.state["mean"] = [m if d is None else d for d, m in zip(g, means, strict=True)]
+        self.memory["mean"] = [m if d is None else d for d, m in zip(g, means, strict=True)]
         return g

@@ -10,6 +10,7 @@ import torch
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired
+from samtune.optimizers.reals import real
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients, accumulate_, along
 
@@ -18,15 +19,15 @@ _BELOW_ONE = math.nextafter(1.0, 0.0)
 
 @dataclass(eq=False, kw_only=True)
 class WSAM(SAM):
-    """Sharpness as a term of its own, in a weight of choice:
+    """Sharpness as a term of its own, in a weight of choice.
 
         g   = grad L_B(w),   h = grad L_B(w + rho g / ||g||),   a = gamma / (1 - gamma)
         w  <- Base(w, g)   and then   w <- w - lr a (h - g)     decouple: true
         w  <- Base(w, g + a (h - g))                            decouple: false
 
-    Decoupled, the sharpness h - g passes by the base optimizer's momentum and preconditioner.
-    gamma = 0.5 is SAM where coupled, gamma = 0 the base optimizer; the coupled form is the
-    penalised gradient norm of Zhao et al. (ICML 2022, arXiv 2202.03599).
+    In the decoupled form the sharpness h - g does not go through the base optimizer's momentum and
+    preconditioner. The coupled form with gamma = 0.5 is SAM, and gamma = 0 is the base optimizer;
+    the coupled form is the penalised gradient norm of Zhao et al. (ICML 2022, arXiv 2202.03599).
     `clip` bounds g, along which the base descends, and a (h - g), each by itself.
     """
 
@@ -50,19 +51,21 @@ class WSAM(SAM):
 
     @property
     def weight(self) -> float:
-        """a = gamma / (1 - gamma), the sharpness's weight against the loss's."""
+        """The weight of the sharpness against the loss, a = gamma / (1 - gamma)."""
         return self.gamma / (1 - self.gamma)
 
     def direction(self, oracle: GradientOracle) -> Gradients:
+        """Return g, or g + a (h - g) in the coupled form; keep a (h - g) for `update`."""
         self._sharpness, self._batch = [None] * len(self.parameters), len(oracle)
         direction = super().direction(oracle)
         self._sharpness = oracle.shared(self._sharpness)
         return direction
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
-        g = oracle.grad(self.parameters)
-        with self.perturbed(*along(self.masked(g, oracle), self.radius), keep=True):
-            h = oracle.grad(self.parameters)
+        """Return g, or g + a (h - g) in the coupled form, where h has an entry."""
+        g = self.gradient(oracle)
+        with self.ascended(*along(self.masked(g, oracle), self.radius), keep=True):
+            h = self.gradient(oracle)
         clean, d = paired(g, h)
         if not self.decouple:
             # lerp is exact at both ends, so that gamma of 0 and 0.5 are their reductions.
@@ -74,13 +77,16 @@ class WSAM(SAM):
         return [None if t is None else next(rest) for t in h]
 
     def update(self, direction: Gradients) -> None:
+        """Step the base along g; then, in the decoupled form, w <- w - lr a (h - g)."""
         super().update(direction)
         self.clip_(self._sharpness)
         sharpness, self._sharpness = iter(self._sharpness), []
         for group in self.base.param_groups:
             pairs = [
-                (p, s) for p, s in zip(group["params"], sharpness, strict=False) if s is not None
+                (real(p), s)
+                for p, s in zip(group["params"], sharpness, strict=False)
+                if s is not None
             ]
             if pairs:
                 alpha = -float(group["lr"])
-                torch._foreach_add_([p for p, _ in pairs], [s for _, s in pairs], alpha=alpha)
+                torch._foreach_add_([w for w, _ in pairs], [s for _, s in pairs], alpha=alpha)

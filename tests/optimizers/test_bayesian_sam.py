@@ -28,11 +28,11 @@ def test_bayesian_sam_on_q(n, w, s):
     variant.noise = lambda _: [torch.tensor(n, dtype=torch.float64) / 10]
     on_q(variant, model)
     close(model.weight, w)
-    close(variant.state["s"][0], s)
+    close(variant.memory["s"][0], s)
     if not any(n):
         on_q(variant, model)
         close(model.weight, (2.324309984806525, -0.385473497566956))
-        close(variant.state["s"][0], (1.004160834332034, 1.003979325980829))
+        close(variant.memory["s"][0], (1.004160834332034, 1.003979325980829))
 
 
 def test_bayesian_sam_without_noise_is_unnormalised_sam():

@@ -61,7 +61,7 @@ def _process(rank: int, file: str) -> None:
         for x, y in DATA:
             _step(variant, model, x, y, rank, sync_perturbation=False)
         found["unsynchronised", name] = problems.weights(model)
-        found["state", name] = variant.state
+        found["state", name] = variant.memory
     model = seeded(plain_net)
     variant = make("esam", model, gamma=0.1)
     steps = [_step(variant, model, x, y, rank, sync_perturbation=False) for x, y in DATA[:4]]
@@ -136,7 +136,7 @@ def _deciding(rank: int) -> dict[str, object]:
         ]
         found[f"passes {check}"] = [len(r.outputs) < r.forward_samples for r in passes]
         found[f"weights {check}"] = problems.weights(model)
-    state = dict(variant.state)
+    state = dict(variant.memory)
     x, y = (t[rank * 8 :][:8] for t in DATA[0])
     oracle = GradientOracle(
         model,
@@ -147,7 +147,7 @@ def _deciding(rank: int) -> dict[str, object]:
         sync_perturbation=False,
         check_finite=True,
     )
-    found["skipped"] = variant.step(oracle).skipped and variant.state == state
+    found["skipped"] = variant.step(oracle).skipped and variant.memory == state
     found["weights after"] = problems.weights(model)
     return found
 
@@ -208,8 +208,8 @@ def test_without_synchronisation_it_is_m_sharpness(two, name):
         variant.m = HALF[len(x)]
         variant.step(GradientOracle(model, x, y, loss_fn))
     same(two, ("unsynchronised", name), problems.weights(model))
-    if "chunks" in variant.state:
-        for process, chunk in zip(two, variant.state["chunks"], strict=True):
+    if "chunks" in variant.memory:
+        for process, chunk in zip(two, variant.memory["chunks"], strict=True):
             mine = {k: v for k, v in process["state", name].items() if k in chunk}
             torch.testing.assert_close(mine, chunk, rtol=1e-9, atol=1e-12)
 

@@ -37,7 +37,7 @@ def test_look_sam_on_q(alpha, w):
     variant = LookSAM(base, rho=0.5, k=2, alpha=alpha)
     on_q(variant, model)
     close(model.weight, (2.67, 0.44))
-    v = variant.state["v"][0] / variant._length()
+    v = variant.memory["v"][0] / variant._length()
     close(v, torch.tensor([-0.8, 0.6]), rtol=1e-7)
     on_q(variant, model)
     close(model.weight, w)
@@ -76,7 +76,7 @@ def test_auto_alpha_is_the_share_at_the_refresh():
     base = torch.optim.SGD(model.parameters(), lr=0.1)
     variant = LookSAM(base, rho=0.5, k=2, alpha="auto")
     on_q(variant, model)
-    close(variant.state["v"][0].norm() / variant._length(), 0.72 / 5)
+    close(variant.memory["v"][0].norm() / variant._length(), 0.72 / 5)
 
 
 def test_look_sam_is_exact_on_a_long_float32_vector():
@@ -99,7 +99,7 @@ def test_look_sam_is_exact_on_a_long_float32_vector():
     seen = perturbations(variant)
     x = torch.zeros(1, 1)
     variant.step(GradientOracle(model, x, x, problems.value))
-    v = variant.state["v"][0].double() / variant._length().double()
+    v = variant.memory["v"][0].double() / variant._length().double()
     assert v.norm().item() == pytest.approx(1, rel=2e-5)
     g = (model.curvature * model.w.detach()).double()
     assert abs(torch.dot(v, g / g.norm()).item()) < 2e-5
@@ -120,7 +120,7 @@ def test_nothing_is_reused_where_the_hessian_is_isotropic():
         variant = make("look_sam", model, k=2)
         x = torch.zeros(2, 1, dtype=dtype)
         variant.step(GradientOracle(model, x, x, problems.value))
-        assert variant._length().isinf() and variant.state["v"][0].isfinite().all()
+        assert variant._length().isinf() and variant.memory["v"][0].isfinite().all()
 
 
 def test_look_layer_sam_perturbs_each_layer_by_its_weights():

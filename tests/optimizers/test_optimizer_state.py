@@ -60,10 +60,10 @@ def test_loading_changes_the_groups_in_place(name):
     scheduler.step()
     optimizer.load_state_dict(saved)
     assert optimizer.base.param_groups is groups and groups[0] is group
-    assert group["lr"] == saved["base"]["param_groups"][0]["lr"]
+    assert group["lr"] == saved["param_groups"][0]["lr"]
     assert group["params"][0] is model[0].weight
     train(optimizer, model, batches(2))
-    for key in ("base", "state"):
+    for key in ("state", "param_groups", "memory"):
         torch.testing.assert_close(saved[key], kept[key], rtol=0, atol=0)
 
 
@@ -73,7 +73,7 @@ def test_loading_another_variants_state():
     with pytest.raises(ValueError, match=r"saved by 'sam', and this is 'asam'"):
         make("asam", model).load_state_dict(saved)
     with pytest.raises(ValueError, match="saved by 'something else'"):
-        make("asam", model).load_state_dict(saved["base"])
+        make("asam", model).load_state_dict(torch.optim.SGD(model.parameters()).state_dict())
 
 
 @dataclass(eq=False, kw_only=True)
@@ -85,19 +85,19 @@ class Seam(Variant):
     period: int = knob(2, low=1, doc="steps per refresh", source="-")
 
     def direction(self, oracle):
-        t = self.state.get("t", 0)
-        self.state["t"] = t + 1
+        t = self.memory.get("t", 0)
+        self.memory["t"] = t + 1
         g = oracle.grad(self.parameters)
         if t % self.period == 0:
             clean = oracle.sample_losses
             with self.perturbed(g, 0.1):
                 sharp = oracle.losses() - clean
                 g = oracle.grad(self.parameters, sharp.topk(len(oracle) // 2).indices)
-        if "mean" not in self.state:
-            self.state["mean"] = [None if d is None else torch.zeros_like(d) for d in g]
-        pairs = [(m, d) for m, d in zip(self.state["mean"], g, strict=True) if d is not None]
+        if "mean" not in self.memory:
+            self.memory["mean"] = [None if d is None else torch.zeros_like(d) for d in g]
+        pairs = [(m, d) for m, d in zip(self.memory["mean"], g, strict=True) if d is not None]
         torch._foreach_lerp_([m for m, _ in pairs], [d for _, d in pairs], 0.1)
-        return [None if m is None else m.clone() for m in self.state["mean"]]
+        return [None if m is None else m.clone() for m in self.memory["mean"]]
 
 
 def test_a_variant_with_state_and_changing_cost():

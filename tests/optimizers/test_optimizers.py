@@ -156,7 +156,7 @@ def test_an_exception_in_any_pass_leaves_no_trace(name, m):
     train(optimizer, model, batches(2))
 
     def found():
-        return model.state_dict(), optimizer.state, optimizer.base.state_dict()["state"]
+        return model.state_dict(), optimizer.memory, optimizer.base.state_dict()["state"]
 
     before = copy.deepcopy(found())
     for when in itertools.count(1):

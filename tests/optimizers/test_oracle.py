@@ -26,8 +26,8 @@ every_backward = pytest.mark.parametrize(
 
 
 def snapshot(model: nn.Module, variant) -> object:
-    base = variant.state_dict()["base"]["state"]
-    return copy.deepcopy((dict(model.state_dict()), base, variant.state))
+    base = variant.state_dict()["state"]
+    return copy.deepcopy((dict(model.state_dict()), base, variant.memory))
 
 
 def dropout_net() -> nn.Module:

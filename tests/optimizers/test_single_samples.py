@@ -88,7 +88,7 @@ def test_the_fisher_mask_is_of_the_weights_with_most_information():
         chosen = information.topk(live).indices
         expected.append(torch.zeros_like(information).index_fill_(0, chosen, 1))
         train(optimizer, model, [(x, y)])
-        masks.append(flat(optimizer.state["mask"]))
+        masks.append(flat(optimizer.memory["mask"]))
     # Taken in the first step, kept for the second, taken anew in the third.
     assert torch.equal(masks[0], expected[0]) and torch.equal(masks[1], masks[0])
     assert torch.equal(masks[2], expected[2]) and not torch.equal(masks[2], masks[0])
@@ -101,12 +101,12 @@ def test_a_mask_taken_once_stays_and_resumes():
     train(make("sparse_sam", whole, **knobs), whole, batches(4))
     first = make("sparse_sam", second, **knobs)
     train(first, second, batches(4)[:2])
-    mask = flat(first.state["mask"])
+    mask = flat(first.memory["mask"])
     resumed = make("sparse_sam", second, **knobs)
     resumed.load_state_dict(first.state_dict())
     train(resumed, second, batches(4)[2:])
     assert torch.equal(weights(second), weights(whole))
-    assert torch.equal(flat(resumed.state["mask"]), mask)
+    assert torch.equal(flat(resumed.memory["mask"]), mask)
 
 
 @pytest.mark.parametrize("name", ["fisher_sam", "sparse_sam"])
@@ -125,4 +125,4 @@ def test_an_infinite_sample_skips_the_step(name):
     [(x, y)] = batches(1)
     assert optimizer.step(GradientOracle(model, x, y, loss, check_finite=True)).skipped
     assert calls == [16, 1, 1, 1, 1]
-    assert torch.equal(weights(model), before) and optimizer.state == {}
+    assert torch.equal(weights(model), before) and optimizer.memory == {}

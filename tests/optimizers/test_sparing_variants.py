@@ -60,8 +60,8 @@ def test_ae_sam_decides_by_the_gradients_history():
         used.append(len(eps) > count)
         assert used[-1] == (n >= mu + variance**0.5)
     assert used == [True, False, True, False, True]
-    assert optimizer.state["mu"] == pytest.approx(mu, rel=1e-12)
-    assert optimizer.state["variance"] == pytest.approx(variance, rel=1e-12)
+    assert optimizer.memory["mu"] == pytest.approx(mu, rel=1e-12)
+    assert optimizer.memory["variance"] == pytest.approx(variance, rel=1e-12)
 
 
 def test_ae_sam_turns_to_sam_as_training_goes_on():
@@ -109,7 +109,7 @@ def test_sparse_sam_replaces_the_smallest_gradients():
     for i, batch in enumerate(data):
         gs.append(gradients(model, *batch))
         train(optimizer, model, [batch], i, of=4)
-        masks.append(flat(optimizer.state["mask"]) > 0)
+        masks.append(flat(optimizer.memory["mask"]) > 0)
     assert torch.equal(masks[0], masks[1]) and torch.equal(masks[2], masks[3])
     old, new, g = masks[1], masks[2], gs[2].abs()
     live = int(old.sum())
@@ -134,7 +134,7 @@ def test_sparse_sam_keeps_the_mask_of_a_tensor_without_a_gradient():
     eps, masks = perturbations(optimizer), []
     for model.uses in (True, False, True):
         train(optimizer, model, batches(1))
-        masks.append(optimizer.state["mask"])
+        masks.append(optimizer.memory["mask"])
     assert not torch.equal(masks[1][0], masks[0][0])
     assert torch.equal(masks[1][2], masks[0][2])
     assert torch.equal((eps[2][2] != 0).double(), masks[2][2]) and (eps[2][2] == 0).any()

@@ -116,7 +116,7 @@ def test_friendly_second_step_on_q():
     on_q(optimizer, model, 2)
     close(seen[1][0], (-0.072874143480812, -0.494660852718242))
     close(model.weight, (2.410287414348081, 0.461864341087297))
-    close(optimizer.state["mean"][0], (2.967, 3.776))
+    close(optimizer.memory["mean"][0], (2.967, 3.776))
 
 
 def test_vasso_second_step_on_q():

@@ -1,0 +1,104 @@
+"""Parameter groups: what a variant accepts in the groups of its base optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from samtune.optimizers.knobs import Knob, KnobError, nearest
+
+Group = dict[str, Any]
+
+_OF_OTHERS = {
+    *("params", "param_names", "name"),
+    *("initial_lr", "swa_lr", "lr_scale", "max_lr", "min_lr", "max_momentum", "base_momentum"),
+}
+"""Words that torch, learning-rate schedulers and loggers put into groups."""
+
+_IMPOSSIBLE = {
+    "maximize": "a variant descends only; give it the loss with the opposite sign, "
+    "`lambda outputs, targets: -loss_fn(outputs, targets)`",
+    "differentiable": "a variant's step keeps no graph to differentiate through",
+}
+
+
+def check_groups(
+    owner: str,
+    groups: Sequence[Group],
+    of_base: Iterable[str],
+    knobs: Mapping[str, Knob],
+    own: Iterable[str],
+) -> None:
+    """Check every group, and bring the values of its knobs into their types.
+
+    Args:
+        owner: the variant's class, for messages.
+        groups: the base optimizer's parameter groups.
+        of_base: words that the base optimizer understands.
+        knobs: the variant's knobs.
+        own: those of the knobs that a group may have for itself.
+
+    Raises:
+        ValueError: A parameter stands twice, or a group has an unknown or impossible word.
+    """
+    _check_parameters(groups)
+    known = {*_OF_OTHERS, *of_base, *own}
+    for number, group in enumerate(groups):
+        for word in sorted(group.keys() - known):
+            if word in knobs:
+                raise KnobError(
+                    f"parameter group {number} has {word}, which {owner} has for all groups "
+                    f"alike: {owner}(base, {word}={group[word]!r})"
+                )
+            raise KnobError(
+                f"parameter group {number} has the unknown word {word!r}"
+                f"{nearest(word, known)} (it may have: {', '.join(sorted(known - _OF_OTHERS))})"
+            )
+        _check_options(number, group, owner)
+    check_values(groups, knobs, own)
+
+
+def check_values(groups: Sequence[Group], knobs: Mapping[str, Knob], own: Iterable[str]) -> None:
+    """Bring the values of the groups' knobs into their types; raise KnobError if one cannot be."""
+    own = tuple(own)
+    for number, group in enumerate(groups):
+        for word in own:
+            if word in group:
+                try:
+                    group[word] = knobs[word].check(group[word])
+                except KnobError as error:
+                    raise KnobError(f"parameter group {number}: {error}") from error
+
+
+def _check_options(number: int, group: Group, owner: str) -> None:
+    """Raise ValueError for an option of the base with which a variant cannot work."""
+    for word, why in _IMPOSSIBLE.items():
+        if group.get(word):
+            raise ValueError(f"the base of {owner} has {word}=True in group {number}: {why}")
+    if group.get("capturable") and any(p.device.type == "cpu" for p in group["params"]):
+        raise ValueError(
+            f"the base of {owner} has capturable=True in group {number}, whose parameters are on "
+            "the CPU; CUDA graphs capture steps on a GPU only, so leave it out"
+        )
+
+
+def _check_parameters(groups: Sequence[Group]) -> None:
+    """Raise ValueError where two entries of the groups are one tensor."""
+    seen: dict[Any, str] = {}
+    for number, group in enumerate(groups):
+        names = group.get("param_names") or []
+        for place, p in enumerate(group["params"]):
+            name = names[place] if place < len(names) else f"parameter {place} of group {number}"
+            here = f"{name}, shape {tuple(p.shape)},"
+            # Two parameters may share their memory, too. An empty one has none.
+            keys: list[Any] = [id(p)]
+            if p.numel():
+                storage = p.untyped_storage()
+                keys.append((storage, p.storage_offset(), tuple(p.shape), p.stride()))
+            for key in keys:
+                if key in seen:
+                    raise ValueError(
+                        f"{here} is the same tensor as {seen[key]} and would be perturbed twice; "
+                        "list tied weights once: list(dict.fromkeys(parameters))"
+                    )
+            seen |= dict.fromkeys(keys, here.rstrip(","))
