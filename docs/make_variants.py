@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import runpy
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from samtune.optimizers import BASES, VARIANTS, Knob, Variant
@@ -112,43 +114,48 @@ ABOUT: dict[str, About] = {
 
 _HEAD = """# Variants
 
-Made by `python -m samtune.optimizers` from the code. `g` is the gradient of the batch's mean loss
-at the weights `w`, `h` the one at `w + eps`, `d` what the base optimizer descends along, and
-`‖·‖` one L2 norm over all perturbed tensors. Passes are forward/backward over a batch, at the
-knobs' defaults; copies are extra models, next to weights, one gradient and the base's state.
+`python -m samtune.optimizers > docs/variants.md` makes this page from the code. `g` is the
+gradient of the batch's mean loss at the weights `w`, `h` is the gradient at `w + eps`, `d` is what
+the base optimizer descends along, and `‖·‖` is one L2 norm over all perturbed tensors. Passes are
+forward and backward passes over a batch, at the default knobs. Copies are extra models, besides
+the weights, one gradient and the state of the base.
 """
 
-_NOT_HERE = """
+_GROUPS = """
+## Parameter groups
+
+A parameter group may have its own radius and its schedule (`rho`, or `rho_max` for GSAM and
+`grad_rho` for GAM; `rho_schedule`, `rho_min`), ASAM's and Fisher SAM's `eta`, ASAM's
+`normalize_bias`, GAM's `grad_norm_rho`, and each knob of Bayesian SAM but `dafactor`, `m` and
+`clip`: `[{"params": a, "rho": 0.0}, {"params": b}]`. Norms still run over all groups. Any other
+knob of a variant, an unknown word, and a weight that is listed twice are errors.
+
 ## Not here
 
-- SAF and MESA (Du et al., NeurIPS 2022, arXiv 2205.14083) add a term to the loss, the divergence
-  from the model's own outputs some epochs ago, or from those of an averaged model. A variant sees
-  gradients only, by design: SAF would need the identities of the samples and a table of outputs
-  over the training set, MESA a second model inside the loss. Both belong into a trainable.
+SAF and MESA (Du et al., NeurIPS 2022, arXiv 2205.14083) add a term to the loss: the divergence
+from the model's own outputs some epochs ago, or from those of an averaged model. A variant sees
+gradients only. SAF would need the identities of the samples and a table of outputs over the
+training set, MESA a second model inside the loss. Both belong into a trainable.
 
-## Where a rule has an edge
+## Special cases
 
-- LookSAM's `interval` is `k`; Momentum-SAM and Bayesian SAM have one kind of step, and so none.
-- Bayesian SAM has schedules of its `rho`, the length of the ascent in units of `g / s`, and no
-  `params`: its noise and its ascent belong to a posterior over all weights, whose bound has no
-  form for some of them. It keeps two copies, `s` and its momentum, which elsewhere is the base's.
-- AE-SAM decides on the host whether to make a second pass: that is how it saves one. It waits for
-  the device once in each step that decides. A choice on the device would have to make both passes,
-  and one by an earlier gradient would be another method. No other variant waits in one process.
-- Friendly SAM and VaSSO keep the old mean gradient beside the new one until the last pass is over,
-  a copy more than their equations need: a pass that is not finite, or fails, then leaves no trace.
-  That is as few as go with it. At `w + eps` the step may end with either mean, and neither follows
-  from what else is there: a gradient read off `w + eps` has lost its low bits, and undoing the
-  mean's step rounds.
+- The interval of LookSAM is `k`. Momentum-SAM and Bayesian SAM have one kind of step, and so no
+  `interval`.
+- Bayesian SAM has no `params`: its noise and its ascent belong to a posterior over all weights. It
+  keeps two copies, `s` and its momentum; elsewhere the momentum is in the state of the base.
+- AE-SAM decides on the host if it makes a second pass, and so waits for the device once in each
+  step that decides. No other variant waits in a single process.
+- Friendly SAM and VaSSO keep the old mean gradient next to the new one until the last pass is
+  over, a copy more than their equations need: a pass that fails or is not finite changes nothing.
 - Over several processes every variant makes the step that one process makes of the whole batch,
-  where `m` does not cut it into other parts. ESAM and K-SAM choose from all of it, and wait for
-  the device, once a step, to learn how many of the chosen samples are whose.
-- Forms that need gradients of single samples, `fisher: sample` and `mask: fisher`, make a pass for
-  each, in which BatchNorm sees that sample alone (and BatchNorm1d refuses to).
-- Random masks and noise follow the order of the elements in memory, and so cost weights in
-  channels_last no copy: one seed draws other ones there than in contiguous weights.
-- Sparse SAM's copies are those of an ordinary step; one that updates the mask has 4 and the places
-  of the weights that it replaces, for a moment.
+  unless `m` cuts it into other parts. ESAM and K-SAM choose samples from all of it, and wait for
+  the device once per step to know which of the chosen ones are in their own part.
+- `fisher: sample` and `mask: fisher` need gradients of single samples, and make one pass per
+  sample. BatchNorm sees that sample alone, which BatchNorm1d refuses.
+- Random masks and noise follow the order of the elements in memory. The same seed draws other ones
+  for weights in channels_last than for contiguous weights.
+- A step of Sparse SAM that updates the mask needs 4 copies for a moment, and the places of the
+  weights that it replaces.
 
 ## Base optimizers
 
@@ -169,9 +176,37 @@ not. Rprop uses `lr` in its first step only, so no schedule acts on it. ASGD kee
 weights, which samtune does not evaluate. Adafactor waits for the device in each step.
 """
 
+_DIFFERENCES = """
+## Where others differ
+
+Numbers from other code may not be reached with the same settings here, and the other way round.
+`python docs/differences.py` makes this table: both sides train a small network with BatchNorm on
+the same 30 batches. The last columns are the distance between their weights, as a share of the way
+that samtune's weights have gone.
+
+{table}
+
+Known from their code, and not measured here:
+
+- davda54/sam, pytorch_optimizer and torch-unified-SAM-optimization leave the base optimizer's
+  momentum out of `state_dict()`, so a resumed run is another one.
+- dydjw9/Efficient_SAM, SamsungLabs/ASAM and bSAM's code let BatchNorm's statistics move in every
+  pass, here they move once per step.
+- davda54/sam with `no_sync()` around `backward()` alone still averages the gradients of all
+  processes; `sync_perturbation=False` here does what its README describes.
+- rollovd/LookSAM and pytorch_optimizer project and rescale g_v tensor by tensor, the paper and
+  samtune over all weights (`tests/optimizers/test_peers.py`).
+- torch-unified-SAM-optimization takes FisherSAM's radius from `--gamma` and ignores `--rho`.
+- GSAM's `adaptive` is rho |w| g / ||g|| in the authors' JAX code, and ASAM's T^2 in PyTorch ports.
+- MarlonBecker/MSAM leaves the weights perturbed between steps; evaluate them after its move back.
+- google-research/sam clips the direction at a norm of 5 (`clip: 5` here).
+- pytorch_optimizer's BSAM never takes its perturbations back.
+"""
+
 
 def document() -> str:
     """Return the page, as Markdown."""
+    differences = runpy.run_path(str(Path(__file__).with_name("differences.py")))
     rows = [_row(name, variant) for name, variant in VARIANTS.items()]
     heads = ("Name", "Class", "Paper", "Rule", "Passes", "Copies", "Knobs", "Reductions")
     shared = [_knob(k) + f" - {k.doc}" for k in _shared().values()]
@@ -183,9 +218,10 @@ def document() -> str:
             *rows,
             "\nKnobs are given as `name` default (safe range). Perturbing variants also have:\n",
             *(f"- {line}" for line in shared),
-            _NOT_HERE.rstrip() + "\n",
+            _GROUPS,
             *(_base(name) for name in BASES),
-            _OTHER_BASES,
+            _OTHER_BASES.rstrip(),
+            _DIFFERENCES.format(table=differences["table"]()),
         ]
     )
 
