@@ -50,6 +50,7 @@ class Best:
     Attributes:
         run: Name of the run.
         space: Name of the space.
+        trainable: Reference of the trainable.
         trial: The trial's number within the space.
         value: Its metric at its full budget, as the search saw it.
         repeats: How many repeats on fresh seeds have completed.
@@ -61,6 +62,7 @@ class Best:
 
     run: str
     space: str
+    trainable: str
     trial: str
     value: float
     repeats: int
@@ -127,6 +129,7 @@ class Run:
         return Best(
             run=self.name,
             space=winner.study.name,
+            trainable=winner.trial.config.trainable,
             trial=str(winner.trial.number),
             value=winner.value,
             repeats=winner.repeats,

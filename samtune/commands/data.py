@@ -1,22 +1,20 @@
-"""Data sets: what there is, getting one ready, and whether they are whole."""
+"""The commands for data sets: list, fetch and check them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from samtune.commands.options import json_option, quiet_option
-
-if TYPE_CHECKING:
-    from trainables.datasets.catalogue import Entry
+from samtune.terminal import say
+from trainables.datasets.catalogue import Entry, check, checked_entries, entries, fetch
+from trainables.datasets.store import root
 
 
 def _use_root(_: click.Context, __: click.Parameter, folder: Path | None) -> None:
@@ -29,13 +27,13 @@ root_option: Callable[[Any], Any] = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     expose_value=False,
     callback=_use_root,
-    help="Where data sets are kept; else SAMTUNE_DATA_ROOT, else samtune/data in your cache.",
+    help="Folder of the data sets; without it, SAMTUNE_DATA_ROOT, or samtune/data in your cache.",
 )
 size_option = click.option(
     "--image-size",
     type=click.IntRange(0, 1024),
     default=0,
-    help="Side that images of a folder are resized and cut to; 0 keeps theirs (imagenet: 224).",
+    help="Side length to which images are resized and cropped; 0 keeps it (imagenet: 224).",
 )
 
 
@@ -48,9 +46,7 @@ def data() -> None:
 @root_option
 @json_option
 def list_sets(as_json: bool) -> None:
-    """Every data set: whether it is there, where, and how to get it."""
-    from trainables.datasets.catalogue import entries
-
+    """List every data set, where it is, and how to get it."""
     _show(list(entries()), as_json)
 
 
@@ -59,23 +55,22 @@ def list_sets(as_json: bool) -> None:
 @click.option(
     "--from-file",
     type=click.Path(path_type=Path),
-    help="The set's official archive, carried here by hand; nothing is downloaded.",
+    help="The set's official archive, if you have it already; nothing is downloaded.",
 )
 @size_option
 @root_option
 @quiet_option
 def fetch_set(name: str, from_file: Path | None, image_size: int, quiet: bool) -> None:
-    """Downloads and checks a data set, and maps it for trials to share.
+    """Download and check a data set, and map it for trials to share.
 
-    NAME is one that `samtune data list` tells, or folder:/path or parquet:/path, whose images are
-    mapped; parquet:/path#column takes the labels of that column. No other command downloads.
+    NAME is one that `samtune data list` shows, or folder:/path or parquet:/path, whose images are
+    mapped. parquet:/path#column takes the labels from that column. No other command downloads
+    anything.
     """
-    from trainables.datasets.catalogue import check, fetch
-
-    fetch(name, from_file, image_size, _quiet if quiet else partial(click.echo, err=True))
+    fetch(name, from_file, image_size, _say_nothing if quiet else say)
     entry = check(name, image_size)
     if not quiet:
-        click.echo(f"{entry.name}: {entry.note}, in {entry.where}", err=True)
+        say(f"{entry.name}: {entry.note}, in {entry.where}")
 
 
 @data.command("check")
@@ -83,13 +78,11 @@ def fetch_set(name: str, from_file: Path | None, image_size: int, quiet: bool) -
 @size_option
 @root_option
 @json_option
-def check_sets(name: str | None, image_size: int, as_json: bool) -> None:
-    """Reads every byte of one set, or of all that are there; exit code 5 if one is wrong."""
-    from trainables.datasets.catalogue import check, checked_entries
-
+def check_sets(name: str | None, image_size: int, as_json: bool) -> int:
+    """Read every byte of one data set, or of all; exit code 5 if one is damaged."""
     found = [check(name, image_size)] if name else list(checked_entries())
     _show(found, as_json)
-    sys.exit(5 if any(entry.state == "damaged" for entry in found) else 0)
+    return 5 if any(entry.state == "damaged" for entry in found) else 0
 
 
 def _show(found: list[Entry], as_json: bool) -> None:
@@ -100,10 +93,8 @@ def _show(found: list[Entry], as_json: bool) -> None:
     width = max((len(entry.name) for entry in found), default=0)
     for entry in found:
         click.echo(f"{entry.name:{width}}  {entry.state:8} {entry.note}")
-    from trainables.datasets.store import root
-
-    click.echo(f"in {root()}", err=True)
+    say(f"in {root()}")
 
 
-def _quiet(_: str) -> None:
+def _say_nothing(_: str) -> None:
     pass

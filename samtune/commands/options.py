@@ -20,7 +20,7 @@ runs_option = click.option(
     default=Path("runs"),
     envvar="SAMTUNE_RUNS",
     show_default=True,
-    help="The folder that holds one folder a run.",
+    help="The folder that holds the runs, one folder per run.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 format_option = click.option(
@@ -30,13 +30,13 @@ format_option = click.option(
     default="table",
     show_default=True,
 )
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 set_option = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="WORD=VALUE",
-    help="Changes a value of the space: lr.max=0.3, task.label_noise=0, rho=0.05. Repeatable.",
+    help="Change a value of the space: lr.max=0.3, task.label_noise=0, rho=0.05. Repeatable.",
 )
 on_option = click.option(
     "--on",
@@ -55,14 +55,17 @@ def named(runs: Path, name: str) -> Run:
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--address`, and `--allow-open-ray`, which no command needs to know of."""
-    address = click.option("--address", help="A running Ray cluster to join; else one is started.")
+    """Add `--address`, and `--allow-open-ray`, which is kept in the environment."""
+    address = click.option(
+        "--address",
+        help="Address of a running Ray cluster; without it, Ray is started on this machine.",
+    )
     allow = click.option(
         "--allow-open-ray",
         is_flag=True,
         expose_value=False,
         callback=_allow_open_ray,
-        help="Start Ray even where RAY_AUTH_MODE=disabled lets everyone on the network use it.",
+        help="Start Ray even if RAY_AUTH_MODE=disabled lets everyone on the network use it.",
     )
     return address(allow(command))
 
@@ -78,18 +81,18 @@ _LAUNCH_OPTIONS = (
         "--storage",
         envvar="SAMTUNE_STORAGE",
         metavar="URL",
-        help="Where the run is copied to once a minute: a path, s3://bucket/folder, ...",
+        help="Copy the run there once a minute: a path, s3://bucket/folder, ...",
     ),
     click.option(
         "--ship-code",
         is_flag=True,
-        help="Send samtune and the trainable to a cluster that does not have them.",
+        help="Send samtune and your code to a cluster that does not have them.",
     ),
     click.option(
         "--log",
         multiple=True,
         type=click.Choice(["tensorboard", "wandb", "mlflow"]),
-        help="Also log to a folder of that name in the run's. Repeatable.",
+        help="Also log to a folder of that name in the run's folder. Repeatable.",
     ),
     click.option(
         "--hook",

@@ -1,4 +1,4 @@
-"""The command that asks what other rungs would have spent and found: `samtune replay`."""
+"""The command that estimates what other rungs would have spent and missed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from samtune.commands.options import json_option, runs_option
+from samtune.record.record import Record
+from samtune.views.replay import report, text
 
 
 @click.command()
@@ -18,8 +20,8 @@ from samtune.commands.options import json_option, runs_option
     multiple=True,
     required=True,
     metavar="WORD=VALUE,...",
-    help="A rule: mode=promote,grace=4,factor=3,tolerance=1; what is left out is as in the run. "
-    "Repeatable.",
+    help="A rule, such as mode=promote,grace=4,factor=3,tolerance=1; words that are left out are "
+    "as in the run. Repeatable.",
 )
 @click.option(
     "--slots", type=click.IntRange(1), default=1, show_default=True, help="Trials at a time."
@@ -41,9 +43,6 @@ def replay(
     Nothing is trained: this replays the curves of RUN, which must have run without early stopping
     (`--set asha.grace=BUDGET`, where BUDGET is the budget per trial).
     """
-    from samtune.record.record import Record
-    from samtune.views.replay import report, text
-
     with Record.open(runs, name, read_only=True) as record:
         studies = report(record, rules, slots, seeds)
     if as_json:

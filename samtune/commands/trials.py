@@ -1,7 +1,8 @@
-"""The commands that look into a run: its trials, one of them in full, the best one."""
+"""The commands that look into a run: its trials, one of them in full, and the best one."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Any
 import click
 
 from samtune.commands.board import csv_table, markdown_table, print_table
-from samtune.commands.options import format_option, json_option, runs_option
+from samtune.commands.options import format_option, json_option, named, runs_option
+from samtune.messages import clock, knob_list, unit
+from samtune.record.folder import RunError
+from samtune.record.record import Record
 from samtune.terminal import console_for
+from samtune.views.trials import BARS, sorted_trials, sparkline, trial_of, trials_of
 
 _PLOT_WIDTH = 60
 _STATES = ["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
@@ -26,7 +31,7 @@ space_option = click.option("--space", help="Only this space of the run.")
 @click.option(
     "--sort",
     type=click.Choice(["value", "used", "rung", "attempts", "state"]),
-    help="Else in the order in which they were proposed.",
+    help="Sort by this; without it, trials are listed in the order in which they were proposed.",
 )
 @runs_option
 @format_option
@@ -44,9 +49,6 @@ def trials(
 
     `samtune show NAME TRIAL` shows everything about one of them.
     """
-    from samtune.record.record import Record
-    from samtune.views.trials import sorted_trials, trials_of
-
     with Record.open(runs, name, read_only=True) as record:
         found = trials_of(record, space, state)
         if sort:
@@ -72,8 +74,7 @@ def trials(
 
 
 def _table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    from samtune.messages import knob_list
-
+    """Return the headings and the cells of a table of trials."""
     several = len({trial["space"] for trial in found}) > 1
     headings = ["trial", "state", "value", "rung", "used", "knobs", "attempts", "reason"]
     return headings, [
@@ -102,9 +103,6 @@ def show(name: str, trial: str, runs: Path, as_json: bool) -> None:
     This includes its knobs, attempts and events, its curve and the decisions of the rungs. TRIAL
     is a number. In a run of several spaces write the space as well, as in sam:5. r2 is repeat 2.
     """
-    from samtune.record.record import Record
-    from samtune.views.trials import trial_of
-
     with Record.open(runs, name, read_only=True) as record:
         found = trial_of(record, trial)
     if as_json:
@@ -114,8 +112,6 @@ def show(name: str, trial: str, runs: Path, as_json: bool) -> None:
 
 
 def _print_trial(trial: dict[str, Any]) -> None:
-    from samtune.messages import clock, knob_list, unit
-
     state = f"{trial['state']} ({trial['reason']})" if trial["reason"] else trial["state"]
     click.echo(f"{trial['run']}, {trial['space']}:{trial['trial']}: {state}")
     click.echo(f"  {trial['variant']} on {trial['base']}, {trial['origin']}")
@@ -130,8 +126,10 @@ def _print_trial(trial: dict[str, Any]) -> None:
         cause = attempt.get("cause")
         click.echo(f"  attempt {attempt['attempt']} {length}{f', {cause}' if cause else ''}")
     for event in trial["events"]:
-        last = (event["detail"].strip().splitlines() or [""])[-1]
+        *traceback, last = event["detail"].strip().splitlines() or [""]
         click.echo(f"  {event['kind']}: {last}")
+        for line in traceback:
+            click.echo(f"    {line}")
     if not curve:
         click.echo("  no report yet")
         return
@@ -159,8 +157,6 @@ def _print_trial(trial: dict[str, Any]) -> None:
 
 
 def _print_plot(trial: dict[str, Any]) -> None:
-    from samtune.views.trials import BARS, sparkline
-
     values = [report["value"] for report in trial["curve"]]
     finite = [value for value in values if value is not None]
     try:
@@ -188,37 +184,22 @@ def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: boo
     Its last comment is the same in Python. `samtune best NAME > best.yaml` and then
     `samtune run best.yaml` train and confirm it once more.
     """
-    from samtune.record.folder import RunError
-    from samtune.record.record import Record
-    from samtune.views.best import python, space_file, winner_of
-
-    with Record.open(runs, name, read_only=True) as record:
-        winner = winner_of(record, space)
-    text, code = space_file(name, winner), python(winner)
+    found = named(runs, name).best(space)
     if as_json:
-        told = {
-            "run": name,
-            "space": winner.study.name,
-            "trial": str(winner.trial.number),
-            "value": winner.value,
-            "repeats": winner.repeats,
-            "confirmed": winner.confirmed,
-            "knobs": dict(winner.trial.config.knobs),
-        }
-        click.echo(json.dumps({"schema": "best/1", **told, "space_file": text, "python": code}))
+        click.echo(json.dumps({"schema": "best/1", **dataclasses.asdict(found)}))
     elif not as_python:
-        commented = [f"# {line}".rstrip() for line in (code or "").splitlines()]
-        click.echo(text, nl=False)
+        commented = [f"# {line}".rstrip() for line in (found.python or "").splitlines()]
+        click.echo(found.space_file, nl=False)
         if commented:
             click.echo("\n".join(["", "# The same without a sweep:", "#", *commented]))
-    elif code is None:
+    elif found.python is None:
         raise RunError(
-            f"{winner.trial.config.trainable} is not samtune's own, so what its knobs build is "
-            "not known; leave --python away",
+            f"{found.trainable} is not samtune's own, so the Python code for its knobs is not "
+            "known; leave --python out",
             exit_code=2,
         )
     else:
-        click.echo(code, nl=False)
+        click.echo(found.python, nl=False)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
+from samtune.api import runs as stopping
 from samtune.cli import COMMANDS, main
-from samtune.commands import stop as stopping
 from samtune.record import database as sweep_db
 from samtune.record.folder import RunError
 from samtune.record.record import Record

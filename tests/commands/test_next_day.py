@@ -1,0 +1,82 @@
+"""The commands for the next day: `ls`, `rm`, `mv` and `note`."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_cli import typed
+
+from samtune.cli import cli
+from samtune.record.record import Record
+from samtune.record.rows import digest
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        text = "samtune: 1\ntrainable: trainables.vision:sam\nvariant: sam\nbase: sgd\n"
+        study = {
+            **{"name": "sam", "variant": "sam", "base": "sgd", "space": text},
+            "sha256": digest(text),
+            "settings": json.dumps(
+                {
+                    **{"search_alg": "tpe", "scheduler": "asha", "mode": "max"},
+                    **{"trials": 2, "searched": ["rho"]},
+                }
+            ),
+        }
+        Record.create(Path("runs"), name, [study]).__exit__()
+    return tmp_path
+
+
+def test_runs_are_listed_with_their_notes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed(capsys, "note", "one", "the  first try") == (0, "", "")
+    code, out, _ = typed(capsys, "ls", "--json")
+    rows = {row["run"]: row for row in json.loads(out)["runs"]}
+    assert code == 0 and list(rows) == ["two", "one"], "the newest is first"
+    assert rows["one"]["notes"] == ["the first try"] and rows["two"]["notes"] == []
+    assert rows["one"]["state"] == "stopped" and rows["one"]["spaces"] == ["sam"]
+    _, out, _ = typed(capsys, "ls")
+    assert "the first try" in out and "0/2" in out
+    typed(capsys, "note", "one", "")
+    assert "the first try" not in typed(capsys, "ls")[1]
+    code, _, err = typed(capsys, "note", "three", "x")
+    assert code == 2 and "no run 'three'" in err
+
+
+def test_a_run_is_renamed_with_its_tables(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = typed(capsys, "mv", "one", "two")
+    assert code == 4 and "taken" in err
+    code, _, err = typed(capsys, "mv", "one", "../up")
+    assert code == 2 and "no name for a run" in err
+    code, _, err = typed(capsys, "mv", "one", "first")
+    assert code == 0 and "one is now first" in err
+    assert Path("runs/first/trials.parquet").is_file() and not Path("runs/one").exists()
+
+
+def test_a_run_is_removed_only_when_that_is_confirmed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = CliRunner().invoke(cli, ["rm", "one"], input="n\n", standalone_mode=False)
+    assert "remove one and all its files?" in asked.output and Path("runs/one").is_dir()
+    with Record.open(Path("runs"), "one") as record, record.lock():
+        code, _, err = typed(capsys, "rm", "one", "--yes")
+        assert code == 4 and "is running; `samtune stop one` stops it" in err
+    code, _, err = typed(capsys, "rm", "one", "two", "--yes")
+    assert code == 0 and "removed one" in err and "removed two" in err
+    assert list(Path("runs").iterdir()) == []
+    code, _, err = typed(capsys, "rm", "one", "--yes")
+    assert code == 2 and "no run 'one'" in err
+
+
+def test_without_an_answer_nothing_is_removed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _, err = typed(capsys, "rm", "one")
+    assert code == 75 and "nothing was changed" in err and Path("runs/one").is_dir()
