@@ -30,13 +30,15 @@ from rich.console import Console
 
 from benchmarks.environment import environment
 from benchmarks.scale_tables import measure
+from samtune.cluster.size import TrialSize
+from samtune.cluster.start import Cluster
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import _Driver
+from samtune.sweep.driver import Driver
 from samtune.sweep.live import QuietView, TableView, view
 from samtune.sweep.progress import Progress
-from samtune.sweep.stages import Search
-from samtune.sweep.stop import Stop, Watch
+from samtune.sweep.search_stage import SearchStage
+from samtune.sweep.stop import Stop
 
 _EPOCHS = 10
 _REFRESHES = 100
@@ -47,11 +49,6 @@ budget: {{kind: epochs, per_trial: 10, trials: {trials}}}
 asha: {{grace: 2, factor: 3}}
 search: {{method: {method}}}
 """
-
-
-class _Named:
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
 
 
 def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, float]:
@@ -65,8 +62,10 @@ def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, flo
         row |= {"sha256": space.sha256, "settings": json.dumps(settings | {"searched": []})}
         with Record.create(Path(folder), "run", [row]) as record:
             stop = Stop()
-            search = Search(record, [space])
-            driver = _Driver(search, record, QuietView(), stop, Watch(record.folder, stop))
+            search = SearchStage(record, [space])
+            on = Cluster(slots, TrialSize(cpus=1, gpus=0, workers=1), record.folder)
+            driver = Driver([search], record, on, QuietView(), stop)
+            driver.open_next()
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             cpu, started = time.process_time(), time.perf_counter()
             reports, busy = _play(driver, slots, epoch_s)
@@ -106,7 +105,7 @@ def _refresh_cpu_ms(progress: Progress) -> float:
             return 1000 * (time.process_time() - started) / _REFRESHES
 
 
-def _play(driver: _Driver, slots: int, epoch_s: float) -> tuple[int, float]:
+def _play(driver: Driver, slots: int, epoch_s: float) -> tuple[int, float]:
     """Runs all trials; how many reports there were, and the share of the slots' time in use."""
     draw = random.Random(1)
     names = itertools.count()
@@ -125,7 +124,7 @@ def _play(driver: _Driver, slots: int, epoch_s: float) -> tuple[int, float]:
     def start(slot: int, arrives: float) -> None:
         name = str(next(names))
         config, at = serve(arrives, lambda: driver.propose(name))
-        if isinstance(config, dict):
+        if config is not None:
             quality = draw.random()
             heapq.heappush(waiting, (at + epoch_s, slot, 1, name, quality))
 
@@ -149,12 +148,12 @@ def _play(driver: _Driver, slots: int, epoch_s: float) -> tuple[int, float]:
             },
         }
         told = {"report": json.dumps(report)}
-        verdict, at = serve(now, lambda n=name, t=told: driver.reported(_Named(n), t))
+        goes_on, at = serve(now, lambda n=name, t=told: driver.reported(n, t))
         last = max(last, at)
-        if verdict.decision == "continue" and epoch < _EPOCHS:
+        if goes_on and epoch < _EPOCHS:
             heapq.heappush(waiting, (at + epoch_s, slot, epoch + 1, name, quality))
             continue
-        _, at = serve(at, lambda n=name: driver.ended(n, {"done": True}, False))
+        _, at = serve(at, lambda n=name: driver.ended(n, {"done": True}, error=False))
         start(slot, at)
         if len(waiting) == slots:
             full = at, trained, [*waiting]

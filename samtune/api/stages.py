@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +21,12 @@ from samtune.durable import disk_refuses
 from samtune.record.copies import copy_last
 from samtune.record.folder import RunError
 from samtune.record.record import Record
-from samtune.record.rows import Stage
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import run_stage
+from samtune.sweep import driver
+from samtune.sweep.confirm_stage import ConfirmStage
 from samtune.sweep.live import view
 from samtune.sweep.observers import observers
-from samtune.sweep.stages import Confirm, Search
+from samtune.sweep.stages import StagePlan
 from samtune.sweep.stop import Stop, withdraw
 from samtune.terminal import console_for
 
@@ -68,8 +68,7 @@ class Ended:
 def run_stages(
     record: Record,
     spaces: Sequence[SearchSpace],
-    stages: Sequence[Stage],
-    asked: Asked,
+    stages: Iterable[Callable[[], StagePlan]],
     launch: Launch,
     own_code: Sequence[str],
     stop: Stop,
@@ -79,18 +78,17 @@ def run_stages(
     Args:
         record: The run's record, locked by the caller.
         spaces: The run's spaces.
-        stages: What to run, in this order.
-        asked: What to confirm.
+        stages: What makes each stage, called when the one before it has ended.
         launch: Where trials run, and who hears of them.
         own_code: References of the user's code that other nodes may have to be sent.
         stop: The request to stop, which listens to signals.
 
     Raises:
-        RunError: Ray failed, or the disk is full (exit code 5).
+        RunError: Ray failed, no worker could start, or the disk is full (exit code 5).
     """
     launch.tell(f"run {record.name}: {record.folder}")
     withdraw(record.folder)
-    failed = 0
+    without_winner: list[str] = []
     wanted = [space.resources for space in spaces]
     ship = modules(own_code) if launch.ship_code else []
     with (
@@ -104,44 +102,43 @@ def run_stages(
             )
         # Ray has replaced our signal handlers at its start.
         stop.listen()
-        for stage in stages:
-            if stop.requested:
-                break
-            if stage == "search":
-                plan: Search | Confirm = Search(record, spaces)
-            else:
-                plan = Confirm(record, spaces, asked.top, asked.seeds)
-                _tell_winners(record, plan, launch, searched="search" in stages)
-                failed += len(plan.without_winner)
-            with view(console_for(stderr=True), quiet=not launch.progress) as shown:
-                progress = run_stage(plan, record, on, shown, stop, told)
-            failed += progress.states.get("error", 0)
+        shown = stack.enter_context(view(console_for(stderr=True), quiet=not launch.progress))
+
+        def opened() -> Iterator[StagePlan]:
+            for make in stages:
+                plan = make()
+                if isinstance(plan, ConfirmStage):
+                    without_winner.extend(plan.without_winner)
+                    for name in plan.without_winner:
+                        launch.tell(f"{name}: no trial was completed, so none is confirmed")
+                yield plan
+
+        progresses = driver.run_stages(opened(), record, on, shown, stop, told)
     if stop.requested:
         code = stopped(record, stop)
     elif not any(record.trials(states={"completed"})):
         code = 1
     else:
-        code = 3 if failed else 0
+        failed = sum(progress.states.get("error", 0) for progress in progresses)
+        code = 3 if failed or without_winner else 0
     write_tables(record)
     return Ended(code, stop.signal)
-
-
-def _tell_winners(record: Record, plan: Confirm, launch: Launch, *, searched: bool) -> None:
-    """Tell what a confirmation cannot confirm."""
-    if not searched and any(record.trials(stage="search", states={"cancelled"})):
-        launch.tell("the search was stopped before its end; confirming its best")
-    for name in plan.without_winner:
-        launch.tell(f"{name}: no trial was completed, so none is confirmed")
 
 
 def stopped(record: Record, stop: Stop) -> int:
     """Return the exit code of stages that were stopped.
 
     Raises:
-        RunError: They were stopped because the disk is full (exit code 5).
+        RunError: The disk is full, or no worker could start (exit code 5).
     """
     if stop.why == "disk full":
         raise _full(record, stop.detail)
+    if stop.why == "no workers":
+        raise RunError(
+            f"stopped, because no worker could start: {stop.detail}; once that is solved, "
+            f"`samtune resume {record.name}` continues",
+            exit_code=5,
+        )
     return 1 if stop.why == "gave up" else 75
 
 
@@ -173,7 +170,7 @@ def _cut_short(folder: Path, stop: Stop, launch: Launch) -> None:
         write_tables(record)
         if launch.storage is not None:
             copy_last(record, launch.storage)
-    code = {"gave up": 1, "disk full": 5}.get(stop.why or "", 75)
+    code = {"gave up": 1, "disk full": 5, "no workers": 5}.get(stop.why or "", 75)
     launch.cut_short(folder, code)
     sys.stdout.flush()
     os._exit(code)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from samtune.api.launch import Launch
@@ -16,13 +17,14 @@ from samtune.record.copies import copied, fetched
 from samtune.record.folder import RunError, check_name, taken
 from samtune.record.provenance import code_hashes, versions
 from samtune.record.record import Record
-from samtune.record.rows import Stage
 from samtune.search.proposals import Proposals
 from samtune.space.by_value import is_by_value, kept
 from samtune.space.search_space import SearchSpace, resolve
 from samtune.space.trainable import imported
 from samtune.sweep import observers
-from samtune.sweep.stages import Confirm, Search, has_work, searched
+from samtune.sweep.confirm_stage import ConfirmStage
+from samtune.sweep.search_stage import SearchStage
+from samtune.sweep.stages import StagePlan, has_work, searched
 from samtune.sweep.stop import Stop
 from samtune.views.replay import rule_text
 
@@ -55,14 +57,17 @@ def start(
     own_code = _imported(spaces)
     _find_data(spaces, launch)
     hashes = code_hashes(space.trainable for space in spaces)
-    studies = [_study(space) for space in spaces]
-    stages: list[Stage] = ["search", "confirm"] if asked.confirm else ["search"]
+    proposals = [Proposals(space) for space in spaces]
+    studies = [_study(space, each.total) for space, each in zip(spaces, proposals, strict=True)]
     with (
         Record.create(runs, name, studies, dataclasses.asdict(asked), hashes) as record,
         _held(record, launch, new=True) as stop,
     ):
         _note_by_value(record, spaces)
-        return record.folder, run_stages(record, spaces, stages, asked, launch, own_code, stop)
+        stages: list[Callable[[], StagePlan]] = [partial(SearchStage, record, spaces, proposals)]
+        if asked.confirm:
+            stages.append(_confirm(record, spaces, asked))
+        return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
 
 
 def is_run(runs: Path, name: str) -> bool:
@@ -135,9 +140,17 @@ def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, 
         own_code = _imported(spaces)
         _find_data(spaces, launch)
         record.set_meta("asked", dataclasses.asdict(asked))
-        return record.folder, run_stages(
-            record, spaces, ["confirm"], asked, launch, own_code, stop
-        )
+        if any(record.trials(stage="search", states={"cancelled"})):
+            launch.tell("the search was stopped before its end; confirming its best")
+        stages = [_confirm(record, spaces, asked)]
+        return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
+
+
+def _confirm(
+    record: Record, spaces: Sequence[SearchSpace], asked: Asked
+) -> Callable[[], ConfirmStage]:
+    """Return what makes the stage that confirms, once the search has ended."""
+    return partial(ConfirmStage, record, spaces, asked.top, asked.seeds)
 
 
 @contextmanager
@@ -157,13 +170,13 @@ def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[Stop
         yield stop
 
 
-def _study(space: SearchSpace) -> dict[str, str]:
+def _study(space: SearchSpace, trials: int) -> dict[str, str]:
     """Return a space as the record has it."""
     settings = {
         "search_alg": space.search.method,
         "scheduler": rule_text(space.asha.model_dump()),
         "mode": space.search.mode,
-        "trials": Proposals(space).total,
+        "trials": trials,
         "searched": sorted(searched(space)),
     }
     return {
@@ -236,16 +249,19 @@ def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
     spaces = _frozen(record)
     own_code = _imported(spaces)
     asked = Asked.of(record)
-    stages: list[Stage] = []
-    if has_work(Search(record, spaces)):
-        stages.append("search")
-    if asked.confirm and (stages or has_work(Confirm(record, spaces, asked.top, asked.seeds))):
-        stages.append("confirm")
+    search, confirm = SearchStage(record, spaces), _confirm(record, spaces, asked)
+    stages: dict[str, Callable[[], StagePlan]] = {}
+    if has_work(search):
+        stages["search"] = lambda: search
+    else:
+        search.finish()
+    if asked.confirm and (stages or has_work(confirm())):
+        stages["confirm"] = confirm
     if not stages:
         return None
     _find_data(spaces, launch)
     record.add_event("resumed", f"{' and '.join(stages)} to do")
-    return run_stages(record, spaces, stages, asked, launch, own_code, stop)
+    return run_stages(record, spaces, list(stages.values()), launch, own_code, stop)
 
 
 def _imported(spaces: Sequence[SearchSpace]) -> list[str]:

@@ -1,62 +1,66 @@
-"""The nodes of a Ray cluster: what fits on one, whether one is gone, or has run out of memory."""
+"""The nodes of a Ray cluster, and why a worker on one of them died."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from samtune.record.outcome import Cause, of_death
+from samtune.record.outcome import Cause
+
+WORDS: dict[Cause, str] = {
+    "oom": "its process was killed, because its machine ran low on memory",
+    "node_lost": "its machine is gone",
+    "worker_died": "its process was killed, or crashed",
+}
+"""What a person is told of a worker's death, by its cause."""
 
 
 def alive() -> list[dict[str, float]]:
-    """The resources of each node."""
+    """Return the resources of each node."""
     return [node["Resources"] for node in _nodes() if node["Alive"]]
 
 
-def fitting(node: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """How many processes a node holds; a GPU is shared by whole processes."""
-    fits = int(node.get("CPU", 0) / cpus + 1e-9)
-    if gpus:
-        have = node.get("GPU", 0)
-        a_gpu = int(1 / gpus + 1e-9)
-        fits = min(fits, int(have) * a_gpu if a_gpu else int(have / gpus + 1e-9))
-    return fits
-
-
 class OomKills:
-    """The processes of ours on this machine that the kernel has killed for want of memory.
+    """The processes of this command that the kernel has killed because memory ran out.
 
-    It counts them by control group and does not say whom: each death of a worker takes up one.
+    The kernel counts them by control group and does not name them. Each death of a worker is
+    attributed to at most one.
     """
 
     def __init__(self) -> None:
-        self._taken_up = _oom_kills()
+        self._attributed = _oom_kills()
 
     def another(self) -> bool:
-        """Whether there has been one since that no death has taken up."""
-        if _oom_kills() <= self._taken_up:
+        """Return whether there was one more that no death is attributed to yet."""
+        if _oom_kills() <= self._attributed:
             return False
-        self._taken_up += 1
+        self._attributed += 1
         return True
 
 
-def death(told: str, node: str, oom_kills: OomKills | None = None) -> Cause:
-    """The cause behind what Ray tells of a worker that is no more; `node` begins its node's id.
+def death(node: str, *, of_memory: bool = False, oom_kills: OomKills | None = None) -> Cause:
+    """Return why a worker died.
 
-    Ray notices a lost node some time after the workers on it, so the node is asked as well, and
-    the kernel where it is this machine's.
+    Ray notices a lost node some time after the workers on it, so the node itself is asked. On
+    this machine the kernel is asked too.
+
+    Args:
+        node: The beginning of the id of the worker's node, empty if it is not known.
+        of_memory: Whether Ray itself killed the worker because memory ran low.
+        oom_kills: The kernel's kills on this machine.
     """
-    cause = of_death(told)
-    if cause != "worker_died":
-        return cause
+    if of_memory:
+        return "oom"
     if node and _is_gone(node):
         return "node_lost"
-    return "oom" if oom_kills and _is_here(node) and oom_kills.another() else cause
+    if oom_kills and _is_here(node) and oom_kills.another():
+        return "oom"
+    return "worker_died"
 
 
 def _oom_kills() -> int:
@@ -70,7 +74,10 @@ def _oom_kills() -> int:
 
 
 def _memory_events() -> Iterator[Path]:
-    """Where Linux counts for our control group; a container sees its own as the topmost."""
+    """Yield the files in which Linux may count for this process's control group.
+
+    A container sees its own group as the topmost.
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
@@ -83,7 +90,7 @@ def _memory_events() -> Iterator[Path]:
 
 
 def _is_here(node: str) -> bool:
-    """Whether it is this process's node; one that is not known is, where there are no others."""
+    """Return whether it is this process's node. An unknown one is, if there is no other."""
     if not node:
         return len(_nodes()) == 1
     return ray.get_runtime_context().get_node_id().startswith(node)

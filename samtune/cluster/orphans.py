@@ -1,9 +1,9 @@
-"""Ends what a killed sweep leaves behind: Ray's agents outlive a killed Ray by over a minute.
+"""End what a killed sweep leaves behind: Ray's agents outlive a killed Ray by over a minute.
 
-A process of its own waits for the end of its standard input, whose other end the sweep holds, and
-which the kernel closes however the sweep dies. Then it kills each process that has a file of the
-sweep's Ray open for writing, as its log is for all that Ray has started. It needs /proc; where
-there is none, Ray takes its own time.
+A process of its own waits for the end of its standard input. The sweep holds the other end, which
+the kernel closes however the sweep dies. Then the process kills every process that has a file of
+the sweep's Ray open for writing: all that Ray starts have a log there. This needs /proc; without
+it, Ray takes its own time.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _PAUSE_S = 0.1
 
 @contextmanager
 def ended_with_us(scratch: str) -> Iterator[None]:
-    """Nothing that Ray starts in the folder `scratch` outlives the block, or this process."""
+    """End all that Ray starts in the folder `scratch` after the block, or with this process."""
     command = [sys.executable, __file__, scratch]
-    # A session of its own: a Ctrl-C in a terminal is not for it.
+    # In a session of its own, a Ctrl-C in the terminal does not reach it.
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
@@ -35,7 +35,7 @@ def ended_with_us(scratch: str) -> Iterator[None]:
 
 
 def writers(folder: str) -> set[int]:
-    """The processes that have a file below `folder` open for writing."""
+    """Return the ids of the processes that have a file below `folder` open for writing."""
     found = set()
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         # It may be gone by now, or another user's.

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from samtune.cluster.clean import clean, enter
@@ -231,7 +231,8 @@ def _behind(error: BaseException, runs: list[Any], nodes: list[str]) -> BaseExce
             _raise_failure([None] * (rank - 1) + [ray.get(run)])
         except RayError as died:
             words = " ".join(str(died).split())
-            return RankFailure(f"rank {rank} died: {words}", death(words, nodes[rank]), True)
+            cause = death(nodes[rank], of_memory=isinstance(died, OutOfMemoryError))
+            return RankFailure(f"rank {rank} died: {words}", cause, True)
         except RankFailure as failed:
             if not _CONSEQUENCE.search(str(failed).splitlines()[0]):
                 return failed

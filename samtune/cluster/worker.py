@@ -27,6 +27,9 @@ def run_trial(config: Mapping[str, Any]) -> None:
     driver = Driver()
     problem = None
     try:
+        runtime = ray.get_runtime_context()
+        # With the handle, the driver can end a worker that stalls.
+        driver.send({"worker": runtime.current_actor, "node": runtime.get_node_id()[:16]})
         _train(trial, config, driver)
     # A trainable may raise anything, and Ray would take SystemExit for its own.
     except BaseException as error:

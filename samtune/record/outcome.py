@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from samtune.durable import disk_refuses
-from samtune.messages import printable
 from samtune.record.rows import State, Verdict
 from samtune.trial import Budget, ReportError
 
@@ -115,30 +114,6 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "(its message cannot be shown)"
-
-
-def of_death(words: str) -> Cause:
-    """Return the cause of a worker's death, from Ray's words about it."""
-    if re.search(r"node (has |was |is )?(died|dead|terminated|preempted|unreachable)", words):
-        return "node_lost"
-    if "OutOfMemoryError" in words or "running low on memory" in words:
-        return "oom"
-    return "worker_died"
-
-
-def shortly(words: str) -> str:
-    """Return a short sentence about a worker's death: Ray's own are a paragraph of internals."""
-    if of_death(words) == "oom":
-        return "its process was killed, because its machine ran low on memory"
-    if code := re.search(r"exits? with an exit code (\d+)", words):
-        return f"its process ended with code {code[1]}"
-    if "Worker exit type: SYSTEM_ERROR" in words:
-        return "its process was killed, or crashed"
-    # A worker that could not start names the exception that stopped it.
-    last = words.splitlines()[-1]
-    if re.match(r"(?!ray\.)[\w.]*(Error|Exception): ", last):
-        return printable(last)
-    return "its process died; the events of the trial have more"
 
 
 def is_final(failures: Sequence[str], retries: int) -> bool:

@@ -1,10 +1,10 @@
-"""An attempt at a trial while Tune runs it: what it has reported, how it ends and is told of."""
+"""An attempt at a trial while Tune runs it: what it has reported, and how it ends."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from samtune.messages import knob_list
 from samtune.record.outcome import FAILURES, End
@@ -13,13 +13,23 @@ from samtune.record.rows import TrialRow, canonical
 from samtune.sweep.progress import Progress
 from samtune.sweep.rebuild import Past, recorded
 
-if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
-
 
 @dataclass
 class Attempt:
-    """An attempt that Tune runs or is about to; `end` is set as soon as it is known."""
+    """An attempt that Tune runs, or is about to run.
+
+    Attributes:
+        past: What this and earlier attempts have reported.
+        earlier: The metrics that earlier attempts reported, by epoch.
+        own: The epochs that this attempt has reported.
+        failed: The causes of the failed attempts that came no further than the best one.
+        n_val: How many samples the value is measured on.
+        end: How it ends, as soon as that is known.
+        again: Whether it may be tried again.
+        worker: The Ray actor that runs it, None until it has started.
+        node: The beginning of the id of the worker's node.
+        heard: When the worker was last heard of.
+    """
 
     trial: TrialRow
     attempt: int
@@ -30,9 +40,9 @@ class Attempt:
     n_val: float | None = None
     end: End | None = None
     again: bool = True
-    tune_trial: Trial | None = None
+    worker: Any = None
     node: str = ""
-    heard: float | None = None
+    heard: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -40,16 +50,17 @@ class Attempt:
         return time.monotonic() - self.started
 
     def recall(self, record: Record) -> None:
-        """What earlier attempts at the trial have reported, and how they ended."""
+        """Take in what earlier attempts have reported, and how they ended."""
         for report in record.reports(trial=self.trial.trial):
             self.earlier[report.epoch] = canonical(report.metrics)
+            further = self.past.goes_further(report.epoch, report.used)
             self.past.add(
                 report.attempt,
                 report.epoch,
                 report.used,
                 report.value,
                 report.metrics,
-                lambda value, report=report: recorded(report),  # type: ignore[misc]
+                recorded(report) if further else None,
             )
         self.failed = [
             attempt["cause"]
@@ -58,11 +69,11 @@ class Attempt:
         ]
 
     def failures(self) -> list[str]:
-        """Failed attempts in a row before this one, none of which got the trial any further."""
+        """Return the causes of the failed attempts since the trial last got any further."""
         return self.failed if self.past.attempt < self.attempt else []
 
     def silent_end(self, *, returned: bool, died: bool) -> End:
-        """The end of an attempt of which neither a report nor an error told."""
+        """Return the end of an attempt that neither a report nor an error has ended."""
         budget = self.trial.config.budget
         if died:
             return End("error", "the worker died", "worker_died")
@@ -76,7 +87,7 @@ class Attempt:
 
 
 def trial_name(trial: TrialRow, progress: Progress) -> str:
-    """`asam trial 3`, `asam repeat 2`, or `asam repeat 2 of #3` of the third best."""
+    """Return `asam trial 3`, `asam repeat 2`, or `asam repeat 2 of #3` for the third best."""
     space = progress.studies[trial.study]
     if trial.bundle is None:
         return f"{space} trial {trial.number}"
@@ -84,14 +95,14 @@ def trial_name(trial: TrialRow, progress: Progress) -> str:
     return f"{space} repeat {trial.bundle + 1}{rank}"
 
 
-def sentence(live: Attempt, end: End, progress: Progress) -> str:
-    """What a person is told when it ends: `[3/32] asam trial 3  completed  ...`."""
+def describe(live: Attempt, end: End, progress: Progress) -> str:
+    """Return the line about a trial that has ended: `[3/32] asam trial 3  completed  ...`."""
     trial, values = live.trial, live.past.by_epoch()
-    told = ""
+    knobs = ""
     if trial.bundle is None:
         free = progress.searched[trial.study]
-        told = knob_list({k: v for k, v in trial.config.knobs.items() if k in free})
+        knobs = knob_list({k: v for k, v in trial.config.knobs.items() if k in free})
     last = f"{progress.metric} {values[max(values)]:.4f}" if values else ""
     why = end.reason or "" if end.state in {"error", "diverged"} else ""
     ended = f"[{progress.ended}/{progress.total}] {trial_name(trial, progress)}"
-    return "  ".join(part for part in (ended, end.state, last, told, why) if part)
+    return "  ".join(part for part in (ended, end.state, last, knobs, why) if part)

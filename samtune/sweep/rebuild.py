@@ -1,4 +1,4 @@
-"""The trials of a killed or stopped run, gone through once more from its record."""
+"""The reports of a run, gone through once more to rebuild its state from its record."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import cast
 
 from samtune.record.outcome import End, after_report, is_finite
 from samtune.record.record import Record
 from samtune.record.rows import Decision, ReportRow, Stage, TrialRow, Verdict
+
+
+def judged_value(value: float, metrics: Mapping[str, float]) -> float:
+    """Return the value to judge: NaN where it or the training loss has diverged."""
+    return value if is_finite(value, metrics) else math.nan
 
 
 @dataclass
@@ -26,6 +30,14 @@ class Past:
     value: float = math.nan
     verdict: Verdict | None = None
 
+    def goes_further(self, epoch: int, used: float) -> bool:
+        """Return whether a report goes further than all before it, so that it is to be judged.
+
+        Others come from an interrupted trial that went back to its checkpoint. Seconds go on in a
+        trial that began again at its first epoch.
+        """
+        return epoch > self.epoch or used > self.used
+
     def add(
         self,
         attempt: int,
@@ -33,39 +45,23 @@ class Past:
         used: float,
         value: float,
         metrics: Mapping[str, float],
-        judge: Callable[[float], Verdict],
-    ) -> Verdict:
-        """Take in the next report, and return its verdict.
-
-        A report that goes no further than those before it is not judged again: an interrupted
-        trial went back to its checkpoint. `judge` is given the value, or NaN where the training
-        loss has diverged.
-        """
-        verdict = Verdict("continue")
-        finite = is_finite(value, metrics)
-        if finite:
+        verdict: Verdict | None,
+    ) -> None:
+        """Take in the next report, and its verdict if it was judged."""
+        if is_finite(value, metrics):
             self.values.append((attempt, epoch, value))
-        if self.goes_further(epoch, used):
-            verdict = judge(value if finite else math.nan)
+        if verdict is not None:
             self.epoch, self.attempt, self.verdict = max(epoch, self.epoch), attempt, verdict
             self.used, self.value = used, value
-        return verdict
-
-    def goes_further(self, epoch: int, used: float) -> bool:
-        """Return whether a report goes further than all before it.
-
-        Seconds go on in a trial that began again at its first epoch.
-        """
-        return epoch > self.epoch or used > self.used
 
     def by_epoch(self, before: float = math.inf) -> dict[int, float]:
-        """The finite values by epoch, of the attempts before one."""
+        """Return the finite values by epoch, of the attempts before one."""
         return {epoch: value for attempt, epoch, value in self.values if attempt < before}
 
     def end(self, trial: TrialRow, attempt: int) -> End | None:
-        """How the trial's newest attempt was ended by its reports, said already or not.
+        """Return how the trial's newest attempt was ended by its reports, None if it was not.
 
-        What came before that attempt has ended nothing: a trial goes on after a pause.
+        The reports of earlier attempts have ended nothing: a trial goes on after a pause.
         """
         if self.verdict is None or self.attempt != attempt:
             return None
@@ -74,7 +70,10 @@ class Past:
 
 
 def recorded(report: ReportRow) -> Verdict:
-    """The verdict on record; `audit` is going on after a stop, to show whether that was right."""
+    """Return the verdict on record.
+
+    The decision `audit` goes on after a stop, to show whether the stop was right.
+    """
     audited = report.decision == "audit"
     decision = "continue" if audited else report.decision or "continue"
     return Verdict(cast(Decision, decision), report.rung, None, report.cutoff, audited)
@@ -86,11 +85,19 @@ def rejudge(
     judge: Callable[[ReportRow, float], Verdict],
     between: Iterable[tuple[int, Callable[[], object]]] = (),
 ) -> dict[int, Past]:
-    """Judges a stage's reports once more, in the order in which they were committed.
+    """Judge a stage's reports once more, in the order in which they were committed.
 
-    A report that was committed and not decided on any more is decided on now. `between` holds
-    what else happened, each with the number of the report after which it did. A recorded decision
-    stands even where `judge` has come to another one: its trial has acted on it.
+    A report that was committed and never decided on is decided on now. A recorded decision stands
+    even where `judge` comes to another one: its trial has acted on it.
+
+    Args:
+        record: Where the reports are, and where missing decisions are added.
+        stage: The stage.
+        judge: Decides on a report and its value, which is NaN for one that has diverged.
+        between: What else happened, each with the number of the report after which it did.
+
+    Returns:
+        The past of each trial.
     """
     pasts: dict[int, Past] = defaultdict(Past)
     waiting = deque(between)
@@ -98,20 +105,23 @@ def rejudge(
         while waiting and waiting[0][0] < report.seq:
             waiting.popleft()[1]()
         past = pasts[report.trial]
-        further = past.goes_further(report.epoch, report.used)
-        verdict = past.add(
-            report.attempt,
-            report.epoch,
-            report.used,
-            report.value,
-            report.metrics,
-            partial(judge, report),
-        )
-        if report.decision is None:
-            record.add_decision(report.seq, verdict)
-        elif further and dataclasses.replace(verdict, milestone=None) != recorded(report):
-            record.add_event("replay differs", f"{verdict} at report {report.seq}", report.trial)
-            past.verdict = recorded(report)
+        verdict = None
+        if past.goes_further(report.epoch, report.used):
+            verdict = judge(report, judged_value(report.value, report.metrics))
+            verdict = _reconciled(record, report, verdict)
+        elif report.decision is None:
+            record.add_decision(report.seq, Verdict("continue"))
+        past.add(report.attempt, report.epoch, report.used, report.value, report.metrics, verdict)
     for _, happen in waiting:
         happen()
     return pasts
+
+
+def _reconciled(record: Record, report: ReportRow, verdict: Verdict) -> Verdict:
+    """Return the verdict that stands: the recorded one, or a new one that is recorded now."""
+    if report.decision is None:
+        record.add_decision(report.seq, verdict)
+    elif dataclasses.replace(verdict, milestone=None) != recorded(report):
+        record.add_event("replay differs", f"{verdict} at report {report.seq}", report.trial)
+        return recorded(report)
+    return verdict

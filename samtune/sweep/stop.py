@@ -20,7 +20,7 @@ from typing import Literal
 
 from samtune.durable import disk_refuses
 
-Why = Literal["asked", "gave up", "disk full"]
+Why = Literal["asked", "gave up", "disk full", "no workers"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME_REQUEST_S = 1.0

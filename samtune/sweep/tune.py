@@ -1,113 +1,194 @@
-"""The rules of `samtune.rungs` behind Ray Tune."""
+"""The sweep as Ray Tune sees it: a searcher, a scheduler and a stopper around the driver.
+
+To Tune, an attempt at a trial is a trial. When the attempt ends, Tune's trial is kept, and its
+worker waits in its last report until another attempt needs a worker. So all stages of a command
+are served by the same workers, also where trials must wait for the end of others.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from samtune.record.rows import Verdict
+from samtune.cluster.ray_internals import forget, was_killed_for_memory
+from samtune.cluster.start import Cluster
+from samtune.cluster.worker import run_trial
 
 
-class RungScheduler(FIFOScheduler):
-    """Hands each report to `on_report`, which commits it and answers with the verdict."""
+class Attempts(Protocol):
+    """What Tune runs, and who hears what becomes of it. Each is known by its Tune trial's id."""
 
-    def __init__(
-        self,
-        on_add: Callable[[Trial], None],
-        on_report: Callable[[Trial, Mapping[str, Any]], Verdict],
-        on_error: Callable[[Trial], None],
-    ) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether the sweep has ended or is to stop."""
+
+    def propose(self, tune_id: str) -> dict[str, Any] | None:
+        """Start the next attempt: its configuration, or None while there is none."""
+
+    def reported(self, tune_id: str, result: Mapping[str, Any]) -> bool:
+        """Take a report, and return whether the attempt goes on."""
+
+    def failed(self, tune_id: str, words: str, *, of_memory: bool) -> None:
+        """Take the death of an attempt's worker, with Ray's words about it."""
+
+    def ended(self, tune_id: str, result: Mapping[str, Any] | None, *, error: bool) -> None:
+        """Take the end of an attempt that Tune has ended."""
+
+
+def run(attempts: Attempts, on: Cluster, name: str) -> None:
+    """Run attempts until there are no more, as many at a time as the cluster has slots."""
+    # Otherwise Tune waits until a trial's worker runs before it asks for the next trial.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(on.slots)
+    scheduler = _Scheduler(attempts)
+    tune.Tuner(
+        tune.with_resources(run_trial, on.per_trial),
+        tune_config=tune.TuneConfig(
+            # The searcher says when there are no more.
+            num_samples=-1,
+            reuse_actors=True,
+            search_alg=_Searcher(attempts, scheduler),
+            scheduler=scheduler,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(on.scratch / "tune"),
+            verbose=0,
+            stop=_Stopper(attempts),
+        ),
+    ).fit()
+
+
+class _NotPickled:
+    """Ray pickles all three for a restore that samtune never asks for."""
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
+
+
+class _Scheduler(_NotPickled, FIFOScheduler):
+    """Passes reports on, and lends the workers of ended attempts to new ones."""
+
+    def __init__(self, attempts: Attempts) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._on_add = on_add
-        self._on_report = on_report
-        self._on_error = on_error
-        self._new: deque[Trial] = deque()
-        self._chosen: deque[Trial] = deque()
-        self._ended: deque[Trial] = deque()
+        self._attempts = attempts
+        # Tune's trials that wait for a worker, and those whose attempts have ended.
+        self._waiting: deque[Trial] = deque()
+        self._lenders: deque[Trial] = deque()
+        self._done: deque[Trial] = deque()
         self._resources: Any = None
-
-    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        verdict = self._on_report(trial, result)
-        # A paused trial gives its worker back; it is served again as a trial of Tune's.
-        ends = verdict.decision != "continue"
-        return TrialScheduler.STOP if ends else TrialScheduler.CONTINUE
+        self.has_lent = False
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
-        self._on_add(trial)
-        # All trials of a stage want the same.
+        """Have a waiting worker take the trial, if there is one."""
+        # All trials want the same, and equal objects would be compared for each of them.
         self._resources = self._resources or trial.placement_group_factory
         trial.placement_group_factory = self._resources
-        self._new.append(trial)
+        self._waiting.append(trial)
+        while self._done and self._done[0].status in {Trial.TERMINATED, Trial.ERROR}:
+            forget(self._done.popleft())
+        lender = self._lender_for(trial)
+        if lender is not None:
+            # Its worker is free from here on, and Tune gives it to the trial that it looks at
+            # next, which is this one.
+            self.has_lent = True
+            controller.stop_trial(lender)
+
+    def _lender_for(self, trial: Trial) -> Trial | None:
+        """Choose the worker that ran an earlier attempt at the same trial, or any other.
+
+        The other workers may not touch the trial's checkpoints while it holds them.
+        """
+        folder = trial.config["trial"]["checkpoint_dir"]
+        same = (each for each in self._lenders if each.config["trial"]["checkpoint_dir"] == folder)
+        lender = next(same, self._lenders[0] if self._lenders else None)
+        if lender is not None:
+            self._lenders.remove(lender)
+        return lender
+
+    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Keep the trial of an attempt that has ended: nothing happens to it for now."""
+        if self._attempts.reported(trial.trial_id, result):
+            return TrialScheduler.CONTINUE
+        self._lenders.append(trial)
+        return TrialScheduler.NOOP
 
     def choose_trial_to_run(self, controller: Any) -> Trial | None:
-        """The trial that waits longest, but first those for which no worker was asked yet.
+        """Return the newest trial that waits for a worker.
 
-        Tune asks several times a report, and has a free worker take up the trial that it is given.
-        Given one that waits for its own worker to start, it would call that off.
+        A free worker takes the trial that Tune is given here. The older ones have asked for
+        workers of their own, whose start Tune would call off.
         """
-        while self._ended and self._ended[0].status in {Trial.TERMINATED, Trial.ERROR}:
-            _forget(self._ended.popleft())
-        # Ray's own looks at all trials that there have ever been.
-        for trials in (self._new, self._chosen):
-            while trials and trials[0].status != Trial.PENDING:
-                trials.popleft()
-        if self._new:
-            self._chosen.append(self._new.popleft())
-            return self._chosen[-1]
-        return self._chosen[0] if self._chosen else None
+        self.has_lent = False
+        while self._waiting and self._waiting[-1].status != Trial.PENDING:
+            self._waiting.pop()
+        return self._waiting[-1] if self._waiting else None
 
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        self._ended.append(trial)
+        """Note a trial of which nothing more is needed."""
+        self._done.append(trial)
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
-        self._on_error(trial)
-        self._ended.append(trial)
+        """Pass on that a worker died."""
+        self._done.append(trial)
+        if trial in self._lenders:
+            self._lenders.remove(trial)
+        # `Trial.get_error` looks where the file is copied to later.
+        file = Path(trial.error_file or "")
+        words = file.read_text(errors="replace").strip() if file.is_file() else ""
+        self._attempts.failed(trial.trial_id, words, of_memory=was_killed_for_memory(trial))
 
 
-def _forget(trial: Trial) -> None:
-    """Tune keeps each trial to the end of the sweep; of an ended one, nobody asks for this."""
-    trial.run_metadata.last_result = {"done": True}
-    # A reference, for which Ray keeps an object.
-    trial._default_result_or_future = None
-    for each in (
-        trial.metric_analysis,
-        trial.metric_n_steps,
-        trial.config,
-        trial.evaluated_params,
-    ):
-        each.clear()
+class _Searcher(_NotPickled, Searcher):
+    """Asks for attempts."""
 
-
-class ProposalSearcher(Searcher):
-    """Puts trials before Ray Tune, and hands back how each ended.
-
-    `propose` answers with a trial's configuration, with None when there is none before another
-    trial ends, and with `ProposalSearcher.FINISHED` when there is none any more.
-    """
-
-    def __init__(
-        self,
-        propose: Callable[[str], dict[str, Any] | str | None],
-        on_end: Callable[[str, dict[str, Any] | None, bool], None],
-    ) -> None:
+    def __init__(self, attempts: Attempts, scheduler: _Scheduler) -> None:
         super().__init__()
-        self._propose = propose
-        self._on_end = on_end
+        self._attempts = attempts
+        self._scheduler = scheduler
 
     def suggest(self, trial_id: str) -> Any:
-        return self._propose(trial_id)
+        """Return an attempt's configuration, None for now, or FINISHED for good."""
+        if self._attempts.is_over:
+            return Searcher.FINISHED
+        # Tune keeps one free worker at a time: the next is lent when this one is taken.
+        return None if self._scheduler.has_lent else self._attempts.propose(trial_id)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self._on_end(trial_id, result, error)
+        """Pass on the end of an attempt."""
+        self._attempts.ended(trial_id, result, error=error)
 
-    # Ray saves and restores searchers by pickle; a run is continued from its record instead.
-    def save(self, checkpoint_path: str) -> None: ...
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: a run is continued from its record."""
 
-    def restore(self, checkpoint_path: str) -> None: ...
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: a run is continued from its record."""
+
+
+class _Stopper(_NotPickled, tune.Stopper):
+    """Ends Tune's loop, and all its workers, when the sweep is over."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the sweep is over."""
+        return self._attempts.is_over
+
+
+def _folder_name(trial: Trial) -> str:
+    return str(trial.trial_id)

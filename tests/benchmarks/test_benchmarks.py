@@ -18,7 +18,7 @@ from benchmarks.sweep import TASK, accuracies
 from benchmarks.sweep_peers import train_reporting, trial_config
 from samtune.record.rows import Verdict
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.stages import Search
+from samtune.sweep.search_stage import SearchStage
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass"
 
@@ -68,7 +68,7 @@ def test_a_peer_trains_what_samtune_does(tmp_path: Path, monkeypatch: pytest.Mon
     space = SearchSpace.load("sam", ["budget.per_trial=2", "asha.grace=2"])
     sweep = {"task": TASK, "per_trial": 2.0}
     with record_of(tmp_path, [space]) as record:
-        trial = Search(record, [space]).next()
+        trial = SearchStage(record, [space]).next()
     assert trial is not None
     theirs, knobs = trial.config, {"lr": 0.1, "rho": 0.05}
     ours = trial_config(sweep, knobs)

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from samtune.cluster.gpu_memory import GpuMemoryError, warning
-from samtune.cluster.nodes import fitting
+from samtune.cluster.size import fitting
 from samtune.record.outcome import of_exception
 from samtune.record.record import Record
 from samtune.space.schema import ResourceSettings
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.stages import Search
+from samtune.sweep.search_stage import SearchStage
 from samtune.trial import Budget, Seeds, TrialConfig
 
 LAB = '''
@@ -288,7 +288,7 @@ def test_spaces_hold_the_cluster_evenly_whatever_their_trials_take(runs: Path) -
         for s in spaces
     ]
     with Record.create(runs, "fair", rows) as record:
-        search = Search(record, spaces)
+        search = SearchStage(record, spaces)
         running: dict[int, tuple[int, object]] = {}
         served: Counter[int] = Counter()
         for moment in range(1000):

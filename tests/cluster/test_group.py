@@ -172,7 +172,7 @@ def test_a_rank_that_hangs_is_ended_with_all_others_and_costs_nothing(tmp_path: 
     """Rank 1 waits for ever, and rank 0 for it in a collective: nobody dies, nobody reports."""
     # Twice the longest silence so far, a worker's start, and not ten times: on any machine that is
     # as short as can be. One that starts more slowly than before is tried again.
-    hasty = "import samtune.sweep.driver as it; it._SHORTEST_SILENCE_S, it._SILENCES = 5, 2"
+    hasty = "import samtune.sweep.patience as it; it._SHORTEST_S, it._MULTIPLE = 5, 2"
     with swept(tmp_path, "hanging", HANGING, "0.02", hasty) as record:
         (trial,) = record.trials()
         *stalled, last = [a["cause"] for a in record.attempts()]

@@ -29,9 +29,9 @@ from samtune.cluster.start import Cluster, cluster
 from samtune.record.folder import RunError, check_name
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import run_stage
+from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
-from samtune.sweep.stages import Search
+from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 
 ROOT = Path(samtune.__file__).parents[1]
@@ -78,7 +78,7 @@ def test_nothing_listens_beyond_rays_own_ports(
     before = listening()["driver"]
     spaces = [SearchSpace.load("sgd", ["budget.per_trial=1", "budget.trials=2", "asha.grace=1"])]
     with record_of(runs, spaces) as record:
-        run_stage(Search(record, spaces), record, two_slots, Look(), Stop())
+        run_stages([SearchStage(record, spaces)], record, two_slots, Look(), Stop())
     assert len(seen) == 2
     rays = {"driver": before, "gcs_server": 1, "raylet": 2, "ray::RuntimeEnvAgent": 1}
     for sockets in seen:

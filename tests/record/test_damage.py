@@ -25,7 +25,7 @@ from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.folder import RunError
 from samtune.record.record import Record
-from samtune.sweep.stages import Search
+from samtune.sweep.search_stage import SearchStage
 
 FLIPS = 500
 
@@ -198,7 +198,7 @@ def test_a_run_that_finds_its_journal_torn_goes_on(
     with Record.open(memory / "killed", "mine") as record, record.lock():
         for cut in places:
             journal.write_bytes(raw[:cut])
-            Search(record, [SEARCH.space])
+            SearchStage(record, [SEARCH.space])
             assert trials_in(journal) == len(list(record.trials(stage="search")))
     journal.write_bytes(raw[: len(raw) // 2])
     run_or_resume(memory / "killed", nobody)

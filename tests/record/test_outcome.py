@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from samtune.record.outcome import failure, is_final, of_death, of_exception, shortly
+from samtune.record.outcome import failure, is_final, of_exception
 from samtune.trial import ReportError
 
 
@@ -34,30 +34,6 @@ def test_causes_are_told_apart() -> None:
     assert of_exception(OSError(errno.ENOSPC, "full")) == ("disk_full", True)
     assert of_exception(ReportError("lacks val_acc")) == ("error", False)
     assert of_exception(FileNotFoundError(errno.ENOENT, "gone")) == ("error", True)
-    assert of_death("The actor died because its node has died. Node Id: 0") == "node_lost"
-    killed = "Worker exit detail: (1) The process is killed by SIGKILL by OOM killer"
-    assert of_death(killed) == "worker_died"
-    hungry = "ray.exceptions.OutOfMemoryError: node running low on memory"
-    assert of_death(hungry) == "oom"
-    assert shortly(hungry) == "its process was killed, because its machine ran low on memory"
-    died = "Failure # 1\nWorker exit type: {} Worker exit detail: {}"
-    ended = died.format("INTENDED_USER_EXIT", "Worker exits with an exit code 7. --enable-x")
-    assert shortly(ended) == "its process ended with code 7"
-    killed = died.format("SYSTEM_ERROR", "Worker unexpectedly exits. --enable-x")
-    assert shortly(killed) == "its process was killed, or crashed"
-    unstarted = "Failure # 1\nModuleNotFoundError: No module named 'a\x1b'"
-    assert shortly(unstarted) == "ModuleNotFoundError: No module named 'a\\x1b'"
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "Failure # 1\nThe worker died unexpectedly while executing this task.",
-        "Failure # 1\nray.exceptions.ActorDiedError: The actor exited intentionally.",
-    ],
-)
-def test_rays_own_sentences_are_no_reason(words: str) -> None:
-    assert shortly(words) == "its process died; the events of the trial have more"
 
 
 class Mute(Exception):

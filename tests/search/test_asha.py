@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ray.tune.experiment import Trial
 from rung_driver import LIMIT, MODES, Driver, distinct, kept, made
 
 from samtune.record.rows import Verdict
 from samtune.search.rungs import StoppingRungs, extra_places, milestones, standard_error
-from samtune.sweep.tune import RungScheduler
 
 # What all rules share
 
@@ -234,43 +231,3 @@ def test_decides_as_the_plain_rule_does(
     rungs = StoppingRungs(1, factor, LIMIT, tolerance=1)
     answers = "".join(rungs.judge(*report, margin).decision[0] for report in reports)
     assert answers == plainly(reports, rungs.milestones, factor, margin)
-
-
-# Tune
-def test_tune_is_given_trials_in_order_and_keeps_nothing_of_the_ended() -> None:
-    added: list[Any] = []
-    go_on = Verdict("continue")
-    scheduler = RungScheduler(added.append, lambda trial, result: go_on, lambda trial: None)
-    trials = [Trial("stub", stub=True, trial_id=name, config={"lr": 0.1}) for name in "abc"]
-    for trial in trials:
-        scheduler.on_trial_add(None, trial)
-    for trial in trials:
-        assert scheduler.choose_trial_to_run(None) is trial
-        trial.set_status(Trial.RUNNING)
-        trial.update_last_result({"val_acc": 0.5, "report": "all of it"})
-        assert trial.metric_analysis and trial.metric_n_steps
-        scheduler.on_trial_complete(None, trial, {})
-        assert trial.last_result["report"], "Tune is not through with it"
-        trial.set_status(Trial.TERMINATED)
-    assert scheduler.choose_trial_to_run(None) is None
-    assert added == trials
-    for trial in trials:
-        assert "report" not in trial.last_result and trial.is_finished()
-        assert not (trial.metric_analysis or trial.metric_n_steps or trial.config)
-
-
-def test_a_free_worker_is_given_a_trial_that_waits_for_no_other() -> None:
-    scheduler = RungScheduler(
-        lambda trial: None, lambda trial, result: Verdict("continue"), lambda trial: None
-    )
-    first, second, third = (Trial("stub", stub=True, trial_id=name) for name in "abc")
-    for trial in (first, second):
-        scheduler.on_trial_add(None, trial)
-    assert [scheduler.choose_trial_to_run(None) for _ in range(3)] == [first, second, first]
-    first.set_status(Trial.TERMINATED)
-    scheduler.on_trial_add(None, third)
-    assert scheduler.choose_trial_to_run(None) is third, "the second's worker is about to come"
-    assert scheduler.choose_trial_to_run(None) is second
-    third.set_status(Trial.TERMINATED)
-    second.set_status(Trial.TERMINATED)
-    assert scheduler.choose_trial_to_run(None) is None

@@ -28,16 +28,20 @@ import torch
 import samtune
 from analysis import leaderboard
 from samtune.cluster import worker
+from samtune.cluster.size import TrialSize
+from samtune.cluster.start import Cluster
 from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import Stage
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import _Driver
+from samtune.sweep.confirm_stage import ConfirmStage
+from samtune.sweep.driver import Driver
 from samtune.sweep.live import QuietView
-from samtune.sweep.stages import Confirm, Search, rungs_of
-from samtune.sweep.stop import Stop, Watch
+from samtune.sweep.search_stage import SearchStage
+from samtune.sweep.stages import rungs_of
+from samtune.sweep.stop import Stop
 from samtune.trial import TrialConfig
 from trainables import checkpoint
 
@@ -104,13 +108,6 @@ def send(config: TrialConfig, state: dict[str, Any], saved: checkpoint.Saved) ->
     )
 
 
-@dataclass
-class _Trial:
-    """As much of Ray Tune's trial as the driver looks at."""
-
-    trial_id: str
-
-
 def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None = None) -> Stop:
     """A stage and its tables; a line to `witness` for each report that is committed."""
     add_report = record.add_report
@@ -122,17 +119,18 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
 
     record.add_report = witnessed  # type: ignore[method-assign]
     stop = stop or Stop()
-    watch = Watch(record.folder, stop)
-    plan = Search if case.stage == "search" else partial(Confirm, top=None, seeds=None)
-    driver = _Driver(plan(record, [case.space]), record, QuietView(), stop, watch)
+    stage = SearchStage if case.stage == "search" else partial(ConfirmStage, top=None, seeds=None)
+    on = Cluster(1, TrialSize(cpus=1, gpus=0, workers=1), record.folder)
+    driver = Driver([stage(record, [case.space])], record, on, QuietView(), stop)
+    driver.open_next()
     for number in itertools.count():
-        trial = _Trial(str(number))
-        config = driver.propose(trial.trial_id)
-        if not isinstance(config, dict):
+        tune_id = str(number)
+        config = driver.propose(tune_id)
+        if config is None:
             break
 
-        def told(result: dict[str, Any], trial: Any = trial) -> None:
-            if driver.reported(trial, result).decision != "continue" or stop.requested:
+        def told(result: dict[str, Any], tune_id: str = tune_id) -> None:
+            if not driver.reported(tune_id, result) or stop.requested:
                 # As Ray does.
                 raise SystemExit(0)
 
@@ -150,7 +148,7 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
                 worker.run_trial(config)
             except SystemExit:
                 returned = False
-        driver.ended(trial.trial_id, {"done": returned}, False)
+        driver.ended(tune_id, {"done": returned}, error=False)
     driver.close(cut=stop.requested)
     if not stop.requested:
         export(record)

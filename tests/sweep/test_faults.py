@@ -88,9 +88,9 @@ from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import run_stage
+from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
-from samtune.sweep.stages import Search
+from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 from samtune.views.status import status_of
 
@@ -166,7 +166,7 @@ def test_a_kill_at_a_random_epoch_repeats_at_most_one(
     )
     spaces = [SearchSpace.load(Path("lab.yaml"))]
     with record_of(runs, spaces) as record:
-        run_stage(Search(record, spaces), record, two_slots, QuietView(), Stop())
+        run_stages([SearchStage(record, spaces)], record, two_slots, QuietView(), Stop())
         export(record)
         rows = tables.read(record.folder / "trials.parquet", "trials").to_pylist()
         assert [row["attempts"] for row in rows] == [2] * 3
@@ -246,7 +246,7 @@ def test_each_trial_bears_its_own_fault(
 
     spaces = [SearchSpace.load(Path("lab.yaml"))]
     with record_of(runs, spaces) as record:
-        run_stage(Search(record, spaces), record, two_slots, Listen(), Stop())
+        run_stages([SearchStage(record, spaces)], record, two_slots, Listen(), Stop())
         trials = {trial.config.knobs["mode"]: trial for trial in record.trials()}
         causes = {
             mode: [
@@ -385,9 +385,9 @@ from samtune.cluster.start import cluster
 from samtune.sweep.live import QuietView
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.stages import Search
+from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
-from samtune.sweep.driver import run_stage
+from samtune.sweep.driver import run_stages
 from test_sweep import record_of
 
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -404,7 +404,7 @@ spaces = [SearchSpace.load(Path("steady.yaml"), words)]
 with record_of(Path("runs"), spaces) as record:
     with cluster([spaces[0].resources], nodes.address) as on:
         assert on.slots == 2, on
-        run_stage(Search(record, spaces), record, on, Lose(), Stop())
+        run_stages([SearchStage(record, spaces)], record, on, Lose(), Stop())
     print(sorted({t.state for t in record.trials()}), len(list(record.trials())), "trials")
     print("causes", sorted({a["cause"] for a in record.attempts()}))
 nodes.shutdown()

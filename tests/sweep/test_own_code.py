@@ -17,7 +17,7 @@ from samtune.cluster.shipping import import_path, modules
 from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.stages import Search
+from samtune.sweep.search_stage import SearchStage
 
 OWN = {"models", "blocks", "lab", "parts", "bare", "gone"}
 MODEL = """
@@ -136,7 +136,7 @@ def test_code_that_is_gone_stops_a_command_before_the_record_is_touched(
     write_code(tmp_path, "gone")
     spaces = [SearchSpace.load("lab.yaml")]
     with record_of(tmp_path / "runs", spaces) as record:
-        trial = Search(record, spaces).next()
+        trial = SearchStage(record, spaces).next()
         assert trial is not None
         record.start_attempt(trial)
         name = record.name

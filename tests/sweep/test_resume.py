@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from samtune.cluster.size import TrialSize
+from samtune.cluster.start import Cluster
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import _Driver
+from samtune.sweep.driver import Driver
 from samtune.sweep.live import QuietView
-from samtune.sweep.stages import Search
-from samtune.sweep.stop import Stop, Watch
+from samtune.sweep.search_stage import SearchStage
+from samtune.sweep.stop import Stop
 from samtune.views.replay import rule_text
 from samtune.views.status import status_of, status_text
 
@@ -48,22 +50,23 @@ class Slots:
     """
 
     def __init__(
-        self, record: Record, search: Search, slots: int, draw: random.Random, kill: float
+        self, record: Record, search: SearchStage, slots: int, draw: random.Random, kill: float
     ) -> None:
         self.record, self.search, self.slots, self.draw = record, search, slots, draw
         self.kill = kill
         self.stop = Stop()
-        watch = Watch(record.folder, self.stop)
-        self.driver = _Driver(search, record, QuietView(), self.stop, watch)
+        on = Cluster(slots, TrialSize(cpus=1, gpus=0, workers=1), record.folder)
+        self.driver = Driver([search], record, on, QuietView(), self.stop)
         self.running: dict[str, Iterator[dict[str, Any]]] = {}
 
     def run(self, checkpoints: dict[str, int]) -> None:
         count = 0
+        self.driver.open_next()
         while True:
             while len(self.running) < self.slots:
                 count += 1
                 config = self.driver.propose(str(count))
-                if not isinstance(config, dict):
+                if config is None:
                     break
                 self.running[str(count)] = epochs(config["trial"], checkpoints)
             if not self.running:
@@ -77,21 +80,14 @@ class Slots:
         if self.draw.random() < self.kill / 2:
             # Only its worker dies; it is tried again.
             del self.running[trial_id]
-            self.driver.ended(trial_id, None, True)
+            self.driver.ended(trial_id, None, error=True)
             return
         report = next(self.running[trial_id], None)
-        if report is not None:
-            verdict = self.driver.reported(Named(trial_id), report)
-            if verdict.decision == "continue":
-                return
+        if report is not None and self.driver.reported(trial_id, report):
+            return
         del self.running[trial_id]
         if not self.stop.requested:
-            self.driver.ended(trial_id, {"done": report is None}, False)
-
-
-class Named:
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
+            self.driver.ended(trial_id, {"done": report is None}, error=False)
 
 
 def epochs(config: dict[str, Any], checkpoints: dict[str, int]) -> Iterator[dict[str, Any]]:
@@ -131,18 +127,18 @@ def create(runs: Path, tmp_path: Path) -> Callable[..., tuple[Record, list[Searc
     return create
 
 
-def told(search: Search) -> list[tuple[Any, ...]]:
+def told(search: SearchStage) -> list[tuple[Any, ...]]:
     """What the study knows, in its own order; nothing where it learns nothing."""
-    tpe = search._proposals[0].tpe
+    tpe = search.proposals[0].tpe
     rows = tpe.study.get_trials(deepcopy=False) if tpe is not None else []
     return [(r.state, r.params, r.values, r.intermediate_values) for r in rows]
 
 
-def standing(search: Search) -> dict[str, Any]:
+def standing(search: SearchStage) -> dict[str, Any]:
     """All of a search that a rebuilt one must have in common with it."""
     return {
         "rungs": vars(search.progress.rungs[0]),
-        "asked": search._proposals[0].asked,
+        "asked": search.proposals[0].asked,
         "turn": search._turn % 1,
         "used": search.progress.used,
         "best": search.progress.best,
@@ -169,20 +165,20 @@ def swept(
     seed: int,
     between_steps: float = 0.0,
     at_writes: float = 0.0,
-) -> tuple[Search, int]:
+) -> tuple[SearchStage, int]:
     """Runs a search to its end through kills; returns it and how many there were."""
     draw, checkpoints, kills = random.Random(seed), {}, 0
     record = Mortal(record, draw, at_writes) if at_writes else record
     while True:
         try:
-            search = Search(record, spaces)
+            search = SearchStage(record, spaces)
             Slots(record, search, slots, draw, between_steps).run(checkpoints)
             return search, kills
         except Killed:
             kills += 1
         assert "replay differs" not in {event["kind"] for event in record.events()}
         if between_steps:
-            rebuilt = Search(record, spaces)
+            rebuilt = SearchStage(record, spaces)
             assert standing(rebuilt) == standing(search)
             if slots == 1:
                 assert [r[1:] for r in told(rebuilt)] == [r[1:] for r in told(search)]
@@ -266,18 +262,18 @@ def test_a_full_disk_stops_cleanly_and_the_sweep_goes_on_after_it(
         for pages in (0, 1):
             (have,) = record._db.execute("PRAGMA page_count").fetchone()
             record._db.execute(f"PRAGMA max_page_count = {have + pages}")
-            slots = Slots(record, Search(record, spaces), 1, random.Random(0), 0)
+            slots = Slots(record, SearchStage(record, spaces), 1, random.Random(0), 0)
             slots.run(checkpoints)
             assert slots.stop.why == "disk full" and "full" in slots.stop.detail
             record._db.execute("PRAGMA max_page_count = 100000")
         room = shutil.disk_usage(record.folder)
         with monkeypatch.context() as patch:
             patch.setattr("shutil.disk_usage", lambda path: room._replace(free=199_000_000))
-            slots = Slots(record, Search(record, spaces), 1, random.Random(0), 0)
+            slots = Slots(record, SearchStage(record, spaces), 1, random.Random(0), 0)
             slots.run(checkpoints)
             assert slots.stop.why == "disk full" and "199 MB are free" in slots.stop.detail
         assert len(list(record.trials())) < 14
-        Slots(record, Search(record, spaces), 1, random.Random(0), 0).run(checkpoints)
+        Slots(record, SearchStage(record, spaces), 1, random.Random(0), 0).run(checkpoints)
         assert outcome(record) == whole
 
 
@@ -286,7 +282,7 @@ def test_audited_stops_run_on_and_status_says_how_many_were_wrong(
 ) -> None:
     record, spaces = create("audited", "asha.audit=1")
     with record:
-        Slots(record, Search(record, spaces), 1, random.Random(0), 0).run({})
+        Slots(record, SearchStage(record, spaces), 1, random.Random(0), 0).run({})
         (study,) = status_of(record)["studies"]
         judged = [report for report in record.reports() if report.rung is not None]
         stopped = {report.trial for report in judged if report.decision == "audit"}
@@ -304,20 +300,20 @@ def test_reports_that_come_twice_late_or_out_of_order_are_ignored(
 ) -> None:
     record, spaces = create("run")
     with record:
-        slots = Slots(record, Search(record, spaces), 1, random.Random(0), 0)
-        config = slots.driver.propose("1")
-        assert isinstance(config, dict)
+        driver = Slots(record, SearchStage(record, spaces), 1, random.Random(0), 0).driver
+        driver.open_next()
+        config = driver.propose("1")
+        assert config is not None
         reports = list(epochs(config["trial"], {}))
-        tune_trial = Named("1")
-        before = [slots.driver.reported(tune_trial, reports[k]) for k in (0, 1)]
-        odd = [slots.driver.reported(tune_trial, reports[k]) for k in (1, 0)]
-        assert [v.decision for v in before + odd] == ["continue"] * 4
+        before = [driver.reported("1", reports[k]) for k in (0, 1)]
+        odd = [driver.reported("1", reports[k]) for k in (1, 0)]
+        assert before + odd == [True] * 4
         for report in reports[2:]:
-            last = slots.driver.reported(tune_trial, report)
-        late = slots.driver.reported(tune_trial, reports[-1])
-        slots.driver.ended("1", {"done": True}, False)
-        later = slots.driver.reported(tune_trial, reports[-1])
-        assert [v.decision for v in (last, late, later)] == ["stop"] * 3
+            last = driver.reported("1", report)
+        late = driver.reported("1", reports[-1])
+        driver.ended("1", {"done": True}, error=False)
+        later = driver.reported("1", reports[-1])
+        assert [last, late, later] == [False] * 3
         assert [r.epoch for r in record.reports()] == list(range(1, 10))
         ignored = [e["detail"] for e in record.events() if e["kind"] == "ignored report"]
         assert ignored == ["epoch 2 once more", "epoch 1 once more", *["its trial had ended"] * 2]

@@ -25,10 +25,11 @@ from samtune.record.export import export
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import run_stage
+from samtune.sweep.confirm_stage import ConfirmStage
+from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
 from samtune.sweep.progress import Progress
-from samtune.sweep.stages import Confirm, Search
+from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 
 LAB = '''
@@ -123,7 +124,8 @@ def record_of(runs: Path, spaces: Sequence[SearchSpace], name: str = "run") -> R
 def sweep(
     record: Record, spaces: Sequence[SearchSpace], on: Cluster, stop: Stop | None = None
 ) -> Progress:
-    return run_stage(Search(record, spaces), record, on, QuietView(), stop or Stop())
+    stages = [SearchStage(record, spaces)]
+    return run_stages(stages, record, on, QuietView(), stop or Stop())[0]
 
 
 def by_mode(record: Record) -> dict[Any, TrialRow]:
@@ -137,7 +139,7 @@ def one_at_a_time(on: Cluster) -> Cluster:
 
 def assert_rungs_replay(record: Record, spaces: Sequence[SearchSpace]) -> None:
     """Every decision on record is the one that the reports before it lead to."""
-    Search(record, spaces)
+    SearchStage(record, spaces)
     assert not [event["detail"] for event in record.events() if event["kind"] == "replay differs"]
 
 
@@ -322,7 +324,7 @@ def test_a_stop_leaves_a_whole_record(two_slots: Cluster, runs: Path, lab: str) 
     knobs = "  lr: {min: 0.1, max: 0.9}"
     spaces = [SearchSpace.load(space_file(lab, knobs))]
     with record_of(runs, spaces) as record:
-        run_stage(Search(record, spaces), record, two_slots, StopAtThird(), stop)
+        run_stages([SearchStage(record, spaces)], record, two_slots, StopAtThird(), stop)
         states = Counter(trial.state for trial in record.trials())
         assert "running" not in states and 3 <= sum(states.values()) <= 5
         assert all(trial.ended_at for trial in record.trials())
@@ -341,8 +343,8 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
     spaces = [SearchSpace.load("sgd", small), SearchSpace.load("sam", [*small, "rho=0"])]
     with record_of(runs, spaces) as record:
         sweep(record, spaces, two_slots)
-        confirm = Confirm(record, spaces, None, None)
-        run_stage(confirm, record, two_slots, QuietView(), Stop())
+        confirm = ConfirmStage(record, spaces, None, None)
+        run_stages([confirm], record, two_slots, QuietView(), Stop())
         export(record)
         assert_rungs_replay(record, spaces)
         folder = record.folder
@@ -350,8 +352,8 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
         assert len(openings) == 4 and all(opening["used_at"] for opening in openings)
         assert not any(r.metrics.get("test_acc") for r in record.reports() if r.trial <= 2)
         # Repeats already on record are not run again; more seeds add only what is missing.
-        assert Confirm(record, spaces, None, None).progress.total == 0
-        assert Confirm(record, spaces, None, 5).progress.total == 6
+        assert ConfirmStage(record, spaces, None, None).progress.total == 0
+        assert ConfirmStage(record, spaces, None, 5).progress.total == 6
         # A repeat that was cut short is run again, under a new permit; one that had come to its
         # end, and was only not said to have, is not.
         first, second = list(record.trials(stage="confirm"))[:2]
@@ -361,9 +363,10 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
             last = max(r.seq for r in record.reports(trial=second.trial))
             db.execute("DELETE FROM decisions WHERE seq = ?", (last,))
             db.execute("DELETE FROM reports WHERE seq = ?", (last,))
-        again = Confirm(record, spaces, None, None)
+        again = ConfirmStage(record, spaces, None, None)
         assert record.trial(first.trial).state == "completed"
-        assert run_stage(again, record, two_slots, QuietView(), Stop()).states["completed"] == 1
+        (progress,) = run_stages([again], record, two_slots, QuietView(), Stop())
+        assert progress.states["completed"] == 1
         assert len(record.openings()) == 5
         export(record)
         kept = {path.name for path in (folder / "checkpoints").iterdir()}
@@ -424,7 +427,7 @@ def test_the_leaderboard_reads_the_held_out_test_split(
     spaces = [SearchSpace.load(path)]
     with record_of(runs, spaces) as record:
         sweep(record, spaces, two_slots)
-        run_stage(Confirm(record, spaces, None, 3), record, two_slots, QuietView(), Stop())
+        run_stages([ConfirmStage(record, spaces, None, 3)], record, two_slots, QuietView(), Stop())
         export(record)
         row = records(leaderboard([record.folder]))[0]
     assert row["repeats"] == 3 and row["val_acc_mean"] > 0.7

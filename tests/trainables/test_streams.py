@@ -24,10 +24,10 @@ from conftest import REAL, needs_real_images
 from samtune.cluster.start import Cluster
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import run_stage
+from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
 from samtune.sweep.progress import Progress
-from samtune.sweep.stages import Search
+from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 from samtune.trial import Budget, Seeds, TrialConfig, running
 from trainables import data, split, vision
@@ -147,8 +147,8 @@ def test_a_sweep_on_streams_cut_and_resumed_is_that_of_images_at_hand(
     curves: dict[int, Curve] = defaultdict(dict)
     with record_of(tmp_path / "runs", spaces) as record:
         stop = Stop()
-        run_stage(Search(record, spaces), record, two_slots, CutAtSecondReport(stop), stop)
-        run_stage(Search(record, spaces), record, two_slots, QuietView(), Stop())
+        run_stages([SearchStage(record, spaces)], record, two_slots, CutAtSecondReport(stop), stop)
+        run_stages([SearchStage(record, spaces)], record, two_slots, QuietView(), Stop())
         trials = list(record.trials())
         causes = Counter(attempt["cause"] for attempt in record.attempts())
         for report in record.reports():

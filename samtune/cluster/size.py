@@ -1,0 +1,78 @@
+"""How many processes a sweep needs, in four words of a space's `resources`.
+
+    cpus, gpus   what one process of a trial gets
+    workers      how many processes train one trial together
+    parallel     how many trials may run at once, at most; `auto` is as many as fit
+    slots        how many trials do run at once: what fits into the cluster, and no more than
+                 `parallel`
+
+With `cpus: 2`, `workers: 3` and `parallel: 4`, a trial takes 6 CPUs. A cluster of 20 CPUs has 3
+slots, one of 100 CPUs has 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from samtune.space.schema import ResourceSettings
+
+
+@dataclass(frozen=True)
+class TrialSize:
+    """What one trial takes: `workers` processes with `cpus` and `gpus` each."""
+
+    cpus: float
+    gpus: float
+    workers: int
+    parallel: int | None = None
+
+    @classmethod
+    def of(cls, spaces: Sequence[ResourceSettings]) -> TrialSize:
+        """Return a size that is enough for the trials of every space."""
+        limits = [each.parallel for each in spaces if isinstance(each.parallel, int)]
+        return cls(
+            cpus=max(each.cpus for each in spaces),
+            gpus=max(each.gpus for each in spaces),
+            workers=max(each.workers for each in spaces),
+            parallel=max(limits, default=None),
+        )
+
+    @property
+    def least_cpus(self) -> int:
+        """The CPUs that a Ray of our own must offer, even if the machine has fewer."""
+        return math.ceil((self.parallel or 1) * self.workers * self.cpus)
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """The resources of each process."""
+        each = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+        return [dict(each) for _ in range(self.workers)]
+
+    def slots(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """Return how many trials run at once on nodes with these resources, 0 if none fits."""
+        fits = sum(fitting(node, self.cpus, self.gpus) for node in nodes) // self.workers
+        return min(fits, self.parallel or fits)
+
+    def does_not_fit(self, nodes: Sequence[Mapping[str, float]]) -> str:
+        """Return the sentence for a cluster in which no trial fits."""
+        cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+        times = f"{self.workers} times " if self.workers > 1 else ""
+        fewer = ", --set resources.workers=1" if self.workers > 1 else ""
+        return (
+            f"no trial fits: one needs {times}{self.cpus:g} CPUs and {self.gpus:g} GPUs, and Ray "
+            f"has {cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} "
+            f"node{'s' if len(nodes) > 1 else ''}; try --set resources.gpus=0{fewer} or "
+            "--set resources.cpus=1"
+        )
+
+
+def fitting(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """Return how many processes a node holds. A GPU is shared by whole processes only."""
+    fits = int(node.get("CPU", 0) / cpus + 1e-9)
+    if gpus:
+        have = node.get("GPU", 0)
+        per_gpu = int(1 / gpus + 1e-9)
+        fits = min(fits, int(have) * per_gpu if per_gpu else int(have / gpus + 1e-9))
+    return fits

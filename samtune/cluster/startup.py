@@ -1,0 +1,71 @@
+"""Whether a sweep's workers start at all, and if not, why."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from samtune.cluster.start import Cluster
+from samtune.messages import printable
+
+# Failures in a row before any worker has started.
+_MOST_FAILURES = 3
+# Ray starts a worker that dies before it reaches Ray again and again, without a word. This long
+# after the first was asked for, its last words are looked for. Without any, it may only be slow.
+_SILENT_S = 45.0
+_LONGEST_S = 600.0
+
+
+def why_not_started(words: str) -> str:
+    """Return a sentence about a worker that could not start, from what Ray reports of it.
+
+    That ends in the exception, if the worker's own code raised one.
+    """
+    last = words.splitlines()[-1] if words else ""
+    if re.match(r"(?!ray\.)[\w.]*(Error|Exception): ", last):
+        return f"its worker could not start: {printable(last)}"
+    return "its worker could not start; the events of the trial have more"
+
+
+class Startup:
+    """The start of a sweep's first worker."""
+
+    def __init__(self, on: Cluster) -> None:
+        self._on = on
+        self._began = time.monotonic()
+        self._has_succeeded = False
+        self._failures: list[str] = []
+
+    def succeeded(self) -> None:
+        """Note that a worker has started."""
+        self._has_succeeded = True
+
+    def failed(self, reason: str) -> None:
+        """Note that a worker could not start."""
+        self._failures.append(reason)
+
+    def problem(self) -> str | None:
+        """Return why no worker will start, or None while one may."""
+        if self._has_succeeded:
+            return None
+        if len(self._failures) >= _MOST_FAILURES:
+            return self._failures[-1]
+        waited = time.monotonic() - self._began
+        # The workers of another's cluster may have to wait for its other users.
+        if not self._on.is_own or waited < _SILENT_S:
+            return None
+        last_words = _last_words(self._on.scratch)
+        if last_words is None and waited > _LONGEST_S:
+            return f"none has started in {_LONGEST_S:g} s"
+        return last_words
+
+
+def _last_words(scratch: Path) -> str | None:
+    """Return the last line that a worker process wrote to its standard error."""
+    for file in scratch.glob("ray/session_latest/logs/worker-*.err"):
+        lines = file.read_text(errors="replace").split("\n")
+        written = [line.strip() for line in lines if line.strip() and not line.startswith(":")]
+        if written:
+            return written[-1]
+    return None
