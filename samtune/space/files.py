@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from samtune.messages import nearest, quoted
 from samtune.space import strict_yaml
 from samtune.space.errors import SpaceError, space_error
-from samtune.space.schema import SECTIONS, Document, shape_of
+from samtune.space.schema import SECTIONS, shape_of
 from samtune.space.strict_yaml import MAX_BYTES, Mark, Node, Problem, StrictYamlError
 
 SHARED = "common"
 # What variants that are compared share; the rest of a space is the variant's own.
 _SETTING = {"task", *SECTIONS}
+# A shipped space may be named as if it lay in one of these folders.
+_SHIPPED_FOLDERS = {".", "spaces", "search_spaces"}
 MAX_FILES = 32
 
 
@@ -60,9 +62,12 @@ def find(reference: str | Path) -> Found:
             raise SpaceError([message])
         return Found(name, path, from_shipped=False)
     spaces = shipped()
-    if path.suffix in {"", ".yaml", ".yml"} and path.stem in spaces:
-        return Found(path.stem, spaces[path.stem], from_shipped=True)
     what = "is a folder, not a file" if os.path.isdir(text) else "no such file"
+    if path.suffix in {"", ".yaml", ".yml"} and path.stem in spaces:
+        if str(path.parent) in _SHIPPED_FOLDERS:
+            return Found(path.stem, spaces[path.stem], from_shipped=True)
+        message = f"{_printable(text)}: {what}; `{path.stem}` alone names the shipped space"
+        raise SpaceError([message])
     near = difflib.get_close_matches(path.stem, spaces, 1)
     message = (
         f"{_printable(text)}: {what}, and no shipped space has that name "
@@ -233,70 +238,26 @@ def without_shipped_noise(root: Node) -> Node:
         return root
     if noise.mark.source != shared:
         return root
-    return _replaced(root, ["task", "label_noise"], noise, remove=True)
+    return replaced(root, ["task", "label_noise"], noise, remove=True)
+
+
+def replaced(node: Node, words: Sequence[str], value: Node, remove: bool = False) -> Node:
+    """Return the tree with `value` at a path, or without what is there."""
+    if not words:
+        return value
+    entries, word, rest = dict(_entries(node)), words[0], words[1:]
+    if remove and not rest:
+        entries.pop(word, None)
+    else:
+        below = entries.get(word, Node({}, value.mark, value.mark))
+        entries[word] = replaced(below, rest, value, remove)
+    return Node(entries, node.mark, node.key)
 
 
 def _changes_shape(below: Node, above: Node) -> bool:
     # {default: 0} alone says nothing of the shape, and adds to whichever is there.
     says = {"choice", "grid", "min", "max"} & set(_entries(above))
     return bool(says) and shape_of(below.plain()) != shape_of(above.plain())
-
-
-def override(
-    root: Node, items: Sequence[str], paths: Callable[[Node], Sequence[str]]
-) -> tuple[Node, list[Problem]]:
-    """The tree with each `path=value` of --set applied in order, and what is wrong with them.
-
-    `paths(root)` gives the dotted paths that may be set; null removes a knob, or part of one.
-    """
-    problems: list[Problem] = []
-    for item in items:
-        mark = Mark(f"--set {item if item.isprintable() else quoted(item)}")
-        path, equals, text = item.partition("=")
-        path = path.strip()
-        if not equals or not path or not text.strip():
-            problems.append((mark, "write it as path=value, such as lr.max=0.3"))
-            continue
-        try:
-            value = _at(mark, strict_yaml.load(text.encode("utf-8", "replace"), ""))
-        except StrictYamlError as error:
-            problems += [(mark, message) for _, message in error.problems]
-            continue
-        known = paths(root)
-        head = path.split(".")[0]
-        full = path if head in Document.model_fields else f"knobs.{path}"
-        if full not in known:
-            short = [name.removeprefix("knobs.") for name in known]
-            near = difflib.get_close_matches(path, short, 3, 0.3)
-            choices = ", ".join(near) or ", ".join(short[:3])
-            message = f"{quoted(path)} is nothing that can be set; nearest: {choices}"
-            problems.append((mark, message))
-            continue
-        removes = full.startswith("knobs.") or full == "points"
-        root = _replaced(root, full.split("."), value, removes and value.value is None)
-    return root, problems
-
-
-def _replaced(node: Node, words: list[str], value: Node, remove: bool) -> Node:
-    if not words:
-        return value
-    entries = dict(_entries(node))
-    word, rest = words[0], words[1:]
-    if remove and not rest:
-        entries.pop(word, None)
-    else:
-        below = entries.get(word, Node({}, value.mark, value.mark))
-        entries[word] = _replaced(below, rest, value, remove)
-    return Node(entries, node.mark, node.key)
-
-
-def _at(mark: Mark, node: Node) -> Node:
-    value = node.value
-    if isinstance(value, dict):
-        value = {word: _at(mark, below) for word, below in value.items()}
-    elif isinstance(value, list):
-        value = [_at(mark, below) for below in value]
-    return Node(value, mark, mark)
 
 
 def _entries(node: Node) -> dict[str, Node]:

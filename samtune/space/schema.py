@@ -65,9 +65,15 @@ def _auto_or(check: Callable[[Any], Any], kind: str) -> Callable[[Any], Any]:
     """Return a validator that takes `auto`, and otherwise what `check` takes above 0."""
 
     def validate(value: Any) -> Any:
-        if value == "auto" or (not isinstance(value, str) and check(value) > 0):
+        if value == "auto":
             return value
-        raise ValueError(f"{quoted(value)} is neither {kind} nor `auto`")
+        try:
+            number = check(value)
+        except ValueError as error:
+            raise ValueError(f"{error}; or write `auto`") from None
+        if number <= 0:
+            raise ValueError(f"{value} is neither {kind} nor `auto`")
+        return value
 
     return validate
 
@@ -203,20 +209,33 @@ class AshaSettings(_Words):
         description="stop: a trial is judged once, when it reaches a rung. promote: it pauses "
         "there until it is among the best. halving: the best go on when all are there.",
     )
-    grace: Positive = Field(
-        default=2, description="No trial stops before this; in units of the budget."
+    grace: Annotated[
+        Positive | Literal["auto"], BeforeValidator(_auto_or(_number, "a number above 0"))
+    ] = Field(
+        default="auto",
+        description="No trial stops before this, in units of the budget; auto: 40 % of it.",
     )
     factor: Annotated[float, Field(gt=1), BeforeValidator(_number)] = Field(
-        default=3, description="One in `factor` trials goes on at each rung."
+        default=2, description="One in `factor` trials goes on at each rung."
     )
     tolerance: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
         default=1,
-        description="Near ties go on as well: within this many standard errors of the cutoff.",
+        description="Near ties go on as well: within this many standard errors of the cutoff, "
+        "or equal to it; 0 for none.",
     )
     audit: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
         default=0,
         description="Share of the stopped trials that run on, to tell how often that was wrong.",
     )
+
+    def grace_of(self, per_trial: float) -> float:
+        """Return the grace for a budget.
+
+        With label noise, what learns fast early memorises the noise later. In the shipped study
+        the first rung at 40 % of the budget stopped a good trial by mistake in 0.5 % of the
+        searches, and the first rung at 10 % in 43 %.
+        """
+        return float(f"{0.4 * per_trial:.4g}") if isinstance(self.grace, str) else self.grace
 
 
 class ResourceSettings(_Words):

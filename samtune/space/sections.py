@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from samtune.messages import nearest, quoted
 from samtune.space.knob_reader import KnobReader
-from samtune.space.knobs import Choice, Domain, Grid, Range, Value, fitted, steps
+from samtune.space.knobs import (
+    Choice,
+    Domain,
+    Fixed,
+    Grid,
+    Range,
+    Value,
+    among,
+    fitted,
+    listed,
+    steps,
+)
 from samtune.space.schema import Document
 from samtune.space.strict_yaml import Node
 
@@ -45,9 +56,10 @@ class Sections:
         document, better = self.document, self.metrics
         asha, gpus = document.asha, document.resources.gpus
         unread = {("asha", "grace"), ("budget", "per_trial")} & self.broken
-        if asha.grace > document.budget.per_trial and not unread:
+        grace = asha.grace_of(document.budget.per_trial)
+        if grace > document.budget.per_trial and not unread:
             message = (
-                f"asha.grace: {asha.grace:g} is more than budget.per_trial "
+                f"asha.grace: {grace:g} is more than budget.per_trial "
                 f"({document.budget.per_trial:g}), so no trial is stopped early"
             )
             self.reader.warnings.append((self.root.at("asha", "grace").mark, message))
@@ -83,7 +95,11 @@ class Sections:
             self._grid(knobs)
         nodes = self.root.at("search", "first").value
         for index, point in enumerate(document.search.first):
-            if point != "default" and isinstance(nodes, list):
+            if not isinstance(nodes, list):
+                continue
+            if repr(point) in map(repr, document.search.first[:index]):
+                self._wrong(nodes[index], f"search.first[{index}]: this point is listed twice")
+            if isinstance(point, Mapping):
                 self._first(point, nodes[index], knobs, points, faulty)
 
     def _grid(self, knobs: Mapping[str, Domain]) -> None:
@@ -102,20 +118,25 @@ class Sections:
 
     def _first(
         self,
-        point: Mapping[str, Value] | str,
+        point: Mapping[str, Value],
         node: Node,
         knobs: Mapping[str, Domain],
         points: Sequence[Mapping[str, Value]],
         faulty: set[str],
     ) -> None:
-        assert isinstance(point, Mapping) and isinstance(node.value, dict)
+        """Check one point of `search.first`."""
+        assert isinstance(node.value, dict)
         tied = set(points[0]) if points else set()
+        known = {n: domain.value for n, domain in knobs.items() if isinstance(domain, Fixed)}
         for name, value in point.items():
             below = node.value[name]
             if name in knobs:
-                fit = self.reader.checked(name, value, below, warn=False)
-                if fit is not None and fitted(knobs[name], fit) is None:
-                    message = f"search.first: {name} is never {quoted(fit)} in this space"
+                checked = self.reader.checked(name, value, below, warn=False)
+                fit = None if checked is None else fitted(knobs[name], checked)
+                if fit is not None:
+                    known[name] = fit
+                elif checked is not None:
+                    message = f"search.first: {name} is never {quoted(checked)} in this space"
                     self._wrong(below, message)
             elif name not in {*tied, *faulty} and ("points",) not in self.broken:
                 hint = nearest(name, [*knobs, *tied], "knobs")
@@ -123,10 +144,34 @@ class Sections:
                     (below.key, f"search.first: no knob {quoted(name)}; {hint}")
                 )
         asked = {name: value for name, value in point.items() if name in tied}
-        if asked and not any(asked == {n: p.get(n) for n in tied} for p in points):
+        fitting = [
+            p for p in points if all(listed(v, [p[n]]) is not None for n, v in asked.items())
+        ]
+        if asked and (len(asked) < len(tied) or not fitting):
             self._wrong(
                 node, f"search.first: {', '.join(sorted(tied))} are tied; name one of `points`"
             )
+        elif asked:
+            known |= fitting[0]
+        for name in point:
+            if name in knobs:
+                self._first_is_used(name, knobs, known, node.value[name])
+
+    def _first_is_used(
+        self, name: str, knobs: Mapping[str, Domain], known: Mapping[str, Value], node: Node
+    ) -> None:
+        """Refuse a knob whose condition is false with the other values of its point."""
+        asked = [name]
+        for knob in asked:
+            for other, allowed in knobs[knob].when.items():
+                if other in known and not among(known[other], allowed):
+                    message = (
+                        f"search.first: {name} is not used where {other} is {known[other]}; "
+                        f"remove it, or write `{other}: {allowed[0]}`"
+                    )
+                    self._wrong(node, message)
+                    return
+                asked += [other] if other in knobs else []
 
     def _wrong(self, node: Node, message: str) -> None:
         self.reader.problems.append((node.mark, message))

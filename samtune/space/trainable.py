@@ -5,16 +5,17 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from samtune.errors import SamtuneError
+from samtune.importing import ModuleImportError, import_module, without_arguments
 from samtune.messages import nearest, quoted
 from samtune.space.by_value import kept
 from samtune.space.errors import SpaceError
@@ -121,23 +122,17 @@ def imported(trainable: str, base: str, task: Mapping[str, Any]) -> list[str]:
     return [declared.reference, *(named(task, base) if named else ())]
 
 
-def _module(name: str) -> Any:
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    top = name.split(".")[0]
-    if top == "trainables":
+def _module(name: str) -> ModuleType:
+    if name.partition(".")[0] == "trainables":
         _refuse_stranger()
     try:
         with uncollected():
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            where = f"in {os.getcwd()} or on Python's path"
-            raise SpaceError([f"no module {error.name!r} {where}"]) from None
-        raise SpaceError([f"module {name} cannot be imported: {error}"]) from error
-    except Exception as error:
-        kind = type(error).__name__
-        raise SpaceError([f"module {name} cannot be imported: {kind}: {error}"]) from error
+            if name in {SHIPPED_MODULE, PROGRAM_MODULE}:
+                # A folder trainables/ of the user does not matter to samtune's own.
+                return importlib.import_module(name)
+            return import_module(name)
+    except ModuleImportError as error:
+        raise SpaceError(error.messages) from error
 
 
 def _refuse_stranger() -> None:
@@ -191,7 +186,9 @@ class Declared:
             fault = f"{name} has no base {quoted(base)}; {nearest(base, bases, 'it has')}"
             if getattr(trainable, "other_bases", False) and callable(knobs):
                 try:
-                    fault = "" if knobs(base) else fault
+                    # The module of the base may parse its arguments as well.
+                    with without_arguments():
+                        fault = "" if knobs(base) else fault
                 except ValueError as error:
                     fault = str(error)
         if bases and (base is None or fault):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from samtune.importing import ModuleImportError, import_module
 from samtune.messages import nearest
 from samtune.record.folder import RunError
 from samtune.record.record import Record
@@ -175,18 +174,10 @@ def _function(reference: str) -> Callable[[dict[str, Any]], object]:
     module_name, _, name = reference.partition(":")
     if not module_name or not name.isidentifier():
         raise RunError(f"--hook {reference!r}: write my_package.my_module:function", exit_code=2)
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
     try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        exited = isinstance(error, SystemExit)
-        why = f"it called sys.exit({error})" if exited else f"{type(error).__name__}: {error}"
-        raise RunError(
-            f"--hook {reference}: module {module_name} cannot be imported from {os.getcwd()} or "
-            f"Python's path: {why}",
-            exit_code=2,
-        ) from None
+        module = import_module(module_name)
+    except ModuleImportError as error:
+        raise RunError(f"--hook {reference}: {error}", exit_code=2) from None
     function = getattr(module, name, None)
     if not callable(function):
         known = [word for word, value in vars(module).items() if callable(value)]

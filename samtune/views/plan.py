@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import math
 from typing import Any
 
 from samtune.messages import knob_list, unit
 from samtune.search.proposals import Proposals
-from samtune.search.rungs import milestones
-from samtune.space.schema import AshaSettings
+from samtune.search.rungs import forecast, milestones
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
 
 _SAMPLED = 5
@@ -19,11 +18,12 @@ def plan(space: SearchSpace) -> dict[str, Any]:
     """Resolved knobs with their origin, trials, rungs, expected budget, sampled configurations."""
     proposals = Proposals(space)
     budget = space.budget
-    rungs = milestones(space.asha.grace, space.asha.factor, budget.per_trial)
+    rungs = milestones(space.asha.grace_of(budget.per_trial), space.asha.factor, budget.per_trial)
     drawn = itertools.islice(iter(proposals.ask, None), len(space.search.first) + _SAMPLED)
     per_epoch = see_per_epoch(space)
     step = {"compute": per_epoch, "epochs": 1.0}.get(budget.kind)
-    expected_budget = expected(proposals.total, rungs, space.asha, budget.per_trial, step)
+    stretches = forecast(proposals.total, rungs, space.asha, budget.per_trial, step)
+    expected_budget = sum(stretch.budget for stretch in stretches)
     see = {"compute": 1.0, "epochs": per_epoch}.get(budget.kind)
     expected_see = None if see is None else expected_budget * see
     return {
@@ -54,6 +54,7 @@ def plan(space: SearchSpace) -> dict[str, Any]:
         "trials": proposals.total,
         "rungs": list(rungs),
         "rungs_mode": space.asha.mode,
+        "rungs_cost": [dataclasses.asdict(stretch) for stretch in stretches],
         "budget_at_most": proposals.total * budget.per_trial,
         "budget_expected": expected_budget,
         "see_expected": expected_see,
@@ -72,28 +73,6 @@ def see_per_epoch(space: SearchSpace) -> float | None:
     """SGD-epoch equivalents an epoch of the default configuration costs by theory."""
     cost = getattr(resolve(space.trainable), "see_per_epoch", None)
     return None if cost is None else float(cost(space.default(), space.base))
-
-
-def expected(
-    trials: int, rungs: tuple[float, ...], asha: AshaSettings, per_trial: float, step: float | None
-) -> float:
-    """The budget a search uses if as many trials pass each rung as have a place there.
-
-    `step` is what lies between two reports: a trial is stopped by its first report past a rung.
-    Near ties and trials that pass because they are early come on top of it; that a trial diverges,
-    off it. The audit is in it.
-    """
-    levels = [math.ceil(rung / step - 1e-9) * step if step else rung for rung in rungs]
-    ends = [*(min(level, per_trial) for level in levels), per_trial]
-    used, running, begin = 0.0, float(trials), 0.0
-    for end in ends[:-1]:
-        used += running * (end - begin)
-        passing = running / asha.factor
-        if asha.mode != "stop":
-            passing = max(min(1.0, running), running // asha.factor)
-        used += asha.audit * (running - passing) * (per_trial - end)
-        running, begin = passing, end
-    return used + running * (per_trial - begin)
 
 
 def plan_text(plan: dict[str, Any]) -> str:
@@ -117,6 +96,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         f"{long}{cost}",
         f"  rungs           {', '.join(f'{rung:g}' for rung in plan['rungs']) or 'none'} {kind}"
         f"{', ' + plan['rungs_mode'] if plan['rungs'] else ''}",
+        *([f"                  {_cost_of_rungs(plan, kind)}"] if plan["rungs"] else []),
         f"  search          about {plan['budget_expected']:.0f} {kind} expected{in_see}, "
         f"{plan['budget_at_most']:.0f} at most",
         f"  confirm         {plan['confirm']['top']} x {plan['confirm']['seeds']} repeats, "
@@ -128,6 +108,14 @@ def plan_text(plan: dict[str, Any]) -> str:
         for config in plan["first_configurations"]
     ]
     return "\n".join(lines)
+
+
+def _cost_of_rungs(plan: dict[str, Any], kind: str) -> str:
+    parts = [
+        f"{cost['trials']:.0f} trials to {cost['until']:g} use {cost['budget']:.0f} {kind}"
+        for cost in plan["rungs_cost"]
+    ]
+    return ", ".join(parts)
 
 
 def _held(resources: dict[str, Any]) -> str:

@@ -343,5 +343,6 @@ def _row(rule: dict[str, Any], study: dict[str, Any]) -> tuple[str, ...]:
 
 def rule_text(asha: dict[str, Any]) -> str:
     """`promote 4 x 3, tolerance 1`."""
-    said = f"{asha['mode']} {asha['grace']:g} x {asha['factor']:g}"
+    grace = asha["grace"] if isinstance(asha["grace"], str) else f"{asha['grace']:g}"
+    said = f"{asha['mode']} {grace} x {asha['factor']:g}"
     return said + "".join(f", {w} {asha[w]:g}" for w in ("tolerance", "audit") if asha[w])

@@ -31,7 +31,7 @@ def halved(
         extra = min(places, (len(ranked) - places) // 2)
         cutoff = value(ranked[places - 1], level)
         near = [t for t in ranked[places:][:extra] if value(t, level) >= cutoff - margin]
-        trials = {*ranked[:places], *(near if margin else ())}
+        trials = {*ranked[:places], *near}
         survivors.append(trials)
     return survivors
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
 
 from torch import nn
 
+from samtune.importing import ModuleImportError, import_module
 from trainables.models.check import check_outputs
 from trainables.models.parts import Builder, ModelError, first_line, nearest
 from trainables.models.zoo import timm_model, torchvision_model
@@ -53,19 +52,12 @@ def find(reference: str) -> Builder:
 
 def _of_user(module: str, name: str) -> Builder:
     try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            where = f"in {os.getcwd()} or on Python's path"
-            raise ModelError(f"no module {error.name!r} {where}") from None
-        raise ModelError(f"module {module} cannot be imported: {first_line(error)}") from error
-    except Exception as error:
-        kind = type(error).__name__
-        raise ModelError(
-            f"module {module} cannot be imported: {kind}: {first_line(error)}"
-        ) from error
+        imported = import_module(module)
+    except ModuleImportError as error:
+        raise ModelError(str(error)) from error
+    found = getattr(imported, name, None)
     if not callable(found):
-        members = vars(importlib.import_module(module)).items()
+        members = vars(imported).items()
         known = [word for word, value in members if callable(value) and word[0] != "_"]
         raise ModelError(f"module {module} has no model {name!r}; {nearest(name, known)}")
     builder: Builder = found

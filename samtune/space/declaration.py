@@ -1,0 +1,104 @@
+"""What a space's trainable declares, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from samtune.errors import SamtuneError
+from samtune.messages import nearest, quoted
+from samtune.space.errors import SpaceError
+from samtune.space.knob_reader import KnobReader
+from samtune.space.knobs import Value
+from samtune.space.schema import NAME, Document, not_a_number
+from samtune.space.strict_yaml import Node, Problem
+from samtune.space.trainable import Declared
+
+
+def declaration(
+    root: Node, document: Document, broken: set[tuple[str, ...]], problems: list[Problem]
+) -> Declared | None:
+    """Return what the trainable declares; None after a problem, which is added to `problems`."""
+    reference = document.trainable
+    if reference is None:
+        if ("trainable",) not in broken:
+            from samtune.optimizers import VARIANTS
+
+            message = f"'trainable' is missing; write one of {', '.join(sorted(VARIANTS))}"
+            problems.append((root.mark, f"{message}: `trainable: asam`"))
+        return None
+    try:
+        declared = Declared.of(reference, document.base)
+    except SpaceError as error:
+        problems += [(root.at("trainable").mark, message) for message in error.messages]
+        return None
+    if declared.base_fault:
+        problems.append((root.at("base").mark, declared.base_fault))
+        # The knobs of an unknown base are unknown; errors about them would mislead.
+        return None
+    given = document.variant
+    if given is not None and given != declared.variant:
+        message = f"variant: {declared.reference} is {declared.variant!r}, not {quoted(given)}"
+        problems.append((root.at("variant").mark, f"{message}; remove the line"))
+    return declared
+
+
+def read_task(reader: KnobReader, root: Node, document: Document) -> dict[str, Value]:
+    """Return the task with what the trainable declares filled in."""
+    task: dict[str, Value] = {}
+    known = reader.declared.task if reader.declared else None
+    for name, value in document.task.items():
+        node = root.at("task", name)
+        fit: Value | None = value
+        if known is not None and name in known:
+            fit = reader.fitting(known[name], value, node, f"task.{name}")
+        elif name == "split_seed":
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                why = not_a_number(value) if isinstance(value, str | bool) else f"not {value}"
+                message = f"task.split_seed: a whole number of at least 0; {why}"
+                reader.problems.append((node.mark, message))
+        elif known is not None:
+            hint = nearest(name, [*known, "split_seed"])
+            reader.problems.append((node.key, f"task has no word {quoted(name)}; {hint}"))
+        elif not NAME.fullmatch(name):
+            message = f"{quoted(name)} is no name for a task word; use letters, digits and _"
+            reader.problems.append((node.key, message))
+        if fit is not None:
+            task[name] = fit
+    for name, knob in (known or {}).items():
+        task.setdefault(name, knob.default)
+    task.setdefault("split_seed", 1)
+    return task
+
+
+def ask_trainable(
+    reader: KnobReader,
+    root: Node,
+    document: Document,
+    knobs: Mapping[str, Value],
+    task: Mapping[str, Value],
+) -> None:
+    """Have the trainable refuse knobs and task words that do not go together.
+
+    A trainable may offer `check(knobs, base)`, `check_task(task, epochs)` and
+    `see_per_epoch(knobs, base)`.
+    """
+    declared, budget = reader.declared, document.budget
+    assert declared is not None
+    check, check_task, cost = (
+        getattr(declared.trainable, name, None)
+        for name in ("check", "check_task", "see_per_epoch")
+    )
+    try:
+        if check:
+            check(knobs, declared.base)
+    except (ValueError, SamtuneError) as error:
+        reader.problems.append((root.at("knobs").mark, str(error)))
+        return
+    if check_task and cost and budget.kind != "seconds":
+        per_epoch = cost(knobs, declared.base) if budget.kind == "compute" else 1.0
+        try:
+            check_task(task, budget.per_trial / per_epoch)
+        except (ValueError, SamtuneError) as error:
+            # The sentence begins with the word that it is about.
+            mark = root.at("task", str(error).split()[0]).mark
+            reader.problems.append((mark, f"task.{error}"))
