@@ -20,22 +20,39 @@ def split_by_class(labels: Rows, sizes: Sequence[int], rng: np.random.Generator)
 
     Returns:
         The rows of each part in ascending order. Of each class a part has its share, rounded to
-        a whole number of rows.
+        a whole number of rows. The first part is for training: it has a row of every class if its
+        size allows that.
     """
-    wanted = np.array(sizes)
-    held = np.bincount(labels)
-    counts = held[:, None] * wanted // wanted.sum()
-    missing = wanted - counts.sum(axis=0)
+    counts = _counts(np.bincount(labels), np.array(sizes))
+    _give_every_class_to_the_first(counts)
     parts: list[list[Rows]] = [[] for _ in sizes]
+    for label, count in enumerate(counts):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        for part, drawn in zip(parts, np.split(members, count.cumsum()[:-1]), strict=True):
+            part.append(drawn)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def _counts(held: Rows, wanted: Rows) -> Rows:
+    """Return the rows per class and part, for `held` (classes,) and `wanted` (parts,) rows."""
+    counts: Rows = held[:, None] * wanted // wanted.sum()
+    missing = wanted - counts.sum(axis=0)
     for label, count in enumerate(counts):
         # What rounding down left over goes to the parts that lack most, at most one per class.
         lacking = np.argsort(-missing, kind="stable")[: held[label] - count.sum()]
         count[lacking] += 1
         missing[lacking] -= 1
-        members = rng.permutation(np.flatnonzero(labels == label))
-        for part, drawn in zip(parts, np.split(members, count.cumsum()[:-1]), strict=True):
-            part.append(drawn)
-    return [np.sort(np.concatenate(part)) for part in parts]
+    return counts
+
+
+def _give_every_class_to_the_first(counts: Rows) -> None:
+    """Exchange a row of the largest class for a row of each class that part 0 lacks, in place."""
+    for count in counts:
+        largest = counts[:, 0].argmax()
+        if not count[0] and count.any() and counts[largest, 0] > 1:
+            other = count.argmax()
+            count[[0, other]] += 1, -1
+            counts[largest, [0, other]] += -1, 1
 
 
 def add_symmetric_noise(
