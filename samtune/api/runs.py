@@ -57,7 +57,7 @@ class Best:
         confirmed: The mean of the metric over these repeats; None without repeats.
         knobs: The value of each knob.
         space_file: A space file that trains this configuration alone.
-        python: Python code that does the same; None for a trainable that is not samtune's.
+        python: A complete script that trains this configuration.
     """
 
     run: str
@@ -69,7 +69,7 @@ class Best:
     confirmed: float | None
     knobs: Mapping[str, Any]
     space_file: str
-    python: str | None
+    python: str
 
 
 class Run:
@@ -135,7 +135,7 @@ class Run:
             repeats=winner.repeats,
             confirmed=winner.confirmed,
             knobs=dict(winner.trial.config.knobs),
-            space_file=space_file(self.name, winner),
+            space_file=space_file(winner),
             python=python(winner),
         )
 

@@ -13,10 +13,16 @@ import click
 from samtune.commands.board import csv_table, markdown_table, print_table
 from samtune.commands.options import format_option, json_option, named, runs_option
 from samtune.messages import clock, knob_list, unit
-from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.terminal import console_for
-from samtune.views.trials import BARS, sorted_trials, sparkline, trial_of, trials_of
+from samtune.views.trials import (
+    BARS,
+    shown_metrics,
+    sorted_trials,
+    sparkline,
+    trial_of,
+    trials_of,
+)
 
 _PLOT_WIDTH = 60
 _STATES = ["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
@@ -134,11 +140,7 @@ def _print_trial(trial: dict[str, Any]) -> None:
         click.echo("  no report yet")
         return
     _print_plot(trial)
-    names = [
-        name
-        for name in ("train_loss", "val_loss", "train_acc", "lr", "rho")
-        if any(name in report["metrics"] for report in curve)
-    ]
+    names = shown_metrics(trial)
     headings = ["epoch", "used", trial["metric"], "decision", "rung", "cutoff", *names, "attempt"]
     rows = [
         [
@@ -175,31 +177,23 @@ def _print_plot(trial: dict[str, Any]) -> None:
 @click.command()
 @click.argument("name")
 @space_option
-@click.option("--python", "as_python", is_flag=True, help="Only the Python.")
+@click.option("--python", "as_python", is_flag=True, help="A script that trains the winner.")
 @runs_option
 @json_option
 def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: bool) -> None:
     """Print the winning configuration as a space file.
 
-    Its last comment is the same in Python. `samtune best NAME > best.yaml` and then
+    With --python it is a complete script instead. `samtune best NAME > best.yaml` and then
     `samtune run best.yaml` train and confirm it once more.
     """
     found = named(runs, name).best(space)
     if as_json:
         click.echo(json.dumps({"schema": "best/1", **dataclasses.asdict(found)}))
-    elif not as_python:
-        commented = [f"# {line}".rstrip() for line in (found.python or "").splitlines()]
-        click.echo(found.space_file, nl=False)
-        if commented:
-            click.echo("\n".join(["", "# The same without a sweep:", "#", *commented]))
-    elif found.python is None:
-        raise RunError(
-            f"{found.trainable} is not samtune's own, so the Python code for its knobs is not "
-            "known; leave --python out",
-            exit_code=2,
-        )
-    else:
+    elif as_python:
         click.echo(found.python, nl=False)
+    else:
+        click.echo(found.space_file, nl=False)
+        click.echo(f"# `samtune best {name} --python` prints a script that trains it")
 
 
 def _number(value: float | None, form: str) -> str:

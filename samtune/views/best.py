@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from samtune.record.folder import RunError
-from samtune.record.record import Record
+from samtune.record.reader import Reader
 from samtune.record.rows import StudyRow, TrialRow
 from samtune.space.frozen import dump
 from samtune.space.strict_yaml import load
-from samtune.space.trainable import SHIPPED_MODULE
-from samtune.trial import Value
+from samtune.views.script import script
 from samtune.views.trials import study_called
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The best trial of a space's search by its last value, and the mean value of its repeats."""
+    """The best trial of a space's search.
 
+    Attributes:
+        run: the run's name.
+        study: the space's search.
+        trial: the trial.
+        value: its last value of the search's metric.
+        epochs: how many epochs it took.
+        repeats: how many repeats of it were completed.
+        confirmed: their mean value; None without repeats.
+    """
+
+    run: str
     study: StudyRow
     trial: TrialRow
     value: float
-    repeats: int
-    confirmed: float | None
+    epochs: float
+    repeats: int = 0
+    confirmed: float | None = None
+
+    def sentence(self) -> str:
+        """Return which trial it is and how well it did."""
+        metric = self.trial.config.metric
+        text = f"trial {self.trial.number} of {self.study.name} in run {self.run}, "
+        text += f"{metric} {self.value:.4f}"
+        if self.confirmed is None:
+            return text
+        return f"{text}; {self.confirmed:.4f} over {self.repeats} repeats on fresh seeds"
 
 
-def winner_of(record: Record, space: str | None = None) -> Winner:
-    """The winner of a space; without one, of all: the best by the mean over repeats if every
-    winner has been confirmed, and else by what the search saw. Test has no say in either.
+def winner_of(record: Reader, space: str | None = None) -> Winner:
+    """Return the winner of a space, or without one the winner of all spaces.
 
-    Raises RunError: exit code 2 for a space that the run has not, 1 where nothing was completed.
+    Winners of several spaces are compared by the means of their repeats if all were confirmed, and
+    by what the search saw otherwise. Test decides nothing.
+
+    Raises:
+        RunError: the run has no such space (exit code 2), or no trial was completed (1).
     """
     studies = [study_called(record, space)] if space else record.studies()
     winners = [winner for study in studies if (winner := _winner(record, study)) is not None]
     if not winners:
         raise RunError(
-            f"no trial was completed yet; `samtune status {record.name}` shows how far it is"
+            f"no trial was completed yet; `samtune status {record.name}` shows the progress"
         )
     sign = 1 if winners[0].study.settings["mode"] == "max" else -1
     means = [winner.confirmed for winner in winners]
@@ -47,72 +69,29 @@ def winner_of(record: Record, space: str | None = None) -> Winner:
     return max(zip(winners, shown, strict=True), key=lambda pair: sign * pair[1])[0]
 
 
-def _winner(record: Record, study: StudyRow) -> Winner | None:
+def _winner(record: Reader, study: StudyRow) -> Winner | None:
     best = record.best(study)
-    return best and Winner(study, *best, *record.confirmed(best[0]))
+    if best is None:
+        return None
+    trial, value = best
+    *_, last = record.reports(trial=trial.trial)
+    return Winner(record.name, study, trial, value, last.epoch, *record.confirmed(trial))
 
 
-def space_file(run: str, winner: Winner) -> str:
-    """A space whose one trial is the winner; `samtune run` trains and confirms it."""
-    study, trial = winner.study, winner.trial
-    space = load(study.space.encode(), f"{run}/{study.name}").plain()
-    space["knobs"] = dict(trial.config.knobs)
+def space_file(winner: Winner) -> str:
+    """Return a space whose one trial is the winner; `samtune run` trains and confirms it."""
+    study = winner.study
+    space = load(study.space.encode(), f"{winner.run}/{study.name}").plain()
+    space["knobs"] = dict(winner.trial.config.knobs)
     space.pop("points", None)
     space["budget"]["trials"] = 1
     space["search"]["first"] = ["default"]
-    metric = trial.config.metric
-    told = f"trial {trial.number} of {study.name} in run {run}, {metric} {winner.value:.4f}"
-    if winner.confirmed is not None:
-        told += f"; {winner.confirmed:.4f} over {winner.repeats} repeats on fresh seeds"
-    return f"# {told}\n{dump(space)}"
+    return f"# {winner.sentence()}\n{dump(space)}"
 
 
-def python(winner: Winner) -> str | None:
-    """Ten lines that train with the winner's optimizer and no more of samtune than that; None
-    where the trainable is not samtune's own, and so its knobs are nobody else's to read."""
-    from samtune.optimizers import VARIANTS, base_of
-
-    config = winner.trial.config
-    if config.trainable.split(":")[0] != SHIPPED_MODULE or config.variant not in VARIANTS:
-        return None
-    variant = VARIANTS[config.variant]
-    turned = {
-        k: v
-        for k, v in config.knobs.items()
-        if v != getattr(variant.knobs().get(k), "default", None)
-    }
-    own = _arguments(turned, variant.knobs())
-    if variant.bases:
-        names = f"{variant.__name__}, base_of"
-        given = _arguments(config.knobs, base_of(variant, config.base).knobs)
-        made = f'base_of({variant.__name__}, "{config.base}")'
-        base = [f"base = {made}.build(model.parameters(), {given})"]
-        optimizer = f"{variant.__name__}({', '.join(['base', *filter(None, [own])])})"
-    else:
-        names, base = variant.__name__, []
-        optimizer = f"{variant.__name__}(model.parameters(), n_data=n_data, {own})"
-    needs = "" if variant.bases else "; n_data: the number of training samples"
-    if warmup := config.task.get("warmup"):
-        needs += f"\n# not in here: the first {warmup:g} epochs that warmed lr up, `task.warmup`"
-    return "\n".join(
-        [
-            "# model: your network; batches: a list of (inputs, targets), those of every epoch"
-            f"{needs}",
-            "import torch",
-            f"from samtune.optimizers import {names}, GradientOracle",
-            "",
-            'loss = torch.nn.CrossEntropyLoss(reduction="none")',
-            *base,
-            f"optimizer = {optimizer}",
-            "cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer.base, len(batches))",
-            "for step, (inputs, targets) in enumerate(batches):",
-            "    optimizer.set_progress(step / len(batches))",
-            "    optimizer.step(GradientOracle(model, inputs, targets, loss))",
-            "    cosine.step()",
-            "",
-        ]
-    )
-
-
-def _arguments(values: Mapping[str, Value], taken: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in values.items() if name in taken)
+def python(winner: Winner) -> str:
+    """Return a complete script that trains the winner."""
+    trial = winner.trial
+    threads = int(trial.facts.get("threads") or max(1, int(trial.config.cpus)))
+    title = f"Train {winner.sentence()}."
+    return script(trial.config, title, winner.epochs, threads)

@@ -1,4 +1,4 @@
-"""What became of each trial of a run: the list, and one of them in full."""
+"""The trials of a run: their list, and one of them in full."""
 
 from __future__ import annotations
 
@@ -7,21 +7,35 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from samtune.messages import nearest
 from samtune.record.folder import RunError
-from samtune.record.record import Record
+from samtune.record.reader import Reader
 from samtune.record.rows import Stage, StudyRow, TrialRow
 from samtune.views.status import label
 
 BARS = "▁▂▃▄▅▆▇█"
+_FIRST = ("train_loss", "val_loss", "train_acc", "val_acc", "lr", "rho")
+_COSTS = {
+    *("step", "see", "forward_samples", "backward_samples", "skipped_steps"),
+    *("train_s", "eval_s", "data_s", "peak_rss_mb", "peak_gpu_mb"),
+}
 
 
 def trials_of(
-    record: Record, space: str | None = None, state: str | None = None
+    record: Reader, space: str | None = None, state: str | None = None
 ) -> list[dict[str, Any]]:
-    """One row a trial, in the order proposed; its value, rung and use as of its last report.
+    """Return a row per trial, in the order they were proposed, as JSON can hold it.
 
-    `trial` is what `samtune show` takes: the number within the space, `r` before a repeat's.
-    Raises RunError (exit code 2) for a space that the run has not.
+    Value, rung, epoch and used budget are those of the last report. `trial` is the word that
+    `samtune show` takes: the number within the space, with an `r` before a repeat's.
+
+    Args:
+        record: the run.
+        space: only this space's trials.
+        state: only the trials in this state.
+
+    Raises:
+        RunError: the run has no such space (exit code 2).
     """
     studies = record.studies()
     wanted = {study_called(record, space).study} if space else {s.study for s in studies}
@@ -33,7 +47,7 @@ def trials_of(
             "trial": label(trial.stage, trial.number),
             "stage": trial.stage,
             "state": trial.state,
-            "value": value,
+            "value": _finite(value),
             "rung": rungs.get(trial.trial),
             "used": used,
             "epoch": epoch,
@@ -52,19 +66,29 @@ def trials_of(
 def sorted_trials(
     trials: Sequence[dict[str, Any]], by: str, mode: str = "max"
 ) -> list[dict[str, Any]]:
-    """By a column, what has no value last: `value` best first, `state` in alphabetical order,
-    the others largest first."""
+    """Return rows of `trials_of` in the order of a column; rows without a value come last.
+
+    Args:
+        trials: the rows.
+        by: the column. Its order is alphabetical for `state`, the best first for `value`, and the
+            largest first for the others.
+        mode: the better direction of `value`, max or min.
+    """
     if by == "state":
         return sorted(trials, key=lambda trial: str(trial["state"]))
     sign = 1 if by == "value" and mode == "min" else -1
     return sorted(trials, key=lambda t: math.inf if t[by] is None else sign * t[by])
 
 
-def trial_of(record: Record, reference: str) -> dict[str, Any]:
-    """All that the record holds of one trial: `5`, `sam:5` where several spaces have a trial 5,
-    `r2` for repeat 2.
+def trial_of(record: Reader, reference: str) -> dict[str, Any]:
+    """Return all that the record holds of one trial, as JSON can hold it.
 
-    Raises RunError (exit code 2) when there is no such trial, or more than one.
+    Args:
+        record: the run.
+        reference: `5`, or `sam:5` where several spaces have a trial 5, or `r2` for repeat 2.
+
+    Raises:
+        RunError: there is no such trial, or more than one (exit code 2).
     """
     study, trial = _found(record, reference)
     events = record.events(trial=trial.trial)
@@ -85,7 +109,7 @@ def trial_of(record: Record, reference: str) -> dict[str, Any]:
         "task": dict(config.task),
         "budget": {"kind": config.budget.kind, "per_trial": config.budget.per_trial},
         "seeds": config.to_dict()["seeds"],
-        "facts": trial.facts,
+        "facts": {name: _finite(fact) for name, fact in trial.facts.items()},
         "proposed_at": trial.proposed_at,
         "ended_at": trial.ended_at,
         "attempts": [dict(attempt) for attempt in record.attempts(trial=trial.trial)],
@@ -95,35 +119,52 @@ def trial_of(record: Record, reference: str) -> dict[str, Any]:
                 "epoch": report.epoch,
                 "attempt": report.attempt,
                 "used": report.used,
-                "value": report.value if math.isfinite(report.value) else None,
+                "value": _finite(report.value),
                 "decision": report.decision,
                 "rung": report.rung,
-                "cutoff": report.cutoff,
-                "metrics": {
-                    name: value if math.isfinite(value) else None
-                    for name, value in report.metrics.items()
-                },
+                "cutoff": _finite(report.cutoff),
+                "metrics": {name: _finite(value) for name, value in report.metrics.items()},
             }
             for report in record.reports(trial=trial.trial)
         ],
     }
 
 
-def study_called(record: Record, space: str) -> StudyRow:
-    """The study of a space. Raises RunError (exit code 2) when the run has none."""
+def shown_metrics(trial: dict[str, Any]) -> list[str]:
+    """Return the metrics that a table of a trial's curve shows, beside the search's metric.
+
+    Args:
+        trial: what `trial_of` returned.
+    """
+    names = dict.fromkeys(name for report in trial["curve"] for name in report["metrics"])
+    first = [name for name in _FIRST if name in names]
+    hidden = {*first, *_COSTS, trial["metric"]}
+    return [*first, *(name for name in names if name not in hidden)]
+
+
+def _finite(value: Any) -> Any:
+    """Return the value, or None for a number that JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def study_called(record: Reader, space: str) -> StudyRow:
+    """Return the study of a space. Raise RunError (exit code 2) when the run has none."""
     studies = {study.name: study for study in record.studies()}
     if space not in studies:
         raise RunError(
-            f"run {record.name!r} has no space {space!r}; {_nearest(space, list(studies))}",
+            f"run {record.name!r} has no space {space!r}; {nearest(space, studies, 'it has')}",
             exit_code=2,
         )
     return studies[space]
 
 
 def sparkline(values: Sequence[float | None], width: int, bars: str = BARS) -> str:
-    """The values as bars between their least and their greatest; `x` where one is not finite.
+    """Return the values as bars, from the least to the greatest.
 
-    More values than `width` are thinned out evenly, and the last one is always shown.
+    Args:
+        values: None is drawn as `x`.
+        width: the most bars; of more values an even selection is shown, with the last one.
+        bars: the characters of the bars, the lowest first.
     """
     if len(values) > width:
         values = [values[-1 - round(k * (len(values) - 1) / (width - 1))] for k in range(width)]
@@ -134,11 +175,11 @@ def sparkline(values: Sequence[float | None], width: int, bars: str = BARS) -> s
     return "".join("x" if v is None else bars[round((v - low) * scale)] for v in values)
 
 
-def _found(record: Record, reference: str) -> tuple[StudyRow, TrialRow]:
+def _found(record: Reader, reference: str) -> tuple[StudyRow, TrialRow]:
     parts = re.fullmatch(r"(?:(.+):)?(r?)(\d{1,9})", reference)
     if parts is None:
         raise RunError(
-            f"{reference!r} names no trial; write its number (5), with its space where there are "
+            f"{reference!r} names no trial; write its number (5), with its space if there are "
             "several (sam:5), or r2 for repeat 2; `samtune trials` lists them",
             exit_code=2,
         )
@@ -166,9 +207,3 @@ def _found(record: Record, reference: str) -> tuple[StudyRow, TrialRow]:
         else "it has no trials yet"
     )
     raise RunError(f"run {record.name!r} has no trial {reference!r}; {hint}", exit_code=2)
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    from samtune.messages import nearest
-
-    return nearest(word, known, "it has")
