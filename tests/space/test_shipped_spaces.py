@@ -81,3 +81,15 @@ def test_variants_are_compared_on_another_spaces_setting() -> None:
     assert SearchSpace.load("asam", ["budget.trials=3"], "cifar100_wrn28_10").budget.trials == 3
     with pytest.raises(SpaceError, match="did you mean 'cifar10_resnet18'"):
         SearchSpace.load("asam", on="cifar10_resnet")
+
+
+def test_a_plan_says_what_each_rung_costs() -> None:
+    planned = plan(SearchSpace.load("sgd", ["budget.trials=24"]))
+    assert planned["rungs_cost"] == [
+        {"until": 8, "trials": 24, "budget": 192},
+        {"until": 16, "trials": 12, "budget": 96},
+        {"until": 20, "trials": 6, "budget": 24},
+    ]
+    assert planned["budget_expected"] == 312
+    line = "24 trials to 8 use 192 see, 12 trials to 16 use 96 see, 6 trials to 20 use 24 see"
+    assert line in plan_text(planned)

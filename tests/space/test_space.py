@@ -142,6 +142,52 @@ def test_a_path_that_exists_is_read_and_otherwise_the_shipped_space_of_that_name
         assert space.path == shipped()["asam"]
 
 
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "/x/nowhere/sam.yaml",
+        "nowhere/sam.yaml",
+        "../sam.yaml",
+        "my/spaces/sam.yaml",
+        "/sam",
+        "x/sam",
+    ],
+)
+def test_a_path_that_does_not_exist_is_no_shipped_space(reference: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace.load(reference)
+    assert caught.value.messages == [
+        f"{reference}: no such file; `sam` alone names the shipped space"
+    ]
+
+
+@pytest.mark.parametrize(
+    "reference", ["sam", "sam.yaml", "spaces/sam.yaml", "search_spaces/sam.yaml"]
+)
+def test_a_shipped_space_is_meant_by_its_name_or_in_its_usual_folder(reference: str) -> None:
+    assert SearchSpace.load(reference).path == shipped()["sam"]
+
+
+def test_whole_ends_of_an_undeclared_knob_are_said_to_draw_fractions() -> None:
+    head = "samtune: 1\ntrainable: labtrainables.mod:plain\n"
+    space = load("knobs:\n  a: {min: 1, max: 3}\n", head=head)
+    assert space.warnings[1] == (
+        "lab.yaml:4:6: a: fractions between the whole numbers are tried as well; write "
+        "`type: int` for whole numbers alone, or `type: float`"
+    )
+    for words in ("min: 1, max: 3, type: int", "min: 1, max: 3, type: float", "min: 1.0, max: 3"):
+        assert len(load(f"knobs: {{a: {{{words}}}}}\n", head=head).warnings) == 1
+    domain = load("knobs: {a: {min: 1, max: 5, step: 2}}\n", head=head).knobs["a"]
+    assert domain == Range(1, 5, "linear", 2, "int", 3)
+
+
+def test_a_space_that_extends_nothing_has_rungs_that_follow_its_budget() -> None:
+    for per_trial, grace in [(20, 8), (9, 3.6), (200, 80), (7, 2.8)]:
+        space = load(f"budget: {{kind: epochs, per_trial: {per_trial}}}\n")
+        assert (space.asha.grace, space.asha.factor) == (grace, 2)
+        assert SearchSpace.from_text(space.text, "lab", "space.yaml").asha == space.asha
+
+
 @pytest.mark.parametrize("reference", ["spaces/nosuch.yaml", "a" * 5000, "a\0b", "spaces"])
 def test_a_missing_file_lists_the_shipped_spaces(reference: str) -> None:
     Path("spaces").mkdir()
@@ -200,10 +246,11 @@ def test_a_stray_trainables_package_is_refused_before_it_runs(
     alone.mkdir()
     (alone / "samtune").symlink_to(home)
     code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}]\n"
+        f"import os, sys; sys.path[:0] = [{str(tmp_path)!r}]\n"
         # A namespace package only comes first where no ordinary one exists.
         f"sys.meta_path[:] = [f for f in sys.meta_path if 'ditable' not in repr(f)]\n"
-        f"sys.path[:] = [p for p in sys.path if p != {str(home.parent)!r}] + [{str(alone)!r}]\n"
+        "others = [p for p in sys.path if not os.path.isdir(os.path.join(p, 'samtune'))]\n"
+        f"sys.path[:] = others + [{str(alone)!r}]\n"
         "from samtune.space.search_space import SpaceError, resolve\n"
         "try:\n    resolve('asam')\n"
         "except SpaceError as error:\n    print(error)\n"

@@ -93,3 +93,37 @@ def test_points_that_cannot_be(body: str, message: str) -> None:
     found = messages(body)
     assert len(found) == 1
     assert found[0].startswith(f"lab.yaml:{message}")
+
+
+FIRST = (
+    "knobs:\n"
+    "  schedule: {choice: [constant, linear]}\n"
+    "  end: {choice: [0.1, 1], when: {schedule: linear}}\n"
+    "  late: {choice: [2, 3], when: {end: 0.1}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (
+            "{schedule: constant, end: 1}",
+            "end is not used where schedule is constant; remove it, or write `schedule: linear`",
+        ),
+        ("{schedule: constant, late: 2}", "late is not used where schedule is constant"),
+        ("{end: 1, late: 2}", "late is not used where end is 1.0; remove it, or write `end: 0.1`"),
+        ("{schedule: constant}, {schedule: constant}", "first[1]: this point is listed twice"),
+    ],
+)
+def test_a_first_point_that_cannot_be_tried_as_written_is_refused(
+    point: str, message: str
+) -> None:
+    (found,) = messages(f"search: {{first: [{point}]}}\n{FIRST}")
+    assert found.startswith("lab.yaml:3:") and message in found
+
+
+@pytest.mark.parametrize(
+    "point", ["{late: 2}", "{end: 0.1, late: 2}", "{schedule: linear, end: 1}"]
+)
+def test_a_first_point_may_leave_a_condition_open(point: str) -> None:
+    assert load(f"search: {{first: [{point}]}}\n{FIRST}").search.first
