@@ -1,4 +1,4 @@
-"""Whether the conditions of a space's knobs, their `when`, can come true."""
+"""The check of conditions: that the `when` of each knob can be true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from samtune.space.strict_yaml import Node
 
 
 class Conditions:
-    """Checks `when`: that it names knobs of this space, and can come true."""
+    """The conditions of all knobs of a space.
+
+    Args:
+        reader: Gathers the problems.
+        domains: The knobs; their conditions get the values of the knobs that they ask about.
+        points: The tied points.
+        nodes: The knobs as they are written.
+        faulty: The knobs that could not be read.
+    """
 
     def __init__(
         self,
@@ -30,7 +38,7 @@ class Conditions:
         self.faulty = faulty
 
     def check(self) -> None:
-        """Adds to the reader's problems; brings values to the types of the knobs they ask."""
+        """Add to the reader's problems, and bring the values of conditions to their types."""
         for name, domain in list(self.domains.items()):
             if domain.when and self._known(name, domain.when):
                 fits = {
@@ -119,7 +127,7 @@ class Conditions:
                 asked.setdefault(other, []).extend(allowed)
                 waiting.append(other)
         free = [other for other in asked if other in self.domains]
-        # Values that no condition asks for cannot help.
+        # Other values than those that a condition asks for make none true.
         axes = [[v for v in asked[o] if fitted(self.domains[o], v) is not None] for o in free]
         return any(
             name in active(self.domains, {**point, **dict(zip(free, row, strict=True)), name: 0})

@@ -30,7 +30,7 @@ def space_error(problems: Sequence[Problem]) -> SpaceError:
 
 
 def read_document(root: Node) -> tuple[Document, list[Problem], set[tuple[str, ...]]]:
-    """The document without its faulty parts, every fault, and the paths of the parts left out."""
+    """Return the document without its faulty parts, the problems, and the paths of these parts."""
     problems: list[Problem] = []
     broken: set[tuple[str, ...]] = set()
     plain = root.plain()
@@ -41,7 +41,7 @@ def read_document(root: Node) -> tuple[Document, list[Problem], set[tuple[str, .
             errors = [(_path(error["loc"]), error) for error in caught.errors()]
         problems += _problems(root, errors)
         for path, _ in errors:
-            # A fault costs its knob or its word, no more, so that the rest is checked as well.
+            # Only the faulty knob or word is left out, so that the rest is checked as well.
             part = tuple(map(str, path[:2]))
             if part[0] == "samtune":
                 plain["samtune"] = 1
@@ -63,7 +63,7 @@ def _problems(
     unknown_in = {path[:-1] for path, error in errors if error["type"] == "extra_forbidden"}
     for path, error in errors:
         if error["type"] == "missing" and path[:-1] in unknown_in:
-            continue  # The missing word is the misspelt one.
+            continue  # The unknown word is the missing one, misspelt.
         node, reached = root, 0
         for step in path:
             below = node.value
@@ -78,7 +78,7 @@ def _problems(
         where = ".".join(map(str, path[: reached - 1 if unknown else reached]))
         sentence = _sentence(node, path, reached, error)
         mark = node.key if unknown else node.mark
-        # Members of a union fail one by one at one place; its first word on it is enough.
+        # Each member of a union fails at the same place; the first sentence is enough.
         problems.setdefault(path[:reached], (mark, f"{where}: {sentence}" if where else sentence))
     return list(problems.values())
 

@@ -1,4 +1,4 @@
-"""From a reference to one tree of values: the file, what it extends, and --set on top."""
+"""Space files: how they are found, read, and merged with the files that they extend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samtune.space.schema import SECTIONS, shape_of
 from samtune.space.strict_yaml import MAX_BYTES, Mark, Node, Problem, StrictYamlError
 
 SHARED = "common"
-# What variants that are compared share; the rest of a space is the variant's own.
+# The words that compared variants share; the rest of a space belongs to its variant.
 _SETTING = {"task", *SECTIONS}
 # A shipped space may be named as if it lay in one of these folders.
 _SHIPPED_FOLDERS = {".", "spaces", "search_spaces"}
@@ -24,21 +24,21 @@ MAX_FILES = 32
 
 
 def shipped_folder() -> Path:
-    """The folder search_spaces/, which lies beside the package in a checkout and a wheel alike."""
+    """Return the folder search_spaces/, which is beside the package in checkouts and wheels."""
     import samtune
 
     return Path(samtune.__file__).resolve().parent.parent / "search_spaces"
 
 
 def shipped() -> dict[str, Path]:
-    """The spaces that come with samtune, by name; not the part they share."""
+    """Return the spaces that come with samtune, by name, without the part that they share."""
     files = sorted(shipped_folder().glob("*.yaml"))
     return {path.stem: path for path in files if path.stem != SHARED}
 
 
 @dataclass(frozen=True)
 class Found:
-    """Where a reference led. `from_shipped`: not to a file of that path, but to a shipped one."""
+    """The file behind a reference; `from_shipped` if the reference is no path of a file."""
 
     name: str
     path: Path
@@ -46,9 +46,10 @@ class Found:
 
 
 def find(reference: str | Path) -> Found:
-    """The file itself where it exists, otherwise the shipped space of the same name.
+    """Return the file of a reference, or the shipped space that it names.
 
-    Raises SpaceError for neither, and for a file name that cannot name a run's space.
+    Raises:
+        SpaceError: There is neither, or the file name cannot be the name of a space.
     """
     text = str(reference)
     path = Path(text)
@@ -77,9 +78,10 @@ def find(reference: str | Path) -> Found:
 
 
 def parse(data: bytes, source: str) -> Node:
-    """One space file's tree: a map that says `samtune: 1`.
+    """Return the tree of one space file.
 
-    Raises StrictYamlError.
+    Raises:
+        StrictYamlError: It is not strict YAML, or no map that says `samtune: 1`.
     """
     root = strict_yaml.load(data, source)
     if root.value is None:
@@ -101,9 +103,10 @@ def parse(data: bytes, source: str) -> Node:
 
 
 def read(path: Path) -> Node:
-    """The tree of a file with all that it extends.
+    """Return the tree of a file with all that it extends.
 
-    Raises SpaceError with what is wrong in any of the files.
+    Raises:
+        SpaceError: One of the files is wrong; every mistake is named.
     """
     reader = _Reader(path.parent.resolve())
     root = reader.file(path, ())
@@ -151,7 +154,7 @@ class _Reader:
         return self.extended(root, path, chain)
 
     def extended(self, root: Node, path: Path, chain: tuple[Path, ...]) -> Node:
-        """Return the tree with what it extends below it; `path` is where it is, or would be."""
+        """Return the tree merged with what it extends; `path` is the place of its file."""
         entries = dict(_entries(root))
         extends = entries.pop("extends", None)
         merged = Node(entries, root.mark, root.key)
@@ -182,7 +185,7 @@ class _Reader:
         return self.file(target, chain)
 
     def target(self, item: Node, path: Path) -> Path | str:
-        """The file an entry of `extends` means, or the sentence that says why there is none."""
+        """Return the file that an entry of `extends` names, or why there is none."""
         name = item.value
         if not isinstance(name, str):
             return "the name of a file belongs here, such as common.yaml"
@@ -206,7 +209,7 @@ class _Reader:
 
 
 def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
-    """`above` on top of `below`: maps merge deep, all else replaces; null removes knobs' parts."""
+    """Return `above` on top of `below`; maps are merged, and null removes a part of a knob."""
     merged = dict(_entries(below))
     for word, node in _entries(above).items():
         known = merged.get(word)
@@ -224,7 +227,7 @@ def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
 
 
 def on_setting(root: Node, setting: Node) -> Node:
-    """A space with another's task, budget, search, rungs, resources and confirmation."""
+    """Return a space with the task and the sections (budget, search, ...) of another."""
     kept = {word: node for word, node in _entries(setting).items() if word in _SETTING}
     return merge(root, Node(kept, root.mark, root.key))
 
@@ -255,7 +258,7 @@ def replaced(node: Node, words: Sequence[str], value: Node, remove: bool = False
 
 
 def _changes_shape(below: Node, above: Node) -> bool:
-    # {default: 0} alone says nothing of the shape, and adds to whichever is there.
+    # {default: 0} alone has no shape, and is added to the shape below.
     says = {"choice", "grid", "min", "max"} & set(_entries(above))
     return bool(says) and shape_of(below.plain()) != shape_of(above.plain())
 

@@ -11,7 +11,7 @@ from samtune.space.strict_yaml import scalar
 
 
 def dump(resolved: Mapping[str, Any]) -> str:
-    """YAML 1.2 that `load` reads back to the same values and types, in the same order."""
+    """Return YAML 1.2 that is read back to the same values and types, in the same order."""
     lines: list[str] = []
     for word, value in resolved.items():
         if isinstance(value, dict) and value:

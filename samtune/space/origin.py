@@ -1,4 +1,4 @@
-"""Where each value of a resolved space is from: `file:line`, `--set`, `default of asam`."""
+"""The origin of each value of a resolved space: `file:line`, `--set`, `default of asam`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samtune.space.trainable import Declared
 def origins(
     root: Node, resolved: dict[str, Any], document: Document, declared: Declared | None
 ) -> dict[str, str]:
-    """By dotted path, of each knob and each value in `resolved`; `root` is what was written."""
+    """Return the origin of each knob and value, by dotted path; `root` is what was written."""
     found: dict[str, str] = {}
 
     def go(value: Any, path: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ NOTHING = "nothing is written here; write a value, or remove the line"
 
 
 def not_a_number(value: object) -> str:
-    """Why `value` is no number, and what to type."""
+    """Return why `value` is no number, and what to type."""
     if value is None:
         return NOTHING
     if isinstance(value, dict | list):
@@ -62,7 +62,7 @@ def _whole(value: Any) -> Any:
 
 
 def _auto_or(check: Callable[[Any], Any], kind: str) -> Callable[[Any], Any]:
-    """Return a validator that takes `auto`, and otherwise what `check` takes above 0."""
+    """Return a validator that accepts `auto`, and what `check` accepts if it is above 0."""
 
     def validate(value: Any) -> Any:
         if value == "auto":
@@ -137,7 +137,7 @@ class ChoiceShape(_Words):
 
 
 class GridShape(_Words):
-    """A grid: each value is tried, with each of the other grids' and sampled points."""
+    """A grid: each value is tried with each value of the other grids, for each sampled point."""
 
     grid: Values | None = Field(description="The values to try, each one.")
     default: Value | None = Field(default=None, description="The value tried first.")
@@ -147,7 +147,7 @@ class GridShape(_Words):
 
 
 def shape_of(value: Any) -> str:
-    """Which of the four shapes a knob has; a misspelt word counts as what it is nearest to."""
+    """Return which of the four shapes a knob has; a misspelt word counts as the nearest one."""
     if not isinstance(value, dict):
         return "<fixed>"
     for word in ("choice", "grid"):
@@ -225,15 +225,15 @@ class AshaSettings(_Words):
     )
     audit: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
         default=0,
-        description="Share of the stopped trials that run on, to tell how often that was wrong.",
+        description="Share of the stopped trials that run on, to measure the wrong stops.",
     )
 
     def grace_of(self, per_trial: float) -> float:
         """Return the grace for a budget.
 
-        With label noise, what learns fast early memorises the noise later. In the shipped study
-        the first rung at 40 % of the budget stopped a good trial by mistake in 0.5 % of the
-        searches, and the first rung at 10 % in 43 %.
+        With label noise, what learns fast early memorises the noise later. The shipped study has
+        its first rung at 40 % of the budget, and misses its best trial in 0.5 % of the searches.
+        With a first rung at 10 % and a factor of 3 it would miss it in 43 %.
         """
         return float(f"{0.4 * per_trial:.4g}") if isinstance(self.grace, str) else self.grace
 
@@ -327,6 +327,6 @@ SECTIONS: dict[str, type[_Words]] = {
 
 
 def space_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a space file, for editors."""
+    """Return the JSON Schema (2020-12) of a space file, for editors."""
     schema = Document.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

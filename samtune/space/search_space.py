@@ -1,7 +1,8 @@
-"""Space files: from YAML to a SearchSpace, or to every mistake in it at once.
+"""Spaces: what to train, which knobs to search, and with what budget.
 
-A space says what to train, which knobs to search and with what budget. The words it may use are in
-`space_document`, the knobs in the trainable it names.
+A space is read from YAML, or made in Python, and is checked as a whole: its words by `schema`, its
+knobs and task by the trainable that it names. The result is a SearchSpace, or one error with every
+mistake.
 """
 
 from __future__ import annotations
@@ -71,11 +72,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A space with everything resolved. Treat its dicts as frozen.
+    """A space with every value resolved. Treat its dicts as frozen.
 
-    `points` holds tied knobs, a dict of the same names each; they are not in `knobs`. `origin`
-    says of each dotted path where its value is from: `file:line`, `--set`, `default of asam`.
-    `text` is the whole space as one YAML file, and `sha256` that of its UTF-8 bytes.
+    Attributes:
+        name: The name of its file, without suffix.
+        points: Tied knobs, which are not in `knobs`: dicts of the same names.
+        text: The whole space as one YAML text.
+        sha256: The SHA-256 of the text in UTF-8.
+        from_shipped: Whether a shipped space was named by its name.
+        origin: Where each value is from, by dotted path: `file:line`, `--set`, `default of asam`.
     """
 
     name: str
@@ -104,10 +109,15 @@ class SearchSpace:
         overrides: Sequence[str] = (),
         on: str | Path | None = None,
     ) -> SearchSpace:
-        """Reads a space file, or a shipped space by name, with `path=value` overrides on top.
+        """Read a space, and check it against its trainable, which is imported.
 
-        All but its trainable, base and knobs comes from the space `on`, if one is named. The
-        trainable is imported and asked for its knobs. Raises SpaceError with every mistake.
+        Args:
+            reference: A space file, or the name of a shipped space.
+            overrides: `path=value` each, applied on top in order.
+            on: A space whose task, budget and other sections replace those of this one.
+
+        Raises:
+            SpaceError: Something in it is wrong; every mistake is named.
         """
         found = find(reference)
         root = read(found.path)
@@ -116,7 +126,7 @@ class SearchSpace:
         root, problems = override(root, overrides)
         root = without_shipped_noise(root)
         space = _built(root, problems, found.name, frozen=False)
-        # The dataclass is frozen for its users; here it is not yet handed out.
+        # The dataclass is frozen for its users, who do not have it yet.
         object.__setattr__(space, "path", found.path)
         object.__setattr__(space, "from_shipped", found.from_shipped)
         return space
@@ -143,9 +153,10 @@ class SearchSpace:
 
     @classmethod
     def from_text(cls, text: str, name: str, source_name: str) -> SearchSpace:
-        """The space from its frozen `text`, without importing its trainable.
+        """Return the space of a frozen `text`, without importing its trainable.
 
-        Raises SpaceError naming `source_name`.
+        Raises:
+            SpaceError: The text was damaged; places are given in `source_name`.
         """
         try:
             root = parse(text.encode(), source_name)
@@ -155,16 +166,16 @@ class SearchSpace:
 
     @property
     def trial_budget(self) -> Budget:
-        """What one trial may use."""
+        """The budget of one trial."""
         return Budget(self.budget.kind, self.budget.per_trial)
 
     def default(self) -> dict[str, Value]:
-        """The default of every active knob; of tied knobs the first point."""
+        """Return the default of every active knob, and the first of the tied points."""
         values = {name: default_of(domain) for name, domain in self.knobs.items()}
         return self.active({**values, **(self.points[0] if self.points else {})})
 
     def active(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """`values` without the knobs whose `when` does not hold."""
+        """Return `values` without the knobs whose `when` is false."""
         return active(self.knobs, values)
 
 

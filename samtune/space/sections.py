@@ -1,4 +1,4 @@
-"""What the sections of a space say of each other, of its knobs and of its trainable's metrics."""
+"""The check of the sections of a space against each other, the knobs and the metrics."""
 
 from __future__ import annotations
 
@@ -26,10 +26,14 @@ _MORE = {"max": "higher", "min": "lower"}
 
 
 class Sections:
-    """Checks search, rungs, budget and resources against each other and the knobs.
+    """The sections search, asha, budget and resources of a space.
 
-    `broken` holds the paths that could not be read, and `metrics` what the trainable reports with
-    its better end, None where that is unknown.
+    Args:
+        reader: Gathers the problems and warnings.
+        root: The space as it is written.
+        document: The space as it was read.
+        broken: The paths that could not be read.
+        metrics: What the trainable reports, each with its better end; None if that is unknown.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Sections:
         points: Sequence[Mapping[str, Value]],
         faulty: set[str],
     ) -> None:
-        """Adds to the reader's problems and warnings; nothing is said of the knobs in `faulty`."""
+        """Add to the reader's problems and warnings; the knobs in `faulty` have one already."""
         document, better = self.document, self.metrics
         asha, gpus = document.asha, document.resources.gpus
         unread = {("asha", "grace"), ("budget", "per_trial")} & self.broken

@@ -26,7 +26,7 @@ Scalar = float | int | str | bool
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """A place in a text: line and column count from 1; 0 where the source has no lines."""
+    """A place in a text: line and column, from 1; 0 if the source has no lines."""
 
     source: str
     line: int = 0
@@ -153,7 +153,7 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 class _Builder:
-    """Turns PyYAML's nodes into ours, and gathers the mistakes in them."""
+    """Builds nodes from those of PyYAML; `problems` gathers the mistakes in them."""
 
     def __init__(self, source: str) -> None:
         self.source = source

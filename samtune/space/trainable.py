@@ -1,4 +1,4 @@
-"""The trainable that a space names: found by its reference, and asked what it takes."""
+"""The trainable that a space names, and what it declares."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ def resolve(reference: str) -> Any:
 
     Raises:
         SpaceError: The trainable cannot be found or imported.
-
     """
     full = full_reference(reference)
     if full.startswith(f"{PROGRAM_MODULE}:"):
@@ -82,8 +81,10 @@ def _program(path: str) -> Any:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Python collects no garbage in the block: with torch or Ray to be imported there is none, and
-    looking for it is a sixth of the import's CPU time."""
+    """Pause Python's garbage collection in the block.
+
+    An import of torch or Ray makes no garbage, and a sixth of its CPU time is the search for it.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -94,7 +95,7 @@ def uncollected() -> Iterator[None]:
 
 
 def trainables_of(module: Any) -> dict[str, Any]:
-    """The module's trainables that declare their knobs, by name."""
+    """Return the trainables of a module that declare their knobs, by name."""
     return {
         word: value
         for word, value in vars(module).items()
@@ -109,7 +110,7 @@ def imported(trainable: str, base: str, task: Mapping[str, Any]) -> list[str]:
     adds, such as the model of the shipped trainables.
 
     Raises:
-        SpaceError: one of them cannot be imported, or the trainable refuses a task word.
+        SpaceError: One of them cannot be imported, or the trainable refuses a task word.
     """
     declared = Declared.of(trainable, base)
     for word, value in task.items():
@@ -128,7 +129,7 @@ def _module(name: str) -> ModuleType:
     try:
         with uncollected():
             if name in {SHIPPED_MODULE, PROGRAM_MODULE}:
-                # A folder trainables/ of the user does not matter to samtune's own.
+                # These are samtune's own, also where the user has a folder trainables/.
                 return importlib.import_module(name)
             return import_module(name)
     except ModuleImportError as error:
@@ -136,7 +137,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _refuse_stranger() -> None:
-    """Refuses a `trainables` that does not lie beside samtune, before any of it runs."""
+    """Refuse a package `trainables` that is not beside samtune, before any of it runs."""
     import samtune
 
     home = Path(samtune.__file__).resolve().parent.parent
@@ -154,10 +155,13 @@ def _refuse_stranger() -> None:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a trainable says of itself. `knobs` and `task` are None where it says nothing.
+    """What a trainable declares.
 
-    `metrics` are what a search may improve, each with `max` or `min`; empty for any. `base_fault`
-    says why the trainable cannot have the base that was asked for; empty where it can.
+    Attributes:
+        base_fault: Why the trainable cannot have the base that was asked for; empty if it can.
+        knobs: Its knobs, or None if it declares none.
+        task: The words of its task, or None if it declares none.
+        metrics: What a search may improve, each with `max` or `min`; empty for any metric.
     """
 
     name: str
@@ -173,9 +177,10 @@ class Declared:
 
     @classmethod
     def of(cls, reference: str, base: str | None) -> Declared:
-        """Asks the trainable behind `reference`; a base it lacks is taken as its first one.
+        """Return what the trainable of a reference declares; a base it lacks is its first one.
 
-        Raises SpaceError where there is none.
+        Raises:
+            SpaceError: The trainable cannot be found or imported.
         """
         trainable = resolve(reference)
         name = full_reference(reference).partition(":")[2]
@@ -209,7 +214,7 @@ class Declared:
         )
 
     def unknown_knob(self, word: str) -> str:
-        """Why the trainable has no such knob: misspelt, another base's, or another variant's."""
+        """Return why the trainable has no such knob: a misspelling, or another base or variant."""
         knobs = self.knobs or {}
         others = [base for base in self.bases if word in self.trainable.knobs(base)]
         if others:
