@@ -49,7 +49,9 @@ def headings(board: pd.DataFrame) -> list[str]:
     percent = " %" if is_accuracy(first["metric"]) else ""
     test, val = (first[name].replace("_", " ") for name in ("test_metric", "metric"))
     return [
-        *("#", "variant", f"{test}{percent}", "95 % interval", "repeats"),
+        *("#", "variant", f"{test}{percent}", "95 % interval"),
+        *_verdict_headings(board),
+        "repeats",
         *(f"optimism{' pp' if percent else ''}", "see/run", f"{val}{percent}"),
         *("test openings", "trials", "search see", "s/run"),
     ]
@@ -69,6 +71,7 @@ def cells(board: pd.DataFrame) -> list[list[str]]:
                 f"{row['run']}/{row['space']}" if runs else str(row["space"]),
                 score(row[f"{test}_mean"], metric) if row["repeats"] else "not confirmed",
                 "-" if "-" in interval else " to ".join(interval),
+                *(_verdict_cells(row) if _verdict_headings(board) else ()),
                 f"{row['repeats']}{diverged}",
                 score(row["optimism"], metric, signed=True),
                 _short(row["see_per_run"]),
@@ -80,6 +83,37 @@ def cells(board: pd.DataFrame) -> list[list[str]]:
             ]
         )
     return found
+
+
+def _verdict_headings(board: pd.DataFrame) -> list[str]:
+    """Return the headings of the comparison with a baseline; none where there is no baseline."""
+    baselines = board["baseline"].dropna()
+    return [f"against {baselines.iloc[0]}", "verdict", "ranks"] if len(baselines) else []
+
+
+def _verdict_cells(row: dict[Any, Any]) -> list[str]:
+    lead, low, high = (
+        score(row[f"diff_{end}"], row["metric"], signed=True) for end in ("mean", "lo", "hi")
+    )
+    ranks = "-" if pd.isna(row["rank_lo"]) else f"{row['rank_lo']:.0f}-{row['rank_hi']:.0f}"
+    return ["-" if lead == "-" else f"{lead} ({low} to {high})", verdict(row), ranks]
+
+
+def verdict(row: dict[Any, Any]) -> str:
+    """Return a row's verdict as the board shows it.
+
+    `underpowered` names the seeds that the lead seen would need; other words say that they are
+    about the configuration, where fewer than three searches stand behind the row.
+    """
+    word = row["verdict"]
+    if word is None or pd.isna(word):
+        return "-"
+    if word == "underpowered" and not pd.isna(row["seeds_needed"]):
+        more = max(1.0, row["seeds_needed"] - row["n"])
+        return f"underpowered (about {more:,.0f} more seeds)"
+    if word in {"better", "worse", "tied"} and row["verdict_about"] == "configuration":
+        return f"{word} (this configuration)"
+    return str(word)
 
 
 def winners(board: pd.DataFrame) -> list[str]:

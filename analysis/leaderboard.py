@@ -59,8 +59,10 @@ def on_test(metric: str) -> str:
     return f"test_{metric.removeprefix('val_')}"
 
 
-def save(board: pd.DataFrame, path: Path, folders: Iterable[Path]) -> None:
-    """Write a leaderboard as Parquet, with the metadata of the runs in `folders`."""
+def save(
+    board: pd.DataFrame, path: Path, folders: Iterable[Path], table: str = "leaderboard"
+) -> None:
+    """Write a leaderboard, or its pairs, as Parquet with the metadata of the runs in `folders`."""
     found = [tables.metadata(folder / "trials.parquet") for folder in folders]
     metadata = {
         key: ",".join(dict.fromkeys(each[key] for each in found if each.get(key)))
@@ -71,7 +73,7 @@ def save(board: pd.DataFrame, path: Path, folders: Iterable[Path]) -> None:
             "samtune.data_sha256",
         )
     }
-    typed = tables.schema("leaderboard", floats=map(str, board.columns))
+    typed = tables.schema(table, floats=map(str, board.columns))
     rows = board.astype(object).where(board.notna(), None).to_dict("records")
     tables.write(path, typed, [{str(k): v for k, v in row.items()} for row in rows], metadata)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import statistics
-from analysis.leaderboard import QUESTION
+from analysis.leaderboard import QUESTION, leaderboard
 from samtune.record import tables
 
 BASELINE = "sgd"
@@ -26,6 +26,22 @@ COLUMNS = (
     *("n", "diff_mean", "diff_lo", "diff_hi", "p", "p_holm", "p_tied", "wins", "mde"),
     "seeds_needed",
 )
+
+
+def compare(
+    folders: Sequence[Path], baseline: str = BASELINE
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the judged leaderboard of runs, and its pairs.
+
+    Args:
+        folders: Folders that hold the tables of a run each.
+        baseline: Variant or space that the rows are compared with.
+
+    Raises:
+        TableError: A folder's tables cannot be read.
+
+    """
+    return judged(leaderboard(folders), folders, baseline)
 
 
 def judged(
@@ -60,25 +76,32 @@ def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
     Args:
         board: Judged rows of one question.
-        pairs: The pairs of that question.
+        pairs: The pairs of the board; those of other questions are left out.
 
     """
+    shown = set(map(_key, board.to_dict("records")))
     ranked = board[board["rank"].notna()].sort_values("rank")
     if ranked.empty:
         return "No configuration is confirmed, so there is no verdict."
-    first = str(ranked["space"].iloc[0])
+    several = board["run"].nunique() > 1
+
+    def label(key: Key) -> str:
+        return "/".join(key) if several else key[1]
+
+    first = _key(ranked.iloc[0].to_dict())
     if len(ranked) == 1:
-        return f"{first} is the only confirmed row, so there is nothing to compare."
+        return f"{label(first)} is the only confirmed row, so there is nothing to compare."
     groups: dict[str, list[str]] = {"better": [], "tied": [], "underpowered": []}
     more: list[float] = []
     for row in pairs.to_dict("records"):
-        if first in (row["space_a"], row["space_b"]):
-            other = row["space_b"] if row["space_a"] == first else row["space_a"]
+        a, b = (row["run_a"], row["space_a"]), (row["run_b"], row["space_b"])
+        if first in (a, b) and {a, b} <= shown:
+            other = label(b if a == first else a)
             word = "better" if row["verdict"] in {"better", "worse"} else row["verdict"]
-            groups[word].append(str(other))
+            groups[word].append(other)
             if word == "underpowered" and not pd.isna(row["seeds_needed"]):
                 more.append(row["seeds_needed"] - row["n"])
-    parts = [f"{first} leads."]
+    parts = [f"{label(first)} leads."]
     if groups["better"]:
         parts.append(f"It is better than {_listed(groups['better'])}.")
     if groups["tied"]:

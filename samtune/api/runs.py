@@ -115,6 +115,11 @@ class Run:
         """One row per space, the best first, as of now."""
         return leaderboard(self)
 
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """One row per pair of confirmed spaces, with the paired comparison, as of now."""
+        return self._table("pairs")
+
     def best(self, space: str | None = None) -> Best:
         """Return the winning configuration.
 
@@ -317,16 +322,17 @@ def load(run: str | Path, runs: str | Path | None = None) -> Run:
         return Run(record.folder)
 
 
-def leaderboard(*runs: Run | str | Path) -> pd.DataFrame:
+def leaderboard(*runs: Run | str | Path, baseline: str = "sgd") -> pd.DataFrame:
     """Compare the confirmed winners of one or several runs, the best first.
 
     Args:
         runs: Runs, their folders or their names.
+        baseline: Variant or space that the verdicts compare each row with.
 
     Returns:
         One row per run and space.
     """
-    from analysis.leaderboard import leaderboard as compare
+    from analysis.verdicts import compare
 
     with tempfile.TemporaryDirectory() as scratch:
         folders = []
@@ -334,7 +340,7 @@ def leaderboard(*runs: Run | str | Path) -> pd.DataFrame:
             found = each if isinstance(each, Run) else load(each)
             folders.append(Path(scratch, str(number)))
             found.export(folders[-1])
-        return compare(folders)
+        return compare(folders, baseline)[0]
 
 
 def _each(spaces: Sequence[Reference | Sequence[Reference]]) -> Iterator[Reference]:

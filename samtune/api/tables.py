@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.leaderboard import leaderboard, save
+from analysis.leaderboard import save
+from analysis.verdicts import compare
 from samtune.record.export import export
 from samtune.record.reader import Reader
 
 
 def write_tables(record: Reader, folder: Path | None = None) -> tuple[list[Path], pd.DataFrame]:
-    """Write a run's tables and its leaderboard.
+    """Write a run's tables, its leaderboard and the pairs of its rows.
 
     Args:
         record: The run.
@@ -26,8 +27,9 @@ def write_tables(record: Reader, folder: Path | None = None) -> tuple[list[Path]
         OSError: A table cannot be written.
     """
     folder = record.folder if folder is None else folder
-    written = export(record, folder)
-    board = leaderboard([folder])
-    path = folder / "leaderboard.parquet"
-    save(board, path, [folder])
-    return [*written, path], board
+    written = [*export(record, folder)]
+    board, pairs = compare([folder])
+    for name, table in (("leaderboard", board), ("pairs", pairs)):
+        written.append(folder / f"{name}.parquet")
+        save(table, written[-1], [folder], name)
+    return written, board

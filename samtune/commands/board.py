@@ -16,35 +16,41 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def print_board(board: pd.DataFrame, form: str) -> None:
-    """Print a leaderboard as a table, as Markdown (`md`), CSV or JSON."""
+def print_board(board: pd.DataFrame, pairs: pd.DataFrame, form: str) -> None:
+    """Print a judged leaderboard as a table, as Markdown (`md`), CSV or JSON."""
     from analysis import board as text
 
     match form:
         case "json":
-            click.echo(json.dumps({"schema": "leaderboard/1", "rows": text.records(board)}))
+            found, compared = text.records(board), text.records(pairs)
+            click.echo(json.dumps({"schema": "leaderboard/1", "rows": found, "pairs": compared}))
         case "csv":
             click.echo(text.csv(board), nl=False)
         case "md":
-            click.echo("\n\n".join(_markdown(*each) for each in text.questions(board)))
+            parts = (_markdown(*each, pairs) for each in text.questions(board))
+            click.echo("\n\n".join(parts))
         case _:
             for question, rows in text.questions(board):
-                _print_question(question, rows)
+                _print_question(question, rows, pairs)
 
 
-def _markdown(question: str, board: pd.DataFrame) -> str:
+def _markdown(question: str, board: pd.DataFrame, pairs: pd.DataFrame) -> str:
     from analysis import board as text
+    from analysis.verdicts import summary
 
     winners = text.winners(board)
     rows = [[*row, knobs] for row, knobs in zip(text.cells(board), winners, strict=True)]
-    return f"{question}\n\n{markdown_table([*text.headings(board), 'winning knobs'], rows)}"
+    table = markdown_table([*text.headings(board), "winning knobs"], rows)
+    return f"{question}\n\n{summary(board, pairs)}\n\n{table}"
 
 
-def _print_question(question: str, board: pd.DataFrame) -> None:
-    """Print one table and its winners."""
+def _print_question(question: str, board: pd.DataFrame, pairs: pd.DataFrame) -> None:
+    """Print the verdict in words, the table and its winners."""
     from analysis import board as text
+    from analysis.verdicts import summary
 
     click.echo(question)
+    click.echo(summary(board, pairs))
     print_table(text.headings(board), text.cells(board))
     for name, sha, knobs in zip(
         board["space"], board["config_sha"], text.winners(board), strict=True

@@ -112,13 +112,24 @@ def _json(found: list[dict[str, Any]]) -> str:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write the leaderboard of these runs as Parquet.",
 )
+@click.option(
+    "--baseline",
+    default="sgd",
+    show_default=True,
+    help="Variant or space that the verdicts compare each row with.",
+)
 @json_option
 def leaderboard(
-    names: tuple[str, ...], runs: Path, form: str, output: Path | None, as_json: bool
+    names: tuple[str, ...],
+    runs: Path,
+    form: str,
+    output: Path | None,
+    baseline: str,
+    as_json: bool,
 ) -> None:
     """Compare the confirmed winners of one or several runs."""
-    from analysis.leaderboard import leaderboard as compare
     from analysis.leaderboard import save
+    from analysis.verdicts import compare
     from samtune.api.tables import write_tables
     from samtune.record.folder import RunError
     from samtune.record.record import Record
@@ -128,12 +139,12 @@ def leaderboard(
         with Record.open(runs, name, read_only=True) as record:
             write_tables(record)
             folders.append(record.folder)
-    board = compare(folders)
+    board, pairs = compare(folders, baseline)
     if output is not None:
         if not output.absolute().parent.is_dir():
             raise RunError(f"{output.absolute().parent} is no folder; make it first", exit_code=5)
         save(board, output, folders)
-    print_board(board, "json" if as_json else form)
+    print_board(board, pairs, "json" if as_json else form)
 
 
 @click.command("export")

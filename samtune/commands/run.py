@@ -132,7 +132,7 @@ def _answer(train: Callable[[], Run], as_json: bool) -> int:
 
 def _say_all(run: Run, as_json: bool) -> None:
     """Print the leaderboard, and say what has failed and where the files are."""
-    print_board(run.leaderboard, "json" if as_json else "table")
+    print_board(run.leaderboard, run.pairs, "json" if as_json else "table")
     if run.exit_code in {1, 3}:
         reasons = dict.fromkeys(error["reason"] for error in run.status()["errors"])
         for reason in [*reasons][:3]:
