@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from test_record import CONFIG, STUDY
 
-from analysis.leaderboard import leaderboard, save
+from samtune.api.tables import write_tables
 from samtune.record import tables
-from samtune.record.export import export
 from samtune.record.record import Record
 from samtune.record.rows import State, TrialRow
 from samtune.trial import TrialConfig
@@ -44,10 +43,8 @@ def add(
 
 
 def exported(record: Record) -> dict[str, pa.Table]:
-    """All four tables, by pyarrow alone."""
-    export(record)
-    path = record.folder / "leaderboard.parquet"
-    save(leaderboard([record.folder]), path, [record.folder])
+    """All tables, by pyarrow alone."""
+    write_tables(record)
     return {name: pq.read_table(record.folder / f"{name}.parquet") for name in tables.VERSIONS}
 
 
