@@ -13,8 +13,10 @@ from samtune.messages import printable
 _MOST_FAILURES = 3
 # Ray starts a worker that dies before it reaches Ray again and again, without a word. This long
 # after the first was asked for, its last words are looked for. Without any, it may only be slow.
-_SILENT_S = 45.0
-_LONGEST_S = 600.0
+_SILENT_S = 25.0
+_LONGEST_S = 300.0
+# The last line of a traceback.
+_EXCEPTION = re.compile(r"(?!ray\.)[\w.]*(Error|Exception|Exit)\b.*")
 
 
 def why_not_started(words: str) -> str:
@@ -23,7 +25,7 @@ def why_not_started(words: str) -> str:
     That ends in the exception, if the worker's own code raised one.
     """
     last = words.splitlines()[-1] if words else ""
-    if re.match(r"(?!ray\.)[\w.]*(Error|Exception): ", last):
+    if _EXCEPTION.match(last):
         return f"its worker could not start: {printable(last)}"
     return "its worker could not start; the events of the trial have more"
 
@@ -62,10 +64,14 @@ class Startup:
 
 
 def _last_words(scratch: Path) -> str | None:
-    """Return the last line that a worker process wrote to its standard error."""
-    for file in scratch.glob("ray/session_latest/logs/worker-*.err"):
-        lines = file.read_text(errors="replace").split("\n")
-        written = [line.strip() for line in lines if line.strip() and not line.startswith(":")]
-        if written:
-            return written[-1]
+    """Return the exception that ended a worker process, from what it wrote to standard error.
+
+    Up to a moment in a worker's start that is the raylet's standard error.
+    """
+    logs = scratch / "ray" / "session_latest" / "logs"
+    for file in [logs / "raylet.err", *logs.glob("worker-*.err")]:
+        lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+        for line in reversed(lines):
+            if _EXCEPTION.match(line):
+                return printable(line)
     return None

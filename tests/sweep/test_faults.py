@@ -418,7 +418,10 @@ def test_the_trials_of_a_lost_node_go_on_elsewhere(tmp_path: Path) -> None:
         [sys.executable, "-c", LOSE_A_NODE],
         cwd=tmp_path,
         env=os.environ
-        | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "SAMTUNE_BEGAN": str(sweep.began)}
+        | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+            "SAMTUNE_BEGAN": str(sweep.began),
+        }
         | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64, "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
         text=True,

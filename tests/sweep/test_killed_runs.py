@@ -140,7 +140,7 @@ def test_a_run_is_stopped_from_elsewhere_and_gone_on_with_by_its_name(
         "lab has stopped; `samtune resume lab` goes on with it\nasked lab to stop\n",
     )
     code, err = ended(process)
-    assert code == 75 and "`samtune resume lab` goes on" in err, err
+    assert code == 75 and "`samtune resume lab` continues" in err, err
     code, told = typed("stop", "lab")
     assert code == 0 and "lab is not running" in told
     code, told = typed(*run, "--set", "lr.max=0.4")
