@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +40,8 @@ def generators(modules: Iterable[nn.Module], devices: Iterable[torch.device]) ->
     numpy = sys.modules.get("numpy")
     kinds = {torch.Generator, random.Random}
     if numpy is not None:
-        found.append(Generator(numpy.random.get_state, numpy.random.set_state, _numpy_moved))
+        read = partial(numpy.random.get_state, legacy=False)
+        found.append(Generator(read, numpy.random.set_state, _arrays_moved))
         kinds |= {numpy.random.Generator, numpy.random.RandomState}
     held = {
         id(value): value
@@ -95,5 +97,6 @@ def _held(value: Any) -> Generator:
     return Generator(value.get_state, value.set_state)
 
 
-def _numpy_moved(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
-    return bool(before[2:] != after[2:] or (before[1] != after[1]).any())
+def _arrays_moved(before: object, after: object) -> bool:
+    # States with arrays have no equality of their own.
+    return pickle.dumps(before) != pickle.dumps(after)

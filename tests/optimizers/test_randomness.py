@@ -86,6 +86,17 @@ def test_micro_batches_draw_in_turn(source):
     assert len(set(model.drawn)) == 4 and model.drawn[:4] == model.drawn[4:]
 
 
+def test_another_bit_generator_under_numpys_global_functions():
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(1))
+    try:
+        model = seeded(lambda: Noisy(SOURCES["numpy normal"]))
+        train(make("sam", model), model, batches(2))
+    finally:
+        np.random.set_bit_generator(before)
+    assert model.drawn[::2] == model.drawn[1::2] and len(set(model.drawn)) == 2
+
+
 def test_a_loss_module_draws_the_same():
     class Loss(nn.Module):
         def __init__(self):
