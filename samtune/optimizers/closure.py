@@ -12,7 +12,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from samtune.optimizers.batch import Index
 from samtune.optimizers.buffers import Buffers
-from samtune.optimizers.oracle import GradientOracle, NonFiniteError
+from samtune.optimizers.finite import NonFiniteError
+from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.randomness import Replay, generators
 from samtune.optimizers.tensors import Gradients, alike, global_norm
 

@@ -17,16 +17,13 @@ from torch import Tensor, nn
 from samtune.optimizers import sizes
 from samtune.optimizers.batch import Batch, Index, detached, joined
 from samtune.optimizers.buffers import Buffers
+from samtune.optimizers.finite import FiniteCheck
 from samtune.optimizers.passes import Forward, LossFunction, check_model, differentiate, per_sample
 from samtune.optimizers.processes import Processes
 from samtune.optimizers.randomness import Replay, generators
 from samtune.optimizers.reals import real
 from samtune.optimizers.scaling import LossScaling
-from samtune.optimizers.tensors import Gradients, accumulate_, alike, global_norm
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss or gradient that is not finite; `Variant.step` skips the step."""
+from samtune.optimizers.tensors import Gradients, accumulate_, alike
 
 
 class GradientOracle:
@@ -128,10 +125,10 @@ class GradientOracle:
         self._modules = [module for root in roots for module in root.modules()]
         self._trained = [p for root in roots for p in root.parameters() if p.requires_grad]
         self._processes = Processes(ddp)
+        self._finite = FiniteCheck(self._processes, self.scaling)
         self._before: Buffers | None = None
         self._after: Buffers | None = None
         self._replay: Replay | None = None
-        self._finite: list[Tensor] = []
         self._is_part = False
         # Gradients are averaged over the processes pass by pass, or else the direction is.
         self._averages = sync_perturbation
@@ -228,7 +225,7 @@ class GradientOracle:
             self._averages = shared
         if shared:
             self._processes.average_(total, own)
-            self._raise_unless_finite()
+            self._finite.settle()
         return total
 
     def chunks(self, m: int) -> Iterator[GradientOracle]:
@@ -256,7 +253,7 @@ class GradientOracle:
             [p.loss * (len(p) / len(self)) for p in parts if p.loss is not None]
         ).sum()
         self.outputs = joined([part.outputs for part in parts], counts)
-        self._raise_unless_finite()
+        self._finite.settle()
 
     def parts(self, count: int) -> list[tuple[slice, float]]:
         """Return at most `count` neighbouring parts of the batch, and the share of each.
@@ -301,7 +298,7 @@ class GradientOracle:
     def shared(self, direction: Gradients) -> Gradients:
         """Return the direction for all processes: the average of theirs, unless they agree."""
         if not self._averages:
-            self._raise_unless_finite()
+            self._finite.settle()
             self._processes.average_(direction, len(self))
         return direction
 
@@ -398,21 +395,7 @@ class GradientOracle:
     def _check(self, loss: Tensor, gradients: Gradients) -> None:
         if not self.check_finite:
             return
-        finite = torch.isfinite(loss)
-        if gradients:
-            finite = finite & torch.isfinite(global_norm(gradients)).to(loss.device)
-        self._finite.append(finite)
+        self._finite.add(loss, gradients)
         # Without synchronisation another process may make fewer passes, and would not answer.
         if self._averages or (self._processes.alone and not self._is_part):
-            self._raise_unless_finite()
-
-    def _raise_unless_finite(self) -> None:
-        if not self._finite:
-            return
-        broken = (~torch.stack(self._finite).all()).float()
-        self._finite.clear()
-        self._processes.most_(broken)
-        if broken.item():
-            if not self._processes.alone:
-                self.scaling.add_overflow(broken.device)
-            raise NonFiniteError("a loss or gradient is not finite")
+            self._finite.settle()

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from samtune.optimizers.batch import Index
 from samtune.optimizers.closure import ClosureOracle
+from samtune.optimizers.finite import NonFiniteError
 from samtune.optimizers.groups import Group, check_groups, check_values
 from samtune.optimizers.knobs import Knob as Knob
 from samtune.optimizers.knobs import KnobError as KnobError
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.knobs import nearest as nearest
 from samtune.optimizers.knobs import reject_unknown as reject_unknown
-from samtune.optimizers.oracle import GradientOracle, NonFiniteError
+from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.reals import real, unreal
 from samtune.optimizers.tensors import Factor, Gradients, global_norm, moved, over, scale_
 

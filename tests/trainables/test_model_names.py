@@ -118,6 +118,9 @@ def tuple_at_once(in_shape, classes):
             return x, x
     return Both()
 
+def frozen(in_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_shape[1] ** 2, classes)).requires_grad_(False)
+
 def function(in_shape, classes):
     return lambda x: x.flatten(1)[:, :classes]
 
@@ -134,6 +137,7 @@ def drawing(in_shape, classes):
         def __init__(self):
             super().__init__()
             self.rng = np.random.default_rng(0)
+            self.scale = nn.Parameter(torch.ones(()))
             self.register_buffer("count", torch.zeros(()))
 
         def forward(self, x):
@@ -205,6 +209,11 @@ def test_a_trial_run_of_a_model_leaves_no_trace(users_module: str) -> None:
             "users_models:not_in_training",
             "model users_models:not_in_training: cannot take images of 1 x 8 x 8: RuntimeError: "
             "targets are missing",
+        ),
+        (
+            "users_models:frozen",
+            "model users_models:frozen: has no parameter that requires a gradient, so there is "
+            "nothing to train",
         ),
         (
             "users_models:function",

@@ -32,6 +32,8 @@ def check_outputs(model: object, in_shape: tuple[int, int, int], classes: int) -
     finally:
         for module, training in modes.items():
             module.training = training
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ModelError("has no parameter that requires a gradient, so there is nothing to train")
 
 
 def check_single_images(model: nn.Module, in_shape: tuple[int, int, int]) -> None:
