@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ModelError, match="unknown model 'resnet-18'; did you mean resnet18"):
+    with pytest.raises(ModelError, match="unknown model 'resnet-18'; did you mean 'resnet18'"):
         check_name("resnet-18")
     with pytest.raises(ModelError) as caught:
         build("transformer", CIFAR, 10, 1)
@@ -64,7 +64,7 @@ def test_names_are_checked_without_torchvision() -> None:
 def test_torchvisions_classifiers_by_name() -> None:
     pytest.importorskip("torchvision")
     check_name("torchvision:efficientnet_b0")
-    with pytest.raises(ModelError, match="no classifier 'resnet5O'; did you mean resnet50"):
+    with pytest.raises(ModelError, match="no classifier 'resnet5O'; did you mean 'resnet50'"):
         check_name("torchvision:resnet5O")
     with pytest.raises(ModelError, match="torchvision has no classifier 'fcn_resnet50'"):
         check_name("torchvision:fcn_resnet50")  # Segmentation.
@@ -182,7 +182,7 @@ def test_a_trial_run_of_a_model_leaves_no_trace(users_module: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("users_models:mien", "module users_models has no model 'mien'; did you mean mine?"),
+        ("users_models:mien", "module users_models has no model 'mien'; did you mean 'mine'?"),
         ("users_models:number", "module users_models has no model 'number'; "),
         ("users_model:mine", "no module 'users_model' in "),
         ("users_broken:mine", "module users_broken cannot be imported: No module named 'nothing_"),

@@ -172,7 +172,7 @@ def test_timms_models() -> None:
     timm = pytest.importorskip("timm")
     check_name("timm:resnet18")
     assert "resnet18" in timm.list_models()
-    with pytest.raises(ModelError, match="timm has no model 'resnet_18'; did you mean resnet"):
+    with pytest.raises(ModelError, match="timm has no model 'resnet_18'; did you mean 'resnet"):
         check_name("timm:resnet_18")
     first, again, other = (
         build("timm:resnet10t", DIGITS, 7, seed).state_dict() for seed in (1, 1, 2)
@@ -210,5 +210,5 @@ def test_a_timm_model_is_asked_for_without_its_weights(monkeypatch: pytest.Monke
         **{"name": "net", "pretrained": False, "num_classes": 10, "in_chans": 1},
         "img_size": (8, 8),
     }
-    with pytest.raises(ModelError, match=r"timm has no model 'nett'; did you mean net\?"):
+    with pytest.raises(ModelError, match=r"timm has no model 'nett'; did you mean 'net'\?"):
         check_name("timm:nett")

@@ -209,7 +209,7 @@ def test_a_folder_of_images_is_trained_on(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("word", "value", "message"),
     [
-        ("model", "resnet81", "unknown model 'resnet81'; did you mean resnet18"),
+        ("model", "resnet81", "unknown model 'resnet81'; did you mean 'resnet18'"),
         ("model", 18, "unknown model '18'"),
         ("dataset", "digit", "did you mean digits"),
         ("augment", "cutot", "did you mean cutout"),

@@ -259,7 +259,7 @@ def test_a_report_holds_what_the_record_asks_for() -> None:
         ({"knobs": {"lr": 0.1, "roh": 1.0}}, "roh; did you mean rho"),
         ({"knobs": {"lr": -1.0}}, "lr is -1"),
         ({"task": {"dataset": "digit"}}, "did you mean digits"),
-        ({"task": {"model": "resnet"}}, "unknown model 'resnet'; did you mean resnet"),
+        ({"task": {"model": "resnet"}}, "unknown model 'resnet'; did you mean 'resnet"),
         ({"task": {"batchsize": 64}}, "did you mean batch_size"),
         ({"task": {"label_noise": 2.0}}, "label_noise is 2"),
         ({"task": {"batch_size": 0}}, "batch_size is 0"),
@@ -307,7 +307,7 @@ def test_a_model_is_drawn_from_its_seed_alone() -> None:
     first, again, other = (model.state_dict() for model in models)
     assert_bitwise_equal(first, again)
     assert not torch.equal(first["0.weight"], other["0.weight"])
-    with pytest.raises(ModelError, match="did you mean small_cnn"):
+    with pytest.raises(ModelError, match="did you mean 'small_cnn'"):
         build("smal_cnn", (1, 8, 8), 10, 0)
 
 

@@ -8,10 +8,11 @@ from functools import partial
 import torch
 from torch import nn
 
+from samtune.messages import nearest
 from samtune.trial import Value
 from trainables.models import external
 from trainables.models.densenet import densenet
-from trainables.models.parts import Builder, ModelError, nearest
+from trainables.models.parts import Builder, ModelError
 from trainables.models.pretrained import freeze, load_weights
 from trainables.models.pyramidnet import pyramidnet
 from trainables.models.resnet import Basic, Bottleneck, resnet
@@ -115,7 +116,7 @@ def _builder(name: str) -> Builder:
         return MODELS[name]
     if ":" in name:
         return external.find(name)
-    hint = nearest(name, MODELS)
+    hint = nearest(name, MODELS, "there is")
     if not hint.startswith("did"):
         hint += "; or torchvision:NAME, timm:NAME, or your own: my_package.my_module:my_model"
     raise ModelError(f"unknown model {name!r}; {hint}")

@@ -7,8 +7,9 @@ import re
 from torch import nn
 
 from samtune.importing import ModuleImportError, import_module
+from samtune.messages import nearest
 from trainables.models.check import check_outputs
-from trainables.models.parts import Builder, ModelError, first_line, nearest
+from trainables.models.parts import Builder, ModelError, first_line
 from trainables.models.zoo import timm_model, torchvision_model
 
 _ZOOS = {"torchvision": torchvision_model, "timm": timm_model}
@@ -59,7 +60,9 @@ def _of_user(module: str, name: str) -> Builder:
     if not callable(found):
         members = vars(imported).items()
         known = [word for word, value in members if callable(value) and word[0] != "_"]
-        raise ModelError(f"module {module} has no model {name!r}; {nearest(name, known)}")
+        raise ModelError(
+            f"module {module} has no model {name!r}; {nearest(name, known, 'there is')}"
+        )
     builder: Builder = found
     return builder
 

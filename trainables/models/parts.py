@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from torch import nn
 
@@ -75,13 +74,6 @@ def initialise(network: nn.Module) -> None:
 def dropout(rate: float) -> nn.Module:
     """Return dropout, or the identity if the rate is 0: it draws no random numbers."""
     return nn.Dropout(rate) if rate else nn.Identity()
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean x?`, or all known names if none is near."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}?" if near else f"there is: {', '.join(known) or 'none'}"
 
 
 def first_line(error: Exception) -> str:

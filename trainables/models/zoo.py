@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.models.parts import Builder, ModelError, first_line, nearest
+from samtune.messages import nearest
+from trainables.models.parts import Builder, ModelError, first_line
 
 
 def torchvision_model(name: str) -> Builder:
@@ -21,7 +22,9 @@ def torchvision_model(name: str) -> Builder:
     models = _imported("torchvision.models", f"torchvision:{name}", "torchvision")
     known = models.list_models(module=models)
     if name not in known:
-        raise ModelError(f"torchvision has no classifier {name!r}; {nearest(name, known)}")
+        raise ModelError(
+            f"torchvision has no classifier {name!r}; {nearest(name, known, 'there is')}"
+        )
 
     def build(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
         channels, height, width = in_shape
@@ -64,7 +67,7 @@ def timm_model(name: str) -> Builder:
 
 
 def _near_in_timm(name: str, list_models: Callable[[], list[str]]) -> str:
-    hint = nearest(name, list_models())
+    hint = nearest(name, list_models(), "there is")
     return hint if hint.startswith("did") else "`timm.list_models()` shows them"
 
 
