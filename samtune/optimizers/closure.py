@@ -162,7 +162,9 @@ class ClosureOracle(GradientOracle):
 
             own = module.register_forward_hook(leave, always_call=True)
 
-        self._hook = register_module_forward_pre_hook(torch.compiler.disable(enter))
+        # A model that is compiled in place would trace it.
+        untraced: Any = torch.compiler.disable  # torch leaves its type out.
+        self._hook = register_module_forward_pre_hook(untraced(enter))
 
     def _unscaled(self, gradients: Gradients) -> Gradients:
         if self._scale is None:
