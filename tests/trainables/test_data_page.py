@@ -23,8 +23,7 @@ def test_its_space_has_words_of_a_task() -> None:
 
 
 def test_its_table_has_every_schedule_with_the_defaults() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", PAGE, re.MULTILINE)
-    assert sorted(kind for kind, _ in rows) == sorted(KINDS)
+    assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == sorted(KINDS)
     for name, value in re.findall(r"`(lr_\w+): ([^`]+)`", PAGE):
         assert TASK[name].default == yaml.safe_load(value)
 
