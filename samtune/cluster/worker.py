@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,7 +12,6 @@ from ray import tune
 
 from samtune.cluster import gpu_memory
 from samtune.cluster.clean import clean, enter
-from samtune.cluster.output import logged
 from samtune.cluster.ranks import Broadcast, RankFailure, ranks
 from samtune.record.copies import Uploads
 from samtune.record.folder import alone_in
@@ -28,22 +25,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
     """Run one trial: find its trainable by name, call it, and report to the driver for it."""
     trial = TrialConfig.from_dict(config["trial"])
     driver = Driver()
-    with logged(Path(config["log"])):
-        problem = _problem(trial, config, driver)
-    if driver.has_stopped:
-        raise SystemExit(0)
-    if problem is not None:
-        # A worker that is out of memory, or whose CUDA context may be broken, is not used again.
-        raises = problem["cause"] == "oom" or trial.gpus > 0
-        tune.report(problem | {"raises": raises})
-        if raises:
-            raise RuntimeError(problem["error"])
-
-
-def _problem(
-    trial: TrialConfig, config: Mapping[str, Any], driver: Driver
-) -> dict[str, Any] | None:
-    """Train, and return what went wrong, as `failure` does."""
+    problem = None
     try:
         runtime = ray.get_runtime_context()
         # With the handle, the driver can end a worker that stalls.
@@ -52,12 +34,16 @@ def _problem(
     # A trainable may raise anything, and Ray would take SystemExit for its own.
     except BaseException as error:
         problem = failure(error)
-        if problem is not None and not driver.has_stopped:
-            print(problem["traceback"], file=sys.stderr)
         if problem is not None and isinstance(error, RankFailure):
             problem |= {"cause": error.cause, "again": error.again}
-        return problem
-    return None
+    if driver.has_stopped:
+        raise SystemExit(0)
+    if problem is not None:
+        # A worker that is out of memory, or whose CUDA context may be broken, is not used again.
+        raises = problem["cause"] == "oom" or trial.gpus > 0
+        tune.report(problem | {"raises": raises})
+        if raises:
+            raise RuntimeError(problem["error"])
 
 
 class Driver:

@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 
 import samtune
-from samtune.cli import cli
+from samtune.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))),
+]
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
@@ -29,10 +33,26 @@ def test_the_readme_opens_with_the_two_commands() -> None:
 
 
 def test_the_readme_names_every_command_and_shipped_file() -> None:
-    for name in cli.commands:
+    for name in COMMANDS:
         assert f"samtune {name}" in README, name
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_in_a_page_leads_to_a_file(page: str) -> None:
+    for link in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_readme_links_every_page() -> None:
+    for page in set(PAGES) - {"README.md"}:
+        assert f"]({page})" in README, page
+
+
+def test_the_tree_of_the_architecture_is_the_real_one() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    for path in (ROOT / "samtune").iterdir():
+        if path.name not in {"__pycache__", "__main__.py", "py.typed"}:
+            assert path.name in text, path.name
 
 
 def test_the_changelog_opens_with_this_version() -> None:
@@ -58,6 +78,17 @@ def test_the_readme_examples_run() -> None:
     with running(config, reports.append):
         given["my_trainable"](config)  # type: ignore[operator]
     assert [report["used"] for report in reports] == list(range(1, 8))
+
+
+@pytest.mark.slow
+def test_the_readme_s_python_api_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
+    assert "budget.trials" in block
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace('{"budget.trials": 8}', '{"budget.trials": 2}'), {})
+    assert "'rho'" in capsys.readouterr().out
 
 
 @pytest.mark.slow
