@@ -133,6 +133,8 @@ def _wandb_knob(words: Any) -> Any:
     if kind is None:
         whole = all(type(words.get(end)) is int for end in ("min", "max"))
         kind = "int_uniform" if whole else "uniform"
+    if kind == "normal":
+        return _normal(words)
     convert = _DISTRIBUTIONS.get(kind)
     if convert is None:
         raise ValueError(f"the distribution {quoted(kind)} has no counterpart")
@@ -161,6 +163,13 @@ def _log(words: Mapping[str, Any]) -> dict[str, Any]:
     return {**_uniform(words), "scale": "log"}
 
 
+def _normal(words: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {"mean": words.get("mu", 0.0), "sd": words.get("sigma", 1.0)}
+    if not all(isinstance(number, int | float) for number in numbers.values()):
+        raise ValueError("mu and sigma must be numbers")
+    return {word: float(number) for word, number in numbers.items()}
+
+
 def _exponents(words: Mapping[str, Any]) -> dict[str, Any]:
     ends = {end: math.exp(words[end]) for end in ("min", "max")}
     return {**ends, "scale": "log"}
@@ -173,10 +182,15 @@ def _stepped(words: Mapping[str, Any]) -> dict[str, Any]:
     return {**ends, "step": int(step) if whole else float(step)}
 
 
+def _stepped_log(words: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_stepped(words), "scale": "log"}
+
+
 _DISTRIBUTIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "uniform": _uniform,
     "int_uniform": _whole,
     "q_uniform": _stepped,
     "log_uniform": _exponents,
     "log_uniform_values": _log,
+    "q_log_uniform_values": _stepped_log,
 }

@@ -32,6 +32,8 @@ parameters:
   opt: {parameters: {lr: {value: 1}}}
   a.b: {value: 1}
   shapes: {values: [[1, 2], [3]]}
+  spread: {distribution: log_normal, mu: 0, sigma: 1}
+  units: {distribution: q_log_uniform_values, q: 8, min: 8, max: 64}
   open: {distribution: uniform, min: 1}
 """
 
@@ -49,6 +51,9 @@ def test_a_sweep_converts_to_a_space_that_loads() -> None:
     assert isinstance(layers, Range) and (layers.low, layers.high, layers.type) == (1, 4, "int")
     assert isinstance(width, Range) and (width.step, width.type) == (16, "int")
     assert isinstance(act, Choice) and act.values == ("relu", "tanh")
+    noise, units = space.knobs["noise"], space.knobs["units"]
+    assert isinstance(noise, Range) and (noise.mean, noise.sd, noise.low) == (0, 1, -4)
+    assert isinstance(units, Range) and (units.step, units.scale, units.type) == (8, "log", "int")
     assert (space.search.method, space.search.metric, space.search.mode) == (
         "tpe",
         "val_f1",
@@ -62,7 +67,7 @@ def test_all_that_does_not_convert_is_named() -> None:
     left = "\n".join(from_wandb(SWEEP).left_out)
     for sentence in (
         "metric 'val/f1' is no name; report it as val_f1",
-        "parameters.noise: the distribution 'normal' has no counterpart",
+        "parameters.spread: the distribution 'log_normal' has no counterpart",
         "parameters.weighted: probabilities of choices",
         "parameters.opt: nested parameters",
         "parameters.a.b: 'a.b' is no name for a knob",
