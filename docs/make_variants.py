@@ -130,6 +130,13 @@ A parameter group may have its own radius and its schedule (`rho`, or `rho_max` 
 `clip`: `[{"params": a, "rho": 0.0}, {"params": b}]`. Norms still run over all groups. Any other
 knob of a variant, an unknown word, and a weight that is listed twice are errors.
 
+## Steps by a closure
+
+`optimizer.step(closure)` ([optimizers.md](optimizers.md)) works with every variant but ESAM at a
+`gamma` below 1, K-SAM at `kept` below 1, and Bayesian SAM. Neither does it work with `m`, nor with
+`fisher: sample` or `mask: fisher`. These need losses or gradients of parts of the batch, which a
+closure cannot give, and say so.
+
 ## Not here
 
 SAF and MESA (Du et al., NeurIPS 2022, arXiv 2205.14083) add a term to the loss: the divergence

@@ -1,10 +1,11 @@
-"""Sharpness-aware optimizers for PyTorch. Needs torch and nothing else of samtune.
+"""Sharpness-aware optimizers for PyTorch, which need torch and nothing else that samtune installs.
 
     optimizer = ASAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.5)
     for inputs, targets in batches:
         result = optimizer.step(GradientOracle(model, inputs, targets, loss_fn))
 
 `loss_fn(outputs, targets)` returns one loss per sample: `CrossEntropyLoss(reduction="none")`.
+`optimizer.step(closure)` takes torch's usual closure instead.
 """
 
 from samtune.optimizers.adamw import AdamW

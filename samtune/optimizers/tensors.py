@@ -155,7 +155,8 @@ def scaled(tensors: Gradients, factor: Tensor | float) -> Gradients:
     products: dict[int, Tensor] = {}
     for group in alike(t for t in tensors if t is not None):
         found = torch._foreach_mul(group, _beside(group, factor))
-        products |= zip(map(id, group), found, strict=True)
+        # A factor in float32 widens a bfloat16 tensor without dimensions.
+        products |= {id(t): p.to(t.dtype) for t, p in zip(group, found, strict=True)}
     return [None if t is None else products[id(t)] for t in tensors]
 
 

@@ -108,6 +108,7 @@ class Variant(torch.optim.Optimizer, ABC):
     _known: int = field(default=0, init=False, repr=False)
 
     def __new__(cls, *args: Any, **knobs: Any) -> Variant:
+        """Return a variant that is not set up yet, if it has these knobs."""
         settings = {f.name for f in dataclasses.fields(cls) if f.init and not f.metadata}
         reject_unknown(knobs.keys() - settings, cls.knobs(), cls.__name__)
         return super().__new__(cls)

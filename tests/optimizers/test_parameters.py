@@ -10,7 +10,7 @@ import torch
 from problems import batches, loss_fn, make, perturbations, plain_net, seeded, train
 from torch import Tensor, nn
 
-from samtune.optimizers import VARIANTS, GradientOracle
+from samtune.optimizers import VARIANTS, GradientOracle, tensors
 from samtune.optimizers.two_pass import Sharpened
 
 every_variant = pytest.mark.parametrize("name", VARIANTS)
@@ -134,8 +134,12 @@ class Temperature(nn.Module):
 
 
 @every_form
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_parameter_without_dimensions_is_one_of_shape_1(name, knobs, dtype):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_parameter_without_dimensions_is_one_of_shape_1(name, knobs, dtype, device, monkeypatch):
+    if device == "gpu":
+        # By the kernels of a GPU, which the CPU has too.
+        monkeypatch.setattr(tensors, "_FUSED_ON_CPU", ())
     ends = []
     for shape in ((), (1,)):
         model = Temperature(shape, dtype)
@@ -143,7 +147,8 @@ def test_a_parameter_without_dimensions_is_one_of_shape_1(name, knobs, dtype):
         train(make(name, model, **knobs), model, data)
         assert model.dtypes == {dtype} and model.temperature.shape == shape
         ends.append(problems.parameters(model))
-    torch.testing.assert_close(*ends, rtol=1e-6 if dtype == torch.float32 else 1e-12, atol=1e-9)
+    rtol = {torch.bfloat16: 0.02, torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(*ends, rtol=rtol, atol=max(1e-9, rtol / 10))
 
 
 class Words(nn.Module):
