@@ -38,7 +38,7 @@ def sgd(model: nn.Module, decay: float = 0.0) -> torch.optim.SGD:
 
 
 class OneFewer(GradientOracle):
-    """Keeps the samples above the k-th largest rise, so one fewer than k."""
+    """An oracle that keeps the samples above the k-th largest rise, so one fewer than k."""
 
     def largest(self, scores: Tensor, share: float) -> Tensor:
         """Return the chosen samples without the last of them."""
@@ -46,7 +46,7 @@ class OneFewer(GradientOracle):
 
 
 class DecayInLoss(GradientOracle):
-    """Adds the L2 penalty to the loss, so that the perturbation sees it as well."""
+    """An oracle with the L2 penalty in its loss, so that the perturbation sees it as well."""
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, loss_fn: Any) -> None:
         def penalised(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class DecayInLoss(GradientOracle):
 
 
 class EvalMode(SAM):
-    """Makes its second pass in eval mode: BatchNorm by running statistics, and no dropout."""
+    """SAM with its second pass in eval mode: BatchNorm by running statistics, no dropout."""
 
     def sharp(self, oracle: GradientOracle) -> list[Tensor | None]:
         """Return h in eval mode."""
@@ -70,7 +70,7 @@ class EvalMode(SAM):
 
 
 class SmallestFirst(GSAM):
-    """Reads the learning rate before its scheduler has set it: the first radius is rho_min."""
+    """GSAM that reads the learning rate before its scheduler sets it: rho_min comes first."""
 
     @property
     def radii(self) -> list[float]:
@@ -79,7 +79,7 @@ class SmallestFirst(GSAM):
 
 
 class FromZero(FriendlySAM):
-    """Begins its mean at 0 and updates it before use, as the paper's algorithm is written."""
+    """Friendly SAM whose mean begins at 0 and is updated before its use."""
 
     def ascent(self, g: Any, oracle: GradientOracle) -> Any:
         """Return eps along g - sigma m, with the new m."""
@@ -90,7 +90,7 @@ class FromZero(FriendlySAM):
 
 
 class NoNoise(BayesianSAM):
-    """Clears the gradients before the loop that draws the noise, which then skips every weight."""
+    """Bayesian SAM without noise: its loop skips weights whose gradient has been cleared."""
 
     def noise(self, roots: Any) -> Any:
         """Return zeros."""

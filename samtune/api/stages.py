@@ -16,6 +16,7 @@ from samtune.api.launch import Launch
 from samtune.api.tables import write_tables
 from samtune.cluster.process_group import in_another_group
 from samtune.cluster.shipping import modules
+from samtune.cluster.silence import silent_ray
 from samtune.cluster.start import cluster
 from samtune.durable import disk_refuses
 from samtune.record.copies import copy_last
@@ -96,6 +97,7 @@ def run_stages(
         stop.deadline(partial(_cut_short, record.folder, stop, launch)),
         ExitStack() as stack,
     ):
+        stack.enter_context(silent_ray())
         with in_another_group():
             on = stack.enter_context(
                 cluster(wanted, launch.address, storage=launch.storage, ship=ship)

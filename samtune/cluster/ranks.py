@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,6 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from samtune.cluster.clean import clean, enter
 from samtune.cluster.nodes import death
+from samtune.cluster.output import logged
 from samtune.errors import SamtuneError
 from samtune.record.outcome import Cause, failure
 from samtune.space.search_space import resolve
@@ -80,6 +82,7 @@ class Rank:
             enter(config)
             trainable = resolve(trial.trainable)
             with (
+                logged(Path(config["log"])),
                 clean(trial.seeds),
                 _environment(environment),
                 running(trial, self._await_answer),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,6 +14,7 @@ from ray import tune
 
 from samtune.cluster import gpu_memory
 from samtune.cluster.clean import clean, enter
+from samtune.cluster.output import logged
 from samtune.cluster.ranks import Broadcast, RankFailure, ranks
 from samtune.record.copies import Uploads
 from samtune.record.folder import alone_in
@@ -25,17 +28,8 @@ def run_trial(config: Mapping[str, Any]) -> None:
     """Run one trial: find its trainable by name, call it, and report to the driver for it."""
     trial = TrialConfig.from_dict(config["trial"])
     driver = Driver()
-    problem = None
-    try:
-        runtime = ray.get_runtime_context()
-        # With the handle, the driver can end a worker that stalls.
-        driver.send({"worker": runtime.current_actor, "node": runtime.get_node_id()[:16]})
-        _train(trial, config, driver)
-    # A trainable may raise anything, and Ray would take SystemExit for its own.
-    except BaseException as error:
-        problem = failure(error)
-        if problem is not None and isinstance(error, RankFailure):
-            problem |= {"cause": error.cause, "again": error.again}
+    with logged(Path(config["log"])):
+        problem = _problem(trial, config, driver)
     if driver.has_stopped:
         raise SystemExit(0)
     if problem is not None:
@@ -44,6 +38,26 @@ def run_trial(config: Mapping[str, Any]) -> None:
         tune.report(problem | {"raises": raises})
         if raises:
             raise RuntimeError(problem["error"])
+
+
+def _problem(
+    trial: TrialConfig, config: Mapping[str, Any], driver: Driver
+) -> dict[str, Any] | None:
+    """Train, and return what went wrong, as `failure` does."""
+    try:
+        runtime = ray.get_runtime_context()
+        # With the handle, the driver can end a worker that stalls.
+        driver.send({"worker": runtime.current_actor, "node": runtime.get_node_id()[:16]})
+        _train(trial, config, driver)
+    # A trainable may raise anything, and Ray would take SystemExit for its own.
+    except BaseException as error:
+        problem = failure(error)
+        if problem is not None and not driver.has_stopped:
+            print(problem["traceback"], file=sys.stderr)
+        if problem is not None and isinstance(error, RankFailure):
+            problem |= {"cause": error.cause, "again": error.again}
+        return problem
+    return None
 
 
 class Driver:

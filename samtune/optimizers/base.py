@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samtune.optimizers.groups import NEVER_BASES
 from samtune.optimizers.knobs import Knob, KnobError, Scale, Value, nearest, reject_unknown
-from samtune.optimizers.variant import NEVER_BASES, Variant
+from samtune.optimizers.variant import Variant
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 Place = tuple[str, int | None]
@@ -186,6 +187,8 @@ def _module(name: str, path: str) -> Any:
 
 def _why_never(kind: type[torch.optim.Optimizer]) -> str:
     """Return why this class of optimizers cannot be a base, or nothing."""
+    if issubclass(kind, Variant):
+        return "it is a variant itself, and has a base of its own"
     for never, why in NEVER_BASES.items():
         if issubclass(kind, never):
             return why

@@ -21,7 +21,7 @@ from samtune.optimizers.variant import Passes
 
 @dataclass(eq=False, kw_only=True, init=False)
 class BayesianSAM(Scheduled):
-    """Fits a Gaussian N(w, 1 / (N s)) to the posterior of the weights, s a precision for each.
+    """A Gaussian N(w, 1 / (N s)), fitted to the posterior of the weights; s is their precision.
 
         for each of m chunks B_k of the batch, with noise n_k ~ N(0, I) of its own:
             g_k = grad L_B_k(w + n_k / sqrt(N s))

@@ -129,30 +129,42 @@ class ClosureOracle(GradientOracle):
         # Inside a caller's own autocast block, casts of the weights at an earlier point survive.
         torch.clear_autocast_cache()
         roots: dict[nn.Module, Buffers] = {}
-        inside: set[nn.Module] = set()
-
-        def note(module: nn.Module, _: Any) -> None:
-            if module not in inside:
-                roots[module] = Buffers(module.modules())
-                inside.update(module.modules())
-
         first = self._replay is None
         if self._replay is None:
             devices = {p.device for p in self._parameters}
             self._replay = Replay(generators([], devices))
-        hook = register_module_forward_pre_hook(note)
+        self._watch(roots)
         try:
             with nullcontext() if first else self._replay.again():
                 yield
             if first:
                 self._replay.end()
         finally:
-            hook.remove()
+            self._hook.remove()
             if first:
                 self._roots = roots
             else:
                 for buffers in roots.values():
                     buffers.restore()
+
+    def _watch(self, roots: dict[nn.Module, Buffers]) -> None:
+        """Note each module that no other one calls, with its buffers as they are before."""
+
+        def enter(module: nn.Module, _: Any) -> None:
+            # No hook while it runs: one for all modules would be traced into a compiled model.
+            self._hook.remove()
+            if module not in roots:
+                roots[module] = Buffers(module.modules())
+
+            def leave(*_: Any) -> None:
+                own.remove()
+                self._watch(roots)
+
+            own = module.register_forward_hook(leave, always_call=True)
+
+        # A model that is compiled in place would trace it.
+        untraced: Any = torch.compiler.disable  # torch leaves its type out.
+        self._hook = register_module_forward_pre_hook(untraced(enter))
 
     def _unscaled(self, gradients: Gradients) -> Gradients:
         if self._scale is None:

@@ -10,6 +10,7 @@ import torch
 
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.pairs import mean_square
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Ascent, Gradients, global_norm, over
 from samtune.optimizers.variant import Passes
@@ -78,7 +79,7 @@ class FisherSAM(SAM):
         if self.fisher == "batch":
             root = list(torch._foreach_mul(n, n))
         else:
-            squares = self.mean_square(oracle, own)
+            squares = mean_square(oracle, [self.parameters[i] for i in own])
             root = [
                 torch.zeros_like(d) if f is None else f for d, f in zip(n, squares, strict=True)
             ]

@@ -1,9 +1,11 @@
-"""Parameter groups: what a variant accepts in the groups of its base optimizer."""
+"""The base optimizer and its parameter groups: what a variant accepts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from samtune.optimizers.knobs import Knob, KnobError, nearest
 
@@ -20,6 +22,45 @@ _IMPOSSIBLE = {
     "`lambda outputs, targets: -loss_fn(outputs, targets)`",
     "differentiable": "a variant's step keeps no graph to differentiate through",
 }
+
+
+NEVER_BASES: dict[type[torch.optim.Optimizer], str] = {
+    torch.optim.LBFGS: "LBFGS evaluates the loss several times in a step of its own, but a "
+    "variant gives its base one gradient",
+    torch.optim.SparseAdam: "SparseAdam takes sparse gradients only, but a variant's are dense",
+}
+"""Optimizers of torch that no variant can have as its base, and why."""
+
+
+def check_base(
+    owner: str, base: torch.optim.Optimizer, base_type: type[torch.optim.Optimizer]
+) -> None:
+    """Check that the optimizer can be the base of a variant.
+
+    Args:
+        owner: the variant's class, for messages.
+        base: the optimizer.
+        base_type: what it must be.
+
+    Raises:
+        TypeError: It is no such optimizer, or no variant can have it.
+        ValueError: It has no parameters.
+    """
+    if not isinstance(base, base_type):
+        wanted = base_type.__name__
+        example = "SGD" if wanted == "Optimizer" else wanted
+        raise TypeError(
+            f"the base of {owner} must be a torch.optim.{wanted}, not {type(base).__name__}: "
+            f"{owner}(torch.optim.{example}(model.parameters(), lr=...))"
+        )
+    for never, why in NEVER_BASES.items():
+        if isinstance(base, never):
+            raise TypeError(
+                f"{why}; the nearest base is Adam: "
+                f"{owner}(torch.optim.Adam(model.parameters(), lr=...))"
+            )
+    if not any(group["params"] for group in base.param_groups):
+        raise ValueError(f"the base optimizer of {owner} has no parameters")
 
 
 def check_groups(

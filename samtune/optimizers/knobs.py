@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 import numbers
 from collections.abc import Iterable, Mapping
@@ -115,6 +117,23 @@ def knob(
         "source": source,
     }
     return field(default=default, metadata={"knob": about})
+
+
+def knobs_of(cls: type) -> dict[str, Knob]:
+    """Return the knobs of a dataclass by name, its own before those of its ancestors."""
+    ancestry = [inspect.get_annotations(c) for c in cls.__mro__]
+    fields = [f for f in dataclasses.fields(cls) if "knob" in f.metadata]
+    fields.sort(key=lambda f: next(i for i, own in enumerate(ancestry) if f.name in own))
+    return {f.name: Knob(f.name, _kind(f), **f.metadata["knob"]) for f in fields}
+
+
+def _kind(f: dataclasses.Field[Any]) -> type:
+    # Under `from __future__ import annotations` a field's type is its text. Of `float | str` the
+    # first counts: a number that a word may replace.
+    return f.type if isinstance(f.type, type) else _KINDS[str(f.type).split(" | ")[0]]
+
+
+_KINDS: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}
 
 
 def nearest(word: object, words: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.pairs import norm
+from samtune.optimizers.pairs import mean_square, norm
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Ascent, Gradients, flat, global_norm, over, shaped
 
@@ -109,7 +109,7 @@ class SparseSAM(SAM):
 
     def _of_fisher(self, g: Gradients, oracle: GradientOracle) -> Gradients:
         places = [i for i, d in enumerate(g) if d is not None]
-        squares = self.mean_square(oracle, places, self.samples)
+        squares = mean_square(oracle, [self.parameters[i] for i in places], self.samples)
         like = [None if d is None else torch.zeros_like(d) for d in g]
         for i, f in zip(places, squares, strict=True):
             like[i] = like[i] if f is None else f

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, NoReturn
@@ -19,25 +18,19 @@ from torch import Tensor
 from samtune.optimizers.batch import Index
 from samtune.optimizers.closure import ClosureOracle
 from samtune.optimizers.finite import NonFiniteError
-from samtune.optimizers.groups import Group, check_groups, check_values
+from samtune.optimizers.groups import Group, check_base, check_groups, check_values
 from samtune.optimizers.knobs import Knob as Knob
 from samtune.optimizers.knobs import KnobError as KnobError
-from samtune.optimizers.knobs import knob
+from samtune.optimizers.knobs import knob, knobs_of
 from samtune.optimizers.knobs import nearest as nearest
 from samtune.optimizers.knobs import reject_unknown as reject_unknown
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.reals import real, unreal
+from samtune.optimizers.saved import on_devices, put_numbers_back
 from samtune.optimizers.tensors import Factor, Gradients, global_norm, moved, over, scale_
 
 Passes = tuple[float, float]
 """Forward and backward passes over the batch."""
-
-NEVER_BASES: dict[type[torch.optim.Optimizer], str] = {
-    torch.optim.LBFGS: "LBFGS evaluates the loss several times in a step of its own, but a "
-    "variant gives its base one gradient",
-    torch.optim.SparseAdam: "SparseAdam takes sparse gradients only, but a variant's are dense",
-}
-"""Optimizers of torch that no variant can have as its base, and why."""
 
 HOW_TO_STEP = (
     "call optimizer.step(closure) with a closure that calls optimizer.zero_grad(), computes the "
@@ -114,7 +107,12 @@ class Variant(torch.optim.Optimizer, ABC):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        self._check_base()
+        if isinstance(self.base, Variant):
+            raise TypeError(
+                f"the base of {type(self).__name__} is a {type(self.base).__name__}, which has a "
+                "base of its own; one variant is enough"
+            )
+        check_base(type(self).__name__, self.base, self.base_type)
         for name, about in self.knobs().items():
             setattr(self, name, about.check(getattr(self, name)))
         # torch's way to set up an optimizer that has its groups and state already.
@@ -143,10 +141,7 @@ class Variant(torch.optim.Optimizer, ABC):
     @classmethod
     def knobs(cls) -> dict[str, Knob]:
         """Return the knobs by name, the variant's own first, those of all variants last."""
-        ancestry = [inspect.get_annotations(c) for c in cls.__mro__]
-        fields = [f for f in dataclasses.fields(cls) if "knob" in f.metadata]
-        fields.sort(key=lambda f: next(i for i, own in enumerate(ancestry) if f.name in own))
-        return {f.name: Knob(f.name, _kind(f), **f.metadata["knob"]) for f in fields}
+        return knobs_of(cls)
 
     @classmethod
     def knobs_of_groups(cls) -> tuple[str, ...]:
@@ -261,20 +256,6 @@ class Variant(torch.optim.Optimizer, ABC):
                 "parameters of the model that is trained"
             )
         return [None if g is None else real(g) for g in found]
-
-    def mean_square(
-        self, oracle: GradientOracle, places: Sequence[int], samples: int | None = None
-    ) -> Gradients:
-        """Return the mean square of single samples' gradients, for these of `weights`.
-
-        Args:
-            oracle: the source of gradients; it makes one pass per sample.
-            places: indices of `weights`.
-            samples: how many samples of the batch to use; None uses all.
-        """
-        parameters = self.parameters
-        found = oracle.mean_square([parameters[i] for i in places], samples)
-        return [None if f is None else real(f) for f in found]
 
     @abstractmethod
     def direction(self, oracle: GradientOracle) -> Gradients:
@@ -428,8 +409,8 @@ class Variant(torch.optim.Optimizer, ABC):
             group.update({**kept, **loaded})
         # torch puts new dicts in place of the old ones, which others may hold.
         self.base.param_groups = groups
-        self._numbers_as_saved(of_base)
-        self.memory = self._at_home(memory)
+        put_numbers_back(self.base, of_base)
+        self.memory = on_devices(memory, self.parameters)
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own keeps the groups only. A scheduler's wrapper of `step` must not be copied.
@@ -443,30 +424,6 @@ class Variant(torch.optim.Optimizer, ABC):
         )
 
     second_step = first_step
-
-    def _check_base(self) -> None:
-        me = type(self).__name__
-        if isinstance(self.base, Variant):
-            raise TypeError(
-                f"the base of {me} is a {type(self.base).__name__}, which has a base of its own; "
-                f"one variant is enough: {me}(torch.optim.SGD(model.parameters(), lr=...))"
-            )
-        if not isinstance(self.base, self.base_type):
-            wanted = self.base_type.__name__
-            example = "SGD" if wanted == "Optimizer" else wanted
-            raise TypeError(
-                f"the base of {me} must be a torch.optim.{wanted}, "
-                f"not {type(self.base).__name__}: "
-                f"{me}(torch.optim.{example}(model.parameters(), lr=...))"
-            )
-        for never, why in NEVER_BASES.items():
-            if isinstance(self.base, never):
-                raise TypeError(
-                    f"{why}; the nearest base is Adam: "
-                    f"{me}(torch.optim.Adam(model.parameters(), lr=...))"
-                )
-        if not self.parameters:
-            raise ValueError(f"the base optimizer of {me} has no parameters")
 
     def _own_knobs(self) -> tuple[str, ...]:
         """Return the knobs that a group may have, but those whose word is the base's own."""
@@ -483,39 +440,3 @@ class Variant(torch.optim.Optimizer, ABC):
             for name, value in memory.items():
                 if isinstance(value, list) and name != "chunks":
                     memory[name] = value + [None] * (self._known - len(value))
-
-    def _numbers_as_saved(self, base: Mapping[str, Any]) -> None:
-        """Undo what torch does to the base's numbers other than `step` when it loads them.
-
-        It takes them for tensors like the parameter, of its dtype and on its device.
-        """
-        indices = (i for group in base["param_groups"] for i in group["params"])
-        for index, p in zip(indices, self.parameters, strict=True):
-            saved, loaded = base["state"].get(index, {}), self.base.state.get(p, {})
-            for name in _NUMBERS & saved.keys():
-                loaded[name] = saved[name].to(loaded["step"].device)
-
-    def _at_home(self, memory: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the memory with its tensors on the devices of the parameters."""
-        found = dict(memory)
-        for name, value in memory.items():
-            if name == "chunks":
-                found[name] = [self._at_home(chunk) for chunk in value]
-            elif isinstance(value, list):
-                pairs = zip(value, self.parameters, strict=True)
-                found[name] = [s.to(p.device) if isinstance(s, Tensor) else s for s, p in pairs]
-            elif isinstance(value, Tensor):
-                found[name] = value.to(self.parameters[0].device)
-        return found
-
-
-_NUMBERS = {"mu_product", "eta", "mu"}
-"""Of NAdam, and of ASGD."""
-
-_KINDS: dict[str, type] = {"float": float, "int": int, "str": str, "bool": bool}
-
-
-def _kind(f: dataclasses.Field[Any]) -> type:
-    # Under `from __future__ import annotations` a field's type is its text.
-    # Of `float | str` the first: a number that a word may stand in for.
-    return f.type if isinstance(f.type, type) else _KINDS[str(f.type).split(" | ")[0]]

@@ -27,12 +27,14 @@ from samtune.cluster.start import Cluster
 from samtune.cluster.startup import Startup, why_not_started
 from samtune.messages import printable
 from samtune.record.folder import RunError
+from samtune.record.logs import log_path
 from samtune.record.outcome import FAILURES, End, is_final
 from samtune.record.provenance import hostname_hash
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow, Verdict, canonical
 from samtune.sweep import tune
 from samtune.sweep.attempt import Attempt, describe, trial_name
+from samtune.sweep.echo import Echo
 from samtune.sweep.heartbeat import heartbeat
 from samtune.sweep.observers import Observers
 from samtune.sweep.patience import Patience
@@ -120,6 +122,7 @@ class Driver:
         self._patience = Patience()
         self._import_path = import_path()
         self._folder = os.getcwd()
+        self._echo = Echo(record.folder, view.event)
         self._warnings: set[str] = set()
         self._live: dict[str, Attempt] = {}
         self._errors_in_a_row = 0
@@ -190,12 +193,14 @@ class Driver:
             self.plan.progress.count("paused", -1)
         self.plan.progress.count("running", 1)
         self._observers.started(trial, attempt)
+        self._echo.begin(trial.trial, trial_name(trial, self.plan.progress))
         config = dataclasses.replace(trial.config, test_permit=permit, used=live.past.used)
         return {
             "trial": config.to_dict(),
             "path": self._import_path,
             "by_value": by_value(trial.config.trainable),
             "folder": self._folder,
+            "log": str(log_path(self._record.folder, trial.trial)),
             "host": hostname_hash(),
             "gpu_memory_gb": self.plan.spaces[trial.study].resources.gpu_memory_gb,
             "storage": self._on.storage,
@@ -322,6 +327,7 @@ class Driver:
                 self._stop.request("no workers", problem)
             for live in self._live.values():
                 self._end_if_stalled(live)
+            self._echo.look()
             if self._plan is not None:
                 self._view.refresh(self._plan.progress)
 
@@ -346,6 +352,9 @@ class Driver:
                 live.end = live.end or End("cancelled", why, "stopped")
                 self._conclude(live, cut=True)
             if cut:
+                # Proposed when the stage was opened, and never started.
+                for trial in self._record.running():
+                    self._record.end_trial(trial.trial, "cancelled", why, cause="stopped")
                 self._add_end_of_stage("stopped")
             else:
                 self._close_stage()
@@ -354,6 +363,7 @@ class Driver:
         """End a trial, or have it tried again: now, or by a resume where the sweep is cut."""
         end, cut = live.end, cut or self._stop.requested
         assert end is not None, "an attempt is concluded when its end is known"
+        self._echo.end(live.trial.trial)
         retries = self.plan.spaces[live.trial.study].resources.retries
         failures = [*live.failures(), end.cause]
         if cut and end.cause in {"worker_died", "node_lost"}:

@@ -6,8 +6,10 @@ failure of each is put on record and shown once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -106,21 +108,22 @@ class Hook:
     def reported(
         self, space: str, trial: TrialRow, attempt: int, report: Mapping[str, Any], decision: str
     ) -> None:
-        """Call the function."""
-        self._function(
-            {
-                "run": self._run,
-                "space": space,
-                "stage": trial.stage,
-                "trial": trial.number,
-                "attempt": attempt,
-                "knobs": dict(trial.config.knobs),
-                "epoch": report["epoch"],
-                "used": report["used"],
-                "metrics": dict(report["metrics"]),
-                "decision": decision,
-            }
-        )
+        """Call the function. What it prints to stdout goes to stderr."""
+        message = {
+            "run": self._run,
+            "space": space,
+            "stage": trial.stage,
+            "trial": trial.number,
+            "attempt": attempt,
+            "knobs": dict(trial.config.knobs),
+            "epoch": report["epoch"],
+            "used": report["used"],
+            "metrics": dict(report["metrics"]),
+            "decision": decision,
+        }
+        # What a command prints to stdout is its answer alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            self._function(message)
 
     def ended(self, space: str, trial: TrialRow, state: str) -> None:
         """Do nothing."""

@@ -84,7 +84,9 @@ def plan_text(plan: dict[str, Any]) -> str:
         lines.append(f"  {name:16}{knob['domain']:32}{default:18}{knob['origin']}".rstrip())
     if plan["points"]:
         lines.append(f"  tied points     {len(plan['points'])}")
-    lines.append("  task            " + knob_list(plan["task"], most=None))
+    # As they are: a train_size of 1 is a count and 1.0 a share.
+    task = " ".join(f"{word}={value}" for word, value in plan["task"].items())
+    lines.append(f"  task            {task}")
     lines.append("  a trial holds   " + _held(plan["resources"]))
     known = plan["see_expected"] is not None and plan["budget_kind"] != "compute"
     in_see = f" = {plan['see_expected']:.0f} see" if known else ""

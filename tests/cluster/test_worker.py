@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,13 @@ import pytest
 from test_sweep import by_mode, one_at_a_time, record_of, sweep
 
 from samtune.cluster.start import Cluster
+from samtune.record.logs import LARGEST, read_log
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
+from samtune.sweep.driver import run_stages
+from samtune.sweep.live import QuietView
+from samtune.sweep.search_stage import SearchStage
+from samtune.sweep.stop import Stop
 
 LAB = '''
 import os
@@ -251,3 +258,90 @@ def test_a_report_that_the_record_refuses_costs_its_own_trial_alone(
         assert states == ["completed", "error", "completed"]
         assert f"cannot be recorded: {type(error).__name__}" in (record.trial(2).reason or "")
         assert len(record.attempts(trial=2)) == 1
+
+
+PRINTING = """
+import os
+import subprocess
+import sys
+import warnings
+
+import samtune
+
+
+def prints(config):
+    mode = config.knobs["mode"]
+    print("to stdout", mode)
+    print("to stderr", mode, file=sys.stderr)
+    os.write(1, b"to the descriptor\\n")
+    subprocess.run(["echo", "from a child"], check=True)
+    warnings.warn("a warning")
+    if mode == "raise":
+        raise ValueError("upside down")
+    if mode == "silent":
+        return
+    if mode == "die":
+        print("last words")
+        os._exit(7)
+    if mode == "much":
+        for line in range(200_000):
+            print(f"line {line} of a trainable that prints too much")
+    samtune.report(epoch=9, val_acc=0.5)
+"""
+
+
+def test_what_a_trial_prints_is_kept_and_shown_at_once_only_for_debugging(
+    two_slots: Cluster,
+    runs: Path,
+    lab: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path(f"{lab}.py").write_text(PRINTING)
+    shown: list[str] = []
+
+    class Listen(QuietView):
+        def event(self, text: str) -> None:
+            shown.append(text)
+
+    modes = ["raise", "good", "die", "much"]
+    for debug in ("", "1"):
+        monkeypatch.setenv("SAMTUNE_DEBUG", debug)
+        space = space_of(lab, modes, "prints", resources="{retries: 1}")
+        with record_of(runs / f"debug{debug}", [space]) as record:
+            run_stages([SearchStage(record, [space])], record, two_slots, Listen(), Stop())
+            logs = {m: read_log(record.folder, t.trial) for m, t in by_mode(record).items()}
+        assert any("| to stderr good" in line for line in shown) is bool(debug)
+        for mode in modes:
+            assert mode == "much" or f"to stdout {mode}\n" in logs[mode]
+        for words in ("to stderr", "to the descriptor", "from a child", "a warning"):
+            assert words in logs["good"]
+        assert logs["raise"].count("ValueError: upside down") == 2, "of both attempts"
+        assert logs["die"].count("last words") == 2
+        assert len(logs["much"]) <= LARGEST and logs["much"].startswith("[the first ")
+        assert logs["much"].endswith("line 199999 of a trainable that prints too much\n")
+        assert not any(":actor_name:" in log or ":task_name:" in log for log in logs.values())
+
+
+def test_json_is_one_document_whatever_fails(tmp_path: Path) -> None:
+    """Neither Ray's lines nor a trial's own reach the command's terminal."""
+    (tmp_path / "odd_lab.py").write_text(PRINTING)
+    (tmp_path / "lab.yaml").write_text(
+        "samtune: 1\ntrainable: odd_lab:prints\nbudget: {kind: epochs, per_trial: 9}\n"
+        "asha: {grace: 9, factor: 3}\nsearch: {method: grid}\nresources: {retries: 0}\n"
+        "knobs:\n  mode: {grid: [die, raise, silent, good]}\n"
+    )
+    words = ["run", "lab.yaml", "--name", "odd", "--no-confirm", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from samtune.cli import main; main()", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["schema"].startswith("leaderboard/")
+    for words_of_others in ("raylet", "\x1b", "to stdout", "to stderr", "a warning", "Traceback"):
+        assert words_of_others not in done.stderr
+    assert "worker_died" in done.stderr
+    assert "ValueError: upside down" in done.stderr and "without a report" in done.stderr

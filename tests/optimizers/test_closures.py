@@ -158,6 +158,26 @@ def test_a_closure_of_several_modules_and_batches():
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:Using `torch.compile", "ignore:`torch.jit")
+@pytest.mark.parametrize("how", ["compiled", "compiled in place", "traced"])
+def test_a_closure_of_a_compiled_model(how):
+    ends = []
+    for compiled in (False, True):
+        model = net = seeded(norm_net)
+        if compiled and how == "compiled":
+            net = torch.compile(model, backend="eager", fullgraph=True)
+        elif compiled and how == "compiled in place":
+            model.compile(backend="eager")
+        elif compiled:
+            model = net = torch.jit.trace(model, batches(1)[0][0], check_trace=False)
+            net.load_state_dict(seeded(norm_net).state_dict())
+        optimizer = make("asam", model)
+        for x, y in batches(3):
+            optimizer.step(closure_of(optimizer, net, x, y))
+        ends.append(problems.weights(model))
+    assert torch.equal(*ends)
+
+
 def test_masks_of_normalisation_layers_by_a_closure():
     ends = []
     for by_closure in (False, True):

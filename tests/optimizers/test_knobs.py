@@ -228,6 +228,7 @@ class NeedsModel(torch.optim.SGD):
         ("torch.nn.Linear", "torch.nn has no optimizer 'Linear' (it has: none)"),
         ("torch.optim.LBFGS", "LBFGS evaluates the loss several times"),
         ("torch.optim.SparseAdam", "SparseAdam takes sparse gradients only"),
+        ("samtune.optimizers.SAM", "it is a variant itself, and has a base of its own"),
         ("test_knobs.NeedsClosure", "its step needs a closure"),
         ("test_knobs.TwoPoints", "it trains and evaluates at different weights"),
         ("test_knobs.NeedsModel", "it needs model, which a space cannot give"),

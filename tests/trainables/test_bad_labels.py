@@ -199,6 +199,10 @@ def test_the_split_is_in_the_names_of_parquet_files(
             ("train-00000-of-00003", "train-00002-of-00003", "test-00000-of-00001"),
             r"/train-00001-of-00003\.parquet is missing",
         ),
+        (
+            ("one/train-00000-of-00001", "two/train-00000-of-00001"),
+            r"one/train and .*/two/train both hold all train images .* as in parquet:.*/mine/two$",
+        ),
     ],
 )
 def test_parquet_files_that_would_be_too_many_or_too_few(

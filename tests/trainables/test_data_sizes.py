@@ -134,3 +134,12 @@ def test_a_small_validation_split_is_a_warning_with_its_standard_error(tmp_path:
     small, lacking = warnings_of({"dataset": name})
     assert "validation has 2 images" in small
     assert "validation has no image of these classes" in lacking and "(8)" in lacking
+
+
+def test_a_dry_run_shows_a_share_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for written in ("1.0", "1", "0.5"):
+        code, out, _ = typed(capsys, "run", "sgd", "--dry-run", f"--set=task.train_size={written}")
+        assert code == 0 and f" train_size={written} " in out

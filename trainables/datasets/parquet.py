@@ -51,7 +51,7 @@ class Parquet:
         self._group = lru_cache(maxsize=2)(self._read_group)
         found: dict[str, list[Any]] = {}
         starts: dict[str, list[int]] = {}
-        _refuse_missing_shards(folder, files)
+        _check_shards(folder, files)
         for file, part in _parts(folder, files).items():
             opened, labels = self._open(file, label, files[0])
             # The first file decides which column has the labels.
@@ -160,7 +160,7 @@ def _parts(folder: Path, files: list[str]) -> dict[str, str]:
     return parts
 
 
-def _refuse_missing_shards(folder: Path, files: list[str]) -> None:
+def _check_shards(folder: Path, files: list[str]) -> None:
     there: dict[tuple[str, int], set[int]] = {}
     for file in files:
         if said := _SHARD.match(file):
@@ -170,4 +170,14 @@ def _refuse_missing_shards(folder: Path, files: list[str]) -> None:
             raise DataError(
                 f"{folder / name}-{min(missing):05}-of-{count:05}.parquet is missing; get it, or "
                 "if the others are all you want, leave the count out of their names"
+            )
+    first: dict[str, str] = {}
+    for name, _ in there:
+        # Two whole sets of shards in two folders: configurations of one repository.
+        stem = PurePath(name)
+        other = PurePath(first.setdefault(split_of(stem.name), name))
+        if other.parent != stem.parent and split_of(stem.name):
+            raise DataError(
+                f"{folder / other} and {folder / stem} both hold all {split_of(stem.name)} images "
+                f"of a data set; name one of the folders, as in parquet:{folder / stem.parent}"
             )

@@ -1,0 +1,39 @@
+"""Saved state that is loaded again: in the dtypes it was saved in, on today's devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_NUMBERS = {"mu_product", "eta", "mu"}
+"""Numbers in the state of NAdam and ASGD."""
+
+
+def put_numbers_back(base: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Undo what torch does to the numbers of a base's state when it loads them.
+
+    It takes all but `step` for tensors like the parameter, of its dtype and on its device.
+    """
+    indices = (i for group in saved["param_groups"] for i in group["params"])
+    parameters = (p for group in base.param_groups for p in group["params"])
+    for index, p in zip(indices, parameters, strict=True):
+        before, loaded = saved["state"].get(index, {}), base.state.get(p, {})
+        for name in _NUMBERS & before.keys():
+            loaded[name] = before[name].to(loaded["step"].device)
+
+
+def on_devices(memory: Mapping[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
+    """Return a variant's memory with its tensors on the devices of the parameters."""
+    found = dict(memory)
+    for name, value in memory.items():
+        if name == "chunks":
+            found[name] = [on_devices(chunk, parameters) for chunk in value]
+        elif isinstance(value, list):
+            pairs = zip(value, parameters, strict=True)
+            found[name] = [s.to(p.device) if isinstance(s, Tensor) else s for s, p in pairs]
+        elif isinstance(value, Tensor):
+            found[name] = value.to(parameters[0].device)
+    return found
