@@ -8,6 +8,7 @@ are served by the same workers, also where trials must wait for the end of other
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ from ray.tune.search import Searcher
 from samtune.cluster.ray_internals import forget, was_killed_for_memory
 from samtune.cluster.start import Cluster
 from samtune.cluster.worker import run_trial
+
+# How long a trial waits for a worker of its own before it gets another's.
+_LONG_WAIT_S = 30.0
 
 
 class Attempts(Protocol):
@@ -83,6 +87,8 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         # Tune's trials that wait for a worker, and those whose attempts have ended.
         self._waiting: deque[Trial] = deque()
         self._lenders: deque[Trial] = deque()
+        self._waits_since: dict[str, float] = {}
+        self._controller: Any = None
         self._done: deque[Trial] = deque()
         self._resources: Any = None
         self.has_lent = False
@@ -93,14 +99,37 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         self._resources = self._resources or trial.placement_group_factory
         trial.placement_group_factory = self._resources
         self._waiting.append(trial)
+        self._waits_since[trial.trial_id] = time.monotonic()
+        self._controller = controller
         while self._done and self._done[0].status in {Trial.TERMINATED, Trial.ERROR}:
-            forget(self._done.popleft())
+            ended = self._done.popleft()
+            self._waits_since.pop(ended.trial_id, None)
+            forget(ended)
+        self._lend_to(trial)
+
+    def relieve(self) -> None:
+        """Have a waiting worker take a trial that has waited long for a worker of its own.
+
+        That may never come: its node may be lost.
+        """
+        while self._waiting and self._waiting[0].status != Trial.PENDING:
+            self._waiting.popleft()
+        if not (self._waiting and self._lenders) or self.has_lent:
+            return
+        oldest = self._waiting[0]
+        if time.monotonic() - self._waits_since[oldest.trial_id] > _LONG_WAIT_S:
+            self._waiting.rotate(-1)
+            self._lend_to(oldest)
+
+    def _lend_to(self, trial: Trial) -> None:
+        """Free a waiting worker, if there is one.
+
+        Tune gives it to the trial that it looks at next: the newest, which `trial` has to be.
+        """
         lender = self._lender_for(trial)
         if lender is not None:
-            # Its worker is free from here on, and Tune gives it to the trial that it looks at
-            # next, which is this one.
             self.has_lent = True
-            controller.stop_trial(lender)
+            self._controller.stop_trial(lender)
 
     def _lender_for(self, trial: Trial) -> Trial | None:
         """Choose the worker that ran an earlier attempt at the same trial, or any other.
@@ -159,6 +188,7 @@ class _Searcher(_NotPickled, Searcher):
         """Return an attempt's configuration, None for now, or FINISHED for good."""
         if self._attempts.is_over:
             return Searcher.FINISHED
+        self._scheduler.relieve()
         # Tune keeps one free worker at a time: the next is lent when this one is taken.
         return None if self._scheduler.has_lent else self._attempts.propose(trial_id)
 

@@ -27,7 +27,7 @@ def steady(config):
     done = int(open(place).read()) if os.path.exists(place) else 0
     for epoch in range(max(done, 1), 7):
         if epoch > done:
-            time.sleep(0.05)
+            time.sleep(0.2)
             with open(place + ".new", "w") as file:
                 file.write(str(epoch))
             os.replace(place + ".new", place)

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.tune.experiment import Trial
 from test_sweep import record_of
 
 from samtune.cluster.start import Cluster
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
+from samtune.sweep import tune
 from samtune.sweep.confirm_stage import ConfirmStage
 from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
@@ -100,3 +102,57 @@ def test_a_trainable_that_returns_by_itself_is_served_as_well(
         states = {t.config.knobs["lr"]: t.state for t in record.trials(stage="search")}
         assert states[0.1] == "error" and states[0.5] == "completed"
         assert len(list(record.trials(stage="confirm", states={"completed"}))) == 3
+
+
+class Controller:
+    """As much of Tune as the scheduler calls."""
+
+    def __init__(self) -> None:
+        self.stopped: list[Trial] = []
+
+    def stop_trial(self, trial: Trial) -> None:
+        trial.set_status(Trial.TERMINATED)
+        self.stopped.append(trial)
+
+
+class Ended:
+    """A sweep in which every report ends its attempt."""
+
+    def reported(self, tune_id: str, result: dict[str, object]) -> bool:
+        return False
+
+
+def named(name: str, folder: str) -> Trial:
+    config = {"trial": {"checkpoint_dir": folder}}
+    return Trial("stub", stub=True, trial_id=name, config=config)
+
+
+def test_a_new_attempt_takes_the_worker_that_ran_its_trial_before() -> None:
+    controller, scheduler = Controller(), tune._Scheduler(Ended())
+    first, second, third = named("a", "1"), named("b", "2"), named("c", "2")
+    for trial in (first, second):
+        scheduler.on_trial_add(controller, trial)
+        trial.set_status(Trial.RUNNING)
+        assert scheduler.on_trial_result(controller, trial, {}) == "NOOP"
+    scheduler.on_trial_add(controller, third)
+    assert controller.stopped == [second] and scheduler.has_lent
+    chosen = [scheduler.choose_trial_to_run(controller) for _ in range(3)]
+    assert chosen == [third] * 3, "asked again, the answer is the same"
+
+
+def test_a_trial_that_waits_for_long_takes_a_waiting_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    controller, scheduler = Controller(), tune._Scheduler(Ended())
+    runs, waits, newer = named("a", "1"), named("b", "2"), named("c", "3")
+    for trial in (runs, waits, newer):
+        scheduler.on_trial_add(controller, trial)
+    runs.set_status(Trial.RUNNING)
+    scheduler.on_trial_result(controller, runs, {})
+    assert scheduler.choose_trial_to_run(controller) is newer
+    scheduler.relieve()
+    assert not controller.stopped, "its own worker may be about to come"
+    monkeypatch.setattr(tune, "_LONG_WAIT_S", 0.0)
+    scheduler.relieve()
+    assert controller.stopped == [runs]
+    assert scheduler.choose_trial_to_run(controller) is waits
