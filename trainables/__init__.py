@@ -3,7 +3,7 @@
     trainable(config: samtune.TrialConfig) -> None
 
 It trains with exactly what `config` says (variant, base optimizer, knobs, task, budget, seeds) and
-calls `samtune.report(epoch=..., val_acc=..., see=..., ...)` once an epoch, after that epoch's
+calls `samtune.report(epoch=..., val_acc=..., see=..., ...)` once per epoch, after that epoch's
 checkpoint is on disk. A checkpoint it finds in `config.checkpoint_dir` is its own, from before an
 interruption, and it goes on from there. It ends by returning: when the budget is spent, or after
 the first report with a non-finite loss. Any exception makes this one trial an error.
@@ -20,6 +20,7 @@ What a space file may say about it is read from these attributes:
     check(knobs, base)                    raises ValueError for knobs that exclude each other
     check_task(task, epochs)              raises ValueError for words no such trial can have
     make_ready(task)                      raises ValueError when no trial could begin
+    doubts(task) -> list[str]             what makes its data doubtful, shown by --dry-run
     references(task, base) -> list[str]   the user's own code that the words name, `module:name`
     see_per_epoch(knobs, base) -> float   cost of an epoch in SGD-epoch equivalents, by theory
 

@@ -20,13 +20,13 @@ from torch import Tensor
 from samtune.optimizers.knobs import nearest
 from samtune.trial import Value, warn
 from trainables.data_task import TASK, DataTask, Size, split_words
-from trainables.datasets import DataError, Part, Source, WordError, corrupted, find
+from trainables.datasets import DataError, Part, Source, WordError, corrupted, find, is_ready
 from trainables.datasets.decode import Encoded
 from trainables.datasets.labels import confusions
 from trainables.sampling import Rows, add_asymmetric_noise, add_symmetric_noise, split_by_class
 from trainables.split import Split, Streamed
 
-__all__ = ["TASK", "DataError", "Split", "TrainVal", "load", "make_ready", "open_test"]
+__all__ = ["TASK", "DataError", "Split", "TrainVal", "doubts", "load", "make_ready", "open_test"]
 
 # A tenth of the official training images is for validation unless the task or the set says else.
 _VAL_SIZE = Size(0.1, is_count=False)
@@ -90,6 +90,17 @@ def load(task: Mapping[str, Value], split_seed: int) -> TrainVal:
     for warning in warnings:
         warn(warning)
     return data
+
+
+def doubts(task: Mapping[str, Value], split_seed: int) -> list[str]:
+    """Return what makes the splits of a task doubtful; [] if its data is not ready yet.
+
+    Raises:
+        DataError: As `load`.
+    """
+    wanted = DataTask.of(task)
+    ready = is_ready(wanted.dataset, wanted.image_size)
+    return _train_val(wanted, split_seed)[1] if ready else []
 
 
 def open_test(task: Mapping[str, Value], split_seed: int, permit: str | None) -> Split:

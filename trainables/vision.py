@@ -45,7 +45,7 @@ from samtune.optimizers import (
 )
 from samtune.optimizers.knobs import KnobError, reject_unknown
 from samtune.trial import TrialConfig, Value
-from trainables.data import make_ready
+from trainables.data import DataError, doubts, make_ready
 from trainables.loop import Trial
 from trainables.models import build_for, external
 from trainables.models.check import check_single_images
@@ -120,6 +120,13 @@ class Vision:
             model = build_for(task, shape, classes, seed=0)
         if task["batch_size"] == 1:
             check_single_images(model, shape)
+
+    def doubts(self, task: Mapping[str, Value]) -> list[str]:
+        """Return what makes the data of a task doubtful; [] if that cannot be seen yet."""
+        try:
+            return doubts(task, int(task.get("split_seed", 1)))
+        except DataError:
+            return []
 
     def references(self, task: Mapping[str, Value], base: str) -> list[str]:
         """Return the code of the user's own that a space names: its model."""

@@ -43,6 +43,7 @@ def plan(space: SearchSpace) -> dict[str, Any]:
         },
         "points": [dict(point) for point in space.points],
         "task": dict(space.task),
+        "doubts": _doubts(space),
         "resources": {
             word: getattr(space.resources, word)
             for word in ("workers", "cpus", "gpus", "parallel")
@@ -75,6 +76,12 @@ def see_per_epoch(space: SearchSpace) -> float | None:
     return None if cost is None else float(cost(space.default(), space.base))
 
 
+def _doubts(space: SearchSpace) -> list[str]:
+    """Return the trainable's doubts about the data of the task."""
+    doubts = getattr(resolve(space.trainable), "doubts", None)
+    return [] if doubts is None else list(doubts(space.task))
+
+
 def plan_text(plan: dict[str, Any]) -> str:
     """The plan for people."""
     kind = unit(plan["budget_kind"])
@@ -87,6 +94,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     # As they are: a train_size of 1 is a count and 1.0 a share.
     task = " ".join(f"{word}={value}" for word, value in plan["task"].items())
     lines.append(f"  task            {task}")
+    lines += [f"  warning         {doubt}" for doubt in plan["doubts"]]
     lines.append("  a trial holds   " + _held(plan["resources"]))
     known = plan["see_expected"] is not None and plan["budget_kind"] != "compute"
     in_see = f" = {plan['see_expected']:.0f} see" if known else ""

@@ -143,3 +143,24 @@ def test_a_dry_run_shows_a_share_as_one(
     for written in ("1.0", "1", "0.5"):
         code, out, _ = typed(capsys, "run", "sgd", "--dry-run", f"--set=task.train_size={written}")
         assert code == 0 and f" train_size={written} " in out
+
+
+@pytest.mark.usefixtures("root")
+def test_a_dry_run_warns_of_a_small_validation_split_of_data_that_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"folder:{folder_of(tmp_path / 'mine')}"
+
+    def warned(*words: str) -> bool:
+        code, out, _ = typed(capsys, "run", "sgd", "--dry-run", *words)
+        assert code == 0
+        return "  warning         validation has" in out
+
+    assert not warned()
+    assert warned("--set=task.val_size=48")
+    assert not warned(f"--set=task.dataset={name}"), "nothing is mapped by a dry run"
+    assert not (tmp_path / "root").exists()
+    make_ready({"dataset": name})
+    assert warned(f"--set=task.dataset={name}")
+    assert not warned("--set=task.dataset=cifar10"), "which is not here"

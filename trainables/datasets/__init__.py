@@ -10,7 +10,7 @@ from trainables.datasets import cifar, digits, tinyimagenet
 from trainables.datasets.errors import DataError, WordError
 from trainables.datasets.paths import PathSet
 from trainables.datasets.source import Part, Source
-from trainables.datasets.store import root
+from trainables.datasets.store import manifest, root
 
 __all__ = [
     "FORMS",
@@ -22,6 +22,7 @@ __all__ = [
     "corrupted",
     "find",
     "full_name",
+    "is_ready",
     "path_set",
 ]
 
@@ -74,6 +75,13 @@ def path_set(name: str, image_size: int) -> PathSet:
     form, _, path = name.partition(":")
     folder, column = _folder(form, path)
     return PathSet(name, form, folder, image_size, column)
+
+
+def is_ready(name: str, image_size: int = 0) -> bool:
+    """Return True if `find` would open the set as it is, and not map its images first."""
+    if name == "imagenet" or ":" in name:
+        return path_set(name, image_size).is_mapped()
+    return name == "digits" or manifest(name) is not None
 
 
 def _folder(form: str, path: str) -> tuple[Path, str]:

@@ -114,7 +114,7 @@ def _download(name: str, archive: Archive, folder: Path) -> None:
         download_url(archive.url, folder, archive.file, archive.md5)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{archive.url} cannot be downloaded ({error}); without a network, carry the file "
+            f"{archive.url} cannot be downloaded ({error}); without a network, copy the file "
             f"here and type: samtune data fetch {name} --from-file {archive.file}"
         ) from error
 

@@ -76,12 +76,10 @@ class PathSet:
         Raises:
             DataError: Images are missing or bad, or a Parquet set is too large to be streamed.
         """
+        source = store.opened(self.slug) if self.is_mapped() else None
+        if source is not None:
+            return source
         files = self._files()
-        about = store.manifest(self.slug)
-        if about is not None and is_current(about) and about["origin"]["mark"] == _mark(files):
-            source = store.opened(self.slug)
-            if source is not None:
-                return source
         found = self._found(list(files))
         parts = self._parts(found)
         needed = sum(np.prod(images.shape) * len(images) for images, _ in parts.values())
@@ -96,6 +94,13 @@ class PathSet:
         # Not the times: they differ from machine to machine.
         sizes = {file: seen.partition(" ")[0] for file, seen in files.items()}
         return self._streamed(parts, found.class_names, _mark(sizes))
+
+    def is_mapped(self) -> bool:
+        """Return True if the memory maps are of the files as they are."""
+        about = store.manifest(self.slug)
+        if about is None or not is_current(about):
+            return False
+        return bool(about["origin"]["mark"] == _mark(self._files()))
 
     def fetch(self, say: store.Say = lambda _: None) -> Source:
         """Map the set unless that is done, and return it; one process maps, the others wait."""
