@@ -25,6 +25,8 @@ class ESAM(TwoPass):
         B+  = the ceil(gamma b) samples whose loss rises most from w to w + eps
         w  <- Base(w, grad L_B+(w + eps))       mean over B+: sharpness-sensitive data selection
 
+    B+ has at least one sample, and two where the model has BatchNorm.
+
     With `swp_mode: tensor` the mask keeps or drops whole tensors. The first pass then computes the
     gradients of those kept only, and g and its norm are of those: ||eps|| is rho / beta. With
     `swp_mode: element` it is about rho / sqrt(beta), so the two need different radii.

@@ -32,7 +32,8 @@ class KSAM(SAM):
         low=0.0,
         high=1.0,
         safe=(0.1, 1.0),
-        doc="share K / b of the batch that both gradients use, one sample at least; 1 gives SAM",
+        doc="share K / b of the batch that both gradients use, at least one sample and with "
+        "BatchNorm two; 1 gives SAM",
         source="half of the batch costs 5/3 of SGD, as ESAM's samples",
     )
 

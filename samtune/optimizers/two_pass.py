@@ -198,7 +198,7 @@ class Sharpened(Perturbing):
         low=0,
         safe=(0, 4096),
         scale="log",
-        doc="samples that share a perturbation; 0: the whole batch",
+        doc="samples that share a perturbation, 2 at least with BatchNorm; 0: the whole batch",
         source="SAM paper, section 3.1: 32, on eight workers of a batch of 256",
     )
 
