@@ -138,14 +138,22 @@ def _held(resources: dict[str, Any]) -> str:
     )
 
 
+def _number(value: float) -> str:
+    """Return whole numbers with all of their digits, and others with six."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 def domain_text(domain: Domain) -> str:
     """A domain on one line: `log 0.001 .. 0.5`."""
     match domain:
         case Fixed(value=value):
             text = f"= {value}"
         case Range(low=low, high=high, scale=scale, step=step, type=kind):
-            words = [word for word in (scale, kind) if word in {"log", "int"}]
-            text = " ".join([*words, f"{low:g} .. {high:g}", *([f"by {step:g}"] if step else [])])
+            words: list[str] = [word for word in (scale, kind) if word in {"log", "int"}]
+            if domain.mean is not None:
+                words.append(f"normal {_number(domain.mean)} +- {_number(domain.sd or 0)},")
+            by = [f"by {_number(step)}"] if step else []
+            text = " ".join([*words, f"{_number(low)} .. {_number(high)}", *by])
         case Choice(values=values):
             text = " | ".join(map(str, values))
         case Grid(values=values):

@@ -46,6 +46,26 @@ def test_listed_values_are_told_apart_by_type(values: str, method: str, kind: st
         assert set(found.values()) == {1}
 
 
+@pytest.mark.parametrize("values", ["true, 1", "1, 1.0", '"1", 1'])
+def test_a_record_brings_back_which_of_two_equal_numbers_it_was(values: str) -> None:
+    Path("case.yaml").write_text(
+        f"{PLAIN}budget: {{trials: 20}}\nknobs: {{x: {{choice: [{values}]}}}}\n"
+    )
+    space = SearchSpace.load("case.yaml")
+    copy = SearchSpace.from_text(space.text, "case", "space.yaml")
+    live, rebuilt = Proposals(space), Proposals(copy)
+    for proposal in iter(live.ask, None):
+        recorded = json.loads(json.dumps(proposal.knobs))
+        rebuilt.ask_again(proposal.number, recorded)
+        for proposals_ in (live, rebuilt):
+            proposals_.tell(proposal.number, "completed", {1: float(proposal.number % 3)})
+    assert live.tpe and rebuilt.tpe
+    rows = [[trial.params for trial in made.tpe.study.trials] for made in (live, rebuilt)]
+    assert rows[0] == rows[1] and len({row["x"] for row in rows[0]}) == 2
+    with pytest.raises(ValueError, match="does not fit its space"):
+        rebuilt.ask_again(20, {"x": 2})
+
+
 @pytest.mark.parametrize(
     ("values", "best"), [("true, 1", 1), ("1, true", 1), ("0, false", False), ("1, 1.0", 1.0)]
 )

@@ -93,3 +93,24 @@ def test_a_plan_says_what_each_rung_costs() -> None:
     assert planned["budget_expected"] == 312
     line = "24 trials to 8 use 192 see, 12 trials to 16 use 96 see, 6 trials to 20 use 24 see"
     assert line in plan_text(planned)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("{min: 1000000000001, max: 1000000000005}", "int 1000000000001 .. 1000000000005"),
+        ("{min: 8, max: 64, step: 8, scale: log}", "log int 8 .. 64 by 8"),
+    ],
+)
+def test_a_plan_writes_whole_numbers_with_all_their_digits(words: str, text: str) -> None:
+    Path("case.yaml").write_text(f"samtune: 1\ntrainable: sam\nknobs: {{m: {words}}}\n")
+    assert plan(SearchSpace.load("case.yaml"))["knobs"]["m"]["domain"] == text
+
+
+def test_a_plan_shows_a_normal_distribution() -> None:
+    Path("case.yaml").write_text(
+        "samtune: 1\ntrainable: sam\nknobs: {lr: {mean: 0.1, sd: 0.02}}\n"
+    )
+    assert plan(SearchSpace.load("case.yaml"))["knobs"]["lr"]["domain"] == (
+        "normal 0.1 +- 0.02, 0.02 .. 0.18"
+    )
