@@ -42,7 +42,7 @@ def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
     """
     rows = []
     for folder in dict.fromkeys(folders):
-        trials = _searched_by(tables.read(folder / "trials.parquet", "trials").to_pandas())
+        trials = searched_by(tables.read(folder / "trials.parquet", "trials").to_pandas())
         repeats = tables.read(folder / "repeats.parquet", "repeats").to_pandas()
         metadata = tables.metadata(folder / "trials.parquet")
         seconds = json.loads(metadata.get("samtune.search_wall_s", "{}"))
@@ -96,7 +96,7 @@ def t_interval(values: pd.Series[float]) -> tuple[float | None, float | None]:
     return mean - half, mean + half
 
 
-def _searched_by(trials: pd.DataFrame) -> pd.DataFrame:
+def searched_by(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials with a metric and a mode; both were once left to their defaults."""
     return trials.fillna({"metric": "val_acc", "mode": "max"})
 

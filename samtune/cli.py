@@ -33,6 +33,7 @@ COMMANDS = {
     "show": ("trials:show", "Show everything about one trial."),
     "best": ("trials:best", "Print the winning configuration as a space file."),
     "leaderboard": ("look:leaderboard", "Compare the confirmed winners of one or several runs."),
+    "plot": ("plot:plot", "Draw a chart of a run."),
     "export": ("look:export_tables", "Write the tables of a run again from its record."),
     "replay": ("replay:replay", "Estimate what other rungs would have spent and missed."),
     "import": ("imports:import_", "Make a space file from another tuner's results."),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from samtune.api.launch import Launch, LaunchOptions
 from samtune.api.spaces import Reference, Space, resolved
+from samtune.messages import nearest
 from samtune.record.folder import RunError, check_name, is_locked, refuse_taken
 from samtune.record.record import Record
 from samtune.sweep.stop import ask_to_stop, withdraw
@@ -23,6 +24,8 @@ from samtune.views.status import status_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.charts.figure import Figure
+    from analysis.charts.palette import Theme
     from samtune.api.stages import Ended
 
 _LOOK_S = 0.2
@@ -245,16 +248,44 @@ class Run:
                 exit_code=5,
             ) from None
 
+    def plot(self, kind: str, *, width: float = 1080, theme: Theme = "light") -> Figure:
+        """Return a chart of the run as of now; it shows itself in a notebook.
+
+        Args:
+            kind: `leaderboard`, `compute`, `curves` or `knobs`.
+            width: Width in pixels.
+            theme: `light` or `dark`.
+
+        Raises:
+            RunError: There is no such kind, or nothing to draw of it (exit code 2).
+        """
+        from analysis.charts import KINDS, draw
+
+        if kind not in KINDS:
+            raise RunError(
+                f"no kind of chart is called {kind!r}; {nearest(kind, KINDS)}", exit_code=2
+            )
+        names = ("trials", "curves", "repeats", "leaderboard")
+        try:
+            return draw(kind, self._tables(names), width, theme)
+        except LookupError as error:
+            raise RunError(f"{self.name}: {error.args[0]}", exit_code=2) from None
+
     def _record(self) -> Record:
         return Record.open(self.folder.parent, self.folder.name, read_only=True)
 
     def _table(self, name: str) -> pd.DataFrame:
+        return self._tables([name])[name]
+
+    def _tables(self, names: Sequence[str]) -> dict[str, pd.DataFrame]:
         from samtune.record import tables
 
         with tempfile.TemporaryDirectory() as scratch:
             self.export(scratch)
-            table: pd.DataFrame = tables.read(Path(scratch, f"{name}.parquet"), name).to_pandas()
-        return table
+            return {
+                name: tables.read(Path(scratch, f"{name}.parquet"), name).to_pandas()
+                for name in names
+            }
 
 
 def run(

@@ -1,0 +1,171 @@
+"""Charts of hand-made tables: scales, looks, what is drawn, and hostile names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+from test_verdicts import board_of, rows_of
+
+from analysis.charts import KINDS, draw
+from analysis.charts.palette import HUES, INK, SHIPPED, THEMES, looks
+from analysis.charts.scales import Scale
+from analysis.charts.svg import text, visible
+from samtune.optimizers import VARIANTS
+from samtune.record import tables
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize(
+    ("scale", "values"),
+    [
+        (Scale(0.0, 20.0, 40.0, 340.0), (0.0, 7.0, 20.0)),
+        (Scale(1e-4, 1.0, 40.0, 340.0, "log"), (1e-4, 0.03, 1.0)),
+        (Scale(0.5, 0.98, 200.0, 30.0, "error"), (0.5, 0.9, 0.97)),
+        (Scale(2.5, -0.5, 200.0, 30.0), (0.0, 1.0, 2.0)),
+    ],
+)
+def test_a_scale_is_inverted_exactly(scale: Scale, values: tuple[float, ...]) -> None:
+    for value in values:
+        assert scale.invert(scale(value)) == pytest.approx(value)
+    assert scale(scale.low) == pytest.approx(scale.start)
+    assert scale(scale.high) == pytest.approx(scale.end)
+
+
+@pytest.mark.parametrize("kind", ["linear", "log", "error"])
+def test_ticks_lie_inside_in_order_and_one_value_has_a_scale(kind: Any) -> None:
+    for low, high in ((0.11, 0.93), (0.901, 0.904), (0.0021, 0.99)):
+        scale = Scale(low, high, 0.0, 100.0, kind)
+        ticks = [value for value, _ in scale.ticks()]
+        assert len(ticks) >= 1 and ticks == sorted(ticks)
+        assert all(low - 1e-9 <= value <= high + 1e-9 for value in ticks)
+        assert len({label for _, label in scale.ticks()}) == len(ticks)
+    assert math.isfinite(Scale(0.5, 0.5, 0.0, 100.0, kind)(0.5))
+
+
+def test_accuracies_near_one_stand_apart() -> None:
+    scale = Scale(0.5, 0.99, 0.0, 100.0, "error")
+    assert scale(0.97) - scale(0.95) > 2 * (scale(0.72) - scale(0.70))
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_every_hue_stands_out_from_the_page(theme: Any) -> None:
+    page = luminance(INK[theme]["page"])
+    for colour in (*HUES[theme], INK[theme]["stopped"]):
+        light, dark = sorted((luminance(colour), page), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+def test_every_shipped_variant_has_a_look_of_its_own() -> None:
+    assert set(SHIPPED) == set(VARIANTS)
+    assert len(set(SHIPPED.values())) == len(SHIPPED)
+
+
+def test_an_own_variant_keeps_its_look_and_shares_none() -> None:
+    assert looks(["mine"])["mine"] == looks(["sam", "mine"])["mine"]
+    many = looks([*SHIPPED, *(f"own{k}" for k in range(26))])
+    assert len(set(many.values())) == 48
+    assert len(looks([f"own{k}" for k in range(60)])) == 60
+
+
+def test_hidden_characters_are_shown_and_markup_is_text() -> None:
+    assert visible("a\u202eb\x00\ud800") == "a\\u202eb\\u0000\\ud800"
+    assert text("</script><b a='1'>&") == "&lt;/script&gt;&lt;b a=&#x27;1&#x27;&gt;&amp;"
+    assert len(visible("x" * 300)) == 80
+
+
+@pytest.fixture
+def run_tables(tmp_path: Path) -> dict[str, pd.DataFrame]:
+    board, _ = board_of(tmp_path, "sgd", "sam", "asam")
+    found = {
+        name: tables.read(tmp_path / "r" / f"{name}.parquet", name).to_pandas()
+        for name in ("trials", "repeats")
+    }
+    reports = [
+        {
+            "trial_key": "k1",
+            "stage": "search",
+            "superseded": False,
+            "used": float(used),
+            "val_acc": 0.5 + 0.02 * used,
+            "rung": 0 if used == 8 else None,
+        }
+        for used in range(1, 21)
+    ]
+    return {**found, "leaderboard": board, "curves": pd.DataFrame(reports)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("theme", THEMES)
+def test_every_kind_is_one_whole_document(
+    run_tables: dict[str, pd.DataFrame], kind: str, theme: Any
+) -> None:
+    figure = draw(kind, run_tables, theme=theme)
+    root = ElementTree.fromstring(figure.svg())
+    panels = [each for each in root.iter(f"{SVG}svg") if each.get("role") == "img"]
+    assert panels and all(panel.get("aria-label") for panel in panels)
+    assert INK[theme]["page"] in figure.svg()
+    assert "nan" not in figure.svg()
+    assert draw(kind, run_tables, theme=theme).svg() == figure.svg()
+
+
+def test_the_rings_of_the_leaderboard_are_the_seeds(run_tables: dict[str, pd.DataFrame]) -> None:
+    (panel,) = KINDS["leaderboard"].panels(run_tables)
+    rings = re.findall(r'hollow" d="M([\d.]+) ', "".join(panel.marks))
+    drawn = sorted(panel.to_x.invert(float(x) + 3) for x in rings)
+    seeds = sorted(
+        round(100 * score["test_acc"], 2)
+        for _, own in map(rows_of, ("sgd", "sam", "asam"))
+        for score in own
+    )
+    assert drawn == pytest.approx(seeds, abs=0.02)
+
+
+def test_names_cannot_add_elements(run_tables: dict[str, pd.DataFrame]) -> None:
+    evil = '</text><script>alert(1)</script>"\u202e'
+    for table in ("trials", "repeats", "leaderboard"):
+        frame = run_tables[table]
+        for column in ("space", "variant"):
+            frame[column] = frame[column].replace("sam", evil)
+    frame = run_tables["trials"]
+    frame["knobs_searched"] = json.dumps([evil])
+    run_tables["trials"] = frame.rename(columns={"knob.lr": f"knob.{evil}"})
+    known = {"svg", "style", "rect", "g", "path", "text"}
+    for kind in KINDS:
+        root = ElementTree.fromstring(draw(kind, run_tables).svg())
+        assert {each.tag.removeprefix(SVG) for each in root.iter()} <= known
+        attributes = itertools.chain.from_iterable(each.attrib for each in root.iter())
+        assert not any(name.startswith("on") for name in attributes)
+
+
+def test_thousands_of_trials_are_thinned_and_the_count_is_said(
+    run_tables: dict[str, pd.DataFrame],
+) -> None:
+    one = run_tables["trials"].iloc[0].to_dict()
+    many = [{**one, "trial_key": f"t{k}", "val_acc": 0.5 + k / 5000} for k in range(2000)]
+    run_tables["trials"] = pd.DataFrame(many)
+    panels = draw("knobs", run_tables).panels
+    (panel,) = (p for p in panels if p.title.startswith("lr"))
+    assert panel.title == "lr: 150 of 2000 trials"
+    assert len(panel.marks) == 150
+
+
+def test_nothing_to_draw_is_said(run_tables: dict[str, pd.DataFrame]) -> None:
+    board = run_tables["leaderboard"]
+    board["repeats"] = 0
+    with pytest.raises(LookupError, match="nothing to draw: mean on test of each confirmed row"):
+        draw("leaderboard", run_tables)
