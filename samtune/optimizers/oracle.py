@@ -65,7 +65,7 @@ class GradientOracle:
             only if it is None in all processes. BatchNorm sees one part, SyncBatchNorm all.
         sync_perturbation: False perturbs each process by the gradient of its own part and
             averages only the directions: m-sharpness with m = b / processes, one reduction per
-            step. The `state` of a variant then differs between processes, and each saves its own.
+            step. The `memory` of a variant then differs between processes, and each saves its own.
             Chunks of a variant's `m` always stay within a process.
         replay_rng: False draws new random numbers in every pass. A pass over a part of the batch
             replays the generator's state, not the mask of each sample.
