@@ -140,7 +140,9 @@ class Scheduled(Variant):
     def _take_in_groups(self) -> None:
         super()._take_in_groups()
         for new in self.base.param_groups[len(self._first_lrs) :]:
-            self._first_lrs.append(float(new.get("lr", 0.0)))
+            # Some optimizers choose their learning rate themselves.
+            lr = new.get("lr")
+            self._first_lrs.append(0.0 if lr is None else float(lr))
 
     def _shares(self, d: Gradients, shares: list[float]) -> Gradients:
         """Return the direction with the entries of each group times the group's share."""

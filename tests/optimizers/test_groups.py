@@ -326,6 +326,23 @@ def test_each_group_follows_its_own_learning_rate_and_a_warm_up_its_aim():
     assert GSAM(base, rho_max=0.4).radius == pytest.approx(0.1)
 
 
+class ChoosesItsRate(torch.optim.Optimizer):
+    def __init__(self, params):
+        super().__init__(params, {"lr": None})
+
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            p.sub_(p.grad, alpha=0.1)
+
+
+def test_a_base_may_have_no_learning_rate():
+    model = seeded(plain_net)
+    optimizer = GSAM(ChoosesItsRate(model.parameters()), rho_max=0.4)
+    [(x, y)] = batches(1)
+    optimizer.step(problems.GradientOracle(model, x, y, problems.loss_fn))
+    assert optimizer.radius == 0.4
+
+
 @pytest.mark.parametrize(
     ("name", "knobs"),
     [
