@@ -12,10 +12,10 @@ from samtune.optimizers.knobs import Knob, KnobError, nearest
 Group = dict[str, Any]
 
 _OF_OTHERS = {
-    *("params", "param_names", "name"),
+    *("params", "param_names", "name", "step"),
     *("initial_lr", "swa_lr", "lr_scale", "max_lr", "min_lr", "max_momentum", "base_momentum"),
 }
-"""Words that torch, learning-rate schedulers and loggers put into groups."""
+"""Words that torch, other optimizers, learning-rate schedulers and loggers put into groups."""
 
 _IMPOSSIBLE = {
     "maximize": "a variant descends only; give it the loss with the opposite sign, "
@@ -69,8 +69,9 @@ def check_groups(
     of_base: Iterable[str],
     knobs: Mapping[str, Knob],
     own: Iterable[str],
+    checked: int,
 ) -> None:
-    """Check every group, and bring the values of its knobs into their types.
+    """Check the groups, and bring the values of their knobs into their types.
 
     Args:
         owner: the variant's class, for messages.
@@ -78,13 +79,14 @@ def check_groups(
         of_base: words that the base optimizer understands.
         knobs: the variant's knobs.
         own: those of the knobs that a group may have for itself.
+        checked: the groups whose words were checked before; their base may have added some.
 
     Raises:
         ValueError: A parameter stands twice, or a group has an unknown or impossible word.
     """
     _check_parameters(groups)
     known = {*_OF_OTHERS, *of_base, *own}
-    for number, group in enumerate(groups):
+    for number, group in enumerate(groups[checked:], start=checked):
         for word in sorted(group.keys() - known):
             if word in knobs:
                 raise KnobError(

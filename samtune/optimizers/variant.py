@@ -82,6 +82,7 @@ class Variant(torch.optim.Optimizer, ABC):
     bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam")
     """The names that a space may give as the base, the default first; paths of classes too."""
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
+    # With this a GradScaler hands over its scale, as it does to torch's fused optimizers.
     _step_supports_amp_scaling = True
 
     base: torch.optim.Optimizer
@@ -99,6 +100,7 @@ class Variant(torch.optim.Optimizer, ABC):
     progress: float = field(default=0.0, init=False, repr=False)
     lr_share: float | None = field(default=None, init=False, repr=False)
     _known: int = field(default=0, init=False, repr=False)
+    _groups: int = field(default=0, init=False, repr=False)
 
     def __new__(cls, *args: Any, **knobs: Any) -> Variant:
         """Return a variant that is not set up yet, if it has these knobs."""
@@ -433,9 +435,9 @@ class Variant(torch.optim.Optimizer, ABC):
         """Check the groups if there are new ones, and make room for them in `memory`."""
         if self._known == len(self.parameters):
             return
-        groups, of_base = self.base.param_groups, self.base.defaults
-        check_groups(type(self).__name__, groups, of_base, self.knobs(), self._own_knobs())
-        self._known = len(self.parameters)
+        groups, of_base, own = self.base.param_groups, self.base.defaults, self._own_knobs()
+        check_groups(type(self).__name__, groups, of_base, self.knobs(), own, self._groups)
+        self._known, self._groups = len(self.parameters), len(groups)
         for memory in (self.memory, *self.memory.get("chunks", ())):
             for name, value in memory.items():
                 if isinstance(value, list) and name != "chunks":

@@ -331,16 +331,22 @@ class ChoosesItsRate(torch.optim.Optimizer):
         super().__init__(params, {"lr": None})
 
     def step(self, closure=None):
-        for p in self.param_groups[0]["params"]:
-            p.sub_(p.grad, alpha=0.1)
+        for group in self.param_groups:
+            group["steps_so_far"] = group.get("steps_so_far", 0) + 1
+            for p in group["params"]:
+                p.sub_(p.grad, alpha=0.1)
 
 
 def test_a_base_may_have_no_learning_rate():
     model = seeded(plain_net)
-    optimizer = GSAM(ChoosesItsRate(model.parameters()), rho_max=0.4)
-    [(x, y)] = batches(1)
-    optimizer.step(problems.GradientOracle(model, x, y, problems.loss_fn))
+    one, two = halves(model)
+    optimizer = GSAM(ChoosesItsRate([one]), rho_max=0.4)
+    for x, y in batches(2):
+        optimizer.step(problems.GradientOracle(model, x, y, problems.loss_fn))
+        if len(optimizer.param_groups) == 1:
+            optimizer.add_param_group(two)
     assert optimizer.radius == 0.4
+    assert optimizer.param_groups[0]["steps_so_far"] == 2, "a word of the base's own"
 
 
 @pytest.mark.parametrize(
