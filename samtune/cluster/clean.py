@@ -142,8 +142,8 @@ def _set_streams(streams: tuple[Any, Any]) -> None:
 _PROCESS: tuple[Setting, ...] = (
     (os.getcwd, os.chdir),
     (lambda: dict(os.environ), _set_environment),
-    (lambda: list(sys.path), partial(_refill, sys.path)),
-    (lambda: list(sys.argv), partial(_refill, sys.argv)),
+    (lambda: list(sys.path), lambda folders: _refill(sys.path, folders)),
+    (lambda: list(sys.argv), lambda words: _refill(sys.argv, words)),
     (lambda: (sys.stdout, sys.stderr), _set_streams),
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),

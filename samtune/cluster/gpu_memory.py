@@ -1,4 +1,4 @@
-"""Whether a GPU that trials share has room for one more."""
+"""Check that a GPU has room for one more trial."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from collections.abc import Callable
 from samtune.errors import SamtuneError
 from samtune.trial import TrialConfig
 
-# Contexts and libraries of the trials beside it take some of what each is promised.
+# The CUDA contexts and libraries of the other trials take some of each trial's share.
 _SHARE = 0.8
 
 
 class GpuMemoryError(SamtuneError, MemoryError):
-    """Too little memory is free on the GPU; recorded as `oom`, and tried again."""
+    """Too little memory is free on the GPU. It is recorded as `oom`, and the trial is retried."""
 
 
 def warning(
     trial: TrialConfig, wanted_gb: float, info: Callable[[], tuple[int, int]] | None = None
 ) -> str | None:
-    """What is odd about the free memory of the trial's GPU, None where nothing is.
+    """Return a warning if little memory is free on the trial's GPU, else None.
 
-    A trial that has its GPU to itself is asked only if its space asks for memory.
+    A trial with a GPU of its own is checked only if its space asks for memory.
 
-    `info` answers with free and total bytes of the GPU; torch is asked by default, after its
-    cache of the last trial is emptied. Raises GpuMemoryError when less than `wanted_gb` is free.
+    Args:
+        trial: The trial that is about to start.
+        wanted_gb: The memory that the space asks for, in GB; 0 for none.
+        info: Returns the free and the total bytes of the GPU. By default torch does, after its
+            cache of the last trial is emptied.
+
+    Raises:
+        GpuMemoryError: If less than `wanted_gb` is free.
     """
     if not (wanted_gb or 0 < trial.gpus < 1):
         return None
@@ -38,7 +44,7 @@ def warning(
     if free < wanted_gb:
         raise GpuMemoryError(
             f"{free:.1f} of {total:.1f} GB are free on the GPU, and resources.gpu_memory_gb asks "
-            f"for {wanted_gb:g}; raise resources.gpus, or end what else runs there"
+            f"for {wanted_gb:g}; raise resources.gpus, or end other programs on the GPU"
         )
     share = trial.gpus * total
     if not wanted_gb and free < _SHARE * share:
