@@ -3,9 +3,9 @@
     python -m benchmarks.process_tree run sgd sam asam --confirm
 
 measures a samtune command. Linux only: this process adopts what its descendants leave behind. CPU
-time is sampled five times a second, because Ray lets the kernel forget the workers that it ends;
-the last fifth of a second of a process may be missing, but not of the command itself. What
-outlives the command is waited for, and counts as its own.
+time is sampled five times per second, because Ray lets the kernel forget the workers that it ends.
+The last fifth of a second of a process may be missing, but not of the command itself. Processes
+that outlive the command are waited for and count as its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OUTLIVES_S = 60.0
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took, in seconds; `processes` counts all that it started."""
+    """What a command took, in seconds. `processes` counts all that it started."""
 
     returncode: int
     wall_s: float
@@ -39,7 +39,7 @@ class Usage:
 
 
 def look(used: dict[psutil.Process, float]) -> None:
-    """Brings the processor seconds of all processes below this one, dead or alive, up to date."""
+    """Update the CPU seconds of all processes below this one, dead or alive."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             used[process] = sum(process.cpu_times()[:2])
@@ -52,8 +52,8 @@ def measure(
     environment: Mapping[str, str] | None = None,
     output: int | None = None,
 ) -> Usage:
-    """Runs a command to its end and adds up the processor time of its whole process tree."""
-    # Those of others, which neither count nor are waited for.
+    """Run a command to its end, and add up the CPU time of its whole process tree."""
+    # Other processes below this one neither count nor are waited for.
     others = {*psutil.Process().children(recursive=True)}
     used: dict[psutil.Process, float] = {}
     with _adopting():
@@ -65,7 +65,7 @@ def measure(
             stdout=output,
             stderr=output,
         )
-        # It is left unreaped for a last look.
+        # It is not reaped yet, for a last look at its CPU time.
         end = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while os.waitid(os.P_PID, command.pid, end) is None:
             look(used)
@@ -89,7 +89,7 @@ def _adopting() -> Iterator[None]:
 
 
 def _outlive(used: dict[psutil.Process, float], others: Collection[psutil.Process]) -> None:
-    """Looks on until all but the `others` have ended, reaps them, and ends what will not."""
+    """Wait until all but the `others` have ended, and kill those that will not."""
     until = time.monotonic() + _OUTLIVES_S
     while left := {*psutil.Process().children(recursive=True)} - {*others}:
         look(used)
@@ -101,6 +101,7 @@ def _outlive(used: dict[psutil.Process, float], others: Collection[psutil.Proces
 
 
 def main() -> int:
+    """Measure a samtune command."""
     usage = measure([*SAMTUNE, *sys.argv[1:]])
     print(
         f"exit code {usage.returncode}, wall {usage.wall_s:.1f} s, "

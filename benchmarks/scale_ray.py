@@ -1,13 +1,13 @@
-"""What a trial and a report cost through real Ray, where training takes no time.
+"""Measure what a trial and a report cost through real Ray, where training takes no time.
 
     python -m benchmarks.scale_ray --trials 100,1000 --json benchmarks/results/scale-ray.json
 
 `samtune run` sweeps a stub that only reports: random search unless `--method` names another one,
-nothing stopped, several workers at a time. Each size is a run of its own. A trial costs the
-difference quotient of two moments of a run, after a tenth of its trials and before the last, so
-all that is paid once a sweep cancels; the one of two runs' totals is printed too. One more run of
-the smallest size, with more reports a trial, tells a trial from its reports. Linux only, see
-`benchmarks.process_tree`.
+nothing stopped, several workers at a time. Each size is a run of its own. The cost per trial is
+the difference quotient of two moments of a run, after a tenth of its trials and before the last,
+so costs that are paid once per sweep cancel. The quotient of two runs' totals is printed too. One
+more run of the smallest size, with more reports per trial, separates the cost of a trial from that
+of its reports. Linux only, see `benchmarks.process_tree`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _EVERY_S = 0.5
 
 
 def stub(config: samtune.TrialConfig) -> None:
-    """Reports what the shipped task reports, and trains nothing."""
+    """Report what the shipped task reports, and train nothing."""
     for epoch in range(1, int(config.budget.per_trial) + 1):
         value = config.knobs["lr"] * (1 - 0.5**epoch)
         samtune.report(
@@ -61,7 +61,7 @@ def stub(config: samtune.TrialConfig) -> None:
 
 
 def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> None:
-    """Runs the sweep in this process, and writes down what the process itself took for it.
+    """Run the sweep in this process, and write down what the process itself took for it.
 
     Memory is looked at while the trials end, from the first tenth of them to the last.
     """
@@ -107,7 +107,7 @@ def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> 
 
 
 def _used(spent: dict[psutil.Process, float]) -> dict[str, float]:
-    """Time and memory of this process, and the time of all ever seen under it: `spent`."""
+    """Return the time and memory of this process, and the time of all seen below it: `spent`."""
     look(spent)
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -119,7 +119,7 @@ def _used(spent: dict[psutil.Process, float]) -> dict[str, float]:
 
 
 def sweep(trials: int, reports: int, slots: int, method: str) -> dict[str, Any]:
-    """One sweep to its end in processes of its own: seconds, milliseconds, mebibytes."""
+    """Run one sweep in processes of its own; figures in seconds, milliseconds and mebibytes."""
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder, "figures.json")
         words = [str(word) for word in (trials, reports, slots, method, figures)]
@@ -140,7 +140,7 @@ def sweep(trials: int, reports: int, slots: int, method: str) -> dict[str, Any]:
 
 
 def quotients(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What one more report, and one more trial beyond its reports, take of the process tree.
+    """Return what one more report, and one more trial beyond its reports, cost.
 
     `rows` are of growing sizes; the last one is the first once more, with more reports a trial.
     """
@@ -163,6 +163,7 @@ def quotients(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure each size, and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", default="100,1000")
     parser.add_argument("--reports", default="2,22", help="a trial: in all runs, in the last one")

@@ -1,4 +1,4 @@
-"""What the driver itself takes of a large sweep: its processor time, memory and record.
+"""Measure what the driver itself takes for a large sweep: CPU time, memory and record.
 
     python -m benchmarks.scale_sweep --json benchmarks/results/scale-sweep.json
 
@@ -52,7 +52,7 @@ search: {{method: {method}}}
 
 
 def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, float]:
-    """One sweep to its end. Times in seconds, sizes in bytes."""
+    """Run one sweep to its end. Times are in seconds, sizes in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "scale.yaml")
         file.write_text(_SPACE.format(method=method, trials=trials))
@@ -92,7 +92,7 @@ def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, flo
 
 
 def _refresh_cpu_ms(progress: Progress) -> float:
-    """Of redrawing the live table once."""
+    """Return the CPU time of redrawing the live table once."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(file=nowhere, force_terminal=True, width=120)
         with view(console) as table:
@@ -106,7 +106,7 @@ def _refresh_cpu_ms(progress: Progress) -> float:
 
 
 def _play(driver: Driver, slots: int, epoch_s: float) -> tuple[int, float]:
-    """Runs all trials; how many reports there were, and the share of the slots' time in use."""
+    """Run all trials; return the number of reports and the share of the slots' time in use."""
     draw = random.Random(1)
     names = itertools.count()
     waiting: list[tuple[float, int, int, str, float]] = []
@@ -114,7 +114,7 @@ def _play(driver: Driver, slots: int, epoch_s: float) -> tuple[int, float]:
     trained = 0.0
 
     def serve(arrives: float, call: Callable[[], Any]) -> tuple[Any, float]:
-        """A call to the driver that arrives at a time: its answer, and when it has it."""
+        """Make a call that arrives at a time; return its answer, and when it is there."""
         nonlocal free_at
         began = time.perf_counter()
         answer = call()
@@ -168,6 +168,7 @@ def _alone(arguments: tuple[str, int, int, float]) -> dict[str, float]:
 
 
 def main() -> None:
+    """Measure each size, and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", default="30,100,1000,10000")
     parser.add_argument("--methods", default="random,tpe")

@@ -1,11 +1,11 @@
-"""What a sweep costs beyond its training: samtune and its peers, the same trials, interleaved.
+"""Measure what a sweep costs beyond its training: samtune and its peers, interleaved.
 
     pip install -e . syne-tune psutil
     python -m benchmarks.sweep --json benchmarks/results/sweep-cpu.json
 
-27 configurations of SAM on the shipped digits, none stopped early, two trials at a time. CPU and
-wall seconds are those of the whole process tree; `training` is what the training threads used.
-Linux only. A peer that is not installed is left out with a line that says so.
+All train the same 27 configurations of SAM on the shipped digits, none stopped early, two trials
+at a time. CPU and wall seconds are those of the whole process tree. `training` is the CPU time of
+the training threads. Linux only. A peer that is not installed is left out, and a line says so.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ resources: {{cpus: 1, parallel: 2}}
 
 
 def main() -> None:
+    """Run all contenders in turn, several times, and print a table of medians."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--per-trial", type=float, default=4, help="SGD-epoch equivalents a trial")
+    parser.add_argument("--per-trial", type=float, default=4, help="see per trial")
     parser.add_argument("--contenders", default="one-process,samtune,optuna,ray,syne-tune")
     parser.add_argument(
         "--json", type=Path, help="also put the figures there, beside those of other --per-trial"
@@ -77,15 +78,18 @@ def main() -> None:
 
 
 def add(file: Path, per_trial: float, results: dict[str, Any]) -> None:
-    """Puts the results into the file, in place of any of that many see a trial before."""
+    """Put the results into the file, in place of earlier ones of as many see per trial."""
     found = json.loads(file.read_text()) if file.exists() else {}
     found[f"{per_trial:g}"] = results
     file.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def run(name: str, sweep: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """One contender's whole sweep, in a folder of its own: its figures, and what `accuracies`
-    finds."""
+    """Run one contender's whole sweep in a folder of its own.
+
+    Returns:
+        Its figures, and the accuracies of its trials.
+    """
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
         log = here / "log"
@@ -128,7 +132,11 @@ def run(name: str, sweep: dict[str, Any]) -> tuple[dict[str, float], dict[str, f
 def accuracies(
     name: str, trained: list[dict[str, Any]], sweep: dict[str, Any]
 ) -> dict[str, float]:
-    """Each configuration's last. Raises SystemExit unless each was trained once and wholly."""
+    """Return the last accuracy of each configuration.
+
+    Raises:
+        SystemExit: One was not trained to its end, or was trained twice.
+    """
     wanted = len(sweep["configurations"])
     found = {
         str([one["knobs"][knob] for knob in sweep["grid"]]): one["val_acc"]
@@ -144,7 +152,7 @@ def accuracies(
 
 
 def summary(name: str, rounds: list[dict[str, float]], trials: int) -> dict[str, Any]:
-    """Medians over the rounds."""
+    """Return the medians over the rounds."""
     middle = {key: median(found[key] for found in rounds) for key in rounds[0]}
     return {
         "contender": name,
@@ -157,10 +165,10 @@ def summary(name: str, rounds: list[dict[str, float]], trials: int) -> dict[str,
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; the last columns are ratios to samtune."""
+    """Return a table in Markdown. The last columns are ratios to samtune."""
     ours = next((row for row in rows if row["contender"] == "samtune"), None)
     heads = ("contender", "CPU s", "wall s", "training CPU s", "useful share")
-    heads += ("beyond training, s a trial", "processes", "CPU x samtune", "wall x samtune")
+    heads += ("beyond training, s per trial", "processes", "CPU x samtune", "wall x samtune")
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         ratios = (

@@ -1,9 +1,9 @@
-"""The same sweep by samtune's peers, each as its documentation has it.
+"""Run the same sweep by samtune's peers, each as its documentation shows it.
 
     python -m benchmarks.sweep_peers one-process|optuna|ray|syne-tune SWEEP.json
 
-SWEEP.json holds the configurations, as `benchmarks.sweep` writes it. `train` is what all of them
-run, samtune too: it trains, and notes its own processor time and what came out in the file that
+SWEEP.json holds the configurations, as `benchmarks.sweep` writes it. All of them run `train`, and
+samtune does too. It trains, and writes its CPU time and its result to the file that the variable
 `SAMTUNE_BENCHMARK_LOG` names.
 """
 
@@ -22,7 +22,7 @@ from samtune.trial import Budget, Seeds, TrialConfig, running
 
 
 class Timed:
-    """The shipped SAM trainable, which also notes what each trial took and came to."""
+    """The shipped SAM trainable, which also logs the CPU time and the result of each trial."""
 
     variant = "sam"
 
@@ -60,7 +60,7 @@ train = Timed()
 
 
 def trial_config(sweep: Mapping[str, Any], knobs: Mapping[str, float]) -> TrialConfig:
-    """One trial of the sweep, with the seeds that samtune gives it."""
+    """Return one trial of the sweep, with the seeds that samtune gives it."""
     return TrialConfig(
         trainable="trainables.vision:sam",
         variant="sam",
@@ -75,7 +75,7 @@ def trial_config(sweep: Mapping[str, Any], knobs: Mapping[str, float]) -> TrialC
 def train_reporting(
     sweep: Mapping[str, Any], knobs: Mapping[str, float], send: Callable[[float], object]
 ) -> float:
-    """Trains one configuration, sends each validation accuracy, and returns the last."""
+    """Train one configuration, send each validation accuracy, and return the last."""
     sent = [0.0]
 
     def keep(report: dict[str, Any]) -> None:
@@ -88,13 +88,13 @@ def train_reporting(
 
 
 def one_process(sweep: Mapping[str, Any]) -> None:
-    """A loop and nothing else: what no system can do without."""
+    """Run a loop and nothing else: the least that any system needs."""
     for knobs in sweep["configurations"]:
         train_reporting(sweep, knobs, lambda value: None)
 
 
 def optuna_sweep(sweep: Mapping[str, Any]) -> None:
-    """Optuna's own loop in one process, told which configurations to try."""
+    """Run Optuna's own loop in one process, over the given configurations."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -115,7 +115,7 @@ def optuna_sweep(sweep: Mapping[str, Any]) -> None:
 
 
 def ray_sweep(sweep: Mapping[str, Any]) -> None:
-    """Ray Tune with its defaults: a grid search of a function trainable, one CPU a trial."""
+    """Run Ray Tune with its defaults: a grid search of a function, one CPU per trial."""
     import ray
     from ray import tune
 
@@ -132,14 +132,14 @@ def ray_sweep(sweep: Mapping[str, Any]) -> None:
 
 
 def syne_tune_sweep(sweep: Mapping[str, Any]) -> None:
-    """Syne Tune's local backend: two workers, a process a trial."""
+    """Run Syne Tune's local backend: two workers, one process per trial."""
     from syne_tune import Tuner
     from syne_tune.backend import LocalBackend
     from syne_tune.config_space import choice
     from syne_tune.optimizer.baselines import RandomSearch
 
     class Listed(RandomSearch):
-        """Ends with its list; a `StoppingCriterion` of n trials starts one more, or two."""
+        """End with the list: a `StoppingCriterion` of n trials starts one or two more."""
 
         left = len(sweep["configurations"])
 
@@ -167,7 +167,7 @@ def syne_tune_sweep(sweep: Mapping[str, Any]) -> None:
 
 
 def syne_tune_trial() -> None:
-    """What Syne Tune starts for each trial: this file, with the knobs as arguments."""
+    """Train one trial: Syne Tune starts this file for each, with the knobs as arguments."""
     from argparse import ArgumentParser
 
     from syne_tune import Reporter

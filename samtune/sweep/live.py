@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live table on a terminal, a line an event elsewhere."""
+"""What a person sees of a sweep: a live table on a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from samtune.messages import clock, knob_list, unit
 from samtune.record.rows import State
 
-# `samtune status` asks for the words below, and for nothing of rich.
+# `samtune status` needs the words below, and nothing of rich.
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
@@ -21,40 +21,46 @@ _REFRESH_S = 0.5
 
 
 class QuietView:
-    """Shows nothing."""
+    """A view that shows nothing."""
 
-    def event(self, text: str) -> None: ...
+    def event(self, text: str) -> None:
+        """Show nothing."""
 
-    def refresh(self, progress: Progress) -> None: ...
+    def refresh(self, progress: Progress) -> None:
+        """Show nothing."""
 
 
 class LineView:
-    """One line an event, for logs and pipes."""
+    """A view of one line per event, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def event(self, text: str) -> None:
+        """Print a line."""
         from rich.text import Text
 
         self._console.print(Text(text), soft_wrap=True)
 
-    def refresh(self, progress: Progress) -> None: ...
+    def refresh(self, progress: Progress) -> None:
+        """Show nothing: a log has no place for it."""
 
 
 class TableView:
-    """A table redrawn twice a second, with the last events above it."""
+    """A table that is redrawn twice per second, with the last events above it."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
         self._drawn = 0.0
 
     def event(self, text: str) -> None:
+        """Print a line above the table."""
         from rich.text import Text
 
         self._live.console.print(Text(text, overflow="ellipsis", no_wrap=True))
 
     def refresh(self, progress: Progress) -> None:
+        """Redraw the table, if it was drawn long enough ago."""
         if time.monotonic() - self._drawn >= _REFRESH_S:
             self._drawn = time.monotonic()
             self._live.update(progress_table(progress), refresh=True)
@@ -62,7 +68,7 @@ class TableView:
 
 @contextmanager
 def view(console: Console, *, quiet: bool = False) -> Iterator[QuietView | LineView | TableView]:
-    """The view that fits the console."""
+    """Yield the view that fits the console."""
     from rich.live import Live
 
     if quiet:
@@ -75,7 +81,7 @@ def view(console: Console, *, quiet: bool = False) -> Iterator[QuietView | LineV
 
 
 def progress_table(progress: Progress) -> Group:
-    """Trials by state, budget used, rungs and best so far of each space."""
+    """Return a table of the trials by state, the budget used, and each space's rungs and best."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table

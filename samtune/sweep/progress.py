@@ -1,4 +1,4 @@
-"""A stage of a sweep as it stands, and what shows it."""
+"""The progress of a stage, and the interface of what shows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPEN = {"running", "paused"}
 
 @dataclass(frozen=True)
 class Best:
-    """The best value at a full budget so far."""
+    """The best value at a full budget so far, its trial and the knobs searched."""
 
     value: float
     trial: int
@@ -24,7 +24,23 @@ class Best:
 
 @dataclass
 class Progress:
-    """A stage as it stands, for whoever shows it; all of it also stands in the record."""
+    """The progress of a stage, for whoever shows it. All of it is on record too.
+
+    Attributes:
+        stage: The stage's name.
+        run: The run's name.
+        studies: The names of the spaces, by study.
+        total: How many trials the stage has.
+        kind: The kind of the budget.
+        metric: The metric that is searched for.
+        searched: The knobs that differ between trials, by study.
+        states: How many trials are in each state.
+        used: How much of its budget each trial has used.
+        best: The best of each study.
+        rungs: The rungs of each study.
+        ended_before: How many trials had ended before the stage was resumed.
+        started: When the stage was started or resumed, by the monotonic clock.
+    """
 
     stage: Stage
     run: str
@@ -41,19 +57,22 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
 
     def count(self, state: State, by: int) -> None:
+        """Add to the number of trials in a state."""
         self.states[state] = self.states.get(state, 0) + by
 
     @property
     def ended(self) -> int:
+        """Return how many trials have ended."""
         return sum(count for state, count in self.states.items() if state not in _OPEN)
 
     @property
     def seconds(self) -> float:
+        """Return how long the stage has run since it was started or resumed."""
         return time.monotonic() - self.started
 
     @property
     def seconds_left(self) -> float | None:
-        """By the mean pace since the stage was started or resumed; None before a trial ended."""
+        """Estimate the time left by the mean pace so far. None until a trial has ended."""
         done = self.ended - self.ended_before
         return self.seconds / done * (self.total - self.ended) if done else None
 
@@ -61,6 +80,8 @@ class Progress:
 class View(Protocol):
     """What shows a stage while it runs."""
 
-    def event(self, text: str) -> None: ...
+    def event(self, text: str) -> None:
+        """Show a line about something that has happened."""
 
-    def refresh(self, progress: Progress) -> None: ...
+    def refresh(self, progress: Progress) -> None:
+        """Show the progress. Called several times per second, from another thread."""

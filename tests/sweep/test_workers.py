@@ -132,6 +132,7 @@ def test_a_new_attempt_takes_the_worker_that_ran_its_trial_before() -> None:
     first, second, third = named("a", "1"), named("b", "2"), named("c", "2")
     for trial in (first, second):
         scheduler.on_trial_add(controller, trial)
+    for trial in (first, second):
         trial.set_status(Trial.RUNNING)
         assert scheduler.on_trial_result(controller, trial, {}) == "NOOP"
     scheduler.on_trial_add(controller, third)
