@@ -24,7 +24,8 @@ from benchmarks.environment import environment
 from benchmarks.rung_curves import TABLE
 from samtune.search.rungs import standard_error
 from samtune.space.schema import AshaSettings
-from samtune.views.replay import Curve, Outcome, Study, replay, rule_text
+from samtune.views.rules import rule_text
+from samtune.views.simulation import Curve, Outcome, StudyCurves, simulated
 
 LEVELS = ((2, 2), (2, 3), (4, 2), (4, 3), (6, 3), (8, 2), (10, 2))
 MODES = ("stop", "promote", "halving")
@@ -38,7 +39,7 @@ HEADINGS = ("rule", "spent %", "time", "regret pp", "on test pp", "missed %", "w
 class Seed:
     """One search's whole curves, and the test accuracy at the end of each."""
 
-    study: Study
+    study: StudyCurves
     test: list[float]
 
 
@@ -119,7 +120,7 @@ def searches(path: Path) -> list[Seed]:
             )
             for reports in trials.values()
         ]
-        study = Study(f"seed {seed}", curves, {}, limit, "compute", "val_acc", "max")
+        study = StudyCurves(f"seed {seed}", curves, {}, limit, "compute", "val_acc", "max")
         seeds.append(Seed(study, [reports[-1]["test_acc"] for reports in trials.values()]))
     return seeds
 
@@ -128,7 +129,7 @@ def row(seeds: Sequence[Seed], rule: AshaSettings, slots: int, orders: int) -> d
     """A rule's means over the orders of each seed, then over the seeds with a 95 % t-interval."""
     by_seed = []
     for seed in seeds:
-        outcomes = replay(seed.study, rule, slots, orders)
+        outcomes = simulated(seed.study, rule, slots, orders)
         assert all(outcome.chosen is not None for outcome in outcomes)
         by_seed.append(measured(seed, outcomes))
     return {

@@ -26,7 +26,7 @@ from samtune.sweep.confirm_stage import ConfirmStage
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stages import StagePlan, has_work, searched
 from samtune.sweep.stop import Stop
-from samtune.views.replay import rule_text
+from samtune.views.rules import rule_text
 
 # Characters shown of a version or a SHA-256.
 _SHOWN = 24

@@ -9,7 +9,7 @@ import click
 
 from samtune.commands.options import json_option, runs_option
 from samtune.record.record import Record
-from samtune.views.replay import report, text
+from samtune.views.replay import replay_of, replay_text
 
 
 @click.command()
@@ -44,8 +44,8 @@ def replay(
     (`--set asha.grace=BUDGET`, where BUDGET is the budget per trial).
     """
     with Record.open(runs, name, read_only=True) as record:
-        studies = report(record, rules, slots, seeds)
+        studies = replay_of(record, rules, slots, seeds)
     if as_json:
         click.echo(json.dumps({"schema": "replay/1", "run": name, "studies": studies}))
     else:
-        click.echo("\n\n".join(text(study) for study in studies))
+        click.echo("\n\n".join(replay_text(study) for study in studies))

@@ -20,7 +20,7 @@ from samtune.sweep.driver import Driver
 from samtune.sweep.live import QuietView
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
-from samtune.views.replay import rule_text
+from samtune.views.rules import rule_text
 from samtune.views.status import status_of, status_text
 
 SPACE = """

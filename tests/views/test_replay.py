@@ -24,7 +24,9 @@ from samtune.space.schema import AshaSettings
 from samtune.space.search_space import SpaceError
 from samtune.trial import Budget, Seeds, TrialConfig
 from samtune.views.audit import audit_used, wrong_stops
-from samtune.views.replay import Curve, replay, report, rule_of, simulate, study_of, summary, text
+from samtune.views.replay import curves_of, replay_of, replay_text
+from samtune.views.rules import rule_of
+from samtune.views.simulation import Curve, simulate, simulated, summary
 
 LIMIT = 8
 STUDY = {
@@ -191,7 +193,7 @@ def test_the_curves_are_read_with_errors_and_without_what_was_repeated(runs: Pat
         for epoch in (7, 8):
             record.add_report(1, attempt, message(epoch, epoch, 0.5), "val_acc")
         record.end_trial(1, "completed")
-        study = study_of(record, record.studies()[0])
+        study = curves_of(record, record.studies()[0])
     assert study.unknown == {} and len(study.curves) == 5
     assert study.curves[0].values == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.5, 0.5)
     assert study.curves[0].errors[-1] == pytest.approx(math.sqrt(0.25 / 2400))
@@ -206,7 +208,7 @@ def test_replays_of_one_run_are_alike_and_say_who_was_left_out(runs: Path) -> No
     states: list[State] = ["completed", "completed", "completed", "cancelled"]
     with recorded(runs, CROSSING, states) as record:
         rules = ["mode=halving,grace=2,factor=3,tolerance=1", f"grace={LIMIT}"]
-        first, again = (report(record, rules, 2, 5) for _ in range(2))
+        first, again = (replay_of(record, rules, 2, 5) for _ in range(2))
     assert first == again
     (study,) = first
     assert study["unknown"] == {"cancelled": 1} and study["best"] == 0.9
@@ -216,16 +218,16 @@ def test_replays_of_one_run_are_alike_and_say_who_was_left_out(runs: Path) -> No
     assert halving["spent"] == 3 * 2 + 6 and halving["missed"] == 1
     assert halving["regret"] == pytest.approx(0.3) and halving["wrong_stops"] == 1
     assert full["spent"] == study["budget_of_all"] and full["missed"] == 0
-    shown = text(study)
-    assert "left out, because nobody knows what they would have become: 1 cancelled" in shown
+    shown = replay_text(study)
+    assert "left out, because their whole curves are not known: 1 cancelled" in shown
     assert "halving 2 x 3, tolerance 1" in shown and "100%" in shown
 
 
 def test_a_search_in_which_nobody_finishes_is_told(runs: Path) -> None:
     curves = [curve(0.9, 0.9, math.nan), curve(0.1, *[0.2] * 7)]
     with recorded(runs, curves) as record:
-        study = study_of(record, record.studies()[0])
-    outcomes = replay(study, rule_of("grace=1,factor=2"), 1, 8)
+        study = curves_of(record, record.studies()[0])
+    outcomes = simulated(study, rule_of("grace=1,factor=2"), 1, 8)
     found = summary(outcomes, 2)
     assert 0 < found["without_winner"] < 8 and found["missed"] == found["without_winner"] / 8
 
