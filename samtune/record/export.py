@@ -40,7 +40,11 @@ def export(record: Reader, folder: Path | None = None) -> list[Path]:
         OSError: a table cannot be written.
     """
     record.verify()
-    folder = record.folder if folder is None else folder
+    with record.snapshot():
+        return _export(record, record.folder if folder is None else folder)
+
+
+def _export(record: Reader, folder: Path) -> list[Path]:
     run = _Run(record)
     metadata = run.metadata()
     names = record.metrics()

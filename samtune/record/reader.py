@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,15 @@ class Reader:
     def query(self, question: str, *values: Any) -> sqlite3.Cursor:
         """Return the rows of a SELECT, for tables that need columns and not whole rows."""
         return self._db.execute(question, values)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read the record as of one moment during the block, while a sweep may write."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.rollback()
 
     def version(self) -> int:
         """Return a number that differs once another process has written to the record."""

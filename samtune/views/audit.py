@@ -1,10 +1,9 @@
 """The audit of early stopping, read from the record: how often was a stop wrong?
 
-An audited trial was stopped by its rung and runs on to its full budget all the same. Its result is
-as real as any other: same data, same budget, judged on validation. So it may be the search's best,
-and what it used counts as spent on the search like everything else; to hide a better configuration
-that was paid for would help nobody. Only the rungs do not see it, and the question asked here is
-what the rungs alone would have missed.
+An audited trial was stopped by its rung and still runs to its full budget. Its result has the same
+data and budget as any other and is judged on validation. So it may be the search's best, and its
+budget counts as spent on the search. Only the rungs do not see it: the audit asks what the rungs
+alone would have missed.
 """
 
 from __future__ import annotations
@@ -16,14 +15,18 @@ from samtune.record.reader import Reader
 from samtune.record.rows import ReportRow, StudyRow, TrialRow
 
 AUDIT = "audit"
-"""The decision on record for each report of an audited trial, from its stop on."""
+"""The recorded decision on each report of an audited trial after its stop."""
 
 
 def wrong_stops(record: Reader, study: int | None = None) -> tuple[int, int]:
-    """How many audited trials have ended, and how many of them were stopped wrongly.
+    """Return how many audited trials have ended, and how many of them were stopped wrongly.
 
-    Wrongly means that at its full budget the trial beats the best that the rungs let through. Of
-    one study, or of all together. An interval for the rate of all stops is the binomial's.
+    A stop was wrong if the trial, at its full budget, beats the best trial that the rungs let
+    through. The rate of wrong stops among all stops has a binomial interval.
+
+    Args:
+        record: the run.
+        study: only this study; all together without it.
     """
     audited = wrong = 0
     for row in _studies(record, study):
@@ -45,7 +48,7 @@ def wrong_stops(record: Reader, study: int | None = None) -> tuple[int, int]:
 
 
 def audit_used(record: Reader, study: int | None = None) -> float:
-    """The budget that audited trials have used after they were stopped."""
+    """Return the budget that audited trials have used after they were stopped."""
     return sum(
         reports[-1].used - stop.used
         for row in _studies(record, study)
@@ -59,7 +62,7 @@ def _studies(record: Reader, study: int | None) -> list[StudyRow]:
 
 
 def _search_trials(record: Reader, study: StudyRow) -> list[tuple[TrialRow, list[ReportRow]]]:
-    """The study's trials that have reported, each with its reports."""
+    """Return the study's trials that have reported, each with its reports."""
     reports: dict[int, list[ReportRow]] = defaultdict(list)
     for report in record.reports():
         reports[report.trial].append(report)
@@ -68,9 +71,9 @@ def _search_trials(record: Reader, study: StudyRow) -> list[tuple[TrialRow, list
 
 
 def _stop(reports: list[ReportRow]) -> ReportRow | None:
-    """The report at which a trial was stopped that is audited since; None for all others."""
-    told = [report.decision for report in reports]
-    # One that was given another's place afterwards is audited no more.
-    if AUDIT not in told or "continue" in told[told.index(AUDIT) :]:
+    """Return the report at which an audited trial was stopped; None for a trial not audited."""
+    decisions = [report.decision for report in reports]
+    # A trial that was promoted later is no longer audited.
+    if AUDIT not in decisions or "continue" in decisions[decisions.index(AUDIT) :]:
         return None
     return [report for report in reports if report.rung is not None][-1]

@@ -1,4 +1,4 @@
-"""What a space would run: the dry run's answer, from the same objects that the sweep uses."""
+"""What a space would run: the dry run, from the same objects that the sweep uses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from samtune.search.rungs import forecast, milestones
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
 
 _SAMPLED = 5
+_SEE = "SGD-epoch equivalents: one SGD epoch costs 1, one SAM epoch 2"
 
 
 def plan(space: SearchSpace) -> dict[str, Any]:
-    """Resolved knobs with their origin, trials, rungs, expected budget, sampled configurations."""
+    """Return what a space would run, as JSON can hold it.
+
+    Returns:
+        The knobs with their domains and origins, the task and resources, trials, rungs with their
+        costs, the expected budget, the confirmation, and the first configurations.
+    """
     proposals = Proposals(space)
     budget = space.budget
     rungs = milestones(space.asha.grace_of(budget.per_trial), space.asha.factor, budget.per_trial)
@@ -71,7 +77,7 @@ def plan(space: SearchSpace) -> dict[str, Any]:
 
 
 def see_per_epoch(space: SearchSpace) -> float | None:
-    """SGD-epoch equivalents an epoch of the default configuration costs by theory."""
+    """Return the theoretical cost of an epoch of the default configuration, in SGD epochs."""
     cost = getattr(resolve(space.trainable), "see_per_epoch", None)
     return None if cost is None else float(cost(space.default(), space.base))
 
@@ -83,7 +89,7 @@ def _doubts(space: SearchSpace) -> list[str]:
 
 
 def plan_text(plan: dict[str, Any]) -> str:
-    """The plan for people."""
+    """Return the plan as people read it."""
     kind = unit(plan["budget_kind"])
     lines = [f"{plan['space']}: {plan['trainable']} on {plan['base']}  ({plan['path']})"]
     for name, knob in plan["knobs"].items():
@@ -100,7 +106,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     in_see = f" = {plan['see_expected']:.0f} see" if known else ""
     epochs, see = plan["epochs_per_trial"], plan["see_per_epoch"]
     long = f" = {epochs:g} epochs" if epochs and plan["budget_kind"] != "epochs" else ""
-    cost = f" ({see:g} see an epoch)" if see else ""
+    cost = f" ({see:g} see per epoch)" if see else ""
     lines += [
         f"  trials          {plan['trials']}, each at most {plan['budget_per_trial']:g} {kind}"
         f"{long}{cost}",
@@ -111,6 +117,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         f"{plan['budget_at_most']:.0f} at most",
         f"  confirm         {plan['confirm']['top']} x {plan['confirm']['seeds']} repeats, "
         f"{plan['confirm']['budget']:g} {kind}",
+        *(["  see             " + _SEE] if see or "see" in kind else []),
         "  first configurations:",
     ]
     lines += [
@@ -144,7 +151,7 @@ def _number(value: float) -> str:
 
 
 def domain_text(domain: Domain) -> str:
-    """A domain on one line: `log 0.001 .. 0.5`."""
+    """Return a domain on one line: `log 0.001 .. 0.5`."""
     match domain:
         case Fixed(value=value):
             text = f"= {value}"

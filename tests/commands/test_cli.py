@@ -197,7 +197,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     succeed(["run", "asam", "--dry-run", "--set", "eta=0"])
     out, err = capsys.readouterr()
     assert "using the shipped space" in err
-    assert "32, each at most 20 see = 10 epochs (2 see an epoch)" in out
+    assert "32, each at most 20 see = 10 epochs (2 see per epoch)" in out
     assert "8, 16 see" in out and "--set" in out and "default of asam" in out
     assert out.count("sampled ") == 5 and out.count("default   lr=") == 1
     succeed(["run", "asam", "--dry-run", "--json"])

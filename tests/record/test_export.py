@@ -14,6 +14,7 @@ from test_record import CONFIG, STUDY
 
 from samtune.api.tables import write_tables
 from samtune.record import tables
+from samtune.record.export import export
 from samtune.record.record import Record
 from samtune.record.rows import State, TrialRow
 from samtune.trial import TrialConfig
@@ -163,3 +164,23 @@ def test_only_a_reported_test_metric_is_an_opening(runs: Path) -> None:
         found = exported(record)
     assert found["repeats"].column("test_openings").to_pylist() == [0, 0, 1]
     assert found["leaderboard"].column("test_openings").to_pylist() == [1]
+
+
+def test_the_tables_of_a_running_sweep_are_of_one_moment(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Record.create(runs, "mine", [STUDY]) as writer:
+        add(writer, "search", 0, [{"f1": 0.5}])
+        write = tables.write
+
+        def meanwhile(*arguments: Any) -> None:
+            add(writer, "search", len(list(writer.trials())), [{"f1": 0.5, "late": 1.0}])
+            write(*arguments)
+
+        monkeypatch.setattr(tables, "write", meanwhile)
+        with Record.open(runs, "mine", read_only=True) as record:
+            export(record)
+        monkeypatch.undo()
+        assert len(list(writer.trials())) == 4
+    for name in ("trials", "curves"):
+        assert pq.read_table(runs / "mine" / f"{name}.parquet").num_rows == 1

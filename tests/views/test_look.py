@@ -158,6 +158,56 @@ def test_status_reads_no_report_but_the_last_of_each_trial(two: Path) -> None:
     assert "trial sgd:2 failed: why not" in status_text(told)
 
 
+def test_a_run_has_a_status_from_its_first_second(runs: Path) -> None:
+    study = {"name": "sgd", "variant": "sgd", "base": "sgd", "sha256": "0" * 64}
+    study |= {"space": SearchSpace.load("sgd").text, "settings": json.dumps(SETTINGS)}
+    with Record.create(runs, "one", [study]) as record, record.lock():
+        told = status_of(record)
+        text = status_text(told)
+    assert told["running"] and not told["finished"] and told["budget_kind"] == "compute"
+    assert "one: starting, no trial has begun" in text and "0 see used" in text
+    assert "sgd: 0/3 trials" in text and "resume" not in text
+
+
+def test_300_knobs_take_a_line_of_a_status_and_of_a_list_of_trials(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"knob_number_{k}" for k in range(300)]
+    study = {"name": "sgd", "variant": "sgd", "base": "sgd", "sha256": "0" * 64}
+    settings = {**SETTINGS, "searched": names}
+    study |= {"space": SearchSpace.load("sgd").text, "settings": json.dumps(settings)}
+    with Record.create(runs, "wide", [study]) as record:
+        config = TrialConfig(
+            **{"trainable": "sgd", "variant": "sgd", "base": "sgd", "task": {}},
+            **{"knobs": {name: k / 7 for k, name in enumerate(names)}},
+            **{"budget": Budget("epochs", 3), "seeds": Seeds(1, 1, 1)},
+        )
+        trial = record.add_trial(0, "search", 0, "sampled", config)
+        record.start_attempt(trial)
+        record.add_report(trial.trial, 0, message(1, 0.5), "val_acc")
+        record.end_trial(trial.trial, "completed")
+    for words in (["status", "wide"], ["trials", "wide"], ["leaderboard", "wide"]):
+        out = said(capsys, runs, *words)
+        assert max(map(len, out.splitlines())) < 300 and "more)" in out, words
+    assert "knob_number_299=42.7" in said(capsys, runs, "show", "wide", "0")
+
+
+def test_a_value_that_json_cannot_hold_is_null(
+    runs: Path, two: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    study = {"name": "sgd", "variant": "sgd", "base": "sgd", "sha256": "0" * 64}
+    study |= {"space": SearchSpace.load("sgd").text, "settings": json.dumps(SETTINGS)}
+    with Record.create(runs, "one", [study]) as record:
+        for number, value in enumerate([float("inf"), float("-inf"), float("nan")]):
+            add(record, 0, number, [0.5, value], "diverged")
+    for words in (["trials", "one"], ["show", "one", "0"], ["status", "one"]):
+        out = said(capsys, runs, *words, "--json")
+        json.loads(out, parse_constant=refuse)
+
+
 def test_watching_asks_again_only_when_something_was_written(
     runs: Path, two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
