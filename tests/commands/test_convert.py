@@ -14,7 +14,7 @@ method: random
 metric: {name: val_acc, goal: maximize}
 parameters:
   lr: {min: 0.001, max: 0.1}
-  noise: {distribution: normal, mu: 0, sigma: 1}
+  noise: {distribution: log_normal, mu: 0, sigma: 1}
 """
 
 
