@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from samtune.commands.board import print_table
 from samtune.commands.options import json_option, named, runs_option
+from samtune.commands.tables import print_table
 from samtune.record.folder import RunError, found, is_locked
 from samtune.record.runs import add_note, remove, rename
 from samtune.terminal import say

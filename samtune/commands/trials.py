@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from samtune.commands.board import csv_table, markdown_table, print_table
 from samtune.commands.options import format_option, json_option, named, runs_option
+from samtune.commands.tables import csv_table, markdown_table, print_table
 from samtune.messages import clock, knob_list, unit
 from samtune.record.record import Record
 from samtune.terminal import console_for

@@ -9,6 +9,7 @@ from typing import Any
 
 from samtune.messages import nearest
 from samtune.record.folder import RunError
+from samtune.record.logs import log_path
 from samtune.record.reader import Reader
 from samtune.record.rows import Stage, StudyRow, TrialRow
 from samtune.views.status import label
@@ -111,6 +112,7 @@ def trial_of(record: Reader, reference: str) -> dict[str, Any]:
         "seeds": config.to_dict()["seeds"],
         "facts": {name: _finite(fact) for name, fact in trial.facts.items()},
         "proposed_at": trial.proposed_at,
+        "log": str(log_path(record.folder, trial.trial)),
         "ended_at": trial.ended_at,
         "attempts": [dict(attempt) for attempt in record.attempts(trial=trial.trial)],
         "events": [{k: event[k] for k in ("at", "kind", "detail")} for event in events],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from click.testing import CliRunner
 from test_cli import typed
 
 from samtune.cli import cli
+from samtune.commands.tables import latex_table
+from samtune.record.logs import log_path
 from samtune.record.record import Record
 from samtune.record.rows import digest
+from samtune.trial import Budget, Seeds, TrialConfig
 
 
 @pytest.fixture
@@ -80,3 +84,27 @@ def test_without_an_answer_nothing_is_removed(
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     code, _, err = typed(capsys, "rm", "one")
     assert code == 75 and "nothing was changed" in err and Path("runs/one").is_dir()
+
+
+def test_the_log_of_a_trial_is_shown_without_control_characters(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Record.open(Path("runs"), "one") as record:
+        config = TrialConfig("m:f", "sam", "sgd", {}, {}, Budget("epochs", 1), Seeds(1, 1, 1))
+        trial = record.add_trial(0, "search", 0, "default", config)
+        assert typed(capsys, "logs", "one", "0") == (0, "", "")
+        log = log_path(record.folder, trial.trial)
+        log.parent.mkdir()
+        log.write_text("first\n\x1b[31mred\nno end of line")
+        code, out, _ = typed(capsys, "logs", "one", "0", "--follow")
+        assert code == 0, "nothing runs, so nothing is waited for"
+        assert out == "first\n\\x1b[31mred\nno end of line\n"
+    code, _, err = typed(capsys, "logs", "one", "7")
+    assert code == 2 and "no trial '7'" in err
+
+
+def test_a_board_in_latex_has_no_bare_percent_or_underscore() -> None:
+    text = latex_table(["val acc %", "knobs"], [["93.1", "weight_decay=1e-4 & more"]], "a_b")
+    assert r"val acc \% & knobs \\" in text and r"weight\_decay=1e-4 \& more" in text
+    assert r"\caption{a\_b}" in text
+    assert not re.search(r"(?<!\\)[%_]", text)
