@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import importlib
 import importlib.util
 import os
@@ -68,6 +69,11 @@ def _hidden(name: str) -> str | None:
         return None
     places = list(spec.submodule_search_locations or []) or [spec.origin or ""]
     if any(Path(place).resolve().is_relative_to(Path.cwd()) for place in places):
+        return None
+    here = file if file.is_file() else own / "__init__.py"
+    sent = Path(places[0]).parent / here.relative_to(Path.cwd())
+    if here.is_file() and sent.is_file() and filecmp.cmp(here, sent, shallow=False):
+        # `--ship-code` has sent a copy to the workers.
         return None
     home = Path(__file__).resolve().parent.parent
     whose = "samtune's own package" if Path(places[0]).parent == home else "the installed package"
