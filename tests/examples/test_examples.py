@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -31,14 +32,22 @@ def copied(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return shutil.copytree(EXAMPLES / request.param, tmp_path / request.param)
 
 
-@pytest.mark.parametrize("script", ["closure_loop", "lightning_module", "accelerate_loop"])
-def test_a_training_loop_learns(script: str) -> None:
-    if script != "closure_loop":
-        pytest.importorskip(script.split("_")[0], reason="an extra of the tests")
-    out = run(sys.executable, f"{script}.py")
+@pytest.mark.parametrize(
+    ("script", "needs"),
+    [
+        ("closure_loop", "torch"),
+        ("lightning_module", "lightning"),
+        ("accelerate_loop", "accelerate"),
+        ("hf_trainer", "transformers"),
+    ],
+)
+def test_a_training_loop_learns(tmp_path: Path, script: str, needs: str) -> None:
+    if importlib.util.find_spec(needs) is None:
+        pytest.skip(f"needs {needs}, an extra of the tests")
+    out = run(sys.executable, str(EXAMPLES / f"{script}.py"), folder=tmp_path)
     found = re.search(r"accuracy (\S+)", out)
     assert found is not None and float(found[1]) > 0.9
-    if script == "lightning_module":
+    if script in {"lightning_module", "hf_trainer"}:
         # Four batches in each of twenty epochs: SAM's two passes are one step.
         assert "steps 80," in out
 
