@@ -1,4 +1,4 @@
-"""What `samtune doctor` looks at: each check says what it saw, and whether that is well."""
+"""The checks of `samtune doctor`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READ_WHOLE = 2 * GB
 
 @dataclass(frozen=True)
 class Check:
-    """`state` is ok, warning (something is less than it could be) or broken (it is needed)."""
+    """The result of a check: ok, warning, or broken where a sweep needs it."""
 
     name: str
     state: Literal["ok", "warning", "broken"]
@@ -31,7 +31,7 @@ class Check:
 
 
 def checks(runs: Path, with_ray: bool, address: str | None) -> Iterator[Check]:
-    """All checks, one after the other, each as soon as it is done."""
+    """Yield the result of each check as soon as it is done."""
     yield Check("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
     yield from versions()
     yield torchvision()
@@ -44,7 +44,7 @@ def checks(runs: Path, with_ray: bool, address: str | None) -> Iterator[Check]:
 
 
 def versions() -> Iterator[Check]:
-    """samtune and everything that it asks for, as installed."""
+    """Check the installed versions of samtune and of what it needs."""
     from samtune import __version__
 
     home = Path(__file__).parent.parent
@@ -82,7 +82,7 @@ def _imported(name: str, version: str) -> Check:
 
 
 def torchvision() -> Check:
-    """Whether it goes with this torch: only downloads and torchvision's own models need it."""
+    """Check that torchvision matches torch; only downloads and its own models need it."""
     name = "torchvision"
     without = "no set is downloaded and no torchvision:NAME built, all else works"
     try:
@@ -108,7 +108,7 @@ def torchvision() -> Check:
 
 
 def devices() -> Check:
-    """The GPUs that torch can use."""
+    """Check the GPUs that torch can use."""
     try:
         import torch
     except Exception as error:
@@ -128,7 +128,7 @@ def devices() -> Check:
 
 
 def threads() -> Check:
-    """Processors this process may use, and what limits threads."""
+    """Check the processors of this process, and the limit of its threads."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limit = os.environ.get("OMP_NUM_THREADS")
     said = f"OMP_NUM_THREADS={limit}" if limit else "OMP_NUM_THREADS is not set"
@@ -136,7 +136,7 @@ def threads() -> Check:
 
 
 def disk(runs: Path) -> Iterator[Check]:
-    """Free room where runs, data sets and Ray's files go."""
+    """Check the free space for runs, data sets and temporary files."""
     from samtune.record.folder import network_filesystem
     from trainables.datasets.store import root
 
@@ -163,7 +163,7 @@ def disk(runs: Path) -> Iterator[Check]:
 
 
 def data_sets() -> Iterator[Check]:
-    """Every data set that is there, whole or damaged, and the names of those that are not."""
+    """Check every data set on this machine, and name those that are not here."""
     from trainables.datasets import catalogue
     from trainables.datasets.errors import DataError
 
@@ -190,7 +190,7 @@ def data_sets() -> Iterator[Check]:
 
 
 def cluster(address: str | None) -> Iterator[Check]:
-    """Whether Ray starts (or answers at `address`), and the ports on which it then listens."""
+    """Check that Ray starts, or answers at `address`, and where it listens."""
     try:
         from samtune.cluster.start import cluster as started
         from samtune.space.schema import ResourceSettings
@@ -210,7 +210,7 @@ def cluster(address: str | None) -> Iterator[Check]:
 
 
 def _ports() -> Check:
-    """What the processes that Ray started under this one listen on."""
+    """Return the ports of the processes that Ray has started under this one."""
     # Ray brings its own, which is there once Ray is imported.
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
