@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -384,6 +385,12 @@ def _each(spaces: Sequence[Reference | Sequence[Reference]]) -> Iterator[Referen
 
 
 def _launch(options: LaunchOptions) -> Launch:
+    if sys.flags.optimize > 1:
+        raise RunError(
+            "Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO), and Ray cannot be imported "
+            "then; unset PYTHONOPTIMIZE, or set it to 1",
+            exit_code=5,
+        )
     launch = Launch(**options)
     if launch.storage is not None and "://" not in launch.storage:
         # Workers have a working folder of their own.

@@ -85,6 +85,9 @@ def test_help_survives_without_docstrings() -> None:
     done = shell("samtune --help", PYTHONOPTIMIZE="2")
     assert done.returncode == 0
     assert "Sweep one or several spaces" in done.stdout
+    done = shell("samtune run sgd", PYTHONOPTIMIZE="2")
+    assert done.returncode == 5 and "fault" not in done.stderr
+    assert "unset PYTHONOPTIMIZE" in done.stderr
 
 
 @pytest.mark.parametrize(
