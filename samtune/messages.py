@@ -1,4 +1,4 @@
-"""How values, names and other people's errors are put into sentences."""
+"""Values and names as messages show them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 
 def nearest(word: object, known: Iterable[object], label: str = "known") -> str:
-    """`did you mean 'x'?`, or all that is known if nothing is near."""
+    """Return `did you mean 'x'?`, or all that is known if nothing is near."""
     known = list(known)
     names = [str(name) for name in known]
     # Of numbers, the one spelt alike is not the one meant.
@@ -19,13 +19,13 @@ def nearest(word: object, known: Iterable[object], label: str = "known") -> str:
 
 
 def quoted(value: object) -> str:
-    """The value as a message shows it: in quotes, unprintables escaped, not endless."""
+    """Return a value in quotes, with special characters escaped, cut at 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def printable(text: str) -> str:
-    """`text` without what would move a terminal's cursor, set its title or turn its direction."""
+    """Return `text` with the characters escaped that would control a terminal."""
     kept = (
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
     )
@@ -33,7 +33,7 @@ def printable(text: str) -> str:
 
 
 def unit(kind: str) -> str:
-    """What a budget of a kind counts."""
+    """Return the unit of a kind of budget."""
     return {"compute": "see", "epochs": "epochs", "seconds": "s"}[kind]
 
 
@@ -55,7 +55,7 @@ def knob_list(knobs: Mapping[str, object], most: int | None = 160) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`2:05`, or `1:02:05` from an hour on."""
+    """Return a time as `2:05`, or as `1:02:05` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

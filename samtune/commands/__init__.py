@@ -1,1 +1,1 @@
-"""One module a group of commands. Nothing heavy is imported before a command needs it."""
+"""The commands, one module per command or group of commands; each is imported when typed."""
