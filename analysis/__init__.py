@@ -1,1 +1,1 @@
-"""Reads a run's Parquet files and compares variants; starts nothing, needs no torch and no Ray."""
+"""Comparison of variants from the Parquet files of runs. Needs no torch and no Ray."""

@@ -51,7 +51,7 @@ def import_module(name: str) -> ModuleType:
 
 @contextmanager
 def without_arguments() -> Iterator[None]:
-    """Hide the arguments of the command line in the block, from modules that parse them."""
+    """Hide the command line's arguments in the block from imported modules that parse them."""
     arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
         yield

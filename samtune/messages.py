@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 
 
 def nearest(word: object, known: Iterable[object], label: str = "known") -> str:
-    """Return `did you mean 'x'?`, or all that is known if nothing is near."""
+    """Return `did you mean 'x'?`, or all known words if none is similar."""
     known = list(known)
     names = [str(name) for name in known]
-    # Of numbers, the one spelt alike is not the one meant.
+    # A number with similar digits is not what the user meant, so numbers are not suggested.
     words = names if all(isinstance(name, str) for name in known) else []
     near = difflib.get_close_matches(str(word), words, 1, 0.6)
     if near:

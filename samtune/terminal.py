@@ -1,4 +1,4 @@
-"""Where text for people goes: lines on standard error, tables on a console."""
+"""Output for people: lines on standard error, tables on a console."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""What runs inside a trial. A trainable is any callable that keeps this contract.
+"""The code that runs inside a trial. A trainable is any callable that keeps this contract.
 
     trainable(config: samtune.TrialConfig) -> None
 
-It trains with exactly what `config` says (variant, base optimizer, knobs, task, budget, seeds) and
-calls `samtune.report(epoch=..., val_acc=..., see=..., ...)` once per epoch, after that epoch's
-checkpoint is on disk. A checkpoint it finds in `config.checkpoint_dir` is its own, from before an
-interruption, and it goes on from there. It ends by returning: when the budget is spent, or after
-the first report with a non-finite loss. Any exception makes this one trial an error.
+It trains with the variant, base optimizer, knobs, task, budget and seeds of `config`. It calls
+`samtune.report(epoch=..., val_acc=..., see=..., ...)` once per epoch, after that epoch's
+checkpoint is on disk. A checkpoint in `config.checkpoint_dir` is its own, from before an
+interruption, and it continues from there. It returns when the budget is spent, or after the first
+report with a non-finite loss. An exception makes only this trial an error.
 
-What a space file may say about it is read from these attributes:
+These attributes say what a space file may set:
 
     variant: str                          name of the optimizer variant
     bases: tuple[str, ...]                base optimizers it takes, the default first

@@ -33,7 +33,7 @@ _ALL = slice(None)
 
 
 class Normaliser:
-    """Turns uint8 images into float32 of mean 0 and standard deviation 1 per channel."""
+    """A map from uint8 images to float32 of mean 0 and standard deviation 1 per channel."""
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         """Take the mean and the standard deviation of the pixels per channel, of shape (C,)."""
@@ -48,7 +48,7 @@ class Normaliser:
 
 
 class Augment:
-    """Augments and normalises batches. Each call overwrites what the last one returned.
+    """Augmentation and normalisation of batches. Each call overwrites the last one's result.
 
     The kinds are: none, no augmentation. standard, a random crop of the image padded by an eighth
     of its side, and a horizontal flip with probability one half. cutout, the same, and a square of

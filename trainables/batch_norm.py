@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 
 class SharedNorm:
-    """Gives a model's BatchNorm layers the statistics of all ranks' samples while it is `on`.
+    """A switch that makes a model's BatchNorm layers use the statistics of all ranks' samples.
 
     The layers keep their class, also in checkpoints. Each training pass then makes two reductions
     per layer, so all ranks have to make the same passes. Mean and variance are those of all
@@ -35,7 +35,7 @@ class SharedNorm:
 
     @property
     def on(self) -> bool:
-        """Whether the layers use the samples of all ranks."""
+        """True if the layers use the samples of all ranks."""
         return self._on
 
     @on.setter

@@ -1,4 +1,4 @@
-"""What a trial has spent of its budget, and when it ends."""
+"""The budget of a trial: how much is spent, and when the trial ends."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Meter:
 
     @property
     def spent(self) -> float:
-        """What is spent, in the budget's unit."""
+        """The amount spent, in the budget's unit."""
         match self.budget.kind:
             case "compute":
                 return self.see

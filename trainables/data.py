@@ -36,7 +36,7 @@ _FEW = 200
 
 @dataclass(frozen=True)
 class TrainVal:
-    """All that a search trial gets.
+    """The data of a search trial.
 
     Attributes:
         train: The training images; their labels carry the task's label noise.

@@ -1,4 +1,4 @@
-"""How a trial computes: the dtype of its passes, the memory layout, and compilation.
+"""Settings of a trial's computation: dtype of its passes, memory layout, and compilation.
 
 Weights, optimizer state and losses are always float32. Precision sets the dtype in which
 `torch.autocast` computes convolutions and matrix products. fp32 is torch's default: convolutions
@@ -33,7 +33,7 @@ class CompileError(SamtuneError):
 
 @dataclass(frozen=True)
 class Precision:
-    """How a trial computes.
+    """Settings of a trial's computation.
 
     Attributes:
         precision: fp32, bf16 or fp16.

@@ -139,7 +139,7 @@ def _copy(stream: IO[str], last: deque[str]) -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End the program and what it has started."""
+    """End the program and its child processes."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

@@ -75,7 +75,7 @@ def stored(images: Batch) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some images of a store, and their labels. Treat all three tensors as read-only.
+    """A selection of a store's images with labels. Treat all three tensors as read-only.
 
     Attributes:
         images: The whole store, uint8 of shape (M, C, H, W).

@@ -14,7 +14,7 @@ from samtune.optimizers.passes import LossFunction
 
 
 class Mixer:
-    """Mixes each image of a batch with another one of it (Zhang et al. 2018, Yun et al. 2019).
+    """Mixing of each image of a batch with another one (Zhang et al. 2018, Yun et al. 2019).
 
     The share of the other image is drawn once per batch from Beta(mixup, mixup) or
     Beta(cutmix, cutmix), as in the code of both papers. If both are above 0, each batch is mixed
@@ -30,7 +30,7 @@ class Mixer:
 
     @property
     def mixes(self) -> bool:
-        """Return True if images are mixed at all."""
+        """Return True if images are mixed."""
         return bool(self.mixup or self.cutmix)
 
     def start(self, epoch: int) -> None:

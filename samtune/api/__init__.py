@@ -1,1 +1,1 @@
-"""What Python code and the command line do with samtune: start runs, continue and read them."""
+"""Functions that start, continue and read runs, for Python code and for the command line."""

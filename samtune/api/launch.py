@@ -1,4 +1,4 @@
-"""How the trials of a run are started, and who hears of them."""
+"""Settings for starting the trials of a run and for reporting on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LaunchOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Launch:
-    """How the trials of a run are started, and who hears of them.
+    """Settings for starting the trials of a run and for reporting on them.
 
     Attributes:
         address: Address of a running Ray cluster; None starts a Ray on this machine.

@@ -34,7 +34,7 @@ from samtune.terminal import console_for
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run was asked to do beside its spaces; it is on record for the run's resume.
+    """Options of a run beside its spaces, recorded so that `resume` can use them again.
 
     Attributes:
         confirm: Whether the winners are repeated on fresh seeds.
@@ -48,14 +48,14 @@ class Asked:
 
     @classmethod
     def of(cls, record: Record) -> Asked:
-        """Return what the run in `record` was asked to do."""
+        """Return the options of the run in `record`."""
         found: dict[str, Any] = record.meta("asked") or {}
         return cls(**found)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the stages ended.
+    """The way in which the stages ended.
 
     Attributes:
         exit_code: As of a command: 0, 1, 3 or 75.

@@ -1,4 +1,4 @@
-"""Who may reach a Ray, and whether one answers: checked before Ray is started or joined."""
+"""Checks before Ray is started or joined: who may connect to it, and whether it answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ANSWER_S = 5.0
 def protect() -> None:
     """Give a Ray of our own a secret token, so that only this command can use it.
 
-    Ray listens on all interfaces, and whoever reaches it without a token runs code.
+    Ray listens on all interfaces. Without a token, anyone who can connect to it can run code.
 
     Raises:
         RunError: the user has turned tokens off where others could connect (exit code 5).

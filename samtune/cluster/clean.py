@@ -35,7 +35,7 @@ Setting = tuple[Callable[[], Any], Callable[[Any], object]]
 
 
 def enter(config: Mapping[str, Any]) -> None:
-    """Go to the folder of the command, and let the user's modules be found.
+    """Change to the folder of the command, and make the user's modules importable.
 
     The folder is the command's on its own machine alone: another machine has its own files.
     """

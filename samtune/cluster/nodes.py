@@ -17,7 +17,7 @@ WORDS: dict[Cause, str] = {
     "node_lost": "its machine is gone",
     "worker_died": "its process was killed, or crashed",
 }
-"""What a person is told of a worker's death, by its cause."""
+"""The explanation of a worker's death that the user sees, by its cause."""
 
 
 def alive() -> list[dict[str, float]]:

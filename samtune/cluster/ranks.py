@@ -30,7 +30,7 @@ from samtune.space.search_space import resolve
 from samtune.trial import TrialConfig, running
 
 Broadcast = Callable[[bool], None]
-"""Passes the driver's answer to a report, whether the trial continues, to all other ranks."""
+"""Function that passes the driver's answer, whether the trial continues, to all other ranks."""
 
 # How long a rank may take to notice that another rank is gone, once Ray knows.
 _GRACE_S = 20.0

@@ -1,4 +1,4 @@
-"""All that samtune uses of Ray beyond its public API, each with the reason.
+"""All uses of Ray beyond its public API, each with the reason.
 
 `tests/cluster/test_ray_internals.py` fails for a Ray in which one of these no longer acts.
 """

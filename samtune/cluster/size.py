@@ -1,4 +1,4 @@
-"""How many processes a sweep needs, in four words of a space's `resources`.
+"""The number of processes that a sweep needs, from four words of a space's `resources`.
 
     cpus, gpus   what one process of a trial gets
     workers      how many processes train one trial together
@@ -21,7 +21,7 @@ from samtune.space.schema import ResourceSettings
 
 @dataclass(frozen=True)
 class TrialSize:
-    """What one trial takes: `workers` processes with `cpus` and `gpus` each."""
+    """The resources of one trial: `workers` processes with `cpus` and `gpus` each."""
 
     cpus: float
     gpus: float

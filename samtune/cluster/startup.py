@@ -1,4 +1,4 @@
-"""Whether a sweep's workers start at all, and if not, why."""
+"""Checks whether the workers of a sweep start, and explanations when they do not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from samtune.messages import printable
 
 # Failures in a row before any worker has started.
 _MOST_FAILURES = 3
-# Ray starts a worker that dies before it reaches Ray again and again, without a word. This long
-# after the first was asked for, its last words are looked for. Without any, it may only be slow.
+# A worker may die before it connects to Ray; Ray then restarts it forever without an error. So
+# this long after the first request, the workers' logs are searched for an exception. If there is
+# none, the worker may only be slow.
 _SILENT_S = 25.0
 _LONGEST_S = 300.0
 # The last line of a traceback.

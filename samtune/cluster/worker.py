@@ -82,7 +82,7 @@ class Driver:
         raise SystemExit(0)
 
     def warn(self, text: str | None) -> None:
-        """Put a warning on the record. None is no warning."""
+        """Put a warning on the record. None means that there is no warning."""
         if text is not None:
             self.send({"warning": text})
 

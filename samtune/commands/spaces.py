@@ -46,7 +46,7 @@ def list_spaces(as_json: bool) -> None:
 def show_space(
     space: str, overrides: tuple[str, ...], on: str | None, origin: bool, as_json: bool
 ) -> None:
-    """What a space resolves to, every default filled in."""
+    """Print the resolved space, with every default filled in."""
     (loaded,) = resolved([space], overrides, on, say)
     if as_json:
         click.echo(json.dumps({"schema": "space/1", **plan(loaded)}))
@@ -63,7 +63,7 @@ def show_space(
 @set_option
 @on_option
 def check_spaces(files: tuple[str, ...], overrides: tuple[str, ...], on: str | None) -> None:
-    """Tells every mistake in space files; exit code 2 if there is one."""
+    """Report every mistake in space files. The exit code is 2 if there is one."""
     for space in resolved(files, overrides, on, say):
         click.echo(f"{space.path}: right; {space.name}, SHA-256 {space.sha256[:16]}")
 

@@ -247,7 +247,7 @@ def _takes(kind: type, argument: str) -> bool:
 
 
 def _late_momentum(sgd: torch.optim.Optimizer, *_: object) -> None:
-    """Give a parameter whose first gradient comes late a momentum of zeros.
+    """Give a momentum of zeros to a parameter that gets its first gradient late.
 
     torch's fused SGD fails on such a parameter; with zeros it makes the other kernels' step.
     """

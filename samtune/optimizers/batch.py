@@ -79,7 +79,7 @@ class Batch:
 
     @property
     def has_graph(self) -> bool:
-        """Whether an input was computed from something that requires a gradient."""
+        """True if an input was computed from something that requires a gradient."""
         return any(t.grad_fn is not None for t in tensors(self.inputs))
 
     def _has_samples(self, t: Tensor) -> bool:

@@ -15,7 +15,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class FiniteCheck:
-    """Collects on the device whether passes were finite, and raises for all processes at once."""
+    """A check on the device that passes were finite. It raises in all processes together."""
 
     def __init__(self, processes: Processes, scaling: LossScaling) -> None:
         self._processes = processes

@@ -102,7 +102,7 @@ def check_groups(
 
 
 def check_values(groups: Sequence[Group], knobs: Mapping[str, Knob], own: Iterable[str]) -> None:
-    """Bring the values of the groups' knobs into their types; raise KnobError if one cannot be."""
+    """Convert the groups' knobs to their types. Raise KnobError where a value does not fit."""
     own = tuple(own)
     for number, group in enumerate(groups):
         for word in own:

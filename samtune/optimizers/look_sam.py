@@ -27,7 +27,7 @@ from samtune.optimizers.two_pass import Sharpened
 from samtune.optimizers.variant import Passes
 
 _SUMS = ("square", "share", "rest")
-"""What the length of g_v is computed from: ||g||^2, <g, h> / ||g||^2, and ||g_v||^2."""
+"""Names of the sums that give the length of g_v: ||g||^2, <g, h> / ||g||^2, and ||g_v||^2."""
 
 
 @dataclass(eq=False, kw_only=True)

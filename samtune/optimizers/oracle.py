@@ -135,12 +135,12 @@ class GradientOracle:
 
     @property
     def inputs(self) -> Any:
-        """What the model takes."""
+        """The inputs of the model."""
         return self.batch.inputs
 
     @property
     def targets(self) -> Any:
-        """What the loss takes."""
+        """The targets of the loss."""
         return self.batch.targets
 
     def __len__(self) -> int:

@@ -31,10 +31,10 @@ def check_model(model: object) -> None:
 
 
 class Forward:
-    """Calls a model in the way in which its `forward` takes the inputs.
+    """A model, called in the way in which its `forward` takes the inputs.
 
-    A dict goes by keyword where `forward` takes its keys, as Hugging Face models do. A list or
-    tuple goes by position where `forward` takes as many. Otherwise the model gets one argument.
+    A dict is passed by keyword if `forward` takes its keys, as Hugging Face models do. A list or
+    tuple is passed by position if `forward` takes as many. Otherwise the model gets one argument.
     """
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:

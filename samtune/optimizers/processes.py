@@ -23,7 +23,7 @@ class Processes:
 
     @property
     def alone(self) -> bool:
-        """Whether there is one process only."""
+        """True if there is only one process."""
         return self.group is None
 
     def average_(self, tensors: Gradients, samples: int) -> None:

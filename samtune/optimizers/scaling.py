@@ -24,7 +24,7 @@ class LossScaling:
 
     @property
     def on(self) -> bool:
-        """Whether losses are scaled."""
+        """True if losses are scaled."""
         return self._scaler is not None
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class LossScaling:
         self.unscale_([overflow])
 
     def update(self) -> None:
-        """Lower the scale if a pass overflowed, or raise it in time; ends the step."""
+        """Lower the scale if a pass overflowed, or raise it when it is due, and end the step."""
         if self._scaler is not None and self._passes:
             self._scaler.update()
             self._passes.clear()
@@ -54,6 +54,6 @@ class LossScaling:
 
 @dataclass(eq=False)
 class _Pass:
-    """What `GradScaler.unscale_` reads of an optimizer."""
+    """The part of an optimizer that `GradScaler.unscale_` reads."""
 
     param_groups: list[dict[str, list[Tensor]]]

@@ -1,4 +1,4 @@
-"""What variants that perturb the weights share: the radius, and where and how often it acts."""
+"""Base of the variants that perturb the weights: the radius, and where and how often it acts."""
 
 from __future__ import annotations
 

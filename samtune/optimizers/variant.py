@@ -1,4 +1,4 @@
-"""What all variants share: the step, parameter groups, perturbed weights, and saved state."""
+"""Base of all variants: the step, parameter groups, perturbed weights, and saved state."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HOW_TO_STEP = (
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What a step saw.
+    """The loss, outputs and costs of a step.
 
     Attributes:
         loss: mean loss of the batch at the weights before the step, shape (); not synchronised.
@@ -96,7 +96,7 @@ class Variant(torch.optim.Optimizer, ABC):
     )
     seed: int = field(default=0, repr=False)
     memory: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    """What the next step needs to know: numbers, tensors, and lists in the order of `weights`."""
+    """State for the next step: numbers, tensors, and lists in the order of `weights`."""
     progress: float = field(default=0.0, init=False, repr=False)
     lr_share: float | None = field(default=None, init=False, repr=False)
     _known: int = field(default=0, init=False, repr=False)

@@ -146,7 +146,7 @@ def fetched(runs: Path, name: str, url: str) -> None:
 
 
 class _Known:
-    """What a run folder knows of its copies: its own identity, and each copy's generation."""
+    """The identity of a run folder, and the generation of each of its copies."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "copies.json"
@@ -169,7 +169,7 @@ class _Known:
 
 
 class _Ownership:
-    """Which run folder may write the copy at `url`."""
+    """The run folder that may write the copy at `url`."""
 
     def __init__(self, record: Record, storage: Storage, url: str) -> None:
         self.storage = storage
@@ -191,7 +191,7 @@ class _Ownership:
                 f"then `samtune resume {name} --storage {self._url}`",
                 exit_code=4,
             )
-        # Before the record is copied: whoever fetches it then learns this generation.
+        # Before the record is copied, so that a fetched record contains this generation.
         self.storage.put_owner(known.folder, there + 1)
         known.learn(self._url, there + 1)
         self._record.set_meta("storage", self._url)

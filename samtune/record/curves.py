@@ -51,7 +51,7 @@ def metric_columns(table: str, metrics: Iterable[str]) -> dict[str, str]:
 
 @dataclass
 class End:
-    """What a trial's reports come to.
+    """The summary of a trial's reports.
 
     Attributes:
         metrics: those of the last report that are finite.

@@ -1,4 +1,4 @@
-"""How an attempt at a trial ended, the state of the trial then, and whether it is tried again."""
+"""The end of an attempt at a trial, the state of the trial then, and the decision to retry it."""
 
 from __future__ import annotations
 

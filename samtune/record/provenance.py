@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, code, machine and commit."""
+"""The origin of a result: versions, code, machine and commit."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _sha256(files: Iterable[Path]) -> str:
 
 
 def hostname_hash() -> str:
-    """Return a digest of this machine's name, which tells machines apart without naming them."""
+    """Return a digest of this machine's name, which identifies it without showing the name."""
     return digest(socket.gethostname())
 
 

@@ -1,4 +1,4 @@
-"""How a run is renamed, removed and annotated.
+"""Functions that rename, remove and annotate a run.
 
 The commands `rm`, `mv` and `note` call `remove`, `rename` and `add_note`; `ls` shows
 `samtune.views.runs.runs_of`. Tables hold the run's name, so `mv` writes them again after `rename`.

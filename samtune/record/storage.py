@@ -38,7 +38,7 @@ _EPOCH = re.compile(r"epoch-(\d+)")
 _KEPT = 4
 _SMALL = {".yaml", ".parquet", ".html", ".txt"}
 REFUSALS = (OSError, ArrowException, ValueError, NotImplementedError)
-"""What pyarrow raises when a storage refuses."""
+"""The errors that pyarrow raises when a storage refuses."""
 
 
 class Storage:

@@ -1,1 +1,1 @@
-"""What to try next, and who goes on. Knows Optuna, not Ray."""
+"""The search: which configuration to try next, and which trials continue. Uses no Ray."""

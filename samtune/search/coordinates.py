@@ -1,6 +1,6 @@
 """The values of a knob as numbers that a sampler can draw.
 
-Values are told apart by type and value, so Optuna draws the index of a listed value. Whole numbers
+Values are distinguished by type and value, so Optuna draws the index of a listed value. Integers
 stay exact up to 64 bits, because steps are counted in integers and in decimal arithmetic.
 """
 

@@ -76,7 +76,7 @@ class Journal:
         self._ids[trial.trial] = self._storage.create_new_trial(study, self._row(trial, curve))
 
     def end(self, trial: TrialRow, curve: Mapping[int, float]) -> None:
-        """Bring a trial that was added as a running one to its end, and write the file."""
+        """Finish a trial that was added as a running one, and write the file."""
         row, known = self._row(trial, curve), self._ids[trial.trial]
         for epoch, value in sorted(curve.items()):
             self._storage.set_trial_intermediate_value(known, epoch, value)
@@ -135,7 +135,7 @@ def write_journal(record: Record, path: Path) -> None:
 
 
 class _Lines(BaseJournalBackend):
-    """Holds the lines of a journal until they are written.
+    """The lines of a journal before they are written.
 
     Optuna's own file would be locked and synced for each line. Its one reader, the storage, reads
     each line once, so lines that were read are dropped.

@@ -1,4 +1,4 @@
-"""What all rules of successive halving have in common."""
+"""Base of all rules of successive halving."""
 
 from __future__ import annotations
 

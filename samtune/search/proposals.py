@@ -125,7 +125,7 @@ class Proposals:
         self._propose(number, known)
 
     def tell(self, number: int, state: str, values: Mapping[int, float]) -> None:
-        """Learn how a trial ended or paused; `values` are its reports by epoch."""
+        """Use the values of a trial that ended or paused; `values` are its reports by epoch."""
         if self.tpe is not None:
             self.tpe.tell(number, state, values)
 

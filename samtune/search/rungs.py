@@ -66,7 +66,7 @@ def rungs_for(
 
 @dataclass(frozen=True)
 class RungForecast:
-    """What one stretch of a search is expected to cost: up to a rung, or to the full budget.
+    """The expected cost of one stretch of a search: up to a rung, or to the full budget.
 
     Attributes:
         until: The budget of a trial at the end of the stretch.

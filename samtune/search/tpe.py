@@ -21,7 +21,7 @@ DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
 class TpeStudy:
-    """An Optuna study whose trials are asked for by samtune's numbers.
+    """An Optuna study in which each trial is found by samtune's own trial number.
 
     Args:
         seed: The seed of the search.

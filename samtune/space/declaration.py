@@ -1,4 +1,4 @@
-"""What a space's trainable declares, and what it refuses."""
+"""The declarations of a space's trainable, and the values that it refuses."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from samtune.space.strict_yaml import Node, Problem
 
 
 class SpaceError(SamtuneError):
-    """Mistakes in a space file; `messages` holds one line per mistake, sorted by place."""
+    """Mistakes in a space file; `messages` has one line per mistake, sorted by place."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""How the words of a space file become the domain of a knob."""
+"""Conversion of the words of a space file into the domain of a knob."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TAIL = 4
 
 
 class KnobReader:
-    """Reads knobs, and gathers the problems and warnings about them."""
+    """A reader of knobs, which collects the problems and warnings about them."""
 
     def __init__(self, declared: Declared | None) -> None:
         self.declared = declared
@@ -129,7 +129,7 @@ class KnobReader:
 
 
 class _RangeReader:
-    """Reads one range; a problem is recorded with the reader of all knobs."""
+    """A reader of one range, which records problems with the reader of all knobs."""
 
     def __init__(self, reader: KnobReader, name: str, shape: RangeShape, node: Node) -> None:
         self.reader = reader
@@ -182,7 +182,7 @@ class _RangeReader:
         return dataclasses.replace(domain, default=default)
 
     def _check_words(self) -> None:
-        """Record why these words make no range at all for this knob."""
+        """Record why these words cannot be a range of this knob."""
         shape, knob = self.shape, self.knob
         bell = shape.mean is not None and shape.sd is not None
         missing = [e for e in ("min", "max") if getattr(shape, e) is None and not bell]

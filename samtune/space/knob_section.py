@@ -12,7 +12,7 @@ from samtune.space.strict_yaml import Node
 
 
 class KnobSection:
-    """Reads all knobs of a space; the reader of single knobs gathers the problems.
+    """A reader of all knobs of a space; the reader of single knobs collects the problems.
 
     Attributes:
         nodes: The knobs as they are written.

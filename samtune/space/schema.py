@@ -181,7 +181,7 @@ class BudgetSettings(_Words):
 
 
 class SearchSettings(_Words):
-    """How configurations are chosen."""
+    """The choice of configurations."""
 
     method: Literal["tpe", "random", "sobol", "grid"] = "tpe"
     seed: Seed = 1
@@ -239,7 +239,7 @@ class AshaSettings(_Words):
 
 
 class ResourceSettings(_Words):
-    """What one trial holds while it runs."""
+    """The resources of one trial while it runs."""
 
     cpus: Positive = 1
     gpus: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(

@@ -67,7 +67,7 @@ Problem = tuple[Mark, str]
 
 
 class StrictYamlError(SamtuneError):
-    """Mistakes in a YAML text; `problems` holds each with its place."""
+    """Mistakes in a YAML text; `problems` has each with its place."""
 
     exit_code = 2
 
@@ -153,7 +153,7 @@ def _decoded(data: bytes, source: str) -> str:
 
 
 class _Builder:
-    """Builds nodes from those of PyYAML; `problems` gathers the mistakes in them."""
+    """A converter of PyYAML's nodes into ours; `problems` collects the mistakes in them."""
 
     def __init__(self, source: str) -> None:
         self.source = source

@@ -1,4 +1,4 @@
-"""The trainable that a space names, and what it declares."""
+"""The trainable that a space names, and its declarations."""
 
 from __future__ import annotations
 
@@ -155,10 +155,10 @@ def _refuse_stranger() -> None:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a trainable declares.
+    """The declarations of a trainable.
 
     Attributes:
-        base_fault: Why the trainable cannot have the base that was asked for; empty if it can.
+        base_fault: Why the trainable cannot use the requested base; empty if it can.
         knobs: Its knobs, or None if it declares none.
         task: The words of its task, or None if it declares none.
         metrics: What a search may improve, each with `max` or `min`; empty for any metric.

@@ -23,7 +23,7 @@ class ConfirmStage:
     again, unless they were cut short or failed.
 
     Attributes:
-        without_winner: The names of the spaces of which no trial was completed.
+        without_winner: The names of the spaces that have no completed trial.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class ConfirmStage:
         )
 
     def again(self, trial: TrialRow) -> None:
-        """Have `next` return a repeat once more."""
+        """Put a repeat back, so that `next` returns it again."""
         self._waiting.insert(0, trial)
 
     def judge(self, trial: TrialRow, used: float, n_val: float | None, value: float) -> Verdict:
-        """Let every repeat go on that has not diverged."""
+        """Let every repeat continue that has not diverged."""
         return unjudged(value)
 
     def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
-        """Learn nothing: the leaderboard reads the repeats from the record."""
+        """Do nothing: the leaderboard reads the repeats from the record."""
 
     def finish(self) -> None:
         """End nothing: no repeat waits for another."""

@@ -1,9 +1,8 @@
-"""From stages to finished trials: Ray Tune runs them, the record keeps what they did.
+"""The driver of a sweep: Ray Tune runs the trials, and the record keeps their results.
 
-`run_stages` drives the stages of a command, one after another. Each fault is met in one way, from
-the record: a trial whose worker died, stalled or was stopped goes back to its stage. It is served
-again as a new attempt, which finds its checkpoint. Tune's own retries, snapshots and restore are
-not used.
+`run_stages` runs the stages of a command one after another. All faults are handled in one way,
+from the record: a trial whose worker died, stalled or was stopped goes back to its stage. Its next
+attempt continues from its checkpoint. Tune's own retries, snapshots and restore are not used.
 """
 
 from __future__ import annotations
@@ -95,9 +94,10 @@ def run_stages(
 
 
 class Driver:
-    """Between Ray Tune and the record: proposes attempts, commits reports, judges, ends trials.
+    """The link between Ray Tune and the record.
 
-    Tune calls it from the main thread, and the heartbeat from another.
+    The driver proposes attempts, commits and judges their reports, and ends trials. Tune calls it
+    from the main thread, and the heartbeat from another.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Driver:
 
     @property
     def is_over(self) -> bool:
-        """Whether the sweep has ended, or is to stop."""
+        """True if the sweep has ended or has to stop."""
         return self._stop.requested or (self._plan is None and not self._live)
 
     @property

@@ -217,4 +217,4 @@ LOGGERS: dict[str, type[TensorBoard] | type[Wandb] | type[MLflow]] = {
     "wandb": Wandb,
     "mlflow": MLflow,
 }
-"""What `--log` takes."""
+"""The loggers by the word that `--log` takes."""

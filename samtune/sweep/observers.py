@@ -1,7 +1,7 @@
-"""Observers of a sweep: loggers, and a function of the user's.
+"""Observers of a sweep: loggers, and a function of the user.
 
-The driver passes to `Observers` what it has just committed. No observer can end a sweep: the first
-failure of each is put on record and shown once.
+The driver passes each committed event to `Observers`. A failing observer does not end the sweep:
+its first failure is recorded and shown once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """What receives the course of a sweep; `space` is the name of the trial's space."""
+    """A receiver of the events of a sweep; `space` is the name of the trial's space."""
 
     name: str
 
@@ -94,7 +94,7 @@ class Observers:
 
 
 class Hook:
-    """Calls the user's function with a dict per report, in the driver's process."""
+    """The user's function, called with a dict per report in the driver's process."""
 
     def __init__(self, reference: str, run: str) -> None:
         """Import the function `my_package.my_module:function`."""
@@ -108,7 +108,7 @@ class Hook:
     def reported(
         self, space: str, trial: TrialRow, attempt: int, report: Mapping[str, Any], decision: str
     ) -> None:
-        """Call the function. What it prints to stdout goes to stderr."""
+        """Call the function, with its standard output sent to standard error."""
         message = {
             "run": self._run,
             "space": space,

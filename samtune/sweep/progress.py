@@ -24,7 +24,7 @@ class Best:
 
 @dataclass
 class Progress:
-    """The progress of a stage, for whoever shows it. All of it is on record too.
+    """The progress of a stage, for display. All of it is in the record too.
 
     Attributes:
         stage: The stage's name.
@@ -78,7 +78,7 @@ class Progress:
 
 
 class View(Protocol):
-    """What shows a stage while it runs."""
+    """A display of a stage while it runs."""
 
     def event(self, text: str) -> None:
         """Show a line about something that has happened."""

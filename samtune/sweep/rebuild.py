@@ -21,7 +21,7 @@ def judged_value(value: float, metrics: Mapping[str, float]) -> float:
 
 @dataclass
 class Past:
-    """What a trial has on record: its finite values, and how far its reports have come."""
+    """A trial as the record has it: its finite values, and how far its reports go."""
 
     values: list[tuple[int, int, float]] = field(default_factory=list)
     epoch: float = -math.inf
@@ -31,10 +31,10 @@ class Past:
     verdict: Verdict | None = None
 
     def goes_further(self, epoch: int, used: float) -> bool:
-        """Return whether a report goes further than all before it, so that it is to be judged.
+        """Return whether a report goes further than all before it, so that it must be judged.
 
-        Others come from an interrupted trial that went back to its checkpoint. Seconds go on in a
-        trial that began again at its first epoch.
+        A report that does not comes from an interrupted trial that went back to its checkpoint. A
+        trial that started again at its first epoch keeps the seconds that it has used.
         """
         return epoch > self.epoch or used > self.used
 

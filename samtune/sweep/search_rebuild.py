@@ -24,7 +24,7 @@ def rebuild(stage: SearchStage, record: Record) -> tuple[list[TrialRow], int]:
     What a killed process had not come to record is recorded now.
 
     Returns:
-        The interrupted trials, and the study whose turn it is to propose.
+        The interrupted trials, and the study that proposes next.
     """
     record.end_attempts_of_the_killed()
     trials = {trial.trial: trial for trial in record.trials(stage="search")}

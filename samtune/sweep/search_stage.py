@@ -33,12 +33,12 @@ class SearchStage:
         spaces: Sequence[SearchSpace],
         proposals: Sequence[Proposals] | None = None,
     ) -> None:
-        """Bring proposals, rungs and progress to where the record stands.
+        """Rebuild proposals, rungs and progress from the record.
 
         Args:
             record: The run's record.
             spaces: The run's spaces, one per study of the record.
-            proposals: Those of each space, of which nothing has been asked for.
+            proposals: The proposals of each space, none of them used so far.
         """
         self.spaces = spaces
         self.proposals = proposals or [Proposals(space) for space in spaces]
@@ -72,7 +72,7 @@ class SearchStage:
         return None
 
     def _proposed(self) -> TrialRow | None:
-        """Return a new trial of the space whose turn it is."""
+        """Return a new trial of the space that proposes next."""
         held, count = Counter(self._running.values()), len(self.spaces)
         for study in sorted(range(count), key=lambda k: (held[k], (k - self._turn) % count)):
             proposal = self.proposals[study].ask()
@@ -88,7 +88,7 @@ class SearchStage:
         return None
 
     def again(self, trial: TrialRow) -> None:
-        """Have `next` return a trial once more, before all others."""
+        """Put a trial back, so that `next` returns it before all others."""
         self._running.pop(trial.trial, None)
         self._waiting.insert(0, trial)
 
@@ -98,7 +98,7 @@ class SearchStage:
         return self.progress.rungs[trial.study].judge(trial.trial, used, value, error)
 
     def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
-        """Learn how a trial ended or paused. A cancelled one goes on when the run is resumed."""
+        """Record how a trial ended or paused. A cancelled one continues in a resumed run."""
         self._running.pop(trial.trial, None)
         if state != "cancelled":
             if state != "paused":
@@ -124,7 +124,7 @@ class SearchStage:
             self._compare(trial, values[max(values)])
 
     def _compare(self, trial: TrialRow, value: float) -> None:
-        """Keep the best value at a full budget, for whoever shows the progress."""
+        """Keep the best value at a full budget for the display."""
         best = self.progress.best.get(trial.study)
         sign = 1 if self.spaces[trial.study].search.mode == "max" else -1
         if best is None or sign * value > sign * best.value:

@@ -1,7 +1,7 @@
-"""What a stage of a sweep is: which trials there are, and what their reports and ends mean.
+"""The stages of a sweep: which trials a stage has, and how it uses their reports and ends.
 
-A sweep has stages, each made from the record: anew from an empty one, and where it stood from that
-of a run that was stopped. `SearchStage` searches, `ConfirmStage` repeats the best.
+Each stage is built from the record. An empty record gives a new stage. The record of a stopped run
+gives the stage as it was then. `SearchStage` searches, `ConfirmStage` repeats the best.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from samtune.sweep.rebuild import Past
 
 
 class StagePlan(Protocol):
-    """Which trials a stage has, and what its reports and ends mean."""
+    """A stage of a sweep: its trials, and its use of their reports and ends."""
 
     spaces: Sequence[SearchSpace]
     progress: Progress
@@ -28,20 +28,20 @@ class StagePlan(Protocol):
         """Return the next trial to run, or None while there is none before another one ends."""
 
     def again(self, trial: TrialRow) -> None:
-        """Have `next` return a trial once more, before all others."""
+        """Put a trial back, so that `next` returns it before all others."""
 
     def judge(self, trial: TrialRow, used: float, n_val: float | None, value: float) -> Verdict:
         """Decide on a report that goes further than all before it.
 
         Args:
-            trial: Whose report it is.
+            trial: The trial that reported.
             used: How much of its budget the trial has used.
             n_val: How many samples the value was measured on.
             value: The value, NaN for a report that has diverged.
         """
 
     def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
-        """Learn how a trial ended or paused; `values` are its finite reports by epoch."""
+        """Record how a trial ended or paused; `values` are its finite reports by epoch."""
 
     def finish(self) -> None:
         """End what was only waiting: nothing runs, and nothing can come any more."""
@@ -57,7 +57,7 @@ def has_work(plan: StagePlan) -> bool:
 
 
 def stage_progress(stage: Stage, record: Record, spaces: Sequence[SearchSpace]) -> Progress:
-    """Return the progress of a stage of which nothing has happened."""
+    """Return the progress of a stage that has not started."""
     return Progress(
         stage,
         record.name,

@@ -59,7 +59,7 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether a stop was requested."""
+        """True if a stop was requested."""
         return self._event.is_set()
 
     def request(self, why: Why = "asked", detail: str = "") -> None:

@@ -28,17 +28,17 @@ _LONG_WAIT_S = 30.0
 
 
 class Attempts(Protocol):
-    """What Tune runs, and who hears what becomes of it. Each is known by its Tune trial's id."""
+    """The attempts that Tune runs, and the receiver of their events, by Tune's trial id."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the sweep has ended or is to stop."""
+        """True if the sweep has ended or has to stop."""
 
     def propose(self, tune_id: str) -> dict[str, Any] | None:
         """Start the next attempt: its configuration, or None while there is none."""
 
     def reported(self, tune_id: str, result: Mapping[str, Any]) -> bool:
-        """Take a report, and return whether the attempt goes on."""
+        """Take a report, and return whether the attempt continues."""
 
     def failed(self, tune_id: str, words: str, *, of_memory: bool) -> None:
         """Take the death of an attempt's worker, with Ray's words about it."""
@@ -79,7 +79,7 @@ class _NotPickled:
 
 
 class _Scheduler(_NotPickled, FIFOScheduler):
-    """Passes reports on, and lends the workers of ended attempts to new ones."""
+    """Tune's scheduler: passes reports on, and gives workers of ended attempts to new ones."""
 
     def __init__(self, attempts: Attempts) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,7 +94,7 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         self.has_lent = False
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
-        """Have a waiting worker take the trial, if there is one."""
+        """Give the trial to a waiting worker, if there is one."""
         # All trials want the same, and equal objects would be compared for each of them.
         self._resources = self._resources or trial.placement_group_factory
         trial.placement_group_factory = self._resources
@@ -108,7 +108,7 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         self._lend_to(trial)
 
     def relieve(self) -> None:
-        """Have a waiting worker take a trial that has waited long for a worker of its own.
+        """Give a trial that has waited long for a worker of its own to a waiting worker.
 
         That may never come: its node may be lost.
         """
@@ -153,8 +153,8 @@ class _Scheduler(_NotPickled, FIFOScheduler):
     def choose_trial_to_run(self, controller: Any) -> Trial | None:
         """Return the newest trial that waits for a worker.
 
-        A free worker takes the trial that Tune is given here. The older ones have asked for
-        workers of their own, whose start Tune would call off.
+        A free worker takes the trial that this method returns. Older trials have already requested
+        workers of their own, and Tune would cancel the start of these.
         """
         self.has_lent = False
         while self._waiting and self._waiting[-1].status != Trial.PENDING:
@@ -162,7 +162,7 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         return self._waiting[-1] if self._waiting else None
 
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Note a trial of which nothing more is needed."""
+        """Note that Tune no longer needs this trial."""
         self._done.append(trial)
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
@@ -177,7 +177,7 @@ class _Scheduler(_NotPickled, FIFOScheduler):
 
 
 class _Searcher(_NotPickled, Searcher):
-    """Asks for attempts."""
+    """Tune's source of trials: the next attempts of the sweep."""
 
     def __init__(self, attempts: Attempts, scheduler: _Scheduler) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class _Searcher(_NotPickled, Searcher):
 
 
 class _Stopper(_NotPickled, tune.Stopper):
-    """Ends Tune's loop, and all its workers, when the sweep is over."""
+    """A stopper that ends Tune's loop, and all its workers, when the sweep is over."""
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts

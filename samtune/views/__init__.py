@@ -1,1 +1,1 @@
-"""What people ask of a run or a space: read-only."""
+"""Read-only views of runs and spaces."""

@@ -1,4 +1,4 @@
-"""What a space would run: the dry run, from the same objects that the sweep uses."""
+"""The dry run of a space, computed by the same objects that the sweep uses."""
 
 from __future__ import annotations
 

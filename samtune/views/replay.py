@@ -1,4 +1,4 @@
-"""What other rules for the rungs would have spent and found on a run: `samtune replay`."""
+"""Replay of other rung rules on a run, with their cost and result: `samtune replay`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All runs of a folder at a glance: the view of `samtune ls`."""
+"""A table of all runs of a folder: the view of `samtune ls`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from samtune.space.schema import AshaSettings
 
 @dataclass(frozen=True)
 class Curve:
-    """All that a trial reports if no rung stops it.
+    """The full reports of a trial that no rung stops.
 
     It ends at its full budget, or by diverging; then its last value is not finite.
 

@@ -1,4 +1,4 @@
-"""How far a run is, from its record alone: no torch, no Ray, fit for another terminal."""
+"""The progress of a run, read from its record alone, without torch and Ray."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def sparkline(values: Sequence[float | None], width: int, bars: str = BARS) -> s
     """Return the values as bars, from the least to the greatest.
 
     Args:
-        values: None is drawn as `x`.
+        values: one value per bar; None is drawn as `x`.
         width: the most bars; of more values an even selection is shown, with the last one.
         bars: the characters of the bars, the lowest first.
     """

@@ -34,7 +34,7 @@ class Entry:
         state: `shipped`, `ready`, `missing` or `damaged`.
         size: The size in bytes.
         where: The folder that it is in, or would be.
-        note: What it holds, or how to get it.
+        note: Its content, or how to get it.
     """
 
     name: str

@@ -134,7 +134,7 @@ def _is_wanted(member: str) -> bool:
 
 
 class _Arrays(pickle.Unpickler):
-    """Makes NumPy arrays and plain values; refuses to call anything else."""
+    """An unpickler of NumPy arrays and plain values, which refuses to call anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _HARMLESS:

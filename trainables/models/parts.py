@@ -9,7 +9,7 @@ from torch import nn
 from samtune.errors import SamtuneError
 
 Builder = Callable[..., nn.Module]
-"""Takes the shape of an image (C, H, W) and the number of classes; some take dropout as `drop`."""
+"""Function of an image's shape (C, H, W) and the number of classes; some also take `drop`."""
 
 # Larger images go through the stem of the ImageNet networks.
 SMALL = 64

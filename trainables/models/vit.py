@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Drops a whole residual branch per image (Huang et al. 2016, arXiv 1603.09382).
+    """Random removal of a residual branch per image (Huang et al. 2016, arXiv 1603.09382).
 
     A kept branch is divided by its probability, so that evaluation needs no factor.
     """
