@@ -20,7 +20,7 @@ from samtune.space.errors import SpaceError
 from samtune.space.strict_yaml import Mark, StrictYamlError
 
 # `samtune.optimizers` is usable with torch alone, and raises Python's own kinds.
-PLAIN = {"KnobError", "NonFiniteError"}
+PLAIN = {"ClosureError", "KnobError", "NonFiniteError"}
 # Caught where they are raised, and told as a RunError or a StrictYamlError.
 INTERNAL = {"DamagedError", "LimitError"}
 
