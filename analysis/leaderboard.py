@@ -150,6 +150,7 @@ def _row(trials: pd.DataFrame, repeats: pd.DataFrame) -> dict[str, Any]:
             )
         },
         "test_metric": on_test(metric),
+        "tie_margin": _number(first.get("tie_margin")),
         "search_see": trials["see"].sum(),
         "n_knobs": len(json.loads(first["knobs_searched"])),
         "config_json": winner["config_json"] if winner is not None else "{}",

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import statistics
+from analysis.board import is_accuracy
 from analysis.leaderboard import QUESTION, leaderboard
 from samtune.record import tables
 
@@ -83,6 +84,7 @@ def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
     ranked = board[board["rank"].notna()].sort_values("rank")
     if ranked.empty:
         return "No configuration is confirmed, so there is no verdict."
+    accuracy = is_accuracy(str(board["metric"].iloc[0]))
     several = board["run"].nunique() > 1
 
     def label(key: Key) -> str:
@@ -109,6 +111,15 @@ def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
     if groups["underpowered"]:
         needed = f"; about {max(1, min(more)):.0f} more seeds would tell the first" if more else ""
         parts.append(f"It cannot be told from {_listed(groups['underpowered'])}{needed}.")
+    margins = [*board["margin"].dropna(), *pairs["margin"].dropna()]
+    if margins:
+        below = f"{100 * margins[0]:.2f} points" if accuracy else f"{margins[0]:.3g}"
+        rule = "2 % of the baseline's value"
+        if accuracy:
+            rule = "2 % of the baseline's error, or one standard error of the test split if larger"
+        if board["tie_margin"].notna().any():
+            rule = "as the space says"
+        parts.append(f"Differences below {below} count as tied ({rule}).")
     parts.append("Each verdict is about one configuration per row: one search each.")
     return " ".join(parts)
 
@@ -152,7 +163,12 @@ class _Question:
         return None
 
     def margin(self, row: Mapping[Any, Any]) -> float:
-        """Return the margin by a row's validation score, which is known before test is opened."""
+        """Return the space's margin, else the one by a row's validation score.
+
+        Both are known before test is opened.
+        """
+        if not pd.isna(row["tie_margin"]):
+            return float(row["tie_margin"])
         return statistics.margin(float(row[f"best_{self.metric}"]), self.n_test)
 
     def columns(self, baseline: str) -> dict[Any, dict[str, Any]]:

@@ -176,6 +176,7 @@ def _study(space: SearchSpace, trials: int) -> dict[str, str]:
         "search_alg": space.search.method,
         "scheduler": rule_text(space.asha.model_dump()),
         "mode": space.search.mode,
+        "margin": None if space.confirm.margin == "auto" else space.confirm.margin,
         "trials": trials,
         "searched": sorted(searched(space)),
     }

@@ -161,6 +161,7 @@ class _Run:
             "budget_max": config.budget.per_trial,
             "metric": config.metric,
             "mode": study.settings["mode"],
+            "tie_margin": study.settings.get("margin"),
             "config_sha": trial.config_sha,
             "state": trial.state,
         }

@@ -277,6 +277,13 @@ class ConfirmSettings(_Words):
 
     top: Count = Field(default=1, description="How many configurations, best first.")
     seeds: Count = Field(default=5, description="How many fresh seeds each.")
+    margin: Annotated[
+        Positive | Literal["auto"], BeforeValidator(_auto_or(_number, "a number above 0"))
+    ] = Field(
+        default="auto",
+        description="Largest difference of the metric that counts as a tie; auto: 2 % of the "
+        "baseline's error, and for an accuracy at least its binomial standard error.",
+    )
 
 
 class Document(_Words):

@@ -61,6 +61,8 @@ def test_all_pairs_are_a_family_of_their_own(tmp_path: Path) -> None:
     assert found["sam", "sgd"]["p_holm"] == pytest.approx(3 * 0.01240333159)
     assert summary(board, pairs) == (
         "sam leads. It is better than sgd. It is tied with asam. "
+        "Differences below 1.12 points count as tied (2 % of the baseline's error, or one "
+        "standard error of the test split if larger). "
         "Each verdict is about one configuration per row: one search each."
     )
 
@@ -107,6 +109,15 @@ def test_a_metric_that_is_minimised_is_better_where_it_is_lower(tmp_path: Path) 
     assert rows["sam"]["diff_mean"] == pytest.approx(0.3)
     # Two percent of the baseline's loss: a loss has no binomial error.
     assert rows["sam"]["margin"] == pytest.approx(0.01)
+    board, pairs = judged(leaderboard([place]), [place])
+    assert "below 0.01 count as tied (2 % of the baseline's value)." in summary(board, pairs)
+
+
+def test_a_space_may_set_the_margin(tmp_path: Path) -> None:
+    board, pairs = board_of(tmp_path, "sgd", "sam", tie_margin=0.05)
+    assert by_space(board)["sam"]["margin"] == 0.05
+    assert by_space(board)["sam"]["verdict"] == "tied"
+    assert "below 5.00 points count as tied (as the space says)." in summary(board, pairs)
 
 
 def test_diverged_and_unconfirmed_rows_have_no_verdict(tmp_path: Path) -> None:
