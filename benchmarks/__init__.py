@@ -1,1 +1,1 @@
-"""Timings and counts; never asserted in tests. Each module says how to repeat its figures."""
+"""Benchmarks of time, memory and reliability. Each module says how to repeat its figures."""

@@ -60,7 +60,7 @@ def board(
 
 
 def named(scores: NDArray[np.float64]) -> dict[str, list[float]]:
-    """Return the rows under names; the first row is the baseline."""
+    """Return the rows by name; the first row is the baseline."""
     return {f"v{k}": row for k, row in enumerate(scores.tolist())}
 
 

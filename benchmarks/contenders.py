@@ -1,7 +1,7 @@
-"""What is compared: networks by their shapes, samtune's variants, and other people's SAMs.
+"""The contenders of `benchmarks.step`: shapes of networks, samtune's variants and other SAMs.
 
-Only the optimizer's own work is of interest, so nobody runs a model: where a step would make a
-forward and a backward pass, it is handed prepared gradients, by a meter that looks away meanwhile.
+Only the work of the optimizer is measured, so no model runs. Where a step would make a forward and
+a backward pass, it gets prepared gradients, and the meter pauses meanwhile.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LR, MOMENTUM, WEIGHT_DECAY, RHO = 1e-3, 0.9, 5e-4, 0.05
 
 
 def resnet18() -> nn.Module:
-    """ResNet-18 with the stem for 32x32 images: 11.17 M parameters in 62 tensors."""
+    """Return ResNet-18 with the stem for 32x32 images: 11.17 M parameters in 62 tensors."""
     net: nn.Module = torchvision.models.resnet18(num_classes=CLASSES)
     net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
@@ -37,7 +37,7 @@ def resnet18() -> nn.Module:
 
 
 def wrn28_10() -> nn.Module:
-    """The layers of WRN-28-10, in order and not connected: 36.48 M parameters in 80 tensors."""
+    """Return the layers of WRN-28-10, not connected: 36.48 M parameters in 80 tensors."""
     widths = [16] + [w for w in (160, 320, 640) for _ in range(4)]
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, bias=False)]
     for narrow, wide in itertools.pairwise(widths):
@@ -49,7 +49,7 @@ def wrn28_10() -> nn.Module:
 
 
 def vit_s() -> nn.Module:
-    """ViT-S/4 for 32x32 images: 21.34 M parameters in 152 tensors."""
+    """Return ViT-S/4 for 32x32 images: 21.34 M parameters in 152 tensors."""
     net: nn.Module = torchvision.models.VisionTransformer(
         32, 4, 12, 6, 384, 1536, num_classes=CLASSES
     )
@@ -64,13 +64,13 @@ SHAPES: dict[str, Callable[[], nn.Module]] = {
 
 
 class Meter(Protocol):
-    """A clock or a counter that looks away while gradients are handed out."""
+    """A clock or a counter that pauses while gradients are supplied."""
 
     def handing_out(self) -> AbstractContextManager[None]: ...
 
 
 class Problem:
-    """A network's parameters, and gradients of two passes to hand out in turn."""
+    """The parameters of a network, and prepared gradients of two passes, supplied in turn."""
 
     def __init__(self, model: nn.Module, device: torch.device | str) -> None:
         self.model = model
@@ -85,12 +85,12 @@ class Problem:
         ]
 
     def gradients(self, turn: int, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Fresh copies of the gradients of pass number `turn`."""
+        """Return fresh copies of the gradients of pass number `turn`."""
         return [self._gradients[turn % 2][p].clone() for p in parameters]
 
 
 class PreparedOracle(GradientOracle):
-    """An oracle that has its answers ready."""
+    """An oracle that returns prepared gradients."""
 
     def __init__(self, problem: Problem, meter: Meter) -> None:
         super().__init__(problem.model, *problem.batch, lambda outputs, targets: outputs)
@@ -122,7 +122,7 @@ class PreparedOracle(GradientOracle):
 
 @dataclass
 class Contender:
-    """Something that steps; after `cycle` steps it has made each kind of step that it has."""
+    """An optimizer to measure; `cycle` steps include each of its kinds of step."""
 
     name: str
     step: Callable[[Meter], object]
@@ -132,7 +132,7 @@ class Contender:
 
 
 def build(name: str, model: nn.Module, **knobs: Any) -> Variant:
-    """The variant over SGD with momentum where it takes that; knobs left out are default."""
+    """Return the variant, over SGD with momentum if it takes it; other knobs are the defaults."""
     variant = VARIANTS[name]
     if not variant.bases:
         alone: Any = variant
@@ -148,13 +148,13 @@ def build(name: str, model: nn.Module, **knobs: Any) -> Variant:
 
 
 def cycle(variant: Variant) -> int:
-    """Steps in which the passes by theory come out whole: 5 for a second pass every fifth step."""
+    """Return the number of steps with a whole number of passes: 5 for one more per five steps."""
     whole = (Fraction(p).limit_denominator(20).denominator for p in variant.passes)
     return math.lcm(*whole)
 
 
 def ours(name: str, problem: Problem, **knobs: Any) -> Contender:
-    """samtune's variant of that name."""
+    """Return samtune's variant of that name."""
     variant = build(name, problem.model, **knobs)
     return Contender(
         name,
@@ -166,7 +166,7 @@ def ours(name: str, problem: Problem, **knobs: Any) -> Contender:
 
 
 class TextbookSAM:
-    """SAM as one writes it first: a loop over the parameters, and a copy of the weights.
+    """The simplest implementation of SAM: a loop over the parameters, and a copy of the weights.
 
     Two such steps around a second backward pass equal samtune's SAM.
     """
@@ -200,7 +200,7 @@ class TextbookSAM:
 class ReferenceSAM:
     """SAM as the field's first PyTorch implementation computes it, which most others follow.
 
-    The factor for ASAM is there, as 1.0, and costs a pass over memory each time.
+    It multiplies by the factor of ASAM, 1.0, which costs a pass over memory each time.
     """
 
     def __init__(self, parameters: Sequence[Tensor], base: torch.optim.Optimizer) -> None:
@@ -230,7 +230,7 @@ class ReferenceSAM:
 
 
 def peers() -> dict[str, Callable[[Problem], Contender]]:
-    """torch's SGD as it comes, two SAMs as loops, and pytorch-optimizer's if it is installed."""
+    """Return torch's SGD, two SAMs as loops, and pytorch-optimizer's SAM if it is installed."""
     found: dict[str, Callable[[Problem], Contender]] = {
         "torch SGD": _torch_sgd,
         TEXTBOOK: partial(_loop, TEXTBOOK, TextbookSAM),
@@ -272,7 +272,7 @@ def _pytorch_optimizer(problem: Problem, foreach: bool | None) -> Contender:
 
 
 def _settings(problem: Problem) -> dict[str, Any]:
-    # foreach is torch's own choice on CUDA, but one that it does not make for fake tensors.
+    # torch chooses foreach by itself on CUDA, but not for fake tensors.
     foreach = {"foreach": True} if problem.parameters[0].is_cuda else {}
     return {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, **foreach}
 

@@ -1,17 +1,18 @@
-"""Counts what a step of an optimizer costs a GPU, without one and without moving a byte.
+"""Counts of the GPU work of an optimizer step, made without a GPU.
 
 The step runs on fake CUDA tensors (`FakeTensorMode`), which have shapes, a device and no contents;
 a `TorchDispatchMode` sees each operator and counts
 
-- launches: one per operator, and for foreach and fused operators as many as ATen's
-  `multi_tensor_apply` packs them into;
-- words: 4-byte words read and written, by the operator's inputs and outputs;
+- launches: one per operator; for foreach and fused operators, as many as ATen's
+  `multi_tensor_apply` makes;
+- words: 4-byte words of the operator's inputs and outputs;
 - host synchronisations: values fetched by the host, shapes that depend on values, and blocking
   copies between devices;
 - bytes: storage that is alive after an operator, at the peak.
 
-The temporaries inside an operator are not seen, and an operator that is several kernels counts as
-one, so the counts are lower bounds there (`torch.topk`); for elementwise work they are exact.
+Temporary memory inside an operator is not counted, and an operator that runs several kernels
+counts as one. So the counts are lower bounds for such operators (`torch.topk`), and exact for
+elementwise ones.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MAX_BLOCKS = 320
 MAX_TENSORS = (110, 64, 48, 36, 30)
 MAX_TENSORS_WITH_SCALARS = (96, 64, 48, 36, 30)
 
-# A reduction over lists also zeroes its partial results and sums them up.
+# A reduction over lists also sets its partial results to zero and sums them up.
 _REDUCTION_LAUNCHES = 2
 _REDUCTIONS = {"_foreach_norm", "_foreach_max", "_foreach_powsum"}
 _CONCATENATED_AT_ONCE = 128
@@ -95,9 +96,9 @@ PROMISED: dict[str, float] = {
 }
 """Extra copies of the model by `docs/variants.md`, persistent and transient.
 
-Bayesian SAM keeps s and its momentum, which elsewhere is the base optimizer's. Friendly SAM's and
-VaSSO's are 2 and the old mean, which a step that fails in its last pass goes back to; at w + eps
-it and the new one are both unknown, and 3 the fewest."""
+Bayesian SAM keeps s and the momentum, which other variants leave to the base optimizer. Friendly
+SAM and VaSSO need 2, and the old mean for a step that fails in its last pass. At w + eps neither
+the old mean nor the new one can be computed, so 3 is the least."""
 
 
 @dataclass
@@ -108,17 +109,18 @@ class Counts:
     words: float = 0.0
     syncs: int = 0
     passes: int = 0
-    """Times that gradients or losses were handed out."""
+    """How often gradients or losses were supplied."""
     by_operator: dict[str, int] = field(default_factory=dict)
     """Launches by operator."""
 
 
 class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside the block, counts every operator but those under `handing_out()`.
+    """A counter of every operator in the block, except those under `handing_out()`.
 
-    `counts` may be replaced at any time by fresh `Counts()`; `live_bytes` and `peak_bytes` are of
-    the storages born since the counter was entered. Works on fake tensors only: fused optimizers,
-    which have no fake kernels, are counted and not run, and each value that the host fetches is 1.
+    `counts` may be replaced at any time by new `Counts()`. `live_bytes` and `peak_bytes` cover the
+    storages allocated since the counter was entered. The counter works on fake tensors only. Fused
+    optimizers have no fake kernels, so they are counted but not run. Each value that the host
+    fetches is 1.
     """
 
     def __init__(self) -> None:
@@ -130,7 +132,7 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def handing_out(self) -> Iterator[None]:
-        """Stands for a pass over the model: allocates gradients, and costs nothing."""
+        """Allocate gradients in the block, uncounted, in place of a pass over the model."""
         self.counts.passes += 1
         self._paused = True
         try:
@@ -177,7 +179,7 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass
 class _Call:
-    """One operator and what went in and came out."""
+    """One operator with its inputs and outputs."""
 
     func: Any
     name: str
@@ -205,7 +207,8 @@ class _Call:
             size = sum(_bytes(t) for t in tensors)
             writes = argument.alias_info is not None and argument.alias_info.is_write
             written = written or writes
-            # The schema marks the gradients as written, for scaled ones; they are only read here.
+            # The schema marks the gradients as written, because scaled ones are. These are only
+            # read.
             if writes and self.name.startswith("_fused_") and argument.name == "grads":
                 writes = False
             reads = not (writes and (argument.is_out or self.name in _WRITE_ONLY))
@@ -253,7 +256,7 @@ class _Call:
 
 
 def packed(sizes: Sequence[int], max_tensors: int) -> int:
-    """Launches into which `multi_tensor_apply` packs tensors of these numbers of elements."""
+    """Return the launches that `multi_tensor_apply` makes for tensors of these sizes."""
     launches = tensors = blocks = 0
     for size in sizes:
         tensors += size > 0
@@ -268,8 +271,10 @@ def packed(sizes: Sequence[int], max_tensors: int) -> int:
 
 
 def _together(lists: Sequence[Sequence[Tensor]]) -> bool:
-    """Whether foreach takes these lists at once, by ATen/native/ForeachUtils.h; if not, it goes
-    tensor by tensor."""
+    """Return whether foreach takes these lists at once, by ATen/native/ForeachUtils.h.
+
+    Otherwise it processes them tensor by tensor.
+    """
     first = lists[0][0]
     return all(
         t.dtype == first.dtype
@@ -295,27 +300,26 @@ def _bytes(t: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a contender's step costs; means and maxima are over its cycle of steps."""
+    """The cost of a contender's step; means and maxima are over its cycle of steps."""
 
     launches: float
-    """A step, mean."""
+    """Per step, mean."""
     most_launches: int
-    """Of the step with the most."""
+    """Launches of the step with the most."""
     words: float
-    """Read and written per parameter, mean."""
+    """Words read and written per parameter, mean."""
     syncs: float
     """Waits of the host, mean."""
     passes: int
     """Passes of the step with the most, over the batch or a part of it."""
     copies: float
-    """Memory at the peak beyond weights, one set of gradients and the state of the base, in
-    copies of the model."""
+    """Peak memory beyond weights, one set of gradients and the base's state, in model copies."""
     by_operator: dict[str, int]
     """Launches by operator, in the step with the most."""
 
 
 def without_contents(build: Callable[[], nn.Module]) -> Problem:
-    """A problem of fake CUDA tensors; for any number of contenders."""
+    """Return a problem of fake CUDA tensors, which any number of contenders may use."""
     with torch.device("meta"):
         model = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -324,13 +328,13 @@ def without_contents(build: Callable[[], nn.Module]) -> Problem:
 
 @contextmanager
 def _no_generators() -> Iterator[None]:
-    # A generator on CUDA needs a driver; draws without contents take any generator.
+    # A generator on CUDA needs a driver. Fake draws take any generator.
     with patch.object(Variant, "generator", lambda *_, **__: torch.Generator()):
         yield
 
 
 def counted(problem: Problem, contender: Callable[[Problem], Contender]) -> Cost:
-    """The cost of a contender on a problem without contents."""
+    """Return the cost of a contender on a problem of fake tensors."""
     assert isinstance(problem.losses, FakeTensor)
     with problem.losses.fake_mode, _no_generators(), StepCounter() as counter:
         it = contender(problem)

@@ -1,7 +1,8 @@
-"""CPU time of a training batch: random crop, flip, cutout and normalise, ours and torchvision's.
+"""Measure the CPU time of a training batch, with samtune's and with torchvision's transforms.
 
-Prints a table for images of 32 x 32 and of 64 x 64 and, with `--json`, writes every number to a
-file. See README.md on how to read them.
+Each image is cropped at random, flipped, cut out and normalised. The benchmark prints a table for
+images of 32 x 32 and of 64 x 64. With `--json` it also writes every number to a file. README.md
+explains the columns.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ PIL = "torchvision v1 on PIL images, 0 workers"
 
 
 class Cutout:
-    """Blanks a square of half the side of one normalised image (C, H, W)."""
+    """A transform that blanks a square of half the side of one normalised image (C, H, W)."""
 
     def __call__(self, image: Tensor) -> Tensor:
         side = image.shape[1]
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    # As in a trial, and for all alike.
+    # As in a trial, and for all contenders.
     keep_freed_memory()
     images, what = _images(chosen.images)
     results: dict[str, Any] = {
@@ -104,7 +105,7 @@ Epoch = Callable[[], Iterator[Tensor]]
 
 
 def contenders(images: Tensor) -> dict[str, Epoch]:
-    """By name, an epoch over the images (N, 3, S, S): its batches, each to be dropped."""
+    """Return by name an epoch over the images (N, 3, S, S), as an iterable of its batches."""
     count, side = len(images), images.shape[-1]
     split = Split(images, torch.arange(count), torch.arange(count) % 10)
     mean = images.double().mean(dim=(0, 2, 3)).float()
@@ -132,7 +133,8 @@ def contenders(images: Tensor) -> dict[str, Epoch]:
             yield augment(batch)
 
     def theirs(pictures: Pictures, workers: int) -> Iterator[Tensor]:
-        # A fork server, newer Pythons' default, would be the workers' parent and keep their time.
+        # A fork server, the default of newer Pythons, would be the parent of the workers, so their
+        # CPU time would not count here.
         how = "fork" if workers else None
         yield from (
             batch
@@ -153,11 +155,11 @@ def contenders(images: Tensor) -> dict[str, Epoch]:
 
 
 def cpu_seconds(epoch: Epoch) -> float:
-    """Of this process and of the workers that it started, which have ended by then.
+    """Return the CPU seconds of an epoch in this process and in its workers, which have ended.
 
-    In training an epoch follows another of its own. Here it follows one of somebody else, who has
-    taken the caches, and whose workers, as forks do, the right to write to memory: so its first
-    batches are made once before.
+    In training an epoch follows another one of the same contender. Here it follows one of another
+    contender, which has filled the caches, and whose forked workers cause page faults at the next
+    writes. So the first batches are made once before, without being counted.
     """
     for _ in islice(epoch(), _MADE_BEFORE):
         pass
@@ -173,7 +175,7 @@ def _used() -> float:
 
 
 def _images(count: int) -> tuple[Tensor, str]:
-    """uint8 (count, 3, 32, 32): the real ones where SAMTUNE_DATA has them."""
+    """Return uint8 images (count, 3, 32, 32), real ones if SAMTUNE_DATA has them."""
     if folder := os.environ.get("SAMTUNE_DATA"):
         task = {"dataset": f"parquet:{Path(folder, 'cifar10-jpeg').resolve()}"}
         return load(task, 1).train.images[:count].clone(), "CIFAR-10 (JPEG), 64 x 64: enlarged"
@@ -182,7 +184,7 @@ def _images(count: int) -> tuple[Tensor, str]:
 
 
 def _table(side: int, seconds: dict[str, list[float]], count: int) -> dict[str, Any]:
-    """Prints and returns, by contender, the median and the ratios to PIL in the same round."""
+    """Print and return, by contender, the median and the ratios to PIL in the same round."""
     print(f"\n{side} x {side}: CPU-ms per 1,000 images, and PIL's time as a multiple of it")
     found = {}
     for name, took in seconds.items():

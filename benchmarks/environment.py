@@ -1,4 +1,4 @@
-"""Where a benchmark's figures come from: device, versions, load, commit and command."""
+"""The origin of a benchmark's figures: device, versions, load, commit and command."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 
 def environment(*packages: str, device: str | None = None) -> dict[str, Any]:
-    """What each results file says of its run; a package that is not installed is None.
+    """Return the description of a run for its results file; a missing package is None.
 
     `device` is the CPU unless the caller names another one. The load is that of the last minute,
-    so a benchmark asks before its own.
+    so a benchmark calls this before it causes load itself.
     """
     return {
         "device": device or f"CPU, {os.cpu_count()} cores",
@@ -38,13 +38,13 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, and whether its code has changed since; None where there is none."""
+    """Return the checkout's commit and whether its code has changed since, or None without one."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True).stdout
 
-    # The results are being written anew, one benchmark after the other.
+    # The results do not count: the benchmarks write them again one after another.
     of = (
         ".",
         ":(exclude)results",

@@ -1,10 +1,10 @@
-"""What it costs to make a trial of two processes: samtune's group beside Ray Train's TorchTrainer.
+"""Measure the cost of a trial of two processes with samtune's group and with Ray's TorchTrainer.
 
     python -m benchmarks.groups --json benchmarks/results/groups.json
 
-Both run the same four trials of Ray Tune, one at a time in one reused actor; each trial's two
-ranks join over gloo, reduce a tensor ten times and leave. Wall is that of `Tuner.fit`, CPU that of
-all processes from its start to its end.
+Both run the same four trials of Ray Tune, one at a time in one reused actor. The two ranks of each
+trial join over gloo, reduce a tensor ten times and leave. Wall time is that of `Tuner.fit`. CPU
+time is that of all processes from its start to its end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TRIALS = 4
 
 
 def train(config: TrialConfig | None = None) -> None:
-    """One rank's work; also the trainable that the other rank resolves by name."""
+    """Do the work of one rank. The other rank finds this trainable by name."""
     if config is not None:
         dist.init_process_group("gloo")
     ones = torch.ones(1000)
@@ -78,7 +78,7 @@ def by_ray_train(config: Mapping[str, Any]) -> None:
 def measure(
     trainable: Callable[[Mapping[str, Any]], None], bundles: list[dict[str, float]]
 ) -> dict[str, Any]:
-    """The figures of one contender."""
+    """Return the figures of one contender."""
     with cluster([ResourceSettings(workers=3, parallel=1)]) as on:
         started = time.monotonic()
         tuner = tune.Tuner(
@@ -101,7 +101,7 @@ def measure(
 
 
 class _Cpu:
-    """CPU seconds of this process and all below it, sampled: Ray's workers end unaccounted."""
+    """CPU seconds of this process and all below it, sampled because Ray's workers vanish."""
 
     def __init__(self) -> None:
         self._used: dict[psutil.Process, float] = {}
@@ -133,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path.cwd()))
     about = environment("torch", "ray")
-    # Ray Train places its workers beside the trial: the cluster has a CPU for it too.
+    # Ray Train places its workers beside the trial, so the cluster has one more CPU for it.
     bundles = {by_group: [{"CPU": 1.0}] * 2, by_ray_train: [{"CPU": 0.001}]}
     rows = []
     for trainable, bundle in bundles.items():

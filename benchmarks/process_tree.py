@@ -2,10 +2,10 @@
 
     python -m benchmarks.process_tree run sgd sam asam --confirm
 
-measures a samtune command. Linux only: this process adopts what its descendants leave behind. CPU
-time is sampled five times per second, because Ray lets the kernel forget the workers that it ends.
-The last fifth of a second of a process may be missing, but not of the command itself. Processes
-that outlive the command are waited for and count as its own.
+measures a samtune command. It needs Linux, because this process adopts the orphans among its
+descendants. CPU time is sampled five times per second, because the kernel does not add the time of
+the workers that Ray ends. The last fifth of a second of a process may be missing, except for the
+command itself. Processes that outlive the command are waited for and count as its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OUTLIVES_S = 60.0
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took, in seconds. `processes` counts all that it started."""
+    """The cost of a command in seconds. `processes` counts all that it started."""
 
     returncode: int
     wall_s: float
@@ -53,7 +53,7 @@ def measure(
     output: int | None = None,
 ) -> Usage:
     """Run a command to its end, and add up the CPU time of its whole process tree."""
-    # Other processes below this one neither count nor are waited for.
+    # Other processes below this one are not counted, and not waited for.
     others = {*psutil.Process().children(recursive=True)}
     used: dict[psutil.Process, float] = {}
     with _adopting():
@@ -65,7 +65,7 @@ def measure(
             stdout=output,
             stderr=output,
         )
-        # It is not reaped yet, for a last look at its CPU time.
+        # Not reaped yet, so that its CPU time can be read once more.
         end = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while os.waitid(os.P_PID, command.pid, end) is None:
             look(used)
@@ -89,7 +89,7 @@ def _adopting() -> Iterator[None]:
 
 
 def _outlive(used: dict[psutil.Process, float], others: Collection[psutil.Process]) -> None:
-    """Wait until all but the `others` have ended, and kill those that will not."""
+    """Wait until all but the `others` have ended, and kill those that do not end."""
     until = time.monotonic() + _OUTLIVES_S
     while left := {*psutil.Process().children(recursive=True)} - {*others}:
         look(used)

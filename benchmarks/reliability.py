@@ -1,10 +1,11 @@
-"""What survives: sweeps killed for real, and the figures that the tests of faults count.
+"""Kill real sweeps, compare their results, and collect the counts of the tests of faults.
 
     python -m benchmarks.reliability --kills 10 --json benchmarks/results/reliability.json
 
-Kills the driver, or it and all of Ray, at random moments of sweeps that run one trial at a time,
-resumes each until it is done, and compares it with one that was never killed. Then it runs the
-tests of faults and adds what they counted. Linux only, because it looks into /proc.
+The benchmark kills the driver, or the driver and all of Ray, at random moments of sweeps that run
+one trial at a time. It resumes each sweep until it is done, and compares it with one that was
+never killed. Then it runs the tests of faults and adds their counts. It needs Linux, because it
+reads /proc.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ resources: {parallel: 1}
 knobs:
   lr: {min: 0.01, max: 3}
 """
-# What a killed run and its resume may differ in.
+# A killed and resumed run may differ from an uninterrupted one in these columns.
 PASSING = {
     *("run", "wall_s", "started_at", "ended_at", "reported_at", "state_reason"),
     *("attempt", "attempts", "epochs_repeated", "superseded", "ckpt_sha256"),
@@ -90,7 +91,7 @@ PASSING = {
 FILES = ("tests/sweep/test_crash_points.py", "tests/sweep/test_faults.py")
 FILES += ("tests/project/test_security.py", "tests/trainables/test_checkpoint.py")
 FILES += ("tests/record/test_damage.py",)
-# Figures that count the cases which passed, of tests in whichever files they stand.
+# Figures that count passed cases, with the names of their tests.
 PASSED = {
     "optimizers resumed bit for bit, each from 4 places": (
         "test_a_resumed_trial_is_bitwise_one_that_never_stopped",
@@ -114,7 +115,7 @@ PASSED = {
     ),
 }
 _COMMAND = ("-c", "from samtune.cli import main; main()")
-# Its cases say themselves what they counted.
+# The cases of this test record their own counts.
 CUTS = "test_a_cut_trial_goes_on_bitwise"
 
 
@@ -129,7 +130,7 @@ class Sweep:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, *program: str) -> None:
-        """Start the sweep, or continue it, by another program than the command if one is given."""
+        """Start or continue the sweep with the command, or with `program` if it is given."""
         there = (self.folder / "runs" / self.name / "sweep.db").exists()
         words = ["resume", self.name] if there else ["run", "steady.yaml", "--name", self.name]
         words += [] if there else ["--no-confirm"]
@@ -144,13 +145,13 @@ class Sweep:
         )
 
     def end(self) -> tuple[int, str]:
-        """Waits for its exit code, and what it said."""
+        """Wait for the end, and return the exit code and the output."""
         assert self._process is not None
         said, _ = self._process.communicate(timeout=600)
         return self._process.returncode, said
 
     def kill(self, *, tree: bool) -> list[psutil.Process]:
-        """Kills the driver alone, or it and all that it started; returns what it had started."""
+        """Kill the driver alone, or with all its processes. Return those processes."""
         assert self._process is not None
         below = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
@@ -164,7 +165,7 @@ class Sweep:
         return self._process is not None and self._process.poll() is None
 
     def reports(self) -> set[tuple[int, int]]:
-        """Trial and epoch of each committed report, read as a stranger would."""
+        """Return trial and epoch of each committed report, read as another program would."""
         try:
             path = self.folder / "runs" / self.name / "sweep.db"
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
@@ -173,7 +174,7 @@ class Sweep:
             return set()
 
     def wait_for_reports(self, more: int) -> float | None:
-        """Seconds until that many new reports are on record; None when the sweep ended before."""
+        """Return the seconds until `more` new reports are recorded; None if the sweep ends."""
         began, first = time.monotonic(), len(self.reports())
         while len(self.reports()) < first + more:
             if not self.running():
@@ -182,7 +183,7 @@ class Sweep:
         return time.monotonic() - began
 
     def content(self) -> dict[str, list[dict[str, Any]]]:
-        """Its tables, but for times and attempts."""
+        """Return the tables of the run without times and attempts."""
         rows = {}
         for table in ("trials", "curves"):
             path = self.folder / "runs" / self.name / f"{table}.parquet"
@@ -193,7 +194,7 @@ class Sweep:
         return rows
 
     def rungs_replay(self) -> bool:
-        """Whether each decision on record is the one that the reports before it lead to."""
+        """Return whether each recorded decision follows from the reports before it."""
         with Record.open(self.folder / "runs", self.name) as record:
             rungs = StoppingRungs(grace=1, factor=3, limit=9)
             return all(
@@ -204,13 +205,13 @@ class Sweep:
 
 
 def left_over(processes: Sequence[psutil.Process], seconds: float) -> list[str]:
-    """Names of those processes that are still there after so many seconds."""
+    """Return the names of those processes that are still alive after so many seconds."""
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     return [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def kills(folder: Path, wanted: int) -> dict[str, Any]:
-    """Kills sweeps that many times, at random moments, and resumes each to its end."""
+    """Kill sweeps `wanted` times at random moments, and resume each to its end."""
     whole = Sweep(folder, "whole")
     whole.start()
     code, said = whole.end()
@@ -268,9 +269,10 @@ def kills(folder: Path, wanted: int) -> dict[str, Any]:
 
 
 def nodes() -> list[str]:
-    """What is run: `FILES`, and the named tests that stand elsewhere.
+    """Return the tests to run: `FILES`, and the named tests in other files.
 
-    Raises LookupError for a test that there is not, or is in two files.
+    Raises:
+        LookupError: A test does not exist, or is in two files.
     """
     texts = {
         str(p.relative_to(ROOT)): p.read_text()
@@ -287,7 +289,7 @@ def nodes() -> list[str]:
 
 
 def counted() -> dict[str, Any]:
-    """What the tests of faults have counted, which must all pass."""
+    """Run the tests of faults, which must all pass, and return their counts."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-o", "junit_family=xunit1"]
@@ -298,7 +300,7 @@ def counted() -> dict[str, Any]:
         for counted in case.iter("property"):
             value, _, n = counted.attrib["value"].partition(" of ")
             told.setdefault(counted.attrib["name"], []).append((int(value), int(n)))
-    # Of a test with several cases, the sums.
+    # The counts of a test with several cases are added.
     figures = {name: _figure(*map(sum, zip(*of, strict=True))) for name, of in told.items()}
     for name, tests in PASSED.items():
         n = passed(cases, tests)
@@ -307,7 +309,7 @@ def counted() -> dict[str, Any]:
 
 
 def passed(cases: Sequence[ElementTree.Element], tests: Sequence[str]) -> int:
-    """How many cases of these tests ran; that none failed is known. A skipped one did not run."""
+    """Return how many cases of these tests ran, without skipped ones. None has failed."""
     return sum(
         case.attrib["name"].partition("[")[0] in tests and case.find("skipped") is None
         for case in cases
@@ -319,7 +321,7 @@ def _figure(value: object, n: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmark as the command line says."""
+    """Run the benchmark with the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--json", type=Path)

@@ -1,4 +1,4 @@
-"""Trains the full curves that `benchmarks.rungs` replays: nothing is stopped early.
+"""Train the full curves that `benchmarks.rungs` replays, without early stopping.
 
 `python -m benchmarks.rung_curves` takes about ten CPU-minutes in one process of one thread.
 """
@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains every configuration of every seed and writes the table."""
+    """Train every configuration of every seed, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rung_curves", description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=27, help="configurations a seed")
@@ -71,7 +71,7 @@ def _curves(space: SearchSpace, seed: int) -> list[dict[str, Any]]:
             budget=space.trial_budget,
             # Split, weights and batches differ between seeds, as they do between sweeps.
             seeds=Seeds(seed, seed, seed),
-            # No rule sees the test split; it says whether what a rule missed was worth having.
+            # No rule sees the test split. It shows whether a missed trial was really better.
             test_permit="benchmarks.rungs",
         )
         reports: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.rungs`: what each rule for the rungs spends, and what it misses.
+"""Measure what each rule for the rungs spends, and how often it misses the best trial.
 
-Replays the rules over the curves that `benchmarks.rung_curves` has trained to their ends. Takes a
-minute and trains nothing. See README.md on how to read it.
+`python -m benchmarks.rungs` replays the rules on the full curves of `benchmarks.rung_curves`. This
+takes a minute and trains nothing. README.md explains the columns.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ HEADINGS = ("rule", "spent %", "time", "regret pp", "on test pp", "missed %", "w
 
 @dataclass(frozen=True)
 class Seed:
-    """One search's whole curves, and the test accuracy at the end of each."""
+    """The full curves of one search, and the test accuracy at the end of each."""
 
     study: StudyCurves
     test: list[float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the tables and, with `--json`, writes them."""
+    """Print the tables and, with `--json`, write them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rungs", description=__doc__)
     parser.add_argument("--curves", type=Path, default=TABLE, metavar="FILE")
     parser.add_argument("--orders", type=int, default=20, help="orders of arrival a seed")
@@ -93,13 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "differences": differences,
         }
         lines = json.dumps(results, indent=1)
-        # One line a seed's figures, or the file is a column of numbers.
+        # One line per seed, so that the file stays readable.
         chosen.json.write_text(re.sub(r"\n\s+(?=[^\[\]{}]*\})|\n\s+(?=\})", " ", lines) + "\n")
         print(f"\nwrote {chosen.json}")
 
 
 def searches(path: Path) -> list[Seed]:
-    """The curves of each seed."""
+    """Return the curves of each seed."""
     found: dict[int, dict[int, list[dict[str, Any]]]] = {}
     for report in pq.read_table(path).to_pylist():
         found.setdefault(report["seed"], {}).setdefault(report["trial"], []).append(report)
@@ -126,7 +126,7 @@ def searches(path: Path) -> list[Seed]:
 
 
 def row(seeds: Sequence[Seed], rule: AshaSettings, slots: int, orders: int) -> dict[str, Any]:
-    """A rule's means over the orders of each seed, then over the seeds with a 95 % t-interval."""
+    """Return the means of a rule over orders, then over seeds with a 95 % t-interval."""
     by_seed = []
     for seed in seeds:
         outcomes = simulated(seed.study, rule, slots, orders)
@@ -145,13 +145,13 @@ def row(seeds: Sequence[Seed], rule: AshaSettings, slots: int, orders: int) -> d
 
 
 def measured(seed: Seed, outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Shares of 1: of the budget without stopping, of accuracy, of the orders."""
+    """Return the figures of one seed as shares of 1: of budget, of accuracy and of orders."""
     finals = [curve.final for curve in seed.study.curves]
     best = max(final for final in finals if final is not None)
     full = sum(curve.used[-1] for curve in seed.study.curves)
     error = standard_error("val_acc", best, 297)
     regrets = [outcome.regret or 0.0 for outcome in outcomes]
-    # Where equals are best on validation, the leaderboard takes the first; any would be right.
+    # If several trials are best on validation, the leaderboard takes the first. Here all count.
     test = fmean(t for t, final in zip(seed.test, finals, strict=True) if final == best)
     return {
         "spent": fmean(outcome.spent for outcome in outcomes) / full,
@@ -166,10 +166,11 @@ def measured(seed: Seed, outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def difference(rows: Sequence[dict[str, Any]], plain: Kind, other: Kind) -> dict[str, Any]:
-    """What the rules of kind `other` have more than those of kind `plain`, paired by seed.
+    """Return the figures of the rules of kind `other` minus those of `plain`, paired by seed.
 
-    At equal grace and factor the mean over these. At equal spending the mean distance of the two
-    broken lines through (spent, regret) of the rules, where both are.
+    At equal grace and factor, this is the mean over these. At equal spending, it is the mean
+    distance between the two lines through the points (spent, regret) of the rules, over the range
+    that both cover.
     """
     sides = [
         [one["by_seed"] for one in rows if (one["asha"]["mode"], one["asha"]["tolerance"]) == kind]
@@ -192,13 +193,13 @@ def difference(rows: Sequence[dict[str, Any]], plain: Kind, other: Kind) -> dict
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean, and the half width of its 95 % t-interval."""
+    """Return the mean, and the half width of its 95 % t-interval."""
     half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return {"mean": fmean(values), "half": float(half)}
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """The rows as a Markdown table; those that no other beats in both spent and regret in bold."""
+    """Print the rows in Markdown, in bold those that no other beats in spent and regret."""
     lines = [HEADINGS]
     for one in rows:
         beaten = any(
@@ -226,7 +227,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def show_differences(differences: Sequence[dict[str, Any]]) -> None:
-    """Who against whom, in points."""
+    """Print the differences between the kinds of rules, in points."""
     lines: list[tuple[str, ...]] = [
         ("", "spent", "missed", "regret", "regret at equal spending"),
     ]

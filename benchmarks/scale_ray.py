@@ -46,7 +46,7 @@ _EVERY_S = 0.5
 
 
 def stub(config: samtune.TrialConfig) -> None:
-    """Report what the shipped task reports, and train nothing."""
+    """Send the reports of the shipped task without training."""
     for epoch in range(1, int(config.budget.per_trial) + 1):
         value = config.knobs["lr"] * (1 - 0.5**epoch)
         samtune.report(
@@ -61,9 +61,9 @@ def stub(config: samtune.TrialConfig) -> None:
 
 
 def drive(trials: int, reports: int, slots: int, method: str, figures: Path) -> None:
-    """Run the sweep in this process, and write down what the process itself took for it.
+    """Run the sweep in this process, and write the cost of this process to a file.
 
-    Memory is looked at while the trials end, from the first tenth of them to the last.
+    Memory is sampled from the end of the first tenth of the trials to the end of the last.
     """
     from samtune.cli import main
     from samtune.record.record import Record
@@ -142,7 +142,7 @@ def sweep(trials: int, reports: int, slots: int, method: str) -> dict[str, Any]:
 def quotients(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what one more report, and one more trial beyond its reports, cost.
 
-    `rows` are of growing sizes; the last one is the first once more, with more reports a trial.
+    `rows` have growing sizes. The last row repeats the first with more reports per trial.
     """
     *sizes, wordy = rows
     more = wordy["reports_a_trial"] - sizes[0]["reports_a_trial"]

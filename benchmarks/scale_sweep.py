@@ -1,12 +1,13 @@
-"""Measure what the driver itself takes for a large sweep: CPU time, memory and record.
+"""Measure the cost of the driver in a large sweep: CPU time, memory and size of the record.
 
     python -m benchmarks.scale_sweep --json benchmarks/results/scale-sweep.json
 
-Ray is played by an event queue, so that a sweep of 10,000 trials at 256 at a time takes minutes on
-one core; proposals, rungs and record are the real ones. A trial sends 10 reports, and each lasts
-`--epoch` seconds of the queue's clock. The driver is one server in that queue, and a call keeps it
-for as long as it really takes: what the slots wait for it is what is not `busy`. At the end the
-live table is redrawn, as it is twice a second, and `samtune status` asks for the run.
+An event queue replaces Ray, so a sweep of 10,000 trials at 256 at a time takes minutes on one
+core. Proposals, rungs and record are the real ones. A trial sends 10 reports, `--epoch` seconds of
+the queue's clock apart. The driver is the only server in that queue, and a call occupies it for as
+long as it really takes. `busy` is the share of time in which the slots do not wait for it. At the
+end the live table is redrawn once (a sweep does it twice per second), and `samtune status` reads
+the run.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, flo
             cpu, wall = time.process_time() - cpu, time.perf_counter() - started
             driver.close(cut=False)
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # Closed, so its write-ahead log has been taken in.
+        # The record is closed, so the file includes its write-ahead log.
         size = (record.folder / "sweep.db").stat().st_size
         status = measure("status", "run", "--runs", folder)
     return {
@@ -99,7 +100,7 @@ def _refresh_cpu_ms(progress: Progress) -> float:
             assert isinstance(table, TableView)
             started = time.process_time()
             for _ in range(_REFRESHES):
-                # Else it waits for half a second to have passed.
+                # Otherwise it redraws only after half a second.
                 table._drawn = -math.inf
                 table.refresh(progress)
             return 1000 * (time.process_time() - started) / _REFRESHES
@@ -114,7 +115,7 @@ def _play(driver: Driver, slots: int, epoch_s: float) -> tuple[int, float]:
     trained = 0.0
 
     def serve(arrives: float, call: Callable[[], Any]) -> tuple[Any, float]:
-        """Make a call that arrives at a time; return its answer, and when it is there."""
+        """Make a call that arrives at a time. Return its answer and the time of the answer."""
         nonlocal free_at
         began = time.perf_counter()
         answer = call()
@@ -157,7 +158,7 @@ def _play(driver: Driver, slots: int, epoch_s: float) -> tuple[int, float]:
         start(slot, at)
         if len(waiting) == slots:
             full = at, trained, [*waiting]
-    # Up to where the queue ran dry: the end of a sweep empties its slots one by one.
+    # Only until no trial was left to start, because then the slots become empty one by one.
     until, trained, under_way = full
     trained += sum(max(0.0, until - (end - epoch_s)) for end, *_ in under_way)
     return reports, trained / (slots * until)
@@ -186,7 +187,7 @@ def main() -> None:
         arguments.methods.split(","), map(int, arguments.trials.split(","))
     ):
         slots = min(arguments.slots, max(2, trials // 10))
-        # A process of its own, so that its memory is its own too.
+        # In a process of its own, so that memory is measured separately.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             row = pool.map(_alone, [(method, trials, slots, arguments.epoch)])[0]
         rows.append(row | {"slots": slots})

@@ -1,10 +1,10 @@
-"""What it costs to look at a large run: `status`, `trials`, `export`, `leaderboard`, the record.
+"""Measure the cost of reading a large run with `status`, `trials`, `export` and `leaderboard`.
 
     python -m benchmarks.scale_tables
 
-Runs are made up: rows as the shipped task reports them, written in bulk. Each command runs in a
-process of its own, so times and peak memory include Python's start and all imports. Prints a table
-and writes benchmarks/results/scale-tables.json.
+The runs are generated in bulk, with rows like those of the shipped task. Each command runs in a
+process of its own, so times and peak memory include Python's start and all imports. The benchmark
+prints a table and writes benchmarks/results/scale-tables.json.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ _GRACE, _FACTOR = 2, 3
 
 
 def make_run(runs: Path, name: str, trials: int, epochs: int, repeats: int = 5) -> Path:
-    """A run of one space with `trials` of `epochs` reports each, all judged as ASHA would at
-    epochs 2, 6, 18, ...; every tenth was cut once and went on. Returns its folder."""
+    """Make a run of one space with `trials` of `epochs` reports each, and return its folder.
+
+    All trials are judged as ASHA would at epochs 2, 6, 18, ...; every tenth one was interrupted
+    once and continued.
+    """
     space = SearchSpace.load("sam")
     settings = {
         **{"search_alg": "tpe", "scheduler": "asha 2 x 3", "mode": "max", "trials": trials},
@@ -153,7 +156,7 @@ def _decisions(trials: int, total: int, epochs: int) -> Iterator[tuple[Any, ...]
 
 
 def measure(*words: str) -> dict[str, float]:
-    """Wall, CPU seconds and peak memory in MiB of `samtune WORDS` in a process of its own."""
+    """Return wall and CPU seconds and peak MiB of `samtune WORDS` in a process of its own."""
     started = time.perf_counter()
     code = "from samtune.cli import main; main()"
     child = os.posix_spawn(
@@ -182,7 +185,7 @@ def main() -> None:
         runs = Path(scratch, "runs")
         sizes = {"small": (100, 10), "wide": (10_000, 10), "large": (10_000, 100)}
         for name, (trials, epochs) in sizes.items():
-            # Elsewhere, because a child's peak memory starts at that of its parent.
+            # In another process, because a child's peak memory starts at that of its parent.
             maker = multiprocessing.get_context("spawn").Process(
                 target=make_run, args=(runs, name, trials, epochs)
             )

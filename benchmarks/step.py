@@ -1,6 +1,7 @@
-"""`python -m benchmarks.step`: what a step of each variant costs, beside its peers and the floor.
+"""Measure the cost of a step of each variant, of its peers and of the floor.
 
-Prints tables and, with `--json`, writes every number to a file. See README.md on how to read them.
+`python -m benchmarks.step` prints tables. With `--json` it also writes every number to a file.
+README.md explains the columns.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from trainables.allocator import keep_freed_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmark as the command line says."""
+    """Run the benchmark with the options of the command line."""
     chosen = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     device = torch.device(chosen.device)
     if device.type == "cpu":
-        # As in a trial, and for all alike.
+        # As in a trial, and for all contenders.
         keep_freed_memory()
     shapes = chosen.shapes or ([*SHAPES][:1] if chosen.quick else [*SHAPES])
     rounds = chosen.rounds or (3 if chosen.quick else 7)
@@ -147,7 +148,7 @@ def _full_steps(names: Sequence[str], rounds: int, device: torch.device) -> dict
     runs = {n: partial(timed, f, sees[n]) for n, f in full.items()}
     alone = {n: partial(timed_alone, f) for n, f in full.items() if n != PLAIN}
     eager = paired(runs, PLAIN, rounds, alone)
-    # The first was to warm up.
+    # The first one warms up.
     sees = {n: of_one[1:] for n, of_one in sees.items()}
     _add_shares(rows, "eager", sees, *eager, batch)
     if on_cuda:
@@ -207,7 +208,7 @@ def _add_shares(
 ) -> None:
     for name in seconds:
         taken = ratios.get(name, [1.0])
-        # Of those steps: one that decides on its passes makes now more, now fewer.
+        # Passes of these very steps, because some variants decide on their passes in each step.
         low, middle, high = spread([r / see for r, see in zip(taken, sees[name], strict=False)])
         rows.setdefault(name, {"passes": fmean(sees[name])})[mode] = {
             "ms": 1000 * median(seconds[name]),

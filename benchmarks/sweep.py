@@ -135,7 +135,7 @@ def accuracies(
     """Return the last accuracy of each configuration.
 
     Raises:
-        SystemExit: One was not trained to its end, or was trained twice.
+        SystemExit: A configuration was not trained to its end, or was trained twice.
     """
     wanted = len(sweep["configurations"])
     found = {

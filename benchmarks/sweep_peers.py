@@ -2,8 +2,8 @@
 
     python -m benchmarks.sweep_peers one-process|optuna|ray|syne-tune SWEEP.json
 
-SWEEP.json holds the configurations, as `benchmarks.sweep` writes it. All of them run `train`, and
-samtune does too. It trains, and writes its CPU time and its result to the file that the variable
+SWEEP.json has the configurations, as `benchmarks.sweep` writes it. All peers call `train`, and so
+does samtune. `train` trains, and writes its CPU time and its result to the file that the variable
 `SAMTUNE_BENCHMARK_LOG` names.
 """
 
@@ -88,7 +88,7 @@ def train_reporting(
 
 
 def one_process(sweep: Mapping[str, Any]) -> None:
-    """Run a loop and nothing else: the least that any system needs."""
+    """Run a plain loop, which is the least that any system needs."""
     for knobs in sweep["configurations"]:
         train_reporting(sweep, knobs, lambda value: None)
 
@@ -139,7 +139,7 @@ def syne_tune_sweep(sweep: Mapping[str, Any]) -> None:
     from syne_tune.optimizer.baselines import RandomSearch
 
     class Listed(RandomSearch):
-        """End with the list: a `StoppingCriterion` of n trials starts one or two more."""
+        """End with the list, because a `StoppingCriterion` of n trials starts one or two more."""
 
         left = len(sweep["configurations"])
 
@@ -149,7 +149,7 @@ def syne_tune_sweep(sweep: Mapping[str, Any]) -> None:
 
     space = {name: choice(values) for name, values in sweep["grid"].items()} | sweep["fixed"]
     tuner = Tuner(
-        # To share GPUs out it would count them by a file `std.out` in the folder where it stands.
+        # To assign GPUs, it would count them with a file `std.out` in the current folder.
         trial_backend=LocalBackend(entry_point=__file__, rotate_gpus=False),
         scheduler=Listed(
             space,

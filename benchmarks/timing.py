@@ -1,7 +1,7 @@
-"""Times steps: process CPU time on the CPU, events on CUDA; all contenders in turn each round.
+"""Timing of steps: process CPU time on the CPU, events on CUDA; all contenders in turn per round.
 
-A machine that others use too is as slow for one contender as for the next, and so the ratios
-within a round are worth more than its milliseconds.
+Other load on the machine slows down all contenders of a round alike. So the ratios within a round
+are more reliable than the milliseconds.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FLOOR = "floor: 9 words"
 PLAIN = "plain torch loop, fused SGD"
 
 Seconds = dict[str, list[float]]
-"""By contender, one entry a round."""
+"""Seconds by contender, one entry per round."""
 
 loss_fn = nn.CrossEntropyLoss(reduction="none")
 
 
 class Clock:
-    """Measures steps, and stands still while gradients are handed out."""
+    """A clock for steps, which pauses while gradients are supplied."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -37,7 +37,7 @@ class Clock:
         self._cuda: list[torch.cuda.Event] = []
 
     def measure(self, step: Callable[[Meter], object], times: int = 1) -> float:
-        """Seconds a step, mean of that many."""
+        """Return the mean seconds per step over `times` steps."""
         self._cpu.clear()
         self._cuda.clear()
         self._mark()
@@ -68,7 +68,7 @@ class Clock:
 
 
 def interleaved(runs: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
-    """Each run once a round, in an order that rotates; a round before the first warms up."""
+    """Call each run once per round, in rotating order, after one round of warm-up."""
     names = list(runs)
     seconds: Seconds = {name: [] for name in names}
     for r in range(-1, rounds):
@@ -86,10 +86,10 @@ Run = Callable[[], float]
 def paired(
     runs: Mapping[str, Run], to: str, rounds: int, alone: Mapping[str, Run] | None = None
 ) -> tuple[Seconds, Seconds, Seconds]:
-    """Seconds, the ratios to `to`, and the ratios to each run's partner in `alone`.
+    """Return seconds, the ratios to `to`, and the ratios to each run's partner in `alone`.
 
-    Every run stands between two of `to`, and counts against their mean, so that a machine that
-    slows down or speeds up meanwhile does so for both.
+    Every run is measured between two runs of `to` and compared with their mean. So a change in the
+    machine's speed affects both.
     """
     alone = alone or {}
     seconds: Seconds = {name: [] for name in runs}
@@ -115,7 +115,7 @@ def paired(
 
 
 def spread(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """First quartile, median and third quartile."""
+    """Return the first quartile, the median and the third quartile."""
     if len(ratios) < 2:
         return ratios[0], ratios[0], ratios[0]
     low, _, high = quantiles(ratios, n=4, method="inclusive")
@@ -123,14 +123,14 @@ def spread(ratios: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ratio(seconds: Seconds, name: str, to: str) -> tuple[float, float, float]:
-    """First quartile, median and third quartile of the ratios within a round."""
+    """Return first quartile, median and third quartile of the ratios within a round."""
     return spread([a / b for a, b in zip(seconds[name], seconds[to], strict=True)])
 
 
 def optimizer_only(
     problem: Problem, contenders: Sequence[Contender], rounds: int, device: torch.device
 ) -> Seconds:
-    """A step's work outside the passes, and the floor: 9 words at the speed of `torch.add`."""
+    """Time the steps outside the passes, and the floor: 9 words at the speed of `torch.add`."""
     clock = Clock(device)
     a, b, c = (torch.ones(problem.size, device=device) for _ in range(3))
 
@@ -145,8 +145,10 @@ def optimizer_only(
 
 
 def peak_copies(problem: Problem, contender: Callable[[Problem], Contender]) -> float:
-    """On CUDA: memory at the peak beyond weights, a set of gradients and the base's state, in
-    copies of the model."""
+    """Return the peak CUDA memory of a contender, in copies of the model.
+
+    It does not include the weights, one set of gradients and the state of the base.
+    """
     before = torch.cuda.memory_allocated()
     it = contender(problem)
     clock = Clock(torch.device("cuda"))
@@ -163,9 +165,9 @@ def peak_copies(problem: Problem, contender: Callable[[Problem], Contender]) -> 
 
 
 class FullStep:
-    """Whole steps on a real network and one batch: forward and backward passes included.
+    """Whole steps on a real network and one batch, with forward and backward passes.
 
-    `passes` are those of the last `begin()` and since: the samples of each, and whether a backward
+    `passes` has the passes since the last `begin()`: the samples of each, and whether a backward
     pass follows.
     """
 
@@ -194,18 +196,18 @@ class FullStep:
                 group["capturable"] = True
 
     def begin(self) -> None:
-        """Forgets the passes so far."""
+        """Forget the passes so far."""
         self.passes.clear()
 
     @property
     def see(self) -> float:
-        """What the passes cost in samples, (forward + 2 backward) / 3, as multiples of a batch."""
+        """Return the cost of the passes, (forward + 2 backward) / 3, as multiples of a batch."""
         return sum(size * (3 if backward else 1) for size, backward in self.passes) / (
             3 * len(self.inputs)
         )
 
     def passes_alone(self) -> None:
-        """The same passes, of the same sizes, and nothing else of the steps."""
+        """Make the same passes, of the same sizes, without the rest of the steps."""
         self._noting = False
         for size, backward in self.passes:
             with torch.set_grad_enabled(backward):
@@ -222,7 +224,7 @@ class FullStep:
             self.passes.append((len(inputs[0]), torch.is_grad_enabled()))
 
     def _oracle(self) -> GradientOracle:
-        # Nothing is random in these networks, and a graph cannot fetch the generator's state.
+        # These networks use no random numbers, and a graph cannot read the generator's state.
         return GradientOracle(
             self.model,
             self.inputs,
@@ -243,9 +245,10 @@ class FullStep:
         self.base.step()
 
     def captured(self) -> Callable[[], object]:
-        """The steps of a cycle as CUDA graphs that are replayed in turn.
+        """Capture the steps of a cycle in CUDA graphs; return a call that replays them in turn.
 
-        Raises RuntimeError where a step cannot be captured, as with a host synchronisation in it.
+        Raises:
+            RuntimeError: A step cannot be captured, for example because the host waits in it.
         """
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
@@ -265,7 +268,7 @@ class FullStep:
 
 
 def small_cnn() -> nn.Module:
-    """Four convolutions with BatchNorm for 32x32 images: 61 thousand parameters in 14 tensors."""
+    """Return four convolutions with BatchNorm for 32x32 images: 61 thousand parameters."""
     widths = (3, 16, 32, 64, 64)
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(itertools.pairwise(widths)):
