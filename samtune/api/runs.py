@@ -187,12 +187,12 @@ class Run:
 
         Args:
             accept_version_change: Whether to continue although versions or code have changed.
-            options: As of `samtune.run`.
+            options: The options of `samtune.run`.
 
         Returns:
             The run itself.
         """
-        # Ray takes two seconds to import, and who only reads a run does without it.
+        # Ray takes two seconds to import, and code that only reads a run does not need it.
         from samtune.api import training
 
         launch = _launch(options)

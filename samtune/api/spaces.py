@@ -56,7 +56,7 @@ class Space:
     confirm: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """Return the space as a space file has it, without what was not given."""
+        """Return the words of a space file, without those that were not given."""
         words = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         own = {word: words.pop(word) for word in ("name", "metric", "mode")}
         search = {word: own[word] for word in ("metric", "mode") if own[word] is not None}
@@ -134,7 +134,7 @@ def _shown(reference: Reference) -> str:
 
 
 def _disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
-    """Return a sentence for each thing on which the spaces of one run have to agree."""
+    """Return a sentence for each setting that the spaces of one run must share but do not."""
     names = [space.name for space in spaces]
     messages = [
         f"two spaces are called {name!r}; rename one of the files"

@@ -1,4 +1,4 @@
-"""The stages of a run, one after the other, and what is left when they are cut short."""
+"""The stages of a run, one after another, and the clean end of an interrupted run."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def run_stages(
     Args:
         record: The run's record, locked by the caller.
         spaces: The run's spaces.
-        stages: What makes each stage, called when the one before it has ended.
-        launch: Where trials run, and who hears of them.
-        own_code: References of the user's code that other nodes may have to be sent.
+        stages: Functions that make each stage, called when the one before it has ended.
+        launch: Settings for starting the trials and for reporting on them.
+        own_code: References of the user's code, which other nodes may need.
         stop: The request to stop, which listens to signals.
 
     Raises:
@@ -146,7 +146,7 @@ def stopped(record: Record, stop: Stop) -> int:
 
 @contextmanager
 def enough_room(record: Record) -> Iterator[None]:
-    """Raise RunError (exit code 5) for a full disk, wherever in the block it was met."""
+    """Raise RunError (exit code 5) if the disk becomes full anywhere in the block."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
@@ -164,7 +164,7 @@ def _full(record: Record, detail: str) -> RunError:
 
 
 def _cut_short(folder: Path, stop: Stop, launch: Launch) -> None:
-    """End the process when Ray does not end the trials: the run is left whole before."""
+    """Leave the run whole, and end the process, because Ray does not end the trials."""
     with Record.open(folder.parent, folder.name) as record:
         for trial in record.running():
             record.end_trial(trial.trial, "cancelled", "stopped on request", cause="stopped")

@@ -1,4 +1,4 @@
-"""Start, resume and confirm runs: the one path for Python code and the command line."""
+"""Functions that start, resume and confirm runs, for Python code and for the command line."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def is_run(runs: Path, name: str) -> bool:
 def _started_again(
     runs: Path, name: str, spaces: Sequence[SearchSpace], asked: Asked, launch: Launch
 ) -> tuple[Path, Ended]:
-    """Continue a run by the command that began it; refuse the name for other spaces."""
+    """Continue a run with the command that started it. Refuse its name for other spaces."""
     with Record.open(runs, name) as record:
         if [study.sha256 for study in record.studies()] != [space.sha256 for space in spaces]:
             raise taken(runs, name)
@@ -149,7 +149,7 @@ def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, 
 def _confirm(
     record: Record, spaces: Sequence[SearchSpace], asked: Asked
 ) -> Callable[[], ConfirmStage]:
-    """Return what makes the stage that confirms, once the search has ended."""
+    """Return a function that makes the confirmation stage after the end of the search."""
     return partial(ConfirmStage, record, spaces, asked.top, asked.seeds)
 
 
@@ -171,7 +171,7 @@ def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[Stop
 
 
 def _study(space: SearchSpace, trials: int) -> dict[str, str]:
-    """Return a space as the record has it."""
+    """Return a space in the form that the record stores."""
     settings = {
         "search_alg": space.search.method,
         "scheduler": rule_text(space.asha.model_dump()),
@@ -191,7 +191,7 @@ def _study(space: SearchSpace, trials: int) -> dict[str, str]:
 
 
 def _frozen(record: Record) -> list[SearchSpace]:
-    """Return the spaces that the run was begun with, whatever their files say now.
+    """Return the spaces that the run was started with, even if their files have changed.
 
     Raises:
         RunError: The trainable of one was sent by value, and is not in this process (exit code 2).
@@ -212,10 +212,10 @@ def _frozen(record: Record) -> list[SearchSpace]:
 
 
 def _check_versions(record: Record, accepted: bool) -> None:
-    """Refuse a run that was begun by other versions or code, unless that is accepted.
+    """Refuse a run that was started by other versions or code, unless that is accepted.
 
     Raises:
-        RunError: It was, and that is not accepted (exit code 2).
+        RunError: Versions or code differ, and that is not accepted (exit code 2).
     """
     began, now = record.meta("versions") or {}, versions()
     if accepted or not _changed(began, now):
@@ -237,7 +237,7 @@ def _check_versions(record: Record, accepted: bool) -> None:
 
 
 def _changed(began: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return what had another version or SHA-256; the first characters are shown."""
+    """Return a text of the packages and files that changed, with their versions or SHA-256."""
     return ", ".join(
         f"{name} was {began[name][:_SHOWN]} and is {now[name][:_SHOWN]}"
         for name in sorted(began.keys() & now.keys())
@@ -246,7 +246,7 @@ def _changed(began: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
-    """Run what a run has left to do; None when there is nothing."""
+    """Run the rest of a run, or return None when nothing is left."""
     spaces = _frozen(record)
     own_code = _imported(spaces)
     asked = Asked.of(record)
@@ -278,13 +278,13 @@ def _imported(spaces: Sequence[SearchSpace]) -> list[str]:
 
 
 def _is_here(reference: str) -> bool:
-    """Return whether this process has the trainable that no other can import."""
+    """Return whether this process has a trainable that no other process can import."""
     module, _, name = reference.partition(":")
     return kept(reference) is not None or callable(getattr(sys.modules[module], name, None))
 
 
 def _note_by_value(record: Record, spaces: Sequence[SearchSpace]) -> None:
-    """Put on record which trainables only this process has."""
+    """Record which trainables only this process has."""
     for space in spaces:
         if is_by_value(space.trainable):
             record.add_event(
@@ -295,12 +295,12 @@ def _note_by_value(record: Record, spaces: Sequence[SearchSpace]) -> None:
 
 
 def _find_data(spaces: Sequence[SearchSpace], launch: Launch) -> None:
-    """Let each trainable look for its data before Ray starts: one error instead of one per trial.
+    """Let each trainable check its data before Ray starts, for one error instead of one per trial.
 
-    The machines of another cluster have data of their own.
+    A cluster's machines have data of their own, so this is done only without a cluster.
 
     Raises:
-        SamtuneError: A trainable says that no trial could begin.
+        SamtuneError: A trainable reports that no trial can start.
     """
     for space in spaces:
         ready = getattr(resolve(space.trainable), "make_ready", None)

@@ -1,14 +1,14 @@
-"""The Ray that a sweep runs on: how it is started or joined, and what its workers run.
+"""The Ray of a sweep: its start or connection, and the code of its workers.
 
 Ray reads some of its settings when it is imported, so they are set here, before any module of
-this package imports it. A setting of the user's own is kept.
+this package imports it. Settings that the user has made are kept.
 """
 
 import os as _os
 import sys as _sys
 
-# Each for a measured reason: a worker whose trial ends slowly must be kept, the record replaces
-# Tune's files and snapshots, and the terminal belongs to samtune.
+# Each has a measured reason: a worker must be kept although its trial ends slowly, the record
+# replaces Tune's files and snapshots, and only samtune writes to the terminal.
 _SETTINGS = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",

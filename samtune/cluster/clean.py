@@ -30,14 +30,14 @@ from samtune.cluster.shipping import receive
 from samtune.record.provenance import hostname_hash
 from samtune.trial import Seeds
 
-# How to read a setting, and how to put it back.
+# How to read a setting, and how to restore it.
 Setting = tuple[Callable[[], Any], Callable[[Any], object]]
 
 
 def enter(config: Mapping[str, Any]) -> None:
     """Change to the folder of the command, and make the user's modules importable.
 
-    The folder is the command's on its own machine alone: another machine has its own files.
+    Only workers on the machine of the command change the folder; other machines have other files.
     """
     if config["host"] == hostname_hash():
         os.chdir(config["folder"])
@@ -71,7 +71,7 @@ def _kept(settings: Sequence[Setting]) -> Iterator[None]:
         yield
     finally:
         for put, value in reversed(before):
-            # What cannot be put back, such as a removed folder, must not keep the rest.
+            # A value that cannot be restored, such as a removed folder, must not prevent the rest.
             with contextlib.suppress(Exception):
                 put(value)
 

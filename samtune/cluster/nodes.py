@@ -36,7 +36,7 @@ class OomKills:
         self._attributed = _oom_kills()
 
     def another(self) -> bool:
-        """Return whether there was one more that no death is attributed to yet."""
+        """Return whether there was one more kill that no death is attributed to so far."""
         if _oom_kills() <= self._attributed:
             return False
         self._attributed += 1
@@ -74,9 +74,9 @@ def _oom_kills() -> int:
 
 
 def _memory_events() -> Iterator[Path]:
-    """Yield the files in which Linux may count for this process's control group.
+    """Yield the files in which Linux may count the events of this process's control group.
 
-    A container sees its own group as the topmost.
+    A container sees its own group at the top of the tree.
     """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -90,7 +90,7 @@ def _memory_events() -> Iterator[Path]:
 
 
 def _is_here(node: str) -> bool:
-    """Return whether it is this process's node. An unknown one is, if there is no other."""
+    """Return whether this process runs on the node. An unknown node counts if it is alone."""
     if not node:
         return len(_nodes()) == 1
     return ray.get_runtime_context().get_node_id().startswith(node)

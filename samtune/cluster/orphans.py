@@ -1,9 +1,9 @@
-"""End what a killed sweep leaves behind: Ray's agents outlive a killed Ray by over a minute.
+"""End the processes of a killed sweep, because Ray's agents outlive a killed Ray by over a minute.
 
-A process of its own waits for the end of its standard input. The sweep holds the other end, which
+A separate process waits for the end of its standard input. The sweep holds the other end, which
 the kernel closes however the sweep dies. Then the process kills every process that has a file of
-the sweep's Ray open for writing: all that Ray starts have a log there. This needs /proc; without
-it, Ray takes its own time.
+the sweep's Ray open for writing, because all processes of Ray have a log there. This needs /proc.
+Without it, Ray's processes end later by themselves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keep what a trial prints in its log, and off every terminal."""
+"""Redirection of a trial's output into its log, away from every terminal."""
 
 from __future__ import annotations
 

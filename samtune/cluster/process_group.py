@@ -1,7 +1,7 @@
-"""Keep Ray out of this process's group, so that a signal to the group lets trials end an epoch.
+"""Keep Ray out of this process's group, so that trials can finish an epoch after a signal.
 
-`timeout`, job schedulers and a terminal that closes signal a process and its whole group. Ray and
-its workers end at once by SIGTERM, in the middle of an epoch.
+`timeout`, job schedulers and a closing terminal send a signal to a process and its whole group.
+Ray and its workers end at once on SIGTERM, in the middle of an epoch.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from ray.tune.experiment import Trial
 
-# Ray starts a Python worker per CPU before anybody needs one, and gives none of them to Tune:
-# with 64 CPUs that is 64 processes in vain. No documented setting turns it off.
+# Ray starts a Python worker per CPU in advance, and gives none of them to Tune: with 64 CPUs these
+# are 64 unused processes. No documented setting turns this off.
 WORKERS_ON_DEMAND = {"RAY_prestart_worker_first_driver": "0"}
 
 
 def forget(trial: Trial) -> None:
-    """Drop what Tune keeps of a trial that has ended: 29 KB per trial become 4 KB.
+    """Drop the data that Tune keeps of a trial that has ended: 29 KB per trial become 4 KB.
 
     Tune keeps each trial until the end of the sweep, and a sweep may have 10,000.
     """

@@ -1,4 +1,4 @@
-"""The code that a space names, for workers: on this machine by path, on other nodes by upload."""
+"""Delivery of a space's code to workers: by path on this machine, by upload to other nodes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def by_value(reference: str) -> bytes | None:
 
 @lru_cache(maxsize=8)
 def _pickled(function: Any) -> bytes:
-    # What it refers to may be large, and each trial sends it.
+    # Its referenced objects may be large, and each trial sends them.
     return bytes(cloudpickle.dumps(function))  # type: ignore[no-untyped-call]
 
 

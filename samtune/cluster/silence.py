@@ -1,7 +1,7 @@
-"""Keep the lines that Ray and Tune print in this process off its stdout and stderr.
+"""Suppression of the lines that Ray and Tune print in this process.
 
-A thread of Ray's prints a paragraph about each worker that dies, and Tune a line about each trial
-without a result, both by `print` and without a setting against it. The record has the cause of
+A thread of Ray prints a paragraph about each worker that dies, and Tune prints a line about each
+trial without a result. Both use `print`, and no setting turns it off. The record has the cause of
 each end, and the command shows it once.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 @contextmanager
 def silent_ray() -> Iterator[None]:
-    """Drop what Ray prints inside the block: in its own threads, and to stdout in this thread."""
+    """Drop Ray's output inside the block: in its own threads, and to stdout in this thread."""
     before = sys.stdout, sys.stderr
     sys.stdout = _Filtered(sys.stdout, threading.current_thread())
     sys.stderr = _Filtered(sys.stderr)
@@ -27,7 +27,7 @@ def silent_ray() -> Iterator[None]:
 
 
 class _Filtered:
-    """A text stream that takes nothing from Ray's threads, and nothing from one more."""
+    """A text stream that drops the output of Ray's threads and of one more thread."""
 
     def __init__(self, stream: Any, silent: threading.Thread | None = None) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Start a Ray of our own, or join one, and say how many trials it runs at once."""
+"""Start of a Ray of our own, or connection to a running one, and its number of slots."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cluster:
 
     Attributes:
         slots: How many trials it runs at once.
-        size: What one trial takes.
+        size: The resources of one trial.
         scratch: A temporary folder on this machine.
         storage: The URL to which workers copy checkpoints.
         is_own: Whether it was started by this command, and nobody else uses it.
@@ -66,8 +66,8 @@ def cluster(
         ship: Paths of Python modules to send to the workers.
 
     Raises:
-        RunError: no trial fits, nothing answers at `address`, Ray does not start, or it would let
-            everyone on the network in (exit code 5).
+        RunError: no trial fits, nothing answers at `address`, Ray does not start, or everyone on
+            the network could use it (exit code 5).
     """
     size = TrialSize.of(wanted)
     if address is None:
@@ -110,7 +110,7 @@ def _connected(
                 address=address or "local",
                 runtime_env=sent,
                 log_to_driver=False,
-                # What fails in a trial is on record, and shown once.
+                # A failure in a trial is in the record, and the command shows it once.
                 logging_level=logging.CRITICAL,
                 **own,
             )

@@ -25,7 +25,7 @@ from samtune.trial import TrialConfig, running
 
 
 def run_trial(config: Mapping[str, Any]) -> None:
-    """Run one trial: find its trainable by name, call it, and report to the driver for it."""
+    """Find the trainable of one trial by name, call it, and send its reports to the driver."""
     trial = TrialConfig.from_dict(config["trial"])
     driver = Driver()
     with logged(Path(config["log"])):
@@ -43,7 +43,7 @@ def run_trial(config: Mapping[str, Any]) -> None:
 def _problem(
     trial: TrialConfig, config: Mapping[str, Any], driver: Driver
 ) -> dict[str, Any] | None:
-    """Train, and return what went wrong, as `failure` does."""
+    """Train, and return the failure as `samtune.record.outcome.failure` does."""
     try:
         runtime = ray.get_runtime_context()
         # With the handle, the driver can end a worker that stalls.
@@ -64,8 +64,8 @@ class Driver:
     """The driver as its worker sees it.
 
     Attributes:
-        has_stopped: Whether the driver has stopped the trial. Ray says so only once, in whichever
-            thread has reported; every later message stops its thread here.
+        has_stopped: Whether the driver has stopped the trial. Ray says so only once, in the thread
+            that has reported. Every later message therefore stops its own thread here.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Checksums for the rows of a SQLite file. SQLite has none, and reads a flipped bit as data.
+"""Checksums for the rows of a SQLite file, because SQLite itself reads a flipped bit as data.
 
 The table `checksums` holds the number of rows of each table and the sum of their CRC-32s, so it
 does not grow. Triggers update it in the transaction that writes the rows. They are TEMP triggers:
@@ -96,7 +96,7 @@ def log_is_cut(path: Path, db: sqlite3.Connection) -> bool:
     for start in range(_LOG.size + read * width, len(raw) - width + 1, width):
         _, pages, *salts = _FRAME.unpack_from(raw, start)
         if salts != own:
-            # Part of the log before this one, or a frame with a changed bit.
+            # A frame of an earlier log, or a frame with a changed bit.
             stranger = True
         elif stranger:
             return True

@@ -1,4 +1,4 @@
-"""When a run is copied to other storage, and which run folder may do so.
+"""Copies of a run on other storage: when they are made, and which run folder may make them.
 
 The sweep writes into its run folder, and SQLite there is the truth. Workers copy checkpoints, each
 before its report is sent. The driver copies the record, so a copied record knows of every
@@ -31,7 +31,7 @@ _OPEN = {"running", "paused", "cancelled"}
 
 
 class Uploads:
-    """Copies a trial's checkpoints from its worker, at most one per interval."""
+    """Copying of a trial's checkpoints by its worker, at most one per interval."""
 
     def __init__(self, url: str, run: str, folder: str, every_s: float = EVERY_S) -> None:
         """Prepare the copying of one trial.
@@ -47,7 +47,7 @@ class Uploads:
         self._last = time.monotonic()
 
     def fetch(self, last_epoch: int) -> str | None:
-        """Fetch the trial's checkpoint if it is newer than here; return what failed, or None."""
+        """Fetch the trial's checkpoint if it is newer than here. Return an error text, or None."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             Storage.at(self._url, self._run).fetch_checkpoint(self._folder, last_epoch)
@@ -56,7 +56,7 @@ class Uploads:
         return None
 
     def put(self, checkpoint: str | None) -> str | None:
-        """Copy a checkpoint if one is due; return what failed, or None."""
+        """Copy a checkpoint if one is due. Return the error text, or None."""
         if checkpoint is None or time.monotonic() - self._last < self._every_s:
             return None
         self._last = time.monotonic()
@@ -136,7 +136,7 @@ def fetched(runs: Path, name: str, url: str) -> None:
             raise RunError(f"--storage {url} has no run {name!r}: no sweep.db there", exit_code=2)
         owner = storage.owner() or {"generation": 0}
         folder.mkdir(parents=True, exist_ok=True)
-        # Before the record, so that a folder with a record is never taken for a stale one.
+        # Before the record, so that a folder with a record never seems stale.
         _Known(folder).learn(url, owner["generation"])
         storage.fetch_record(folder)
     except REFUSALS as error:

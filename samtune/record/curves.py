@@ -1,4 +1,4 @@
-"""The table of curves: a row per report, and what each trial's reports come to.
+"""The table of curves: a row per report, and a summary of each trial's reports.
 
 Reports go from SQLite to Parquet in columns, some ten thousand at a time. So a run of millions of
 reports is exported in seconds and in constant memory. The other tables need only a few numbers per
@@ -27,7 +27,7 @@ _COLUMNS = (
     *("trial", "attempt", "epoch", "used", "value", "metrics", "sha256", "at"),
     *("decision", "rung", "rung_cutoff"),
 )
-# A metric of such a name has a column of the table's own; any other column is not a metric's.
+# A metric of such a name uses the table's own column. No other column of the table is a metric.
 _METRICS = {
     *("step", "see", "train_s", "eval_s", "data_s", "lr", "rho"),
     *("train_loss", "train_acc", "val_loss", "val_acc", "peak_rss_mb", "peak_gpu_mb"),
@@ -38,8 +38,8 @@ _METRICS = {
 def metric_columns(table: str, metrics: Iterable[str]) -> dict[str, str]:
     """Return the column of each metric in a table.
 
-    It is called as the metric is, or `metric.NAME` where the table has another column of that
-    name: a trainable may report a metric called `attempt`.
+    It has the name of the metric, or `metric.NAME` if the table has another column of that name:
+    a trainable may report a metric called `attempt`.
     """
     taken = {column.split()[0].rstrip("!") for column in tables.COLUMNS[table].split(",")}
     taken -= _METRICS

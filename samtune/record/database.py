@@ -1,4 +1,4 @@
-"""The SQLite file of a record: how it is made and opened."""
+"""Functions that make and open the SQLite file of a record."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     """Connect for reading; in WAL mode no writer waits for this connection."""
     journal = path.with_name("sweep.db-journal")
     if journal.exists() and not run_folder.is_locked(path.parent):
-        # A process killed during a commit left half of it, which only a writer can take back.
+        # A process killed during a commit left half of it, which only a writer can roll back.
         with closing(connect(path)) as writer:
             writer.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-    # On a read-only medium, SQLite cannot make the lock files it would ask for.
+    # On a read-only medium, SQLite cannot make its lock files.
     how = "mode=ro" if os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=30)
     connection.row_factory = sqlite3.Row

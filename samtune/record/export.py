@@ -33,7 +33,7 @@ def export(record: Reader, folder: Path | None = None) -> list[Path]:
 
     Args:
         record: the run.
-        folder: where to; the run's own folder by default.
+        folder: where to write them; the run's own folder by default.
 
     Raises:
         RunError: the record is damaged.
@@ -168,7 +168,7 @@ class _Run:
 
 
 def _augment(task: Mapping[str, Any]) -> str:
-    """Return all that is done to training images and targets: `cutout, mixup 0.2`."""
+    """Return the changes made to training images and targets as text: `cutout, mixup 0.2`."""
     loss_side = ("mixup", "cutmix", "label_smoothing")
     words = [f"{word} {task[word]}" for word in loss_side if task.get(word)]
     return ", ".join([str(task.get("augment", "none")), *words])

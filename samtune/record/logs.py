@@ -59,7 +59,7 @@ class Tail:
 
     def lines(self, *, to_end: bool = False) -> list[str]:
         """Return the whole lines since the last call; `to_end` includes an unfinished line."""
-        # A shorter file was cut; what it has is old, but for the last lines.
+        # A shorter file was cut. Except for its last lines, its content is old.
         self._read = min(self._read, self._size())
         try:
             with self._path.open("rb") as log:

@@ -52,9 +52,9 @@ def is_finite(value: float, metrics: Mapping[str, float]) -> bool:
 def after_report(
     epoch: int, used: float, value: float, verdict: Verdict, budget: Budget, metric: str
 ) -> End | None:
-    """Return the end that a report and its verdict bring, or None if the trial goes on.
+    """Return the end that follows from a report and its verdict, or None if the trial continues.
 
-    A pure function: a trial whose end was not recorded before a crash ends in the same words.
+    This is a pure function, so a trial without a recorded end before a crash ends the same way.
     """
     if verdict.decision == "stop" and verdict.rung is None:
         why = f"non-finite {metric} or training loss at epoch {epoch}"
@@ -64,7 +64,7 @@ def after_report(
         at += f", cutoff {verdict.cutoff:.4f}"
     if verdict.decision == "stop":
         return End("pruned", at, "pruned")
-    # Most trainables end here by themselves; none gets more than the others.
+    # Most trainables end here by themselves. Ending the others gives all the same budget.
     if used >= budget.per_trial * (1 - 1e-9):
         return End("completed", None, "completed")
     if verdict.decision == "pause":
@@ -73,7 +73,7 @@ def after_report(
 
 
 def of_exception(error: BaseException) -> tuple[Cause, bool]:
-    """Return the cause that an exception in a trainable is, and whether to try again.
+    """Return the cause that an exception in a trainable belongs to, and whether to retry.
 
     A smaller batch is no answer to too little memory: micro-batches change SAM's ascent step.
     """
@@ -109,7 +109,7 @@ def failure(error: BaseException) -> dict[str, Any] | None:
 
 
 def _message(error: BaseException) -> str:
-    """Return the exception's own words: its __str__ may raise as well."""
+    """Return the exception's message, even if its __str__ raises."""
     try:
         return str(error)
     except Exception:
@@ -117,7 +117,7 @@ def _message(error: BaseException) -> str:
 
 
 def is_final(failures: Sequence[str], retries: int) -> bool:
-    """Return whether a trial is given up after these failures in a row, without progress between.
+    """Return whether a trial is not retried after these failures in a row without progress.
 
     A trial is tried `retries` times more, but only once more after an exception: one that is
     raised twice at the same epoch will be raised again.

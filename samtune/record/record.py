@@ -57,7 +57,7 @@ class Record(Reader):
             runs: the folder of all runs.
             name: the run's name; None takes the first free of `space`, `space-2`, ...
             spaces: rows of the table studies.
-            asked: what else the command asked for; its resume reads it.
+            asked: the other options of the command, which its resume reads.
             code: the `provenance.code_hashes` of the trainables.
 
         Raises:
@@ -160,7 +160,7 @@ class Record(Reader):
         return self.trial(trial)
 
     def start_attempt(self, trial: TrialRow) -> tuple[int, str | None]:
-        """Open the next attempt at a trial; return its number, from 0, and its permit.
+        """Start the next attempt at a trial, and return its number (from 0) and its permit.
 
         An attempt at a repeat gets its permit to open test here, so the permit is on record
         before test can be opened. Other attempts get None.
@@ -226,7 +226,7 @@ class Record(Reader):
         return seq
 
     def add_decision(self, seq: int, verdict: Verdict) -> None:
-        """Commit the decision on a report; a trial that goes on only for the audit has `audit`."""
+        """Commit the decision on a report: `audit` if the trial continues only for the audit."""
         audit = verdict.audited and verdict.decision == "continue"
         decision = "audit" if audit else verdict.decision
         with durable.transaction(self._db):

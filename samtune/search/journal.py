@@ -51,7 +51,7 @@ class Journal:
     Args:
         path: The file, which is written anew.
         spaces: The space of each study, in the order of the record.
-        live: Whether trials that have not ended will go on: RUNNING, otherwise FAIL.
+        live: Whether trials that have not ended will continue: RUNNING if so, otherwise FAIL.
     """
 
     def __init__(self, path: Path, spaces: Sequence[SearchSpace], live: bool = True) -> None:
@@ -163,7 +163,7 @@ class _Lines(BaseJournalBackend):
 
 
 def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """Return the distribution of each searched knob; tied knobs stand on their own here."""
+    """Return the distribution of each searched knob; tied knobs count as separate ones."""
     domains = {
         name: domain for name, domain in space.knobs.items() if not isinstance(domain, Fixed)
     }
@@ -178,7 +178,7 @@ def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 def _distribution(domain: Domain) -> BaseDistribution:
     match domain:
         case Choice(values=values) | Grid(values=values):
-            # Optuna cannot tell 1, 1.0 and true apart; their JSON texts differ.
+            # Optuna does not distinguish 1, 1.0 and true; their JSON texts differ.
             distinct = len(set(values)) == len(values)
             return CategoricalDistribution(values if distinct else [json.dumps(v) for v in values])
         case Range(low=low, high=high, scale=scale, type="int") if high <= 2**53 and low >= -(

@@ -38,10 +38,10 @@ def standard_error(metric: str, value: float, n_val: float | None) -> float:
 
 
 def extra_places(judged: int, places: int) -> int:
-    """Return how many near ties may go on with the `places` best of a rung's `judged` trials.
+    """Return how many near ties may continue with the `places` best of a rung's `judged` trials.
 
-    They at most double the places, and at least half of those without a place stay behind. A rung
-    of equal trials therefore still thins out.
+    They at most double the places, and at least half of the trials without a place are stopped. So
+    a rung of equal trials still loses trials.
     """
     return max(0, min(places, (judged - places) // 2))
 
@@ -129,7 +129,7 @@ class Rungs(ABC):
     def judge(self, trial: int, used: float, value: float, error: float = 0.0) -> Verdict:
         """Return the decision on a report.
 
-        A report that is sent again, as after an interruption, gets the decision that stands.
+        A report that is sent again after an interruption gets the same decision as before.
 
         Args:
             trial: The trial that reports.
@@ -161,18 +161,18 @@ class Rungs(ABC):
 
     @abstractmethod
     def promoted(self) -> int | None:
-        """Return a paused trial that may go on now, each once per rung, or None.
+        """Return a paused trial that may continue now, each once per rung, or None.
 
-        After a rebuild, one that was returned but has not reported since is returned once more.
+        After a rebuild, a trial that was returned but has not reported since is returned again.
         """
 
     @abstractmethod
     def waiting(self) -> bool:
-        """Return whether a paused trial may go on now, or after reports that are still to come."""
+        """Return whether a paused trial may continue now, or after future reports."""
 
     @abstractmethod
     def ended(self, trial: int) -> None:
-        """Take in that a trial diverged or failed; a place that it did not use is free again."""
+        """Note that a trial diverged or failed. A place that it did not use is free again."""
 
     def _verdict(self, decision: Decision, trial: int, rung: int, places: int) -> Verdict:
         """Return the verdict at a rung, where `places` are the best; a stop may be audited."""

@@ -12,20 +12,20 @@ from samtune.search.judging import Rungs, extra_places
 
 @dataclass
 class Travellers:
-    """The trials on their way to each rung and, after the last one, to the full budget.
+    """The trials that run towards each rung and, after the last one, towards the full budget.
 
-    A trial that was never mentioned is on its way to the first rung.
+    A trial that was never mentioned runs towards the first rung.
 
     Attributes:
-        counts: How many trials are on their way to each rung.
-        targets: The rung that a trial is on its way to; None for one that waits or is gone.
+        counts: How many trials run towards each rung.
+        targets: The rung that a trial runs towards; None for one that waits or has ended.
     """
 
     counts: list[int]
     targets: dict[int, int | None] = field(default_factory=dict)
 
     def arrive(self, trial: int) -> bool:
-        """Take a trial off its way, and return whether it was on one."""
+        """Remove a trial from those that run, and return whether it was one of them."""
         target = self.targets.get(trial, 0)
         if target is not None:
             self.counts[target] -= 1
@@ -33,7 +33,7 @@ class Travellers:
         return target is not None
 
     def leave_for(self, trial: int, rung: int) -> None:
-        """Send a trial on its way to a rung."""
+        """Note that a trial now runs towards a rung."""
         self.targets[trial] = rung
         self.counts[rung] += 1
 
@@ -43,7 +43,7 @@ class PromotionQueue:
     """The paused trials that may go on: the highest rung first, audited ones last."""
 
     members: set[int] = field(default_factory=set)
-    # Entries of trials that were discarded stay in the heap until they are met.
+    # Entries of discarded trials stay in the heap until `pop` reaches them.
     _heap: list[tuple[bool, int, int, int]] = field(default_factory=list, compare=False)
     _count: int = field(default=0, compare=False)
 
@@ -70,11 +70,11 @@ class PromotionQueue:
 class PausingRungs(Rungs):
     """Rungs at which trials pause until they have a place.
 
-    A rung is closed when each of the `total` trials has arrived there, lost on the way, or gone.
-    Then its best 1/factor, rounded down but at least one, have places, and so have the near ties.
-    The others have lost. With `early`, the best 1/factor of those who are there have places before
-    the rung is closed. When a trial that has a place ends before it reaches what is next, it is
-    taken off the rung, and the next best trial may have its place.
+    A rung is closed when each of the `total` trials has arrived there, lost earlier, or ended.
+    Then its best 1/factor, rounded down but at least one, get places, and so do the near ties. The
+    others have lost. With `early`, the best 1/factor of the trials at the rung get places before
+    it is closed. If a trial with a place ends before it reaches the next rung, it is removed from
+    its rung, and the next best trial may get its place.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class PausingRungs(Rungs):
         return bool(self._queue.members) or any(len(r.kept) < len(r.entries) for r in unsettled)
 
     def ended(self, trial: int) -> None:
-        """Take a trial that is gone off its rung, and give its place to the next best."""
+        """Remove an ended trial from its rung, and give its place to the next best."""
         self._queue.discard(trial)
         if trial in self._done or trial in self.audited:
             return
@@ -143,7 +143,7 @@ class PausingRungs(Rungs):
         return max(least, int(judged // self.factor))
 
     def _settle(self, changed: int | None, arriving: int | None) -> None:
-        """Close the rungs that no trial is on its way to, and give the places there are."""
+        """Close the rungs that no trial runs towards, and assign the free places."""
         for rung, here in enumerate(self._rungs):
             closes = rung == self._closed and self._travellers.counts[rung] <= 0
             self._closed += closes
@@ -163,7 +163,7 @@ class PausingRungs(Rungs):
         """Return the trials that have earned a place; at an open rung, the newest of them."""
         entries, places = self._rungs[rung].entries, self._places(rung)
         if rung >= self._closed:
-            # All better ones have had their place since they were the last of the best.
+            # All better trials got their places earlier, when they were the last of the best.
             return [trial for _, _, trial in entries[max(0, places - 1) : places]]
         extra = places + extra_places(len(entries), places)
         return [trial for _, _, trial in entries[:places]] + [
@@ -176,7 +176,7 @@ class PausingRungs(Rungs):
         """Give a trial a place, and promote it unless it runs already."""
         self._rungs[rung].kept.add(trial)
         audited = trial in self.audited and trial not in self._queue.members
-        # It runs on as one that was never stopped: the place of another has come free.
+        # It continues as if it was never stopped, because another trial's place has become free.
         self.audited.discard(trial)
         self._verdicts.pop(trial, None)
         if trial in self._done:

@@ -49,7 +49,7 @@ class Proposal:
 
 
 class Proposals:
-    """The proposals of one space, and what they learn from the trials that end.
+    """The proposals of one space, which may depend on the trials that have ended.
 
     Every sampled point is tried with every combination of the grids. A combination that differs
     from another only in knobs whose `when` is false is left out. Under the method `grid`, choices,
@@ -110,7 +110,7 @@ class Proposals:
         return Proposal(number, self._propose(number, self._known(sample) | combination), origin)
 
     def ask_again(self, number: int, knobs: Mapping[str, Value]) -> None:
-        """Take in a proposal of the record, or one that had paused; nothing is drawn.
+        """Repeat a proposal of the record, or of a paused trial, without drawing anything.
 
         Raises:
             ValueError: If the knobs are not of this space.
@@ -130,7 +130,7 @@ class Proposals:
             self.tpe.tell(number, state, values)
 
     def _propose(self, number: int, known: Mapping[str, Value]) -> dict[str, Value]:
-        """Return the configuration that has what is known; TPE draws the rest."""
+        """Return the configuration with the known values; TPE draws the rest."""
         trial = None
         if self.tpe is not None:
             numbers = {name: encoded(self._domains[name], value) for name, value in known.items()}
@@ -140,7 +140,7 @@ class Proposals:
     def _resolve(
         self, known: Mapping[str, Value], trial: optuna.Trial | None = None
     ) -> dict[str, Any]:
-        """Return the active knobs; what is not known is drawn by `trial`, or stays _UNKNOWN."""
+        """Return the active knobs; unknown values are drawn by `trial`, or stay _UNKNOWN."""
         values: dict[str, Any] = {}
         for name, domain in self._domains.items():
             if not all(
@@ -173,7 +173,7 @@ class Proposals:
         return list(distinct.values())
 
     def _known(self, sample: int) -> dict[str, Value]:
-        """Return what is known of a sampled point before it is asked for."""
+        """Return the values of a sampled point that are known before it is proposed."""
         known: dict[str, Value] = {}
         if sample < len(self._units):
             row = zip(self._sampled.items(), self._units[sample], strict=True)

@@ -36,7 +36,7 @@ class TpeStudy:
         self._open: dict[int, optuna.Trial] = {}
 
     def ask(self, number: int, known: Mapping[str, float]) -> optuna.Trial:
-        """Return a trial that suggests what is known, and draws the rest when it is asked."""
+        """Return a trial that suggests the known values, and draws the others on request."""
         seed = np.random.SeedSequence([self._seed, number]).generate_state(1)[0]
         self.study.sampler = optuna.samplers.TPESampler(seed=int(seed), **self._startup)
         self.study.enqueue_trial(dict(known))
@@ -46,9 +46,9 @@ class TpeStudy:
     def tell(self, number: int, state: str, values: Mapping[int, float]) -> FrozenTrial | None:
         """Record how a trial ended; `values` are its reports by epoch.
 
-        A pruned trial is PRUNED with its last value, and so is a paused one, which is asked for
-        again if it goes on. A diverged one is PRUNED without a value, which TPE ranks below every
-        other trial. An error teaches nothing (FAIL).
+        A pruned trial is PRUNED with its last value. So is a paused one, which is requested again
+        if it continues. A diverged one is PRUNED without a value, which TPE ranks below every
+        other trial. A trial with an error is FAIL and has no influence.
 
         Returns:
             Optuna's row of the trial, or None for one that was pruned after a pause: its pause is
