@@ -84,7 +84,7 @@ def t_interval(values: pd.Series[float]) -> tuple[float | None, float | None]:
         return None, None
     if values.nunique() == 1:
         return float(values.iloc[0]), float(values.iloc[0])
-    # Only here, and only this function: scipy takes longer to import than a leaderboard to make.
+    # Imported here, because the import of scipy takes longer than a leaderboard.
     from scipy.special import stdtrit
 
     half = (

@@ -73,7 +73,7 @@ def judged(
 
 
 def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """Return in words who leads, whom it cannot be told from, and what it would take.
+    """Return a summary: the leader, the undecided rows, and the seeds that would decide them.
 
     Args:
         board: Judged rows of one question.

@@ -1,8 +1,8 @@
-"""Writes into a run's folder: after a crash at any moment, each is there whole or not at all.
+"""Atomic writes into a run's folder: a crash at any moment leaves each whole or absent.
 
-Files, and folders of files, are written aside, fsynced and renamed. The record commits by
-`transaction`. The private functions at the end are the only ones that touch the disk, so that the
-tests can let the n-th of these operations fail.
+Files, and folders of files, are written under another name, fsynced and renamed. The record
+commits with `transaction`. Only the private functions at the end touch the disk, so that the tests
+can make the n-th of these operations fail.
 
 This module needs only the standard library, so that a trial's worker can use it too.
 """
@@ -29,7 +29,7 @@ def write(path: Path, raw: bytes) -> None:
 
 
 def copy(read: Callable[[int], bytes], path: Path) -> None:
-    """Write and fsync what a stream's `read` returns, as a file that nobody reads yet.
+    """Write and fsync the bytes of a stream's `read` as a file that nobody reads yet.
 
     Raises OSError.
     """
@@ -111,7 +111,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def disk_refuses(error: BaseException) -> bool:
-    """Return whether an error means that the disk takes no more: full, over quota, or broken."""
+    """Return whether an error means that the disk is full, over quota, or broken."""
     if isinstance(error, sqlite3.Error):
         # The low byte is the kind; SQLITE_IOERR has thirty subkinds.
         code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF

@@ -1,4 +1,4 @@
-"""The import of a user's own modules, with a sentence for whatever goes wrong."""
+"""The import of a user's own modules, with a sentence for each possible error."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def import_module(name: str) -> ModuleType:
     The module does not see samtune's command line.
 
     Raises:
-        ModuleImportError: The module is missing, is hidden by another package of its name, or
-            fails in any way, which includes that it ends Python.
+        ModuleImportError: The module is missing, is hidden by another package of its name, fails,
+            or ends Python.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())

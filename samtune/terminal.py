@@ -14,14 +14,14 @@ _WIDTH_OF_A_LOG = 240
 
 
 def say(text: str) -> None:
-    """Print a line for people on standard error; nothing where that is closed."""
+    """Print a line for people on standard error, unless that is closed."""
     if sys.stderr is not None:
         print(text, file=sys.stderr, flush=True)
 
 
 def console_for(*, stderr: bool = False) -> Console:
     """Return a console for standard output, or for standard error."""
-    # A command that prints no table does without rich.
+    # A command that prints no table does not import rich.
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False)

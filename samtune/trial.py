@@ -276,7 +276,7 @@ def _checked(config: TrialConfig, metrics: Mapping[str, Any]) -> dict[str, float
 
 
 def _used(trial: _Running, epoch: int, numbers: Mapping[str, float]) -> float:
-    """Return how much of its budget the trial has used, over all attempts."""
+    """Return the budget that the trial has used, over all attempts."""
     budget = trial.config.budget
     match budget.kind:
         case "epochs":

@@ -1,4 +1,4 @@
-"""Turn what a trainable reports into plain values, or say why a value cannot be recorded."""
+"""Conversion of a trainable's reports into plain values, with errors for all other values."""
 
 from __future__ import annotations
 
@@ -152,6 +152,6 @@ def _check_name(what: str, name: Any) -> None:
 
 
 def _shown(value: int) -> str:
-    """Return the integer, or its size: Python refuses to print some, and nobody reads them."""
+    """Return the integer as text, or only its size if it is long: Python refuses to print some."""
     bits = value.bit_length()
     return str(value) if bits <= 64 else f"an integer of {bits} bits"

@@ -1,4 +1,4 @@
-"""Memory that a step frees stays in the process for the next step, when training on the CPU."""
+"""Setting of the CPU allocator that keeps freed memory in the process for the next step."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Normaliser:
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         """Take the mean and the standard deviation of the pixels per channel, of shape (C,)."""
         self.mean = mean.view(-1, 1, 1)
-        # A product takes half the time of a quotient, and is a rounding away from it.
+        # A product takes half the time of a quotient, and differs from it only by rounding.
         self.scale = 1 / std.view(-1, 1, 1)
 
     def __call__(self, images: Tensor, out: Tensor | None = None) -> Tensor:
@@ -50,11 +50,16 @@ class Normaliser:
 class Augment:
     """Augmentation and normalisation of batches. Each call overwrites the last one's result.
 
-    The kinds are: none, no augmentation. standard, a random crop of the image padded by an eighth
-    of its side, and a horizontal flip with probability one half. cutout, the same, and a square of
-    half the side is blanked (DeVries and Taylor 2017). randaugment, standard, two random
-    `OPERATIONS` at magnitude 9 of 30 (Cubuk et al. 2020), then cutout. imagenet, a random part of
-    the image, 8 to 100 % of its area, resized to the whole (Szegedy et al. 2015), and the flip.
+    The kinds are:
+
+        none         no augmentation
+        standard     a random crop of the image padded by an eighth of its side, and a horizontal
+                     flip with probability one half
+        cutout       standard, and a blank square of half the side (DeVries and Taylor 2017)
+        randaugment  standard, two random `OPERATIONS` at magnitude 9 of 30 (Cubuk et al. 2020),
+                     then cutout
+        imagenet     a random part of the image, 8 to 100 % of its area, resized to the whole
+                     (Szegedy et al. 2015), and the flip
     """
 
     def __init__(

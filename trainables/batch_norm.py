@@ -42,7 +42,7 @@ class SharedNorm:
     def on(self, on: bool) -> None:
         self._on = on
         for norm in self._norms:
-            # By this attribute of SyncBatchNorm the oracle knows how few samples a rank may have.
+            # The oracle reads this attribute of SyncBatchNorm to find the least samples of a rank.
             vars(norm).pop("process_group", None)
             if on:
                 norm.process_group = self._group  # type: ignore[assignment]

@@ -17,7 +17,7 @@ _CALIBRATION = 16
 
 @dataclass
 class Meter:
-    """Counters of one trial, which also say where in its training it is.
+    """Counters of one trial, which also show its progress in training.
 
     Attributes:
         budget: what the trial may spend.

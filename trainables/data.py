@@ -1,4 +1,4 @@
-"""The data of a trial: a data set, dealt so that a search cannot see the test images.
+"""The data of a trial: a data set, split so that a search cannot see the test images.
 
 `load` returns the training and validation images of a search trial and nothing else. `open_test`
 is the only way to the test images, and needs a permit. Both depend on the task and `split_seed`
@@ -81,7 +81,7 @@ def make_ready(task: Mapping[str, Value]) -> tuple[tuple[int, int, int], int]:
 def load(task: Mapping[str, Value], split_seed: int) -> TrainVal:
     """Return the training and validation images of a task, drawn by `split_seed`.
 
-    Of the task only the words of TASK count; those left out have their defaults.
+    Only the words of TASK are used; missing ones have their defaults.
 
     Raises:
         DataError: A word has a value that it cannot have, or the set is missing or damaged.
@@ -93,7 +93,7 @@ def load(task: Mapping[str, Value], split_seed: int) -> TrainVal:
 
 
 def doubts(task: Mapping[str, Value], split_seed: int) -> list[str]:
-    """Return what makes the splits of a task doubtful; [] if its data is not ready yet.
+    """Return warnings about the splits of a task; [] if its data is not ready yet.
 
     Raises:
         DataError: As `load`.
@@ -125,7 +125,7 @@ def open_test(task: Mapping[str, Value], split_seed: int, permit: str | None) ->
 # Workers are reused: the next trial of a sweep often needs the split of the last one.
 @lru_cache(maxsize=8)
 def _train_val(wanted: DataTask, split_seed: int) -> tuple[TrainVal, list[str]]:
-    """Return the splits, and what makes them doubtful in sentences."""
+    """Return the splits, and warnings about them in sentences."""
     source = find(wanted.dataset, wanted.image_size)
     kept = _kept(source, wanted.classes)
     train, val, _ = _dealt(source, wanted, kept, split_seed)
@@ -273,7 +273,7 @@ def _kept(source: Source, classes: str) -> list[int]:
     names = {name: label for label, name in enumerate(source.class_names)}
     kept = set()
     for word in split_words(classes):
-        # A name goes before a number: the classes of the digits are named by digits.
+        # A name takes precedence over a number: the classes of the digits have digits as names.
         label = names.get(word, int(word) if word.isdecimal() else -1)
         if not 0 <= label < len(names):
             raise WordError(

@@ -38,8 +38,8 @@ from trainables.schedule import Schedule
 from trainables.split import Split
 from trainables.targets import Mixer, cross_entropy, hits
 
-# The split seed may be the same number as the order seed. Without this word the first epoch would
-# begin with the images whose labels are noise.
+# The split seed and the order seed may be equal. Without this word, the first epoch would then
+# begin with the images that have noisy labels.
 _ORDER = 1
 
 
@@ -68,7 +68,7 @@ class Trial:
             torch.cuda.reset_peak_memory_stats()
         else:
             keep_freed_memory()
-        # A reused worker's generators are still where its last trial left them.
+        # The generators of a reused worker still have the state of its last trial.
         checkpoint.seed_rng(config.seeds.order, ranks.rank)
 
         data = load(config.task, config.seeds.split)
@@ -298,7 +298,7 @@ class Trial:
         return checkpoint.save(Path(self.config.checkpoint_dir), self.meter.epoch, state)
 
     def _own_state(self) -> dict[str, Any]:
-        """Return what differs between ranks: generators, and what a variant keeps of its part."""
+        """Return the state that differs between ranks: generators, and a variant's own memory."""
         differs = self.ranks.size > 1 and not self.config.task["sync_perturbation"]
         variant = self.optimizer.state_dict()["memory"] if differs else {}
         return {"rng": checkpoint.rng_state(self.device), "variant": variant}

@@ -24,7 +24,7 @@ from samtune.errors import SamtuneError
 from samtune.optimizers import sizes
 from trainables.split import Batch, Split
 
-# For a network that hangs. Ray ends a rank whose process or node is lost long before.
+# This is for a network that hangs. If a process or a node is lost, Ray ends the rank much earlier.
 _PATIENCE = datetime.timedelta(minutes=10)
 
 

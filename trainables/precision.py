@@ -49,7 +49,7 @@ class Precision:
 
     @classmethod
     def of(cls, task: Mapping[str, Value], device: torch.device) -> Precision:
-        """Return what the task says.
+        """Return the settings of a task.
 
         auto means bf16 and channels_last on CUDA, fp32 and contiguous elsewhere, and fp32 on a GPU
         without hardware for bf16.
@@ -97,7 +97,7 @@ class Precision:
         return model
 
     def facts(self) -> dict[str, Value]:
-        """Return what the record keeps of it."""
+        """Return the settings for the record."""
         return {
             "precision": self.precision,
             "compiled": self.compiled,
@@ -120,7 +120,7 @@ def compile_forward(model: nn.Module, program: Hashable, backend: str = "inducto
 
     Args:
         model: changed in place.
-        program: what distinguishes two programs: architecture, dtype, layout and device.
+        program: the key of the compiled program: architecture, dtype, layout and device.
         backend: of `torch.compile`.
     """
     global _compiled_for

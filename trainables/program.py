@@ -23,7 +23,7 @@ from typing import IO, Any
 from samtune.errors import SamtuneError
 from samtune.trial import PROGRAM_TRIAL, ReportError, TrialConfig, report
 
-# What a program may take to end after SIGTERM.
+# The time that a program may take to end after SIGTERM.
 _GRACE_S = 10.0
 
 

@@ -1,4 +1,4 @@
-"""Sharpness-aware optimizers for PyTorch, which need torch and nothing else that samtune installs.
+"""Sharpness-aware optimizers for PyTorch, which need only torch.
 
     optimizer = ASAM(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.5)
     for inputs, targets in batches:

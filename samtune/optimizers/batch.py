@@ -53,7 +53,7 @@ class Batch:
         def rows(t: Tensor) -> Tensor:
             if not self._has_samples(t):
                 return t
-            # An input that asks for its gradient asks for it in a part as well.
+            # If an input requires a gradient, so does each part of it.
             with torch.enable_grad():
                 return t.detach()[index].requires_grad_(t.requires_grad) if t.is_leaf else t[index]
 
@@ -94,8 +94,8 @@ def detached(outputs: Any) -> Any:
 def joined(outputs: Sequence[Any], counts: Sequence[int]) -> Any:
     """Return the outputs of neighbouring parts of `counts` samples as those of one batch.
 
-    What is not a tensor with the part's samples along its first dimension is that of the first
-    part.
+    A value that is not a tensor with the part's samples along its first dimension is taken from
+    the first part.
     """
 
     def join(*parts: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def _rebuilt(tree: Any, children: dict[Any, Any]) -> Any:
         return kind(*values) if hasattr(tree, "_fields") else kind(values)
     if isinstance(tree, Mapping) and not isinstance(tree, MutableMapping):
         return children
-    # A copy keeps what else a class of the user's holds.
+    # A copy keeps the other attributes of a user's class.
     new = copy.copy(tree)
     for key, child in children.items():
         if isinstance(tree, MutableMapping | list):
@@ -162,7 +162,7 @@ def _rebuilt(tree: Any, children: dict[Any, Any]) -> Any:
 
 
 def _count(what: str, tree: Any) -> int | None:
-    """Return the number of samples, None where no tensor says."""
+    """Return the number of samples, or None if no tensor shows it."""
     counts = {len(t) for t in tensors(tree) if t.dim() > 0}
     several = counts - {1} or counts
     if len(several) > 1:

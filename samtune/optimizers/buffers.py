@@ -1,4 +1,4 @@
-"""The buffers of a model at one moment, to go back to."""
+"""A snapshot of a model's buffers, which can be restored."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class ESAM(TwoPass):
         """Return the tensors to perturb, None in place of the others; one at least."""
         candidates = [i for i, p in enumerate(parameters) if p is not None and p.requires_grad]
         chance = torch.rand(len(candidates), generator=self.generator(torch.device("cpu")))
-        # A pass needs a tensor to differentiate by; at usual values of beta nothing changes.
+        # A pass needs at least one tensor. At usual values of beta this changes nothing.
         bound = max(self.beta, float(chance.min()))
         kept = {i for i, c in zip(candidates, chance.tolist(), strict=True) if c <= bound}
         return [p if i in kept else None for i, p in enumerate(parameters)]

@@ -1,4 +1,4 @@
-"""The base optimizer and its parameter groups: what a variant accepts."""
+"""Checks of a variant's base optimizer and its parameter groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEVER_BASES: dict[type[torch.optim.Optimizer], str] = {
     "variant gives its base one gradient",
     torch.optim.SparseAdam: "SparseAdam takes sparse gradients only, but a variant's are dense",
 }
-"""Optimizers of torch that no variant can have as its base, and why."""
+"""Optimizers of torch that no variant can use as its base, with the reasons."""
 
 
 def check_base(
@@ -40,10 +40,10 @@ def check_base(
     Args:
         owner: the variant's class, for messages.
         base: the optimizer.
-        base_type: what it must be.
+        base_type: the required class.
 
     Raises:
-        TypeError: It is no such optimizer, or no variant can have it.
+        TypeError: It is not of that class, or no variant can use it.
         ValueError: It has no parameters.
     """
     if not isinstance(base, base_type):
@@ -71,18 +71,18 @@ def check_groups(
     own: Iterable[str],
     checked: int,
 ) -> None:
-    """Check the groups, and bring the values of their knobs into their types.
+    """Check the groups, and convert the values of their knobs to their types.
 
     Args:
         owner: the variant's class, for messages.
         groups: the base optimizer's parameter groups.
         of_base: words that the base optimizer understands.
         knobs: the variant's knobs.
-        own: those of the knobs that a group may have for itself.
-        checked: the groups whose words were checked before; their base may have added some.
+        own: the knobs that a group may set for itself.
+        checked: the groups that were checked before; their base may have added words since.
 
     Raises:
-        ValueError: A parameter stands twice, or a group has an unknown or impossible word.
+        ValueError: A parameter occurs twice, or a group has an unknown word or an invalid value.
     """
     _check_parameters(groups)
     known = {*_OF_OTHERS, *of_base, *own}

@@ -93,7 +93,7 @@ class LookSAM(Sharpened):
         if "v" not in self.memory:
             return g
         if "rest" in self.memory:
-            # Not in the refresh, which has many launches already.
+            # Not in the refresh step, which already has many launches.
             self.memory["length"] = self._length()
             for name in _SUMS:
                 del self.memory[name]
@@ -116,7 +116,7 @@ class LookSAM(Sharpened):
         return g, square.rsqrt() * self.radius
 
     def _refresh(self, oracle: GradientOracle) -> Gradients:
-        """Return h; keep g_v, and the sums that its length follows from."""
+        """Return h; keep g_v, and the sums that give its length."""
         g = self.gradient(oracle)
         like = [None if d is None else w for w, d in zip(self.weights, g, strict=True)]
         clean = flat([d for d in g if d is not None], like)
@@ -134,7 +134,7 @@ class LookSAM(Sharpened):
         return h
 
     def _length(self) -> Tensor:
-        """Return what g_v is divided by: ||g_v||, or ||g|| for auto; inf where g_v is noise."""
+        """Return the divisor of g_v: ||g_v||, or ||g|| for auto; inf where g_v is noise."""
         sums: list[Tensor] = [self.memory[name] for name in _SUMS]
         square, share, rest = sums
         # ||g_v||^2 less its rounding error, which is all that is left where h is parallel to g.

@@ -48,8 +48,8 @@ class GradientOracle:
 
     Args:
         model: the module, in train or eval mode as it is.
-        inputs: what the model takes.
-        targets: what the loss takes; None where it needs nothing.
+        inputs: the inputs of the model.
+        targets: the targets of the loss; None if it needs none.
         loss_fn: `loss_fn(outputs, targets)`, with the model's outputs as they are, returns one
             loss per sample, shape (b,). A shape (b, ...) is averaged over the other dimensions.
         micro_batch: samples per forward and backward pass. Gradients of the parts are added, so
@@ -70,8 +70,8 @@ class GradientOracle:
         replay_rng: False draws new random numbers in every pass. A pass over a part of the batch
             replays the generator's state, not the mask of each sample.
 
-    Where the model has BatchNorm in train mode, no part of a batch is smaller than two samples,
-    which is the least it can normalise: a rest of one joins the part before it.
+    If the model has BatchNorm in train mode, each part of a batch has at least two samples, the
+    least that BatchNorm can normalise. A remainder of one joins the part before it.
 
     A variant that chooses samples (ESAM, K-SAM) chooses from the batch of all processes, or
     without `sync_perturbation` from its own part. A process without any chosen sample runs the
@@ -130,7 +130,7 @@ class GradientOracle:
         self._after: Buffers | None = None
         self._replay: Replay | None = None
         self._is_part = False
-        # Gradients are averaged over the processes pass by pass, or else the direction is.
+        # If true, the gradients of each pass are averaged over the processes, else the directions.
         self._averages = sync_perturbation
 
     @property
@@ -151,7 +151,7 @@ class GradientOracle:
         """Return the gradient of the mean loss over the batch, or over its samples `index`.
 
         Args:
-            parameters: what to differentiate by; `.grad` of each is None afterwards.
+            parameters: the parameters of the gradient; `.grad` of each is None afterwards.
             index: samples of the batch, as integers or a slice.
 
         Returns:
@@ -207,12 +207,12 @@ class GradientOracle:
         processes take the first samples of the common batch, others the first of their own part.
 
         Args:
-            parameters: what to differentiate by.
+            parameters: the parameters of the gradients.
             samples: how many samples of the batch to use; None uses all.
         """
         shared, self._averages = self._averages, False
         processes = self._processes if shared else Processes(None)
-        # All make as many passes, to take part in the reductions that may be in them.
+        # All processes make equally many passes, because the passes may contain reductions.
         own, passes = processes.first(samples or sys.maxsize, len(self), self.batch.device)
         total: Gradients = [None] * len(parameters)
         try:
@@ -396,6 +396,6 @@ class GradientOracle:
         if not self.check_finite:
             return
         self._finite.add(loss, gradients)
-        # Without synchronisation another process may make fewer passes, and would not answer.
+        # Without synchronisation another process may make fewer passes, so it would not answer.
         if self._averages or (self._processes.alone and not self._is_part):
             self._finite.settle()

@@ -42,7 +42,7 @@ class Forward:
         self._spread = _spread(model, inputs)
 
     def __call__(self, inputs: Any) -> Any:
-        """Return the outputs; inputs that need a gradient get it on copies of their own."""
+        """Return the outputs. Inputs that require a gradient get it on separate copies."""
         inputs = mapped(_own, inputs)
         if self._spread is Mapping:
             return self._model(**inputs)
@@ -96,7 +96,7 @@ def differentiate(loss: Tensor, parameters: Sequence[Tensor], trained: Sequence[
 
     Args:
         loss: shape ().
-        parameters: what to differentiate by.
+        parameters: the parameters of the gradient.
         trained: all parameters of the model that require a gradient; `.grad` of those that are
             not among `parameters` stays as it is.
 
@@ -110,8 +110,8 @@ def differentiate(loss: Tensor, parameters: Sequence[Tensor], trained: Sequence[
         )
     wanted = {id(p) for p in parameters}
     others = [p for p in trained if id(p) not in wanted]
-    # Given its ends, a backward pass leaves out what nobody asked for. But it does not see
-    # parameters that a custom function differentiates by in a backward pass of its own.
+    # With the requested parameters as inputs, a backward pass skips the others. But it then also
+    # skips parameters that a custom function uses in a backward pass of its own.
     if others and not _has_custom_function(loss):
         torch.autograd.backward(loss, inputs=[p for p in parameters if p.requires_grad])
         return

@@ -56,9 +56,9 @@ class Processes:
         return [int(n) for n in found.tolist()]
 
     def first(self, wanted: int, mine: int, device: torch.device) -> tuple[int, int]:
-        """Return how many of the first `wanted` samples of all this process has.
+        """Return how many of the first `wanted` samples this process has, and the most of any one.
 
-        And the most that any process has. Waits for the device if not alone.
+        Waits for the device if not alone.
         """
         sizes = self.sizes(mine, device)
         before = itertools.accumulate(sizes, initial=0)
@@ -66,7 +66,7 @@ class Processes:
         return counts[0 if self.alone else dist.get_rank(self.group)], max(counts)
 
     def joined(self, mine: Tensor) -> tuple[Tensor, slice]:
-        """Return the values of all processes, shape (n,), and the place of this process's.
+        """Return the values of all processes, shape (n,), and the slice of this process.
 
         Waits for the device if not alone.
         """

@@ -36,7 +36,7 @@ def generators(modules: Iterable[nn.Module], devices: Iterable[torch.device]) ->
     found = [Generator(torch.get_rng_state, torch.set_rng_state)]
     found += [_of_device(device) for device in devices if device.type not in {"cpu", "meta"}]
     found.append(Generator(random.getstate, random.setstate, lambda a, b: bool(a != b)))
-    # Nobody draws from a library that is not imported.
+    # A library that is not imported draws nothing.
     numpy = sys.modules.get("numpy")
     kinds = {torch.Generator, random.Random}
     if numpy is not None:
@@ -46,7 +46,7 @@ def generators(modules: Iterable[nn.Module], devices: Iterable[torch.device]) ->
     held = {
         id(value): value
         for module in modules
-        # torch's own layers, most of a model, hold none.
+        # torch's own layers, most of a model, have no generator.
         if not type(module).__module__.startswith("torch.nn.")
         for value in vars(module).values()
         if type(value) in kinds
@@ -98,5 +98,5 @@ def _held(value: Any) -> Generator:
 
 
 def _arrays_moved(before: object, after: object) -> bool:
-    # States with arrays have no equality of their own.
+    # `==` does not compare states that contain arrays.
     return pickle.dumps(before) != pickle.dumps(after)

@@ -1,4 +1,4 @@
-"""Complex tensors as real numbers, which is what the equations work on."""
+"""Views of complex tensors as real numbers, which the equations need."""
 
 from __future__ import annotations
 

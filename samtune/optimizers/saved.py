@@ -1,4 +1,4 @@
-"""Saved state that is loaded again: in the dtypes it was saved in, on today's devices."""
+"""Loading of saved state, in the dtypes of the saved state and on the current devices."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _NUMBERS = {"mu_product", "eta", "mu"}
 
 
 def put_numbers_back(base: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Undo what torch does to the numbers of a base's state when it loads them.
+    """Restore the numbers in a base's state, which torch has converted while loading.
 
-    It takes all but `step` for tensors like the parameter, of its dtype and on its device.
+    torch converts all but `step` to the dtype and the device of the parameter.
     """
     indices = (i for group in saved["param_groups"] for i in group["params"])
     parameters = (p for group in base.param_groups for p in group["params"])

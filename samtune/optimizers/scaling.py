@@ -14,12 +14,12 @@ class LossScaling:
     """A loss scaler that sees all passes of a step and is updated once; without one, no scaling.
 
     `GradScaler.unscale_` accepts each optimizer once between two updates, but a step has several
-    passes, so every pass is presented to it as an optimizer of its own.
+    passes. So each pass is passed to it as a separate optimizer.
     """
 
     def __init__(self, scaler: torch.amp.GradScaler | None) -> None:
         self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
-        # The scaler knows a pass by its id, so each has to live until the update.
+        # The scaler identifies a pass by its id, so each must live until the update.
         self._passes: list[_Pass] = []
 
     @property

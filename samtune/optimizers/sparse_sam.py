@@ -137,7 +137,7 @@ class SparseSAM(SAM):
         size = flat([d for d, _ in pairs], like)
         # This takes fewer launches than a norm by tensors, and an update has many.
         length = norm(size) if len(pairs) == sum(d is not None for d in g) else None
-        # For a dead weight this gives inf or NaN, which topk takes for the largest of all.
+        # For a dead weight this gives inf or NaN, which topk treats as the largest value.
         size.abs_().div_(row)
         dropped = size.topk(replaced, largest=False).indices
         del size

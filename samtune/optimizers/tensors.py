@@ -1,4 +1,4 @@
-"""Lists of tensors treated as one long vector, at one or two launches however many there are."""
+"""Operations on lists of tensors as one long vector, with one or two launches per list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Ascent = tuple[Gradients, Factor]
 """A perturbation eps = factor d, as the direction d and the factor."""
 
 TAU = 1e-12
-"""Added to norms in denominators: a zero gradient gives a zero perturbation, not NaN."""
+"""The number added to norms in denominators, so that a zero gradient gives 0 and not NaN."""
 
 
 def alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
@@ -98,7 +98,7 @@ def moved(w: list[Tensor], d: list[Tensor], factor: Factor, *, keep: bool) -> li
     if isinstance(factor, tuple):
         return _moved_each(w, d, *factor)
     if _fused(d):
-        # Goes through memory once, unlike foreach kernels, which are loops on the CPU anyway.
+        # addcmul goes through memory once. Foreach kernels do not, and are loops on the CPU.
         factor = torch.as_tensor(factor, dtype=torch.float64)
         # Without an `out` the float64 factor would widen a float32 tensor without dimensions.
         outs = [torch.empty_like(x) for x in w] if keep else d
@@ -231,8 +231,8 @@ def _dense(t: Tensor) -> bool:
 
 
 def _laid_out(t: Tensor, like: Tensor) -> Tensor:
-    # torch's fused optimizers go by the order in memory. With a weight in channels_last and a
-    # contiguous direction they would add elements that do not belong together.
+    # torch's fused optimizers use the order in memory. With a weight in channels_last and a
+    # contiguous direction they would add the wrong elements.
     strides = zip(t.shape, t.stride(), like.stride(), strict=True)
     if all(own == wanted for size, own, wanted in strides if size > 1):
         # A foreach kernel also compares the strides of dimensions of size 1.

@@ -103,7 +103,7 @@ class Scheduled(Variant):
         return [value for g in groups for value in [self.value_in(g, name)] * len(g["params"])]
 
     def expect_progress(self, what: str) -> None:
-        """Warn once, if nobody calls `set_progress`, that what needs it stays as it is."""
+        """Warn once, if `set_progress` is never called, that `what` stays constant without it."""
         if self.lr_share is None and not self._warned:
             self._warned = True
             warnings.warn(
@@ -132,7 +132,7 @@ class Scheduled(Variant):
         """Return the learning rate as a share of its first value, or what `set_progress` says."""
         if self.lr_share is not None:
             return self.lr_share
-        # Schedulers that begin with a warm-up say here what they go up to.
+        # Schedulers with a warm-up store the largest learning rate here.
         known = (group.get(word) for word in ("max_lr", "initial_lr"))
         first = next((float(lr) for lr in known if lr), self._first_lrs[number])
         return float(group["lr"]) / first if first else 1.0
@@ -158,7 +158,7 @@ class Scheduled(Variant):
 
 @dataclass(eq=False, kw_only=True)
 class Perturbing(Scheduled):
-    """A variant that asks for gradients at w + eps, with eps of size `radius`."""
+    """A variant that uses gradients at w + eps, with eps of size `radius`."""
 
     params: str = knob(
         "all",
@@ -208,7 +208,7 @@ class Sharpened(Perturbing):
     def sharp(self, oracle: GradientOracle) -> Gradients:
         """Return the direction by this variant's equations, on the oracle's batch or chunk.
 
-        Never change `memory` in place, but assign it anew: a later chunk may end the step.
+        Never change `memory` in place. Assign new values, because a later chunk may end the step.
         """
 
     def direction(self, oracle: GradientOracle) -> Gradients:
@@ -277,7 +277,7 @@ def _parameters_of_norms(model: nn.Module) -> set[Tensor]:
     return {
         p
         for module in model.modules()
-        # Many libraries bring layers of their own, such as timm's and the LLMs' RMSNorm.
+        # Many libraries have their own layers, such as those of timm, and RMSNorm in LLMs.
         if isinstance(module, _NORMALISATION) or "norm" in type(module).__name__.lower()
         for p in module.parameters(recurse=False)
     }

@@ -82,7 +82,7 @@ class Variant(torch.optim.Optimizer, ABC):
     bases: ClassVar[tuple[str, ...]] = ("sgd", "adamw", "adam")
     """The names that a space may give as the base, the default first; paths of classes too."""
     base_type: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Optimizer
-    # With this a GradScaler hands over its scale, as it does to torch's fused optimizers.
+    # With this a GradScaler passes its scale on, as for torch's fused optimizers.
     _step_supports_amp_scaling = True
 
     base: torch.optim.Optimizer
@@ -133,8 +133,8 @@ class Variant(torch.optim.Optimizer, ABC):
         """Return the variant over the parameters, as a training loop builds it.
 
         Args:
-            parameters: what to train.
-            make_base: returns a base optimizer over them; a variant without a base does not ask.
+            parameters: the parameters to train.
+            make_base: returns a base optimizer over them; not called for a variant without a base.
             n_data: samples in the training set.
             knobs: the variant's own, and `seed`.
         """
@@ -213,7 +213,7 @@ class Variant(torch.optim.Optimizer, ABC):
 
     @property
     def weights(self) -> list[Tensor]:
-        """The parameters as real numbers, which the equations are about; see `reals.real`."""
+        """The parameters as real numbers, on which the equations work; see `reals.real`."""
         return [real(p.detach()) for p in self.parameters]
 
     def set_progress(self, progress: float, lr_share: float | None = None) -> None:
@@ -261,7 +261,7 @@ class Variant(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def direction(self, oracle: GradientOracle) -> Gradients:
-        """Return what the base optimizer descends along in place of a gradient.
+        """Return the direction that the base optimizer uses in place of a gradient.
 
         The tensors must be new, and None where this step has no gradient. Entries of `memory` may
         be assigned at any time, but changed in place only after the last pass, which may end the
@@ -282,7 +282,7 @@ class Variant(torch.optim.Optimizer, ABC):
                 once per pass.
 
         Returns:
-            A StepResult for an oracle; for a closure what it returned in the first pass.
+            A StepResult for an oracle; for a closure, the value that its first call returned.
 
         Raises:
             ClosureError: The variant needs more than a closure can give.
@@ -299,7 +299,7 @@ class Variant(torch.optim.Optimizer, ABC):
                 f"{HOW_TO_STEP}"
             )
         else:
-            # A GradScaler's step leaves these two on the optimizer.
+            # A GradScaler's step stores these two in the optimizer.
             scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
             if overflow is not None and bool(overflow):
                 return None
@@ -379,7 +379,7 @@ class Variant(torch.optim.Optimizer, ABC):
                 p.data = w
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what outlives a step, in torch's form: the base's state and `memory`; no knobs.
+        """Return the state in torch's form: that of the base, and `memory`, without knobs.
 
         The words `variant` and `memory` stand beside torch's `state` and `param_groups`.
         """
@@ -387,7 +387,7 @@ class Variant(torch.optim.Optimizer, ABC):
         return {**self.base.state_dict(), **super().state_dict(), **own}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict()`; the existing parameter groups are changed in place.
+        """Load a `state_dict()`; the existing parameter groups are changed in place.
 
         Raises:
             ValueError: Another variant saved it, or a group has an impossible value.
@@ -409,7 +409,7 @@ class Variant(torch.optim.Optimizer, ABC):
             kept = {word: group[word] for word in own if word in group}
             group.clear()
             group.update({**kept, **loaded})
-        # torch puts new dicts in place of the old ones, which others may hold.
+        # torch replaces the dicts, but other objects may refer to the old ones.
         self.base.param_groups = groups
         put_numbers_back(self.base, of_base)
         self.memory = on_devices(memory, self.parameters)
@@ -428,7 +428,7 @@ class Variant(torch.optim.Optimizer, ABC):
     second_step = first_step
 
     def _own_knobs(self) -> tuple[str, ...]:
-        """Return the knobs that a group may have, but those whose word is the base's own."""
+        """Return the knobs that a group may have, except those with a name that the base uses."""
         return tuple(k for k in self.knobs_of_groups() if k not in self.base.defaults)
 
     def _take_in_groups(self) -> None:

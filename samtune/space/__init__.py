@@ -1,1 +1,1 @@
-"""A space file: read, checked against its trainable, frozen."""
+"""Space files: reading, checking against the trainable, and freezing."""

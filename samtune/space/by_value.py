@@ -1,7 +1,7 @@
 """Trainables that no other process can import: of a notebook, of a script, or made in a function.
 
-Such a function is kept here under a reference, so that it can be resolved as any other. Workers
-are sent the function itself, and keep it under the same reference.
+Such a function is stored here under a reference, so that `resolve` finds it like any other.
+Workers receive the function itself, and store it under the same reference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _kept: dict[str, Callable[..., Any]] = {}
 
 
 def keep(reference: str, function: Callable[..., Any]) -> None:
-    """Let `reference` resolve to `function` in this process."""
+    """Make `reference` resolve to `function` in this process."""
     _kept[reference] = function
 
 
@@ -26,7 +26,7 @@ def kept(reference: str) -> Callable[..., Any] | None:
 
 
 def is_by_value(reference: str) -> bool:
-    """Return whether workers have to be sent the function, because they cannot import it."""
+    """Return whether workers cannot import the function, so that it must be sent to them."""
     return reference in _kept or reference.startswith(f"{_MAIN}:")
 
 

@@ -1,4 +1,4 @@
-"""The check of conditions: that the `when` of each knob can be true."""
+"""The check that the condition `when` of each knob can be true."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Conditions:
 
     Args:
         reader: Gathers the problems.
-        domains: The knobs; their conditions get the values of the knobs that they ask about.
+        domains: The knobs; values in a condition are replaced by those of the knob it refers to.
         points: The tied points.
         nodes: The knobs as they are written.
         faulty: The knobs that could not be read.
@@ -38,7 +38,7 @@ class Conditions:
         self.faulty = faulty
 
     def check(self) -> None:
-        """Add to the reader's problems, and bring the values of conditions to their types."""
+        """Add to the reader's problems, and convert the values of conditions to their types."""
         for name, domain in list(self.domains.items()):
             if domain.when and self._known(name, domain.when):
                 fits = {
@@ -72,7 +72,7 @@ class Conditions:
         return known
 
     def _possible(self, name: str, other: str, allowed: tuple[Value, ...]) -> tuple[Value, ...]:
-        """Return the values of a condition as the knob that it asks about has them."""
+        """Return the values of a condition in the types of the knob that it refers to."""
         fits: list[Value] = []
         domain = self.domains.get(other)
         for value in allowed:

@@ -1,4 +1,4 @@
-"""Space files from other tuners' files: what converts, and a sentence for all that does not."""
+"""Conversion of other tuners' files into space files, with a sentence for each word left out."""
 
 from __future__ import annotations
 

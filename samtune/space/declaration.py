@@ -77,7 +77,7 @@ def ask_trainable(
     knobs: Mapping[str, Value],
     task: Mapping[str, Value],
 ) -> None:
-    """Have the trainable refuse knobs and task words that do not go together.
+    """Let the trainable check that knobs and task words go together.
 
     A trainable may offer `check(knobs, base)`, `check_task(task, epochs)` and
     `see_per_epoch(knobs, base)`.

@@ -1,4 +1,4 @@
-"""Space files: how they are found, read, and merged with the files that they extend."""
+"""Functions that find and read space files, and merge them with the files that they extend."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def parse(data: bytes, source: str) -> Node:
 
 
 def read(path: Path) -> Node:
-    """Return the tree of a file with all that it extends.
+    """Return the tree of a file, merged with all files that it extends.
 
     Raises:
         SpaceError: One of the files is wrong; every mistake is named.
@@ -116,9 +116,9 @@ def read(path: Path) -> Node:
 
 
 def compose(text: str, name: str) -> Node:
-    """Return the tree of a space made in Python, with all that it extends.
+    """Return the tree of a space made in Python, merged with all files that it extends.
 
-    What it extends is found as from a file `name` in the current folder.
+    Paths in `extends` are relative to the current folder.
 
     Raises:
         SpaceError: The text, or a file that it extends, is wrong.
@@ -154,7 +154,7 @@ class _Reader:
         return self.extended(root, path, chain)
 
     def extended(self, root: Node, path: Path, chain: tuple[Path, ...]) -> Node:
-        """Return the tree merged with what it extends; `path` is the place of its file."""
+        """Return the tree merged with the files that it extends; `path` is its own file."""
         entries = dict(_entries(root))
         extends = entries.pop("extends", None)
         merged = Node(entries, root.mark, root.key)

@@ -44,7 +44,7 @@ class KnobReader:
         self.warnings: list[Problem] = []
 
     def domain(self, name: str, shape: Any, node: Node) -> Domain | None:
-        """Return the knob's domain, with `when` as it is written, or None after a problem."""
+        """Return the knob's domain, with an unchecked `when`, or None after a problem."""
         before = len(self.problems)
         domain: Domain | None
         if isinstance(shape, RangeShape):

@@ -147,7 +147,7 @@ class GridShape(_Words):
 
 
 def shape_of(value: Any) -> str:
-    """Return which of the four shapes a knob has; a misspelt word counts as the nearest one."""
+    """Return the shape of a knob, one of four. A misspelt word counts as the nearest one."""
     if not isinstance(value, dict):
         return "<fixed>"
     for word in ("choice", "grid"):
@@ -171,7 +171,7 @@ KnobShape = Annotated[
 
 
 class BudgetSettings(_Words):
-    """The most one trial may use, and how many trials there are."""
+    """The budget limit of one trial, and the number of trials."""
 
     kind: Literal["compute", "epochs", "seconds"] = Field(
         default="compute", description="compute counts SGD-epoch equivalents: a SAM epoch costs 2."

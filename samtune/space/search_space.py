@@ -126,7 +126,7 @@ class SearchSpace:
         root, problems = override(root, overrides)
         root = without_shipped_noise(root)
         space = _built(root, problems, found.name, frozen=False)
-        # The dataclass is frozen for its users, who do not have it yet.
+        # The dataclass is frozen for users. This code has not returned it, and may change it.
         object.__setattr__(space, "path", found.path)
         object.__setattr__(space, "from_shipped", found.from_shipped)
         return space
@@ -182,7 +182,7 @@ class SearchSpace:
 def _built(root: Node, problems: list[Problem], name: str, *, frozen: bool) -> SearchSpace:
     """Check a merged tree against its trainable, and build the space.
 
-    A frozen space is complete and was checked when it was frozen, so its trainable is left alone.
+    A frozen space is complete and was checked before, so its trainable is not imported.
     """
     document, found, broken = read_document(root)
     problems = problems + found

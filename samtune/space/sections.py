@@ -56,7 +56,7 @@ class Sections:
         points: Sequence[Mapping[str, Value]],
         faulty: set[str],
     ) -> None:
-        """Add to the reader's problems and warnings; the knobs in `faulty` have one already."""
+        """Add to the reader's problems and warnings. The knobs in `faulty` already have one."""
         document, better = self.document, self.metrics
         asha, gpus = document.asha, document.resources.gpus
         unread = {("asha", "grace"), ("budget", "per_trial")} & self.broken

@@ -1,7 +1,7 @@
-"""Strict YAML 1.2 (core schema), in which every value knows its place.
+"""A parser of strict YAML 1.2 (core schema) that keeps the place of every value.
 
-PyYAML parses. Its readings by YAML 1.1 (`on` is true, `1e-3` is text, a second key overwrites the
-first) are replaced. Tags, anchors, directives and explicit keys (`?`) are refused.
+PyYAML does the parsing. Its YAML 1.1 rules (`on` is true, `1e-3` is text, a second key overwrites
+the first) are replaced. Tags, anchors, directives and explicit keys (`?`) are refused.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def load(data: bytes, source: str) -> Node:
 
 
 def scalar(text: str) -> Scalar | None:
-    """Return what an unquoted word means in YAML 1.2's core schema; infinities stay floats."""
+    """Return the value of an unquoted word in YAML 1.2's core schema; infinities are floats."""
     if text in {"", "~", "null", "Null", "NULL"}:
         return None
     if text in {"true", "True", "TRUE", "false", "False", "FALSE"}:
@@ -198,7 +198,7 @@ class _Builder:
 
 
 def _character(char: str) -> str:
-    """Return what a character that may not stand in a value is called."""
+    """Return the name of a character that a value must not contain."""
     known = {"\n": "a newline", "\r": "a carriage return", "\t": "a tab"}
     if char in known:
         return f"{known[char]}; a value is one line, without tabs"

@@ -30,7 +30,7 @@ PROGRAM_MODULE = "trainables.program"
 def full_reference(reference: str) -> str:
     """Return `trainables.vision:asam` for `asam`, `trainables.program:FILE` for `program:FILE`.
 
-    Any other reference stands as it is.
+    Any other reference is returned unchanged.
     """
     if reference.startswith("program:"):
         return f"{PROGRAM_MODULE}:{reference.removeprefix('program:')}"
@@ -83,7 +83,7 @@ def _program(path: str) -> Any:
 def uncollected() -> Iterator[None]:
     """Pause Python's garbage collection in the block.
 
-    An import of torch or Ray makes no garbage, and a sixth of its CPU time is the search for it.
+    An import of torch or Ray makes no garbage, but the search for it takes a sixth of its time.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -129,7 +129,7 @@ def _module(name: str) -> ModuleType:
     try:
         with uncollected():
             if name in {SHIPPED_MODULE, PROGRAM_MODULE}:
-                # These are samtune's own, also where the user has a folder trainables/.
+                # These are samtune's own, even if the user has a folder trainables/.
                 return importlib.import_module(name)
             return import_module(name)
     except ModuleImportError as error:
@@ -177,7 +177,7 @@ class Declared:
 
     @classmethod
     def of(cls, reference: str, base: str | None) -> Declared:
-        """Return what the trainable of a reference declares; a base it lacks is its first one.
+        """Return the declarations of a reference's trainable, with its first base for a wrong one.
 
         Raises:
             SpaceError: The trainable cannot be found or imported.
@@ -214,7 +214,7 @@ class Declared:
         )
 
     def unknown_knob(self, word: str) -> str:
-        """Return why the trainable has no such knob: a misspelling, or another base or variant."""
+        """Return the reason for an unknown knob: a misspelling, or another base or variant."""
         knobs = self.knobs or {}
         others = [base for base in self.bases if word in self.trainable.knobs(base)]
         if others:

@@ -1,7 +1,8 @@
-"""The part of YAML that space files use: where YAML 1.1, PyYAML's grammar, and YAML 1.2 agree.
+"""The subset of YAML for space files, on which YAML 1.1 (PyYAML's grammar) and YAML 1.2 agree.
 
-The check reads PyYAML's tokens before anything is built from them. It refuses what space files do
-not need (tags, anchors, directives, explicit keys, block text) and what only YAML 1.1 accepts.
+The check reads PyYAML's tokens before values are built from them. It refuses forms that space
+files do not need (tags, anchors, directives, explicit keys, block text), and forms that only YAML
+1.1 accepts.
 """
 
 from __future__ import annotations

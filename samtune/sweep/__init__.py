@@ -1,1 +1,1 @@
-"""The driver: Ray Tune runs trials, the record keeps what they did."""
+"""The driver of a sweep: Ray Tune runs the trials, and the record keeps their results."""

@@ -1,4 +1,4 @@
-"""An attempt at a trial while Tune runs it: what it has reported, and how it ends."""
+"""An attempt at a trial while Tune runs it, with its reports and its end."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Attempt:
     """An attempt that Tune runs, or is about to run.
 
     Attributes:
-        past: What this and earlier attempts have reported.
+        past: The reports of this and earlier attempts.
         earlier: The metrics that earlier attempts reported, by epoch.
         own: The epochs that this attempt has reported.
-        failed: The causes of the failed attempts that came no further than the best one.
+        failed: The causes of the failed attempts that did not get further than the best one.
         n_val: How many samples the value is measured on.
-        end: How it ends, as soon as that is known.
+        end: Its end, once that is known.
         again: Whether it may be tried again.
         worker: The Ray actor that runs it, None until it has started.
         node: The beginning of the id of the worker's node.
@@ -51,7 +51,7 @@ class Attempt:
         return time.monotonic() - self.started
 
     def recall(self, record: Record) -> None:
-        """Take in what earlier attempts have reported, and how they ended."""
+        """Load the reports and ends of earlier attempts from the record."""
         for report in record.reports(trial=self.trial.trial):
             self.earlier[report.epoch] = canonical(report.metrics)
             further = self.past.goes_further(report.epoch, report.used)
@@ -70,11 +70,11 @@ class Attempt:
         ]
 
     def failures(self) -> list[str]:
-        """Return the causes of the failed attempts since the trial last got any further."""
+        """Return the causes of the failed attempts since the trial last made progress."""
         return self.failed if self.past.attempt < self.attempt else []
 
     def silent_end(self, *, returned: bool, died: bool) -> End:
-        """Return the end of an attempt that neither a report nor an error has ended."""
+        """Return the end of an attempt that was not ended by a report or an error."""
         budget = self.trial.config.budget
         if died:
             return End("error", "the worker died", "worker_died")

@@ -32,7 +32,7 @@ class ConfirmStage:
         self._record = record
         self.spaces = spaces
         record.end_attempts_of_the_killed()
-        # Left behind by a process that was killed: this one holds the lock, so nothing runs.
+        # These are from a killed process. This process holds the lock, so no other one runs them.
         for trial in record.trials(stage="search", states={"running"}):
             record.end_trial(trial.trial, "cancelled", "its process was killed")
         pasts = rejudge(record, "confirm", lambda report, value: unjudged(value))
@@ -91,4 +91,4 @@ class ConfirmStage:
         """Do nothing: the leaderboard reads the repeats from the record."""
 
     def finish(self) -> None:
-        """End nothing: no repeat waits for another."""
+        """Do nothing: no repeat waits for another."""

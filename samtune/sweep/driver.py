@@ -56,17 +56,17 @@ def run_stages(
     stop: Stop,
     observers: Observers | None = None,
 ) -> list[Progress]:
-    """Run stages one after another by the same workers, to their end or to a request to stop.
+    """Run stages one after another on the same workers, until they end or a stop is requested.
 
     The caller holds the record's lock.
 
     Args:
-        stages: Each is asked for when the one before it has ended.
-        record: Where everything is kept.
+        stages: The stages. Each is requested when the one before it has ended.
+        record: The record of the run.
         on: The Ray that runs the trials.
-        view: What shows the progress.
-        stop: Requests to stop.
-        observers: Who else hears of the sweep.
+        view: The display of the progress.
+        stop: The request to stop.
+        observers: Further receivers of the sweep's events.
 
     Returns:
         The progress of each stage that was begun.
@@ -177,7 +177,7 @@ class Driver:
         """Return the next trial. A stage ends when it has none and none runs."""
         while self._plan is not None:
             trial = self._plan.next()
-            # One that runs may fail and come again, or promote a paused one.
+            # A running trial may fail and return here, or promote a paused one.
             if trial is not None or self._live:
                 return trial
             self._close_stage()
@@ -209,7 +209,7 @@ class Driver:
         }
 
     def reported(self, tune_id: str, result: Mapping[str, Any]) -> bool:
-        """Commit a report, judge it and commit the verdict. Return whether the attempt goes on.
+        """Commit a report, judge it and commit the verdict. Return whether the attempt continues.
 
         Reports that come twice, late or out of order change nothing.
         """
@@ -226,7 +226,7 @@ class Driver:
         return goes_on
 
     def _take(self, live: Attempt, result: Mapping[str, Any]) -> bool:
-        """Take what a worker sent, and return whether its attempt goes on."""
+        """Process a worker's message, and return whether its attempt continues."""
         if "worker" in result:
             self._startup.succeeded()
             live.worker, live.node = result["worker"], str(result["node"])
@@ -264,7 +264,7 @@ class Driver:
             live.end = End("cancelled", reason, "disk_full")
             self._stop.request("disk full", reason)
         self._record.add_event("error", printable(str(result["traceback"])), live.trial.trial)
-        # Where the worker may be broken, it raises once more, and is not used again.
+        # If the worker may be broken, it raises again and is not reused.
         return bool(result["raises"])
 
     def _commit(self, live: Attempt, report: Mapping[str, Any]) -> bool:
@@ -296,7 +296,7 @@ class Driver:
         return live.end is None
 
     def failed(self, tune_id: str, words: str, *, of_memory: bool) -> None:
-        """Take the death of a worker: nobody reported why."""
+        """Handle the death of a worker that could not report its cause."""
         with self._lock, self.watch.writing():
             live = self._live.get(tune_id)
             if live is None or live.end is not None:
@@ -310,7 +310,7 @@ class Driver:
             self._record.add_event("error", printable(words or reason), live.trial.trial)
 
     def ended(self, tune_id: str, result: Mapping[str, Any] | None, *, error: bool) -> None:
-        """Take the end of an attempt that no report has ended."""
+        """Handle the end of an attempt that was not ended by a report."""
         with self._lock, self.watch.writing():
             live = self._live.pop(tune_id, None)
             if live is not None:
@@ -360,14 +360,14 @@ class Driver:
                 self._close_stage()
 
     def _conclude(self, live: Attempt, *, cut: bool = False) -> None:
-        """End a trial, or have it tried again: now, or by a resume where the sweep is cut."""
+        """End a trial, or retry it: now, or in a resume if the sweep is interrupted."""
         end, cut = live.end, cut or self._stop.requested
         assert end is not None, "an attempt is concluded when its end is known"
         self._echo.end(live.trial.trial)
         retries = self.plan.spaces[live.trial.study].resources.retries
         failures = [*live.failures(), end.cause]
         if cut and end.cause in {"worker_died", "node_lost"}:
-            # What stops the sweep often stops its workers as well; that is no fault of theirs.
+            # A signal that stops the sweep often stops its workers too. That is not their failure.
             self._end(live, End("cancelled", end.reason, "stopped"))
         elif end.cause not in FAILURES or not live.again or is_final(failures, retries):
             self._end(live, end)

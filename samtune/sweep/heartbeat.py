@@ -13,7 +13,7 @@ _EVERY_S = 0.2
 def heartbeat(beat: Callable[[], None], on_error: Callable[[], None]) -> Iterator[None]:
     """Call `beat` in a thread of its own until the block ends.
 
-    An exception of `beat` ends the calls and has `on_error` called. It is raised after the block.
+    An exception of `beat` ends the calls, and `on_error` is called. It is raised after the block.
     """
     over = threading.Event()
     errors: list[Exception] = []

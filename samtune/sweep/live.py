@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from samtune.messages import clock, knob_list, unit
 from samtune.record.rows import State
 
-# `samtune status` needs the words below, and nothing of rich.
+# `samtune status` needs the words below, but does not need rich.
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live

@@ -1,8 +1,9 @@
 """Loggers: a sweep in TensorBoard, W&B and MLflow, each by its own client.
 
-Each trial is a run of the tracker's, called `asam-00003` or `asam-repeat-00001`. Its parameters
-are the trial's task and knobs. Its metrics are those of the reports, `used` and `attempt`, with
-the epoch as their step. All is written into a folder of the run; nothing leaves the machine.
+Each trial is a run of the tracker with the name `asam-00003` or `asam-repeat-00001`. Its
+parameters are the trial's task and knobs. Its metrics are those of the reports, `used` and
+`attempt`, with the epoch as their step. All files are in the run's folder; nothing leaves the
+machine.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class MLflow:
     package: ClassVar[str] = "mlflow"
 
     def __init__(self, folder: Path) -> None:
-        """Write into a folder, as an experiment that is called as the run."""
+        """Write into a folder, as an experiment with the name of the run."""
         # MLflow 3 accepts a folder instead of a database only on request.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -163,7 +164,7 @@ class MLflow:
         self._runs: dict[int, str] = {}
 
     def started(self, space: str, trial: TrialRow, attempt: int) -> None:
-        """Begin the trial's run, or go on with it."""
+        """Start or continue the trial's run."""
         found = self._client.search_runs(
             [self._experiment], f"tags.`samtune.trial` = '{trial.key}'", max_results=1
         )
@@ -204,7 +205,7 @@ class MLflow:
 
 
 def _batches(parameters: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """Yield MLflow's parameters, as many as it takes in one call."""
+    """Yield MLflow's parameters in batches of the size that one call accepts."""
     from mlflow.entities import Param
 
     items = iter(parameters.items())

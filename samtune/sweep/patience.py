@@ -1,19 +1,19 @@
-"""When a trial is stalled: how long its worker may be silent before the sweep ends it."""
+"""The time for which a worker may be silent before the sweep ends its trial as stalled."""
 
 from __future__ import annotations
 
 import time
 from typing import Literal
 
-# How long a trial may be silent where its space leaves that to samtune: this long before any trial
-# has reported, and then a multiple of the longest silence that ended in a report.
+# How long a trial may be silent if its space says `auto`: this long before any trial has reported,
+# and then a multiple of the longest silence that ended in a report.
 _FIRST_S = 3600.0
 _MULTIPLE = 10
 _SHORTEST_S = 600.0
 
 
 class Patience:
-    """The longest silence that ended in a report, and what follows for the next ones."""
+    """The longest silence that ended in a report, and the limit that follows from it."""
 
     def __init__(self) -> None:
         self._longest_s = 0.0

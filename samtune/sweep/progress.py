@@ -1,4 +1,4 @@
-"""The progress of a stage, and the interface of what shows it."""
+"""The progress of a stage, and the interface of its display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reports of a run, gone through once more to rebuild its state from its record."""
+"""Replay of a run's recorded reports, which rebuilds the state of the run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Past:
         metrics: Mapping[str, float],
         verdict: Verdict | None,
     ) -> None:
-        """Take in the next report, and its verdict if it was judged."""
+        """Add the next report, and its verdict if it was judged."""
         if is_finite(value, metrics):
             self.values.append((attempt, epoch, value))
         if verdict is not None:
@@ -59,9 +59,9 @@ class Past:
         return {epoch: value for attempt, epoch, value in self.values if attempt < before}
 
     def end(self, trial: TrialRow, attempt: int) -> End | None:
-        """Return how the trial's newest attempt was ended by its reports, None if it was not.
+        """Return the end that the reports of the newest attempt caused, or None.
 
-        The reports of earlier attempts have ended nothing: a trial goes on after a pause.
+        The reports of earlier attempts did not end the trial, because it continued after a pause.
         """
         if self.verdict is None or self.attempt != attempt:
             return None
@@ -72,7 +72,7 @@ class Past:
 def recorded(report: ReportRow) -> Verdict:
     """Return the verdict on record.
 
-    The decision `audit` goes on after a stop, to show whether the stop was right.
+    The decision `audit` continues a stopped trial, to show whether the stop was right.
     """
     audited = report.decision == "audit"
     decision = "continue" if audited else report.decision or "continue"
@@ -87,14 +87,14 @@ def rejudge(
 ) -> dict[int, Past]:
     """Judge a stage's reports once more, in the order in which they were committed.
 
-    A report that was committed and never decided on is decided on now. A recorded decision stands
-    even where `judge` comes to another one: its trial has acted on it.
+    A committed report without a decision gets one now. A recorded decision is kept even if `judge`
+    returns another one, because the trial has already followed it.
 
     Args:
-        record: Where the reports are, and where missing decisions are added.
+        record: The record with the reports, to which missing decisions are added.
         stage: The stage.
         judge: Decides on a report and its value, which is NaN for one that has diverged.
-        between: What else happened, each with the number of the report after which it did.
+        between: Other events, each with the number of the report after which it happened.
 
     Returns:
         The past of each trial.
@@ -118,7 +118,7 @@ def rejudge(
 
 
 def _reconciled(record: Record, report: ReportRow, verdict: Verdict) -> Verdict:
-    """Return the verdict that stands: the recorded one, or a new one that is recorded now."""
+    """Return the recorded verdict, or record and return the new one."""
     if report.decision is None:
         record.add_decision(report.seq, verdict)
     elif dataclasses.replace(verdict, milestone=None) != recorded(report):

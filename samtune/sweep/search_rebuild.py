@@ -1,4 +1,4 @@
-"""A search brought to where its record stands: rungs, studies, and the trials to go on with."""
+"""Rebuilding of a search from its record: rungs, studies and interrupted trials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def rebuild(stage: SearchStage, record: Record) -> tuple[list[TrialRow], int]:
     """Rebuild the rungs, the studies and the progress of a stage that is new.
 
-    What a killed process had not come to record is recorded now.
+    Decisions that a killed process could not record are recorded now.
 
     Returns:
         The interrupted trials, and the study that proposes next.
@@ -53,7 +53,7 @@ def rebuild(stage: SearchStage, record: Record) -> tuple[list[TrialRow], int]:
             stage.progress.count(state, 1)
         turn = trial.study + 1
     stage.progress.ended_before = stage.progress.ended
-    # A pause that was not recorded yet is recorded by now.
+    # A missing pause has been recorded above.
     _teach(stage, trials, states, attempts, pasts, _paused(record))
     for trial in sorted(record.trials(stage="search"), key=lambda trial: trial.number):
         if states[trial.trial] is None:
@@ -79,7 +79,7 @@ def _between_reports(
     newest: Mapping[int, int],
     paused: set[tuple[int, int]],
 ) -> list[tuple[int, Callable[[], object]]]:
-    """Return what happened to the rungs beside reports, after which report, in order."""
+    """Return the events at the rungs other than reports, each with the report before it."""
     happened: list[tuple[int, float, Callable[[], object]]] = []
     for a in attempts:
         rungs = stage.progress.rungs[trials[a["trial"]].study]
@@ -87,8 +87,8 @@ def _between_reports(
             happened.append((a["after"], a["started_at"], rungs.promoted))
         is_over = trials[a["trial"]].state not in {"running", "cancelled", "paused"}
         is_last = a["attempt"] == newest[a["trial"]] and a["until"] is not None
-        # A trial that its reports ended is over by their judgement alone, and so is a pruned one
-        # that had paused.
+        # The judgement of its reports already ends a trial that they ended, and a pruned one that
+        # had paused.
         if is_over and is_last and a["cause"] not in {"paused", "stopped", "killed", "disk_full"}:
             happened.append((a["until"], a["ended_at"], partial(rungs.ended, a["trial"])))
     happened.sort(key=lambda each: each[:2])
@@ -103,15 +103,15 @@ def _teach(
     pasts: Mapping[int, Past],
     paused: set[tuple[int, int]],
 ) -> None:
-    """Tell the studies all that is on record, in the order in which it happened.
+    """Pass all recorded events to the studies in their original order.
 
-    What a study proposes follows from that order. `attempts` come as they began.
+    The proposals of a study depend on that order. `attempts` are in the order of their starts.
     """
     happened: list[tuple[float, int, Callable[[], object]]] = []
     clock, over = -math.inf, dict.fromkeys(trials, -math.inf)
     for a in attempts:
         trial, count = a["trial"], a["attempt"]
-        # Should the clock have been put back, still no end comes before its beginning.
+        # Even if the clock was set back, no end may come before its start.
         clock = max(clock, a["started_at"], over[trial])
         over[trial] = max(clock, a["ended_at"])
         if count == 0 or (trial, count - 1) in paused:
@@ -126,7 +126,7 @@ def _teach(
         if state is None or state == "paused":
             continue
         row = trials[trial]
-        # What is recorded only now comes last.
+        # Events that are recorded only now come last.
         recorded = row.state not in {"running", "cancelled"} and row.ended_at
         at = max(over[trial], recorded or math.inf)
         values = pasts[trial].by_epoch()

@@ -108,12 +108,12 @@ class SearchStage:
             self.journal.end(self._record.trial(trial.trial), values)
 
     def ask_again(self, trial: TrialRow) -> None:
-        """Tell the trial's study that it runs: one of the record, or one that had paused."""
+        """Register a trial of the record, or a paused one, with its study as running."""
         self._paused.pop(trial.trial, None)
         self.proposals[trial.study].ask_again(trial.number, trial.config.knobs)
 
     def learn(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
-        """Tell the trial's study how it ended or paused."""
+        """Pass the end or the pause of a trial to its study."""
         self.proposals[trial.study].tell(trial.number, state, values)
         if state == "paused":
             self._paused[trial.trial] = dataclasses.replace(trial, state="paused")

@@ -44,7 +44,7 @@ class StagePlan(Protocol):
         """Record how a trial ended or paused; `values` are its finite reports by epoch."""
 
     def finish(self) -> None:
-        """End what was only waiting: nothing runs, and nothing can come any more."""
+        """End the trials that only wait, because no other trial runs or can start."""
 
 
 def has_work(plan: StagePlan) -> bool:
@@ -82,12 +82,12 @@ def rungs_of(space: SearchSpace, trials: int) -> Rungs:
 
 
 def unjudged(value: float) -> Verdict:
-    """Return the verdict where nothing ends a trial but divergence."""
+    """Return the verdict of a stage in which only divergence ends a trial early."""
     return Verdict("continue" if math.isfinite(value) else "stop")
 
 
 def settle(record: Record, trial: TrialRow, past: Past, attempt: int) -> State | None:
-    """Return the state of a trial on record, None for one to go on with.
+    """Return the final state of a recorded trial, or None for one that must continue.
 
     A trial that was interrupted after the report that ended it ends now, without being run.
     """

@@ -1,7 +1,7 @@
 """Requests to stop a sweep: by a signal, by `samtune stop`, or by the sweep itself.
 
-None of them loses anything: every report is on record before it is judged, so `samtune resume`
-continues a stopped sweep.
+A stop loses nothing: every report is recorded before it is judged, so `samtune resume` continues a
+stopped sweep.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Stop:
     whole group.
 
     Attributes:
-        why: Who asked: a person or a signal, too many errors, or a full disk.
-        signal: The number of the signal that asked, None if no signal did.
+        why: The reason: a person or a signal, too many errors, or a full disk.
+        signal: The number of the signal that requested the stop, or None.
         detail: More about a full disk.
     """
 
@@ -150,7 +150,7 @@ class Watch:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn a write that the disk refuses into a stop. The record is whole up to it."""
+        """Turn a write that the disk refuses into a stop. Everything before it is recorded."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:

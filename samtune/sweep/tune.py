@@ -1,8 +1,8 @@
 """The sweep as Ray Tune sees it: a searcher, a scheduler and a stopper around the driver.
 
-To Tune, an attempt at a trial is a trial. When the attempt ends, Tune's trial is kept, and its
+Each attempt at a trial is a trial of Tune. When the attempt ends, Tune's trial is kept, and its
 worker waits in its last report until another attempt needs a worker. So all stages of a command
-are served by the same workers, also where trials must wait for the end of others.
+use the same workers, also when trials must wait for the end of others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from samtune.cluster.ray_internals import forget, was_killed_for_memory
 from samtune.cluster.start import Cluster
 from samtune.cluster.worker import run_trial
 
-# How long a trial waits for a worker of its own before it gets another's.
+# How long a trial waits for a worker of its own before it takes over a waiting one.
 _LONG_WAIT_S = 30.0
 
 
@@ -41,10 +41,10 @@ class Attempts(Protocol):
         """Take a report, and return whether the attempt continues."""
 
     def failed(self, tune_id: str, words: str, *, of_memory: bool) -> None:
-        """Take the death of an attempt's worker, with Ray's words about it."""
+        """Handle the death of an attempt's worker; `words` is Ray's message about it."""
 
     def ended(self, tune_id: str, result: Mapping[str, Any] | None, *, error: bool) -> None:
-        """Take the end of an attempt that Tune has ended."""
+        """Handle the end of an attempt that Tune has ended."""
 
 
 def run(attempts: Attempts, on: Cluster, name: str) -> None:
@@ -72,7 +72,7 @@ def run(attempts: Attempts, on: Cluster, name: str) -> None:
 
 
 class _NotPickled:
-    """Ray pickles all three for a restore that samtune never asks for."""
+    """Base of all three: Ray pickles them for a restore that samtune never uses."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
@@ -110,7 +110,7 @@ class _Scheduler(_NotPickled, FIFOScheduler):
     def relieve(self) -> None:
         """Give a trial that has waited long for a worker of its own to a waiting worker.
 
-        That may never come: its node may be lost.
+        Its own worker may never start, because the node may be lost.
         """
         while self._waiting and self._waiting[0].status != Trial.PENDING:
             self._waiting.popleft()
@@ -124,7 +124,7 @@ class _Scheduler(_NotPickled, FIFOScheduler):
     def _lend_to(self, trial: Trial) -> None:
         """Free a waiting worker, if there is one.
 
-        Tune gives it to the trial that it looks at next: the newest, which `trial` has to be.
+        Tune gives it to the newest trial, which it looks at next. So `trial` must be the newest.
         """
         lender = self._lender_for(trial)
         if lender is not None:

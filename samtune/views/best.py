@@ -22,7 +22,7 @@ class Winner:
         study: the space's search.
         trial: the trial.
         value: its last value of the search's metric.
-        epochs: how many epochs it took.
+        epochs: its number of epochs.
         repeats: how many repeats of it were completed.
         confirmed: their mean value; None without repeats.
     """
@@ -49,7 +49,7 @@ def winner_of(record: Reader, space: str | None = None) -> Winner:
     """Return the winner of a space, or without one the winner of all spaces.
 
     Winners of several spaces are compared by the means of their repeats if all were confirmed, and
-    by what the search saw otherwise. Test decides nothing.
+    otherwise by their values in the search. The test split has no influence.
 
     Raises:
         RunError: the run has no such space (exit code 2), or no trial was completed (1).
@@ -79,7 +79,7 @@ def _winner(record: Reader, study: StudyRow) -> Winner | None:
 
 
 def space_file(winner: Winner) -> str:
-    """Return a space whose one trial is the winner; `samtune run` trains and confirms it."""
+    """Return a space with the winner as its only trial; `samtune run` trains and confirms it."""
     study = winner.study
     space = load(study.space.encode(), f"{winner.run}/{study.name}").plain()
     space["knobs"] = dict(winner.trial.config.knobs)

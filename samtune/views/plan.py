@@ -16,7 +16,7 @@ _SEE = "SGD-epoch equivalents: one SGD epoch costs 1, one SAM epoch 2"
 
 
 def plan(space: SearchSpace) -> dict[str, Any]:
-    """Return what a space would run, as JSON can hold it.
+    """Return the plan of a space as plain values for JSON.
 
     Returns:
         The knobs with their domains and origins, the task and resources, trials, rungs with their

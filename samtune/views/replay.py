@@ -21,7 +21,7 @@ from samtune.views.simulation import Curve, StudyCurves, simulated, summary
 def replay_of(
     record: Reader, texts: Sequence[str], slots: int, seeds: int
 ) -> list[dict[str, Any]]:
-    """Return what the rules do with the curves of each study, the run's own rule first.
+    """Return the results of the rules on the curves of each study, the run's own rule first.
 
     Args:
         record: the run.
@@ -68,7 +68,7 @@ HEADINGS = (
 
 
 def replay_text(study: dict[str, Any]) -> str:
-    """Return what `replay_of` found about one study as people read it."""
+    """Return a result of `replay_of` for one study as text."""
     kind = unit(study["budget_kind"])
     lines = [
         f"{study['space']}: {study['curves']} curves of {study['budget_per_trial']:g} {kind}, "

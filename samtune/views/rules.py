@@ -65,7 +65,7 @@ def rule_of(text: str, own: AshaSettings | None = None) -> AshaSettings:
 
 
 def rule_text(asha: dict[str, Any]) -> str:
-    """Return a rule's words as people read them: `promote 4 x 3, tolerance 1`."""
+    """Return a rule as text: `promote 4 x 3, tolerance 1`."""
     grace = asha["grace"] if isinstance(asha["grace"], str) else f"{asha['grace']:g}"
     said = f"{asha['mode']} {grace} x {asha['factor']:g}"
     return said + "".join(f", {w} {asha[w]:g}" for w in ("tolerance", "audit") if asha[w])

@@ -14,7 +14,7 @@ from samtune.views.status import status_of
 
 
 def runs_of(runs: Path) -> list[dict[str, Any]]:
-    """Return a row per run, as JSON can hold it, the newest first.
+    """Return a row of plain values per run, the newest first.
 
     Returns:
         Rows with `run`, `folder`, `created_at` (UTC seconds), `spaces`, `state` (running,

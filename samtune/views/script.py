@@ -95,8 +95,8 @@ with running(TrialConfig.from_dict(CONFIG), print):
 def script(config: TrialConfig, title: str, epochs: float, threads: int) -> str:
     """Return a script that trains a configuration.
 
-    For samtune's own trainables it is a training loop, which gives what the trial gave on the same
-    machine. For the user's it is a call of the trainable with the same configuration.
+    For samtune's own trainables it is a training loop, which repeats the trial's results on the
+    same machine. For the user's own it is a call of the trainable with the same configuration.
 
     Args:
         config: the trial.
@@ -114,7 +114,7 @@ def _shipped(config: TrialConfig, title: str, epochs: float, threads: int) -> st
     task = {name: config.task.get(name, knob.default) for name, knob in trainable.task.items()}
     budget = config.budget
     if budget.kind == "seconds":
-        # Another machine would train for as long, and not as far.
+        # In the same seconds, another machine makes another number of steps.
         kind, per_trial = "epochs", float(epochs)
     else:
         kind, per_trial = budget.kind, budget.per_trial

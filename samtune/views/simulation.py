@@ -1,7 +1,7 @@
-"""A search simulated over whole curves: what a rule for the rungs would have spent and found.
+"""Simulation of a search over whole curves, with the cost and the result of a rung rule.
 
-Nothing is trained. The simulation is exact where trials do not depend on each other. A search that
-learns from its trials would have proposed others after other stops.
+Nothing is trained. The simulation is exact if trials do not depend on each other. A search that
+learns from its trials would have proposed other trials after other stops.
 """
 
 from __future__ import annotations

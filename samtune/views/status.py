@@ -20,7 +20,7 @@ _OPEN = {"running", "paused", "cancelled"}
 
 
 def status_of(record: Reader) -> dict[str, Any]:
-    """Return how far a run is, as JSON can hold it.
+    """Return the progress of a run as plain values for JSON.
 
     Returns:
         Trials by state, best so far, rungs and used budget of each study; whether the run is
@@ -90,7 +90,7 @@ def _best(record: Reader, study: StudyRow) -> dict[str, Any] | None:
 
 
 def _audit(record: Reader, study: StudyRow) -> dict[str, float] | None:
-    """Return what the audited stops show about all stops; None where the rungs audit none."""
+    """Return the result of the audit of stops; None if the rungs audit none."""
     if "audit" not in study.settings["scheduler"]:
         return None
     audited, wrong = wrong_stops(record, study.study)
@@ -105,7 +105,7 @@ def _clock(record: Reader) -> dict[str, Any]:
 
 
 def _is_finished(record: Reader, studies: Sequence[StudyRow]) -> bool:
-    """Return True if the search, and a confirmation if asked for, have come to their ends."""
+    """Return True if the search, and the confirmation if requested, have ended."""
     if record.ended("search") < sum(study.settings["trials"] for study in studies):
         return False
     if not (record.meta("asked") or {}).get("confirm", True):

@@ -25,7 +25,7 @@ _COSTS = {
 def trials_of(
     record: Reader, space: str | None = None, state: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return a row per trial, in the order they were proposed, as JSON can hold it.
+    """Return a row of plain values per trial, in the order of the proposals.
 
     Value, rung, epoch and used budget are those of the last report. `trial` is the word that
     `samtune show` takes: the number within the space, with an `r` before a repeat's.
@@ -82,7 +82,7 @@ def sorted_trials(
 
 
 def trial_of(record: Reader, reference: str) -> dict[str, Any]:
-    """Return all that the record holds of one trial, as JSON can hold it.
+    """Return everything that is recorded about one trial as plain values for JSON.
 
     Args:
         record: the run.

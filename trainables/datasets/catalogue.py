@@ -33,7 +33,7 @@ class Entry:
         name: The name that a space gives it.
         state: `shipped`, `ready`, `missing` or `damaged`.
         size: The size in bytes.
-        where: The folder that it is in, or would be.
+        where: Its folder, which may not exist yet.
         note: Its content, or how to get it.
     """
 

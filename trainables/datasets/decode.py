@@ -26,9 +26,9 @@ from trainables.datasets.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
-# Changes whenever the same file is decoded to other pixels, so that old memory maps are made anew.
+# Changes whenever the same file is decoded to other pixels, so that old memory maps are replaced.
 VERSION = 2
-# So many images decide if a set is grey.
+# The number of images that decide if a set is grey.
 _LOOKED_AT = 16
 # Hugging Face's datasets stores images that are no PNG by their mode as TIFF.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
@@ -49,8 +49,8 @@ class Encoded:
         where: Returns words that name the image with such a key.
         keys: One key per image.
         shape: The decoded shape (C, H, W).
-        resize: If true, the shorter side is brought to the size of `shape`, which is square, and
-            the middle is cut out. If false, an image of another size is an error.
+        resize: If true, the shorter side is resized to the side of `shape`, which is square, and
+            the middle is cropped. If false, an image of another size is an error.
     """
 
     read: Callable[[Any], bytes]
@@ -150,7 +150,7 @@ def _turn_upright(image: Image.Image) -> None:
     image.load()
     try:
         image.getexif()
-    # EXIF data that cannot be read says nothing, and the image may be whole.
+    # An image with unreadable EXIF data may still be whole.
     except Exception:
         return
     ImageOps.exif_transpose(image, in_place=True)

@@ -15,7 +15,7 @@ from trainables.sampling import Rows, split_by_class
 # Changes whenever the same paths are of other splits or classes, as in decode.py.
 VERSION = 2
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
-# Images of these kinds are refused: a class must not lose images without a word.
+# Images of these kinds are refused, so that a class does not lose images silently.
 UNREAD = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm")
 ANNOTATIONS = "val_annotations.txt"
 # A set without a test split always keeps this share of its images for test.

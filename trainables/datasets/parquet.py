@@ -66,7 +66,7 @@ class Parquet:
         self.labels = {part: np.concatenate(held) for part, held in found.items()}
         self._starts = {part: np.cumsum([0, *held]) for part, held in starts.items()}
         if np.unique(self.labels.get("test", ())).tolist() == [-1]:
-            # Hugging Face marks test images so whose labels are not published.
+            # Hugging Face uses -1 for test images without published labels.
             del self.labels["test"]
         self.class_names = self.class_names or self._numbers()
         self._check_labels()
@@ -113,7 +113,7 @@ class Parquet:
     def read(self, part: str, row: int) -> bytes:
         """Return the bytes of the image in a row of a split."""
         group = self._group_of(part, row)
-        # One thread reads a group, and the others find it read.
+        # Only one thread reads a group; the others wait and use the result.
         with self._lock:
             images = self._group(part, group)
         held = images[row - int(self._starts[part][group])].as_py()

@@ -22,7 +22,7 @@ from trainables.datasets.layout import ANNOTATIONS, SUFFIXES, UNREAD, with_test
 from trainables.datasets.source import Part, Source
 from trainables.sampling import Rows
 
-# A trial maps a set up to this size in bytes without being asked: a minute on two cores.
+# A trial maps a set up to this size in bytes by itself, which takes a minute on two cores.
 MAPPED = 2 << 30
 # A set that is not mapped has its mean and standard deviation from so many images.
 _LOOKED_AT = 1024
@@ -258,7 +258,7 @@ def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
     for parent, folders, names in os.walk(top, onerror=refuse, followlinks=True):
         way = ways.pop(parent)
         inside = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
-        # A link to a folder that it lies in would be followed again and again.
+        # A link to one of its own parent folders would be followed without end.
         folders[:] = [
             name for name, real in inside.items() if not name.startswith(".") and real not in way
         ]

@@ -209,7 +209,7 @@ def workspace(slug: str) -> Iterator[Path]:
     if target.exists() and not any((target / name).exists() for name in (_MANIFEST, _SUMS)):
         raise DataError(f"{target} was not made by samtune; move it to another place")
     with _readable_errors():
-        # Left by a process that was killed: the lock keeps all others out.
+        # This is from a killed process, because the lock keeps all others out.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""Weights from a file, and layers that are not trained: what fine-tuning needs."""
+"""Support for fine-tuning: weights from a file, and layers that are not trained."""
 
 from __future__ import annotations
 
