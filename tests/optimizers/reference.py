@@ -1,5 +1,7 @@
-"""Textbook versions of the optimizers, from the papers' equations: one tensor at a time, plain
-arithmetic, every copy made. Slow on purpose; they are what the fast ones are compared to."""
+"""Textbook versions of the optimizers, written from the papers' equations, tensor by tensor.
+
+They are slow and simple on purpose. The tests compare the fast versions with them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class Batch:
-    """One batch at the weights `w`: its gradient and losses there or at w + eps, by name.
+    """One batch with the weights `w`, which gives gradients and losses at w or w + eps, by name.
 
     Each pass draws the dropout masks of the first one, and only the first one moves BatchNorm.
     """
@@ -67,7 +69,7 @@ class Batch:
 
 
 Direction = Callable[[Batch], Named]
-"""What a variant hands its base for a batch; a closure where it remembers something."""
+"""Function that returns a variant's direction for a batch; a closure if the variant has memory."""
 
 
 def norm(v: Named) -> float:
@@ -83,7 +85,7 @@ def plain(batch: Batch) -> Named:
 
 
 def sam(rho: float) -> Direction:
-    """grad L(w + eps) with eps = rho g / ||g||."""
+    """Return grad L(w + eps) with eps = rho g / ||g||."""
 
     def direction(batch: Batch) -> Named:
         g = batch.gradient()
@@ -105,14 +107,14 @@ def asam(rho: float, eta: float, scaled: Callable[[str], bool]) -> Direction:
 
 
 def stream(*words: object) -> torch.Generator:
-    """The generator that variants take for these words, with seed 0."""
+    """Return the generator that variants use for these words, with seed 0."""
     return torch.Generator().manual_seed(
         random.Random(" ".join(map(str, (0, *words)))).getrandbits(63)
     )
 
 
 def in_groups(names: Iterable[str], w: Named) -> list[str]:
-    """The order of the parameters where those of several dimensions are the first group."""
+    """Return the order of the parameters if those of several dimensions are the first group."""
     return sorted(names, key=lambda n: w[n].ndim <= 1)
 
 
@@ -281,7 +283,7 @@ def train(
     base: SGD | AdamW,
     direction: Direction,
 ) -> None:
-    """Trains the model in place."""
+    """Train the model in place."""
     for x, y in batches:
         batch = Batch(model, x, y, loss_fn, base=base)
         d = direction(batch)

@@ -209,7 +209,7 @@ def k_sam(rho: float, kept: float) -> Direction:
 
 
 def lookbehind_sam(rho: float, k: int, alpha: float) -> Direction:
-    """By the authors' 2 k passes."""
+    """Return the direction, computed with the authors' 2 k passes."""
 
     def direction(batch: Batch) -> Named:
         start = {n: w.clone() for n, w in batch.w.items()}
@@ -230,7 +230,7 @@ def lookbehind_sam(rho: float, k: int, alpha: float) -> Direction:
 
 
 STEPS = 101
-"""In the test: a hundred batches and a small one."""
+"""The number of steps in the test: a hundred batches and a small one."""
 
 _CASES: dict[str, tuple[Callable[..., Direction], dict[str, object]]] = {
     "fisher_sam": (fisher_sam, {"rho": 0.1, "eta": 50.0}),

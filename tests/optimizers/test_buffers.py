@@ -1,4 +1,4 @@
-"""Buffers: moved by the clean pass alone, and put back when a step fails, whatever they are."""
+"""Buffers of any kind: only the clean pass changes them, and a failed step restores them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants in other people's loops: `step(closure)`, schedulers, hooks, scalers and averages."""
+"""Variants in users' training loops: `step(closure)`, schedulers, hooks, scalers and averages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samtune.optimizers.two_pass import Sharpened
 every_variant = pytest.mark.parametrize("name", VARIANTS)
 
 NEED_SAMPLES = {"esam": {}, "k_sam": {}, "bayesian_sam": {}}
-"""Variants that a closure cannot serve, at their default knobs."""
+"""Variants that do not work with a closure at their default knobs."""
 
 ONE_GRADIENT = {
     **{name: {} for name in VARIANTS if name not in NEED_SAMPLES},
@@ -45,7 +45,7 @@ def closure_of(
 @pytest.mark.parametrize("name", ONE_GRADIENT)
 @pytest.mark.parametrize("base", ["sgd", "adamw"])
 def test_a_closure_gives_the_steps_of_an_oracle(name, base):
-    """With BatchNorm's statistics moved once per step, and the same dropout in every pass."""
+    """BatchNorm's statistics change once per step, and dropout is the same in every pass."""
     if base not in VARIANTS[name].bases:
         return
     ends, losses = [], []

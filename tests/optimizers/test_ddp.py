@@ -1,4 +1,4 @@
-"""Two processes with half of the batch each: the same step as one, or m-sharpness."""
+"""Two processes with half of the batch each make the step of one process, or m-sharpness."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYNCHRONISED = {n: (n, {"m": 1} if n == "bayesian_sam" else {}) for n in VARIANT
 SYNCHRONISED |= {
     "fisher_sam sample": ("fisher_sam", {"fisher": "sample"}),
     "esam tensor": ("esam", {"swp_mode": "tensor", "beta": 0.7}),
-    # Two or one of sixteen: many a pass in which a process has none.
+    # Two or one of sixteen, so that a process often has none in a pass.
     "esam few": ("esam", {"gamma": 0.1}),
     "k_sam one": ("k_sam", {"kept": 0.0}),
     # Samples of the first process only, and of both.
@@ -105,7 +105,7 @@ def _chunks(rank: int) -> torch.Tensor:
 
 
 def _overflow(rank: int) -> tuple[bool, float, torch.Tensor]:
-    """Process 1 alone has an infinite second pass."""
+    """Make a step in which only process 1 has an infinite second pass."""
     model = seeded(plain_net)
     variant = make("sam", model)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)

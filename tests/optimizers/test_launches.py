@@ -1,4 +1,4 @@
-"""How many kernels a step launches: few, and no more for a larger net."""
+"""A step launches few kernels, and not more for a larger network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ perturbing_at_once = pytest.mark.parametrize("name", problems.PERTURBING_AT_ONCE
 
 
 class Prescribed(GradientOracle):
-    """Hands out given gradients, so that what is counted is the variant's own."""
+    """An oracle with given gradients, so that only the variant's own launches are counted."""
 
     def grad(self, parameters, index=None):
         self.losses(index)
@@ -52,7 +52,7 @@ def launches(name: str, layers: int) -> list[str]:
         with Counter() as counter:
             step()
         steps.append([op for op in counter.ops if not op.startswith(FREE)])
-    # The first step makes the base's state; of a cycle, the dearest counts.
+    # The first step makes the base's state. The step with the most launches in a cycle counts.
     return max(steps[1:], key=len)
 
 
@@ -73,7 +73,7 @@ FREE = (
     "aten._reshape_alias",
     "profiler",
 )
-"""Makes no launch, or is the prescribed gradient's."""
+"""Operators that launch nothing, or that belong to the prescribed gradient."""
 
 MOST = {"sgd": 1, "adamw": 2, "sam": 9, "asam": 13, "lookbehind_sam": 21, "gam": 43}
 # Per refresh, which is one step of k; and of eight, or here two, chunks.
@@ -82,7 +82,7 @@ MOST |= {"look_layer_sam": 23, "bayesian_sam": 27}
 
 @every_variant
 def test_launches_do_not_grow_with_the_net(name, monkeypatch):
-    # As on a GPU: the CPU has a kernel for the ascent that is better and goes tensor by tensor.
+    # As on a GPU. On the CPU the ascent uses a better kernel, which works tensor by tensor.
     monkeypatch.setattr(tensors, "_FUSED_ON_CPU", ())
     few, many = launches(name, 3), launches(name, 40)
     assert few == many

@@ -1,4 +1,4 @@
-"""What a variant keeps between steps: saved, loaded, resumed, and left alone by a skipped step."""
+"""State of a variant between steps: saved, loaded, resumed, and unchanged by a skipped step."""
 
 from __future__ import annotations
 

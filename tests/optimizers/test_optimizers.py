@@ -1,4 +1,4 @@
-"""The exam that every registered variant takes: what it costs, changes and leaves alone."""
+"""Tests that every registered variant must pass: its cost, and what it changes or keeps."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ ZERO += [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("name", "base", "knobs"), ZERO)
 def test_gradients_may_be_zero(name, base, knobs, dtype):
-    """In the first step, which for LookSAM is a refresh, in a later one, and in two of a row."""
+    """Zero gradients occur in the first step (a refresh of LookSAM), later, and twice in a row."""
     model = seeded(plain_net).to(dtype)
     optimizer = make(name, model, base, **knobs)
     before = problems.weights(model)
@@ -283,7 +283,7 @@ def test_the_layout_of_the_weights_is_rounding(name):
 
 @every_variant
 def test_a_transposed_weight_is_rounding(name):
-    """Neither contiguous nor channels_last: its elements are gone through one by one."""
+    """Such a weight is neither contiguous nor channels_last, so kernels use another order."""
     ends = []
     for transposed in (False, True):
         model = seeded(plain_net)
@@ -346,7 +346,7 @@ def test_clip_bounds_the_descent(name):
 
 
 def test_clip_bounds_the_descent_of_bayesian_sam():
-    """By the norm of h, which the prior's decay is added to later."""
+    """The norm of h is bounded; the prior's decay is added later."""
     model = seeded(plain_net)
     knobs = {"beta1": 0.0, "prior_precision": 0.0, "n_data": 1000}
     free = BayesianSAM(model.parameters(), **knobs)

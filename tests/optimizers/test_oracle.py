@@ -1,4 +1,4 @@
-"""What the oracle owns for every variant: micro-batches, dropout, precision, finiteness."""
+"""The oracle's services for every variant: micro-batches, dropout, precision, finiteness."""
 
 from __future__ import annotations
 
@@ -289,8 +289,10 @@ def test_bf16_autocast_is_near_fp32(name):
 
 @every_variant
 def test_inside_a_callers_autocast(name):
-    """Autocast keeps casts of the weights until its outermost block ends, and would hand the
-    second pass those of the first."""
+    """The second pass does not use the casts of the first pass's weights.
+
+    Autocast keeps casts of the weights until its outermost block ends.
+    """
     data = [(x.float(), y) for x, y in batches(3)]
     ends = []
     for outside in (False, True):

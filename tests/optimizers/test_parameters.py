@@ -75,7 +75,7 @@ def test_a_head_is_not_moved_by_batches_of_the_other(name, knobs):
         assert torch.equal(unused, before), turn
         place = 2 + 2 * (1 - model.head)
         if name not in {"momentum_sam", "bayesian_sam"}:
-            # Those perturb before a pass has shown what the batch uses; it has no effect.
+            # These perturb before a pass has shown which head the batch uses. It has no effect.
             assert all(eps[place] is None for eps in seen), turn
         seen.clear()
 

@@ -28,7 +28,7 @@ BASE = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 
 
 class Constant:
-    """What the peer's GSAM takes in place of its schedule."""
+    """A constant schedule for the peer's GSAM."""
 
     def __init__(self, rho: float) -> None:
         self.rho = rho
@@ -111,7 +111,7 @@ def agreement(
     build: Callable[[nn.Module], torch.optim.Optimizer],
     steps: int = 30,
 ) -> float:
-    """The distance after some steps, relative to the way that was gone."""
+    """Return the distance of the weights after some steps, relative to their change."""
     model, peer = seeded(net), seeded(net)
     start = problems.weights(model)
     train(make(name, model, "sgd", **knobs), model, batches(steps))

@@ -1,4 +1,4 @@
-"""Variants that save passes, perturbed weights or samples: what they spend and when."""
+"""The cost of variants that save passes, perturbed weights or samples."""
 
 from __future__ import annotations
 

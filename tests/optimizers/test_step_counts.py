@@ -1,4 +1,4 @@
-"""What a step costs, counted over ResNet-18's shapes: launches, words, waits of the host, memory.
+"""The counted cost of a step on ResNet-18's shapes: launches, words, waits of the host, memory.
 
 The benchmark shows the same counts beside times: `python -m benchmarks.step`.
 """
@@ -53,11 +53,13 @@ WORDS = [
     ),
     ("sparse_sam", "update_freq", 1),
 ]
-"""Knobs that make another two-pass step: each word, and a new mask in each step. Not those that
-change a number only, nor `fisher: sample`, which is a pass for each sample."""
+"""Knobs that change the two-pass step: each word, and a new mask in each step.
+
+Knobs that change only a number are not here, nor is `fisher: sample`, with a pass per sample.
+"""
 
 MORE_LAUNCHES = {"lookbehind_sam": 25, "gam": 34, "bayesian_sam": 90}
-"""By three passes and two steps of the base, by four passes, and by seventeen."""
+"""Launches of variants with three passes and two base steps, with four passes, with seventeen."""
 
 HOST_DECIDES = {"ae_sam": 1}
 """Waits of the host in a step that the method itself needs: it chooses the number of passes."""
@@ -82,13 +84,13 @@ def test_no_step_waits_for_the_device(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_step_has_more_than_twenty_launches(name: str) -> None:
-    """Of the steps of a cycle the one with the most; more only for more than two gradients."""
+    """The step with the most launches in a cycle counts. Some variants may have more."""
     assert cost(name).most_launches <= MORE_LAUNCHES.get(name, 20), cost(name).by_operator
 
 
 @pytest.mark.parametrize("name", MORE_LAUNCHES)
 def test_the_exceptions_are_exact(name: str) -> None:
-    """Whoever changes one writes here what it costs now."""
+    """A change of a variant must update its figures here."""
     assert cost(name).most_launches == MORE_LAUNCHES[name]
     assert MORE_LAUNCHES[name] > 20 and cost(name).passes > 2
 

@@ -1,4 +1,4 @@
-"""The further variants: what their equations make of the ascent and of the descent."""
+"""The ascent and descent of the further variants, by their equations."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_friendly_with_a_frozen_mean_has_a_closed_form():
 
 
 def test_friendly_in_the_papers_order():
-    """m first, then v = g - sigma m with the new m, is the code's order with another sigma."""
+    """The paper's order, with v = g - sigma m after m, equals the code's with another sigma."""
     sigma, lambda_ = 0.5, 0.9
     coded = sigma * lambda_ / (1 - sigma * (1 - lambda_))
     assert coded == pytest.approx(0.47368, abs=1e-5)

@@ -1,8 +1,8 @@
-"""A sweep whose every write fails once, and at whose every write its process is killed once.
+"""Sweeps with a failed write, or with a killed process, at each of their writes.
 
-The manner of SQLite's own tests: write number n fails, for n = 1, 2, ... until a sweep runs to its
-end without meeting it. The sweep is the real one (search, rungs, record, checkpoints, tables)
-without Ray: the trials run in the driver, one at a time, in a child that is forked for each n.
+The method is that of SQLite's own tests: write number n fails, for n = 1, 2, ..., until a sweep
+ends before write n. The sweep is the real one (search, rungs, record, checkpoints, tables) without
+Ray: the trials run in the driver, one at a time, in a child process that is forked for each n.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ WORDS = [
 
 @dataclass(frozen=True)
 class Case:
-    """The part of a sweep that meets the crashes; where `after` is given, after that one."""
+    """The part of a sweep in which the crashes occur; it follows the case `after`, if given."""
 
     stage: Stage
     space: SearchSpace
@@ -79,9 +79,9 @@ CONFIRM = Case("confirm", SEARCH.space, after=SEARCH)
 
 
 def train(config: TrialConfig, witness: int) -> None:
-    """Weights that depend on every epoch before, saved and reported as a trainable does it.
+    """Train weights that depend on all epochs, and save and report them like a trainable.
 
-    A line to `witness` tells of the test split before it is opened, which the last epoch does.
+    The last epoch opens the test split, and before that writes a line about it to `witness`.
     """
     folder = Path(config.checkpoint_dir or "")
     state: dict[str, Any] = {"epoch": 0, "weights": torch.full((8,), float(config.knobs["lr"]))}
@@ -109,7 +109,7 @@ def send(config: TrialConfig, state: dict[str, Any], saved: checkpoint.Saved) ->
 
 
 def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None = None) -> Stop:
-    """A stage and its tables; a line to `witness` for each report that is committed."""
+    """Run a stage and write its tables. Write a line to `witness` for each committed report."""
     add_report = record.add_report
 
     def witnessed(trial: int, attempt: int, report: Any, metric: str) -> int:
@@ -139,7 +139,7 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
             "resolve": lambda _: partial(train, witness=witness),
             "tune": mock.Mock(report=told),
         }
-        # Asked for the node's name, Ray would start.
+        # A request for the node's name would start Ray.
         ours["ray"] = mock.Mock(
             **{"get_runtime_context.return_value.get_node_id.return_value": "0"}
         )
@@ -170,7 +170,7 @@ def run_or_resume(runs: Path, witness: int, case: Case = SEARCH) -> Stop:
 
 
 def killed_at(number: int, runs: Path, witness: int, case: Case) -> bool:
-    """Runs the sweep in a child that is killed at a crash point; whether it came to that."""
+    """Run the sweep in a child, kill it at a crash point, and return whether it reached that."""
     pid = os.fork()
     if not pid:
         code = 1
@@ -188,7 +188,7 @@ def killed_at(number: int, runs: Path, witness: int, case: Case) -> bool:
 
 
 def failed_at(number: int, runs: Path, witness: int, case: Case = SEARCH) -> bool:
-    """Runs the sweep on a disk that is full from a crash point on; whether it came to that."""
+    """Run the sweep on a disk that is full from a crash point on; return whether it got there."""
     try:
         faults.inject("enospc", number)
         return run_or_resume(runs, witness, case).why == "disk full"
@@ -203,7 +203,7 @@ def failed_at(number: int, runs: Path, witness: int, case: Case = SEARCH) -> boo
 
 
 def content(folder: Path) -> dict[str, list[Any]]:
-    """What a run's tables say, but for times and attempts."""
+    """Return the content of a run's tables without times and attempts."""
     return {path.stem: rows(path) for path in folder.glob("*.parquet")}
 
 
@@ -218,13 +218,13 @@ def rows(path: Path) -> list[Any]:
 
 
 def assert_tables_whole(folder: Path, *states: dict[str, list[Any]]) -> None:
-    """Each table that there is, as a crash has left it, is that of one of the states."""
+    """Assert that each table that exists after a crash is the table of one of the states."""
     for table, found in content(folder).items():
         assert found in [state[table] for state in states], table
 
 
 def assert_whole(runs: Path, told: Sequence[str], case: Case = SEARCH) -> None:
-    """Nothing torn, nothing lost: what a record must be after a crash."""
+    """Assert that the record is whole after a crash and has every committed report."""
     if not (runs / "mine").exists():
         assert not told
         return
@@ -252,7 +252,7 @@ def assert_whole(runs: Path, told: Sequence[str], case: Case = SEARCH) -> None:
 
 
 def assert_replayed(folder: Path) -> None:
-    """No resume came to a decision other than the recorded one."""
+    """Assert that no resume made a decision other than the recorded one."""
     with Record.open(folder.parent, folder.name) as record:
         assert not [
             event["detail"] for event in record.events() if event["kind"] == "replay differs"
@@ -279,7 +279,7 @@ def test_a_sweep_survives_a_crash_at_every_write(
 def crashes_survived(
     folder: Path, case: Case, crash: Callable[[int, Path, int, Case], bool]
 ) -> int:
-    """How many crash points the case has, each of which it has survived."""
+    """Assert that a case survives each crash point, and return their number."""
     nobody = os.open(os.devnull, os.O_WRONLY)
     begin(folder / "unharmed", case)
     states = [content(folder / "unharmed" / "mine")] if case.after else []
@@ -305,7 +305,7 @@ def crashes_survived(
 
 
 def begin(runs: Path, case: Case) -> None:
-    """What there is before a case: nothing, or the run of the one that it comes after."""
+    """Make the run that a case starts from: nothing, or the run of the case before it."""
     runs.mkdir(parents=True)
     if case.after is not None:
         run_or_resume(runs, os.open(os.devnull, os.O_WRONLY), case.after)

@@ -1,4 +1,4 @@
-"""Faults that a sweep must bear, and where each is tested: injected, or a real kill.
+"""Faults that a sweep must survive, with the tests of each: injected faults, and real kills.
 
  1  a worker is killed              test_a_kill_at_a_random_epoch_repeats_at_most_one,
                                     test_each_trial_bears_its_own_fault,
@@ -155,7 +155,7 @@ for word in ("variant", "bases", "knobs", "task", "see_per_epoch"):
 def test_a_kill_at_a_random_epoch_repeats_at_most_one(
     two_slots: Cluster, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three real trials of six epochs of 16 steps, each killed at a step that its name draws."""
+    """Three real trials of six epochs of 16 steps are killed, each at a step drawn by its name."""
     (tmp_path / "lab_of_kills.py").write_text(KILLED)
     monkeypatch.chdir(tmp_path)
     Path("lab.yaml").write_text(
@@ -347,7 +347,7 @@ def test_status_of_10_000_trials_is_one_pass_over_the_record(memory: Path) -> No
 
 
 def test_no_trial_of_ours_has_loader_processes() -> None:
-    """What cannot die need not be survived: the data is resident, and batches are indexed."""
+    """No loader process exists that could die, because batches are indexed from resident data."""
     for path in (ROOT / "trainables").rglob("*.py"):
         assert "DataLoader(" not in path.read_text(), path
 

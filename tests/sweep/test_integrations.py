@@ -1,4 +1,4 @@
-"""What others read of a sweep: their own readers, or servers, on what samtune has written."""
+"""Files of a sweep for other tools, read back with the readers or servers of those tools."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def add(record: Record, number: int, values: list[float], state: str | None) -> 
 
 
 def fetched(url: str, server: subprocess.Popen[str]) -> Any:
-    """The page once the server answers; JSON is parsed."""
+    """Return the page when the server answers; JSON is parsed."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -149,7 +149,7 @@ def test_optuna_dashboard_opens_an_exported_run(record: Record, tmp_path: Path) 
 def test_loggers_and_a_hook_hear_all_of_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real `samtune run` with all of them at once, read back by each one's own reader."""
+    """A real `samtune run` uses all loggers at once, and each one's own reader reads its files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     Path("lab.py").write_text(LAB)
@@ -299,7 +299,7 @@ def test_extras_name_what_the_loggers_need() -> None:
 
 
 class Failing:
-    """Fails at everything it hears."""
+    """An observer that fails at each event."""
 
     name = "failing"
 
@@ -375,7 +375,7 @@ def test_a_hook_that_exits_ends_no_sweep(
 def test_a_paused_trial_goes_on_in_its_tracker_and_300_knobs_are_taken(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a sweep: what the driver passes on, read by each tracker's own reader."""
+    """Each tracker's own reader reads the driver's events, which come without a sweep here."""
     space = SearchSpace.from_text(SPACE, "lab", "lab")
     knobs = {f"knob_{k}": k / 7 for k in range(299)} | {"text": "x" * 9000}
     config = TrialConfig(

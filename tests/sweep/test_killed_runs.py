@@ -1,4 +1,4 @@
-"""Runs that were killed, stopped or changed, and what the commands make of them after."""
+"""Commands on runs that were killed, stopped or changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ asha: {grace: 2, factor: 3}
 resources: {parallel: 1}
 confirm: {top: 1, seeds: 3}
 """
-# What a kill may change: times, what was tried again, and the memory of a process.
+# Columns that a kill may change: times, attempts, and the memory of a process.
 CHANGES = {
     *("started_at", "ended_at", "wall_s", "train_s", "eval_s", "data_s", "peak_rss_mb"),
     *("peak_gpu_mb", "attempts", "epochs_repeated", "ckpt_sha256"),
@@ -63,7 +63,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*words: str) -> subprocess.Popen[str]:
-    """`samtune WORDS` in a process of its own; its progress comes line by line."""
+    """Start `samtune WORDS` in a process of its own, with its progress line by line."""
     return subprocess.Popen(
         [sys.executable, "-c", _MAIN, *words],
         stdout=subprocess.DEVNULL,
@@ -79,7 +79,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def cut(process: subprocess.Popen[str], draw: random.Random) -> bool:
-    """Kills the process at some moment of its work; False if it ended before."""
+    """Kill the process at some moment of its work. Return False if it ended before."""
     assert process.stderr is not None
     line = next((x for x in process.stderr if x.startswith("[")), None)
     for _ in range(draw.randrange(4)):
@@ -157,7 +157,7 @@ def test_a_run_is_stopped_from_elsewhere_and_gone_on_with_by_its_name(
     for words in (["resume", "lab"], run):
         code, told = typed(*words)
         assert code == 2 and "code of lab was " in told and "optuna" not in told
-    # The frozen copy is what counts, whatever has become of the file.
+    # Only the frozen copy counts, even if the file has changed or is gone.
     Path("lab.yaml").rename("moved.yaml")
     code, err = ended(command("resume", "lab", "--accept-version-change"))
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""What is rebuilt from a record: after a kill at any moment a sweep stands where it stood."""
+"""State rebuilt from the record: after a kill at any moment it equals the state before."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ resources: {retries: 9}
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """An exception in place of the end of the process."""
 
 
 class Slots:
-    """Plays Ray Tune for a driver: a few trials at a time, their reports in a random order.
+    """A replacement of Ray Tune for a driver: a few trials at a time, reports in random order.
 
-    A trial reports a function of its knobs and epoch, and goes on from the epoch that it was last
-    allowed to begin, as its checkpoint would have it. Between any two steps the sweep is killed
-    with the probability `kill`, and in their place a worker with half of it.
+    A trial reports a function of its knobs and epoch. It continues from the last epoch that it was
+    allowed to start, as from a checkpoint. Between two steps the sweep is killed with probability
+    `kill`, and a worker with half of that.
     """
 
     def __init__(
@@ -128,14 +128,14 @@ def create(runs: Path, tmp_path: Path) -> Callable[..., tuple[Record, list[Searc
 
 
 def told(search: SearchStage) -> list[tuple[Any, ...]]:
-    """What the study knows, in its own order; nothing where it learns nothing."""
+    """Return the trials that the study knows, in its own order; none if it does not learn."""
     tpe = search.proposals[0].tpe
     rows = tpe.study.get_trials(deepcopy=False) if tpe is not None else []
     return [(r.state, r.params, r.values, r.intermediate_values) for r in rows]
 
 
 def standing(search: SearchStage) -> dict[str, Any]:
-    """All of a search that a rebuilt one must have in common with it."""
+    """Return the state of a search that a rebuilt search must have too."""
     return {
         "rungs": vars(search.progress.rungs[0]),
         "asked": search.proposals[0].asked,
@@ -147,7 +147,7 @@ def standing(search: SearchStage) -> dict[str, Any]:
 
 
 def outcome(record: Record) -> list[tuple[Any, ...]]:
-    """A record's trials and curves, without times and attempts."""
+    """Return a record's trials and curves, without times and attempts."""
     trials = [
         (t.key, t.number, t.origin, t.config.to_dict()["knobs"], t.state, t.reason)
         for t in record.trials()
@@ -166,7 +166,7 @@ def swept(
     between_steps: float = 0.0,
     at_writes: float = 0.0,
 ) -> tuple[SearchStage, int]:
-    """Runs a search to its end through kills; returns it and how many there were."""
+    """Run a search to its end through kills. Return it and the number of kills."""
     draw, checkpoints, kills = random.Random(seed), {}, 0
     record = Mortal(record, draw, at_writes) if at_writes else record
     while True:

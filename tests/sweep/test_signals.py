@@ -1,4 +1,4 @@
-"""A sweep that a signal stops: at a random time, and at a random one of its writes."""
+"""Sweeps that a signal stops, at a random time and at a random write."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 def start(runs: Path, witness: int, case: Case, arm: Callable[[], None]) -> int:
-    """Starts a sweep in a child that listens to signals and ends as the command does; its pid."""
+    """Start a sweep in a child that handles signals like the command, and return its pid."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
-        # A shell may have told this process to ignore it.
+        # A shell may have started this process with the signal ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with Record.create(runs, "mine", [case.study]) as record, record.lock():
             stop = Stop()

@@ -133,12 +133,12 @@ def by_mode(record: Record) -> dict[Any, TrialRow]:
 
 
 def one_at_a_time(on: Cluster) -> Cluster:
-    """In the order of the grid, however fast a worker starts."""
+    """Return a cluster with one slot, so that trials run in the order of the grid."""
     return replace(on, slots=1)
 
 
 def assert_rungs_replay(record: Record, spaces: Sequence[SearchSpace]) -> None:
-    """Every decision on record is the one that the reports before it lead to."""
+    """Assert that every recorded decision follows from the reports before it."""
     SearchStage(record, spaces)
     assert not [event["detail"] for event in record.events() if event["kind"] == "replay differs"]
 
@@ -212,7 +212,7 @@ def test_misbehaving_trials_end_alone_and_say_why(
 def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
     two_slots: Cluster, runs: Path, lab: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What the kernel writes there, the trial does.
+    # The trial writes here what the kernel would write.
     monkeypatch.setattr(nodes, "_memory_events", lambda: [Path("memory.events").absolute()])
     modes = ["die once", "raise once", "hang once", "raise", "oom", "silent", "peek", "hang"]
     modes.append("memory once")

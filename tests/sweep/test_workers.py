@@ -1,4 +1,4 @@
-"""One pair of workers serves all stages of a command, and waits where trials have to."""
+"""All stages of a command use the same two workers, which wait when trials have to wait."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_trainable_that_returns_by_itself_is_served_as_well(
 
 
 class Controller:
-    """As much of Tune as the scheduler calls."""
+    """The part of Tune that the scheduler calls."""
 
     def __init__(self) -> None:
         self.stopped: list[Trial] = []
