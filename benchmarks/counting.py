@@ -109,7 +109,7 @@ class Counts:
     words: float = 0.0
     syncs: int = 0
     passes: int = 0
-    """How often gradients or losses were supplied."""
+    """Number of times that gradients or losses were supplied."""
     by_operator: dict[str, int] = field(default_factory=dict)
     """Launches by operator."""
 

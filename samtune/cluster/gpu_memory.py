@@ -12,7 +12,7 @@ _SHARE = 0.8
 
 
 class GpuMemoryError(SamtuneError, MemoryError):
-    """Too little memory is free on the GPU. It is recorded as `oom`, and the trial is retried."""
+    """An error for too little free GPU memory, recorded as `oom`. The trial is retried."""
 
 
 def warning(
