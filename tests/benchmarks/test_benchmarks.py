@@ -92,7 +92,7 @@ class Instant:
     def reported(self, trial: object, report: object) -> Verdict:
         return Verdict("continue")
 
-    def ended(self, *_: object) -> None: ...
+    def ended(self, *_: object, **__: object) -> None: ...
 
 
 def test_slots_that_never_wait_are_busy_all_the_time() -> None:

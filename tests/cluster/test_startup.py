@@ -31,11 +31,17 @@ budget: {kind: epochs, per_trial: 1}
 search: {method: grid}
 resources: {parallel: 2}
 """
-# Python imports it before all else.
+# Python imports it before all else, and would only report an exception that is raised in it.
 UPSIDE_DOWN = """
 import sys
+
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ray":
+            raise ValueError("the site is upside down")
+
 if any("default_worker" in word for word in sys.orig_argv):
-    raise ValueError("the site is upside down")
+    sys.meta_path.insert(0, Broken())
 """
 
 
