@@ -20,11 +20,23 @@ def say(text: str) -> None:
 
 
 def console_for(*, stderr: bool = False) -> Console:
-    """Return a console for standard output, or for standard error."""
+    """Return a console for standard output, or for standard error.
+
+    In a notebook it prints plain lines to the cell: rich's own display there needs ipywidgets for
+    a live table, and makes an output of its own for each line.
+    """
     # A command that prints no table does not import rich.
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(stderr=stderr, highlight=False, width=_WIDTH_OF_A_LOG)
-    return console
+    in_notebook = console.is_jupyter
+    if console.is_terminal and not in_notebook:
+        return console
+    return Console(
+        stderr=stderr,
+        highlight=False,
+        width=None if "COLUMNS" in os.environ else _WIDTH_OF_A_LOG,
+        force_jupyter=False,
+        # A notebook with FORCE_COLOR would count as a terminal.
+        force_terminal=False if in_notebook else None,
+    )

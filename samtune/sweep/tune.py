@@ -66,6 +66,8 @@ def run(attempts: Attempts, on: Cluster, name: str) -> None:
             name=name,
             storage_path=str(on.scratch / "tune"),
             verbose=0,
+            # Tune's own choice for a notebook clears the cell.
+            progress_reporter=tune.CLIReporter(),
             stop=_Stopper(attempts),
         ),
     ).fit()

@@ -81,10 +81,21 @@ def test_the_notebook_runs_from_top_to_bottom(
     nbformat = pytest.importorskip("nbformat", reason="an extra of the tests")
     client = pytest.importorskip("nbclient", reason="an extra of the tests")
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
+    monkeypatch.setenv("FORCE_COLOR", "1")
     notebook = nbformat.read(copied / "first_sweep.ipynb", as_version=4)
     client.NotebookClient(
         notebook, timeout=250, resources={"metadata": {"path": copied}}
     ).execute()
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    assert {(each["output_type"], each.get("name")) for each in outputs[1]} == {
+        ("stream", "stderr")
+    }
+    lines = "".join(each["text"] for each in outputs[1]).splitlines()
+    assert any(line.startswith("run first: ") for line in lines), "the cell was cleared"
+    counts = [line.split()[:2] for line in lines if line.startswith("[")]
+    assert counts == [
+        *([f"[{k}/12]", "parabola"] for k in range(1, 13)),
+        *([f"[{k}/3]", "parabola"] for k in range(1, 4)),
+    ]
     assert abs(eval(outputs[-1][0]["data"]["text/plain"])["x"] - 0.7) < 0.3
     assert "test_score_mean" in outputs[2][0]["data"]["text/plain"]
