@@ -30,8 +30,7 @@ def import_module(name: str) -> ModuleType:
         ModuleImportError: The module is missing, is hidden by another package of its name, fails,
             or ends Python.
     """
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    search_current_folder()
     if hidden := _hidden(name):
         raise ModuleImportError(hidden)
     try:
@@ -47,6 +46,12 @@ def import_module(name: str) -> ModuleType:
     except BaseException as error:
         why = f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
     raise ModuleImportError(f"module {name} cannot be imported: {why}")
+
+
+def search_current_folder() -> None:
+    """Let Python find modules in the current folder, after all other places."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 @contextmanager

@@ -129,9 +129,14 @@ class Vision:
             return []
 
     def references(self, task: Mapping[str, Value], base: str) -> list[str]:
-        """Return the code of the user's own that a space names: its model."""
-        own_model = external.is_own(str(task["model"]))
-        return [str(task["model"])] if own_model else []
+        """Return the code of the user's own that a space names: its model and its base."""
+        model = str(task["model"])
+        module, _, name = base.rpartition(".")
+        own_base = bool(module) and module.partition(".")[0] != "torch"
+        return [
+            *([model] if external.is_own(model) else []),
+            *([f"{module}:{name}"] if own_base else []),
+        ]
 
     def see_per_epoch(self, knobs: Mapping[str, Value], base: str) -> float:
         """Return the theoretical cost of an epoch in SGD-epoch equivalents.

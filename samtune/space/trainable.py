@@ -15,7 +15,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from samtune.errors import SamtuneError
-from samtune.importing import ModuleImportError, import_module, without_arguments
+from samtune.importing import (
+    ModuleImportError,
+    import_module,
+    search_current_folder,
+    without_arguments,
+)
 from samtune.messages import nearest, quoted
 from samtune.space.by_value import kept
 from samtune.space.errors import SpaceError
@@ -106,13 +111,15 @@ def trainables_of(module: Any) -> dict[str, Any]:
 def imported(trainable: str, base: str, task: Mapping[str, Any]) -> list[str]:
     """Import everything that a space names, and return the references of the user's own code.
 
-    These are the trainable, the base, and each task word that the trainable's `references(task)`
-    adds, such as the model of the shipped trainables.
+    These are the trainable and what its `references(task, base)` adds, such as the model and the
+    base of the shipped trainables.
 
     Raises:
         SpaceError: One of them cannot be imported, or the trainable refuses a task word.
     """
     declared = Declared.of(trainable, base)
+    if declared.base_fault:
+        raise SpaceError([declared.base_fault])
     for word, value in task.items():
         if declared.task and word in declared.task:
             try:
@@ -190,6 +197,7 @@ class Declared:
         if bases and base is not None and base not in bases:
             fault = f"{name} has no base {quoted(base)}; {nearest(base, bases, 'it has')}"
             if getattr(trainable, "other_bases", False) and callable(knobs):
+                search_current_folder()
                 try:
                     # The module of the base may parse its arguments as well.
                     with without_arguments():

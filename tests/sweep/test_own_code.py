@@ -14,12 +14,15 @@ from test_sweep import record_of
 
 from samtune.cli import main
 from samtune.cluster.shipping import import_path, modules
+from samtune.optimizers import base as bases
 from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
+from samtune.space.trainable import imported
 from samtune.sweep.search_stage import SearchStage
+from trainables.vision import sam
 
-OWN = {"models", "blocks", "lab", "parts", "bare", "gone"}
+OWN = {"bases", "models", "blocks", "lab", "parts", "bare", "gone"}
 MODEL = """
 from torch import nn
 from {package}blocks import head
@@ -40,12 +43,23 @@ from {package}blocks import head
 def train(config):
     vision.sgd(config)
 
-for word in ("variant", "bases", "knobs", "task", "references", "make_ready", "see_per_epoch"):
+for word in (
+    *("variant", "bases", "other_bases", "knobs", "task"),
+    *("references", "make_ready", "see_per_epoch"),
+):
     setattr(train, word, getattr(vision.sgd, word))
+"""
+BASE = """
+import torch
+
+class Mine(torch.optim.SGD):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr=lr)
 """
 SPACE = """
 samtune: 1
 trainable: {package}lab:train
+base: {package}bases.Mine
 knobs: {{lr: {{grid: [0.1, 0.2]}}}}
 task: {{model: '{package}models:net'}}
 budget: {{kind: epochs, per_trial: 2}}
@@ -57,13 +71,14 @@ confirm: {{top: 1, seeds: 1}}
 
 
 def write_code(folder: Path, package: str) -> None:
-    """Write a model and a trainable of the user's, in a package or beside each other."""
+    """Write a model, a base and a trainable of the user's, in a package or beside each other."""
     place = folder / package
     place.mkdir(exist_ok=True)
     inside = f"{package}." if package else ""
     if package:
         (place / "__init__.py").write_text("")
     (place / "models.py").write_text(MODEL.format(package=inside))
+    (place / "bases.py").write_text(BASE)
     (place / "blocks.py").write_text(BLOCKS)
     (place / "lab.py").write_text(TRAINABLE.format(package=inside))
     (folder / "lab.yaml").write_text(SPACE.format(package=inside))
@@ -123,7 +138,7 @@ def forgotten() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("command", ["resume", "confirm"])
-@pytest.mark.parametrize("module", ["lab", "models"])
+@pytest.mark.parametrize("module", ["lab", "models", "bases"])
 def test_code_that_is_gone_stops_a_command_before_the_record_is_touched(
     command: str,
     module: str,
@@ -143,6 +158,8 @@ def test_code_that_is_gone_stops_a_command_before_the_record_is_touched(
     before = dump(name)
     for loaded in [each for each in sys.modules if each.partition(".")[0] == "gone"]:
         del sys.modules[loaded]
+    # As in a command of its own, which has not imported the base before.
+    bases._by_path.cache_clear()
     (tmp_path / "gone" / f"{module}.py").unlink()
     importlib.invalidate_caches()
     with pytest.raises(SystemExit) as caught:
@@ -183,6 +200,27 @@ def test_own_code_is_sent_with_what_it_imports_from_beside_it(
     assert {Path(path).name for path in sent[2:]} == {"models.py", "blocks.py", "parts"}
     with pytest.raises(RunError, match="cannot send 'bare'"):
         modules(["bare.lab:train"])
+
+
+@pytest.mark.parametrize(
+    ("base", "own"),
+    [("sgd", []), ("torch.optim.NAdam", []), ("lab.bases.Mine", ["lab.bases:Mine"])],
+)
+def test_the_references_of_a_space_are_its_own_model_and_base(base: str, own: list[str]) -> None:
+    assert sam.references({"model": "small_cnn"}, base) == own
+    assert sam.references({"model": "models:net"}, base) == ["models:net", *own]
+
+
+def test_a_base_of_the_current_folder_is_found_and_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_code(tmp_path, "")
+    words = {"trainable": "sam", "base": "bases.Mine", "knobs": {"lr": 0.1, "rho": 0.05}}
+    space = SearchSpace.from_document(words, "mine")
+    own = imported(space.trainable, space.base, space.task)
+    assert own == ["trainables.vision:sam", "bases:Mine"]
+    assert str(tmp_path / "bases.py") in modules(own)
 
 
 def import_file(name: str) -> str:
