@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+SEE = "see = SGD-epoch equivalents: an SGD epoch costs 1, a SAM epoch 2"
+"""The unit of compute, for the first place of an output that has it."""
+
 
 def nearest(word: object, known: Iterable[object], label: str = "known") -> str:
     """Return `did you mean 'x'?`, or all known words if none is similar."""

@@ -13,6 +13,7 @@ slots, one of 100 CPUs has 4.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,9 +41,9 @@ class TrialSize:
         )
 
     @property
-    def least_cpus(self) -> int:
-        """The CPUs that a Ray of our own must offer, even if the machine has fewer."""
-        return math.ceil((self.parallel or 1) * self.workers * self.cpus)
+    def own_cpus(self) -> int:
+        """The CPUs that a Ray of our own offers: those of the machine, or as many as are asked."""
+        return max(_processors(), math.ceil((self.parallel or 1) * self.workers * self.cpus))
 
     @property
     def bundles(self) -> list[dict[str, float]]:
@@ -54,6 +55,15 @@ class TrialSize:
         """Return how many trials run at once on nodes with these resources, 0 if none fits."""
         fits = sum(fitting(node, self.cpus, self.gpus) for node in nodes) // self.workers
         return min(fits, self.parallel or fits)
+
+    def own_slots(self) -> int:
+        """Return how many trials a Ray of our own runs at once on this machine."""
+        node: dict[str, float] = {"CPU": self.own_cpus}
+        if self.gpus:
+            import torch
+
+            node["GPU"] = torch.cuda.device_count()
+        return self.slots([node])
 
     def does_not_fit(self, nodes: Sequence[Mapping[str, float]]) -> str:
         """Return the sentence for a cluster in which no trial fits."""
@@ -76,3 +86,10 @@ def fitting(node: Mapping[str, float], cpus: float, gpus: float) -> int:
         per_gpu = int(1 / gpus + 1e-9)
         fits = min(fits, int(have) * per_gpu if per_gpu else int(have / gpus + 1e-9))
     return fits
+
+
+def _processors() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

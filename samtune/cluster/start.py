@@ -101,7 +101,7 @@ def _connected(
             settings = {"RAY_TMPDIR": str(scratch), **WORKERS_ON_DEMAND}
             stack.enter_context(_environment(settings))
             own = {
-                "num_cpus": max(_own_cpus(), size.least_cpus),
+                "num_cpus": size.own_cpus,
                 "include_dashboard": False,
                 "object_store_memory": 128 * 2**20,
             }
@@ -140,10 +140,3 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _own_cpus() -> int:
-    """Return how many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import board as text
 from analysis.verdicts import summary
 from samtune.commands.tables import latex_table, markdown_table, print_table
+from samtune.messages import SEE
 
 
 def print_board(board: pd.DataFrame, pairs: pd.DataFrame, form: str) -> None:
@@ -26,6 +27,7 @@ def print_board(board: pd.DataFrame, pairs: pd.DataFrame, form: str) -> None:
         case "latex":
             click.echo("\n\n".join(_latex(*each) for each in text.questions(board)))
         case _:
+            click.echo(SEE)
             for question, rows in text.questions(board):
                 _print_question(question, rows, pairs)
 

@@ -25,7 +25,7 @@ from samtune.commands.options import (
     top_option,
 )
 from samtune.terminal import say
-from samtune.views.plan import plan, plan_text
+from samtune.views.plan import plans, plans_text
 
 
 @click.command()
@@ -61,9 +61,14 @@ def run(
     and the spaces of a run that was stopped, this continues that run.
     """
     if dry_run:
-        planned = [plan(space) for space in resolved(spaces, overrides, on, say)]
-        text = "\n\n".join(plan_text(space) for space in planned)
-        click.echo(json.dumps({"schema": "plan/1", "spaces": planned}) if as_json else text)
+        # Nothing is known here about the machines of another cluster.
+        runs = None if launch["address"] else asked["runs"]
+        loaded = resolved(spaces, overrides, on, say)
+        planned = plans(
+            loaded, confirm=asked["confirm"], top=asked["top"], seeds=asked["seeds"], runs=runs
+        )
+        document = {"schema": "plan/1", "spaces": planned}
+        click.echo(json.dumps(document) if as_json else plans_text(planned))
         return 0
     launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
     return _answer(lambda: samtune.run(*spaces, set=overrides, on=on, **asked, **launch), as_json)

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from samtune.commands.options import json_option, runs_option
+from samtune.messages import SEE
 from samtune.record.folder import names as names_of
 from samtune.record.record import Record
 from samtune.terminal import console_for
@@ -89,7 +90,10 @@ def _watch(runs: Path, names: list[str], every: float, as_json: bool) -> None:
 
 
 def _text(found: list[dict[str, Any]]) -> str:
-    return "\n\n".join(status_text(each) for each in found)
+    texts = [status_text(each) for each in found]
+    if any(each["budget_kind"] == "compute" for each in found):
+        texts.append(SEE)
+    return "\n\n".join(texts)
 
 
 def _json(found: list[dict[str, Any]]) -> str:

@@ -169,6 +169,11 @@ class SearchSpace:
         """The budget of one trial."""
         return Budget(self.budget.kind, self.budget.per_trial)
 
+    @property
+    def trial_task(self) -> dict[str, Value]:
+        """The task of one trial. Its split is drawn by the trial's seeds."""
+        return {word: value for word, value in self.task.items() if word != "split_seed"}
+
     def default(self) -> dict[str, Value]:
         """Return the default of every active knob, and the first of the tied points."""
         values = {name: default_of(domain) for name, domain in self.knobs.items()}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_args
 
-from samtune.messages import clock, knob_list, unit
+from samtune.messages import SEE, clock, knob_list, unit
 from samtune.record.rows import State
 
 # `samtune status` needs the words below, but does not need rich.
@@ -114,4 +114,5 @@ def progress_table(progress: Progress) -> Group:
             if rungs
             else "-",
         )
-    return Group(head, Text(states), table)
+    meaning = [Text(SEE, "dim")] if progress.kind == "compute" else []
+    return Group(head, Text(states), table, *meaning)

@@ -150,7 +150,7 @@ def _config(space: SearchSpace, knobs: Mapping[str, Value]) -> TrialConfig:
         variant=space.variant,
         base=space.base,
         knobs=knobs,
-        task={word: value for word, value in space.task.items() if word != "split_seed"},
+        task=space.trial_task,
         budget=space.trial_budget,
         seeds=Seeds(space.search.seed, space.search.seed, int(space.task["split_seed"])),
         metric=space.search.metric,

@@ -4,15 +4,55 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from samtune.messages import knob_list, unit
+from samtune.cluster.size import TrialSize
+from samtune.messages import SEE, clock, knob_list, unit
 from samtune.search.proposals import Proposals
 from samtune.search.rungs import forecast, milestones
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
+from samtune.views.estimate import estimate
 
 _SAMPLED = 5
-_SEE = "SGD-epoch equivalents: one SGD epoch costs 1, one SAM epoch 2"
+
+
+def plans(
+    spaces: Sequence[SearchSpace],
+    *,
+    confirm: bool = True,
+    top: int | None = None,
+    seeds: int | None = None,
+    runs: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Return what the spaces of one run would run, as JSON can hold it.
+
+    Args:
+        spaces: The spaces, resolved.
+        confirm: Whether their winners are repeated.
+        top: How many configurations to confirm per space; without it, as the space says.
+        seeds: How many fresh seeds each; without it, as the space says.
+        runs: The folder with the runs by which the time on this machine is estimated.
+
+    Returns:
+        The `plan` of each space, with an `estimate` of its time, which is None where no earlier
+        run allows one.
+    """
+    found = []
+    for space in spaces:
+        asked = space.confirm.model_copy(
+            update={
+                "top": (top or space.confirm.top) if confirm else 0,
+                "seeds": seeds or space.confirm.seeds,
+            }
+        )
+        found.append(plan(dataclasses.replace(space, confirm=asked)) | {"estimate": None})
+    if runs is not None:
+        slots = TrialSize.of([space.resources for space in spaces]).own_slots()
+        for space, planned in zip(spaces, found, strict=True):
+            planned["estimate"] = estimate(space, planned, slots, runs)
+    return found
 
 
 def plan(space: SearchSpace) -> dict[str, Any]:
@@ -88,6 +128,17 @@ def _doubts(space: SearchSpace) -> list[str]:
     return [] if doubts is None else list(doubts(space.task))
 
 
+def plans_text(plans: Sequence[dict[str, Any]]) -> str:
+    """Return the plans of one run as people read them."""
+    texts = [plan_text(each) for each in plans]
+    times = [each["estimate"]["seconds"] for each in plans if each["estimate"]]
+    if len(times) == len(plans) > 1:
+        texts.append(f"all spaces: about {clock(sum(times))}, an estimate")
+    if any(each["budget_kind"] == "compute" or each["see_per_epoch"] for each in plans):
+        texts.append(SEE)
+    return "\n\n".join(texts)
+
+
 def plan_text(plan: dict[str, Any]) -> str:
     """Return the plan as people read it."""
     kind = unit(plan["budget_kind"])
@@ -115,9 +166,8 @@ def plan_text(plan: dict[str, Any]) -> str:
         *([f"                  {_cost_of_rungs(plan, kind)}"] if plan["rungs"] else []),
         f"  search          about {plan['budget_expected']:.0f} {kind} expected{in_see}, "
         f"{plan['budget_at_most']:.0f} at most",
-        f"  confirm         {plan['confirm']['top']} x {plan['confirm']['seeds']} repeats, "
-        f"{plan['confirm']['budget']:g} {kind}",
-        *(["  see             " + _SEE] if see or "see" in kind else []),
+        f"  confirm         {_confirmed(plan['confirm'], kind)}",
+        *_time(plan.get("estimate"), kind),
         "  first configurations:",
     ]
     lines += [
@@ -125,6 +175,29 @@ def plan_text(plan: dict[str, Any]) -> str:
         for config in plan["first_configurations"]
     ]
     return "\n".join(lines)
+
+
+def _confirmed(confirm: dict[str, Any], kind: str) -> str:
+    if not confirm["top"]:
+        return "none"
+    return f"{confirm['top']} x {confirm['seeds']} repeats, {confirm['budget']:g} {kind}"
+
+
+def _time(estimate: dict[str, Any] | None, kind: str) -> list[str]:
+    """Return the lines of an estimate of the time, none without one."""
+    if estimate is None:
+        return []
+    search, confirm, both, pace = (
+        estimate[word] for word in ("search_s", "confirm_s", "seconds", "seconds_per_unit")
+    )
+    parts = f": search {clock(search)}, confirm {clock(confirm)}" if confirm else ""
+    each = f"{pace:.3g} s per {'epoch' if kind == 'epochs' else kind}"
+    at_once = "1 trial" if estimate["slots"] == 1 else f"{estimate['slots']} trials"
+    return [
+        f"  time            about {clock(both)}{parts}, with {at_once} at a time",
+        f"                  an estimate from run {estimate['run']}, whose {estimate['trials']} "
+        f"trials took {each}",
+    ]
 
 
 def _cost_of_rungs(plan: dict[str, Any], kind: str) -> str:
