@@ -39,6 +39,22 @@ def _question(row: pd.Series[Any], shared: set[tuple[str, Any]]) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def efforts(board: pd.DataFrame) -> str:
+    """Return a sentence if the searches were not equally long; empty if they were.
+
+    Args:
+        board: rows of one question.
+    """
+    if board["trials"].nunique() <= 1:
+        return ""
+    several = board["run"].nunique() > 1
+    counts = [
+        f"{f'{run}/{space}' if several else space} {trials}"
+        for run, space, trials in board[["run", "space", "trials"]].itertuples(index=False)
+    ]
+    return f"The search efforts are not equal; trials: {', '.join(counts)}."
+
+
 def headings(board: pd.DataFrame) -> list[str]:
     """Return the headings of the columns; a narrow terminal loses columns from the end.
 

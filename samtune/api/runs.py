@@ -201,6 +201,42 @@ class Run:
         )
         return _concluded(folder, ended)
 
+    def add(
+        self,
+        *spaces: Reference | Sequence[Reference],
+        set: Mapping[str, Any] | Sequence[str] = (),
+        confirm: bool = True,
+        top: int | None = None,
+        seeds: int | None = None,
+        **options: Unpack[LaunchOptions],
+    ) -> Run:
+        """Add spaces to the run, or trials to all of its spaces, and run what is new.
+
+        The task, budget, search, rungs and resources of an added space are those of the run.
+        What has been done is not done again.
+
+        Args:
+            spaces: As of `samtune.run`.
+            set: `{"budget.trials": 64}` is the new number of trials of each space; nothing else
+                can change in a run.
+            confirm: Whether to confirm the winners, if the run was begun so.
+            top: How many configurations to confirm per space; without it, as before.
+            seeds: How many fresh seeds each; without it, as before.
+            options: As of `samtune.run`.
+
+        Returns:
+            The run itself.
+
+        Raises:
+            SamtuneError: A space is wrong, or the run cannot grow so.
+        """
+        from samtune.api import training
+        from samtune.api.stages import Asked
+
+        asked = Asked(confirm=confirm, top=top, seeds=seeds)
+        more, launch = [*_each(spaces)], _launch(options)
+        return _concluded(*training.grow(self.folder.parent, self.name, more, set, asked, launch))
+
     def confirm(
         self,
         *,

@@ -70,7 +70,7 @@ Reference = str | Path | Mapping[str, Any] | Space
 def resolved(
     references: Sequence[Reference],
     overrides: Mapping[str, Any] | Sequence[str] = (),
-    on: str | Path | None = None,
+    on: str | Path | SearchSpace | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[SearchSpace]:
     """Return the spaces with everything resolved, ready to be run together.
@@ -85,13 +85,12 @@ def resolved(
         SpaceError: Something is wrong in a space, or the spaces cannot share a run; every mistake
             in any of them is named.
     """
-    if isinstance(overrides, Mapping):
-        overrides = [f"{path}={json.dumps(value)}" for path, value in overrides.items()]
+    texts = as_texts(overrides)
     spaces: list[SearchSpace] = []
     messages: list[str] = []
     for reference in references:
         try:
-            space = _space(reference, overrides, on)
+            space = _space(reference, texts, on)
         except SpaceError as error:
             where = f"{_shown(reference)}: " if len(references) > 1 else ""
             messages += [f"{where}{message}" for message in error.messages]
@@ -101,13 +100,22 @@ def resolved(
         for warning in space.warnings:
             tell(f"warning: {warning}")
         spaces.append(space)
-    messages += _disagreements(spaces)
+    messages += disagreements(spaces)
     if messages:
         raise SpaceError(messages)
     return spaces
 
 
-def _space(reference: Reference, overrides: Sequence[str], on: str | Path | None) -> SearchSpace:
+def as_texts(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Return values to set as `path=value` texts."""
+    if isinstance(overrides, Mapping):
+        return [f"{path}={json.dumps(value)}" for path, value in overrides.items()]
+    return [*overrides]
+
+
+def _space(
+    reference: Reference, overrides: Sequence[str], on: str | Path | SearchSpace | None
+) -> SearchSpace:
     if isinstance(reference, Space):
         document, name = reference.document(), reference.name
     elif isinstance(reference, Mapping):
@@ -133,7 +141,7 @@ def _shown(reference: Reference) -> str:
     return str(reference)
 
 
-def _disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
+def disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
     """Return a sentence for each setting that the spaces of one run must share but do not."""
     names = [space.name for space in spaces]
     messages = [

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from samtune.api.growth import change, grown, refuse_fewer
 from samtune.api.launch import Launch
+from samtune.api.spaces import Reference
 from samtune.api.stages import Asked, Ended, enough_room, run_stages
 from samtune.api.tables import write_tables
 from samtune.record.copies import copied, fetched
@@ -114,12 +117,57 @@ def resume(
         fetched(runs, name, launch.storage)
     with Record.open(runs, name) as record, _held(record, launch) as stop:
         _check_versions(record, accept_version_change)
-        ended = _go_on(record, launch, stop)
-        if ended is None:
-            launch.tell(f"nothing is left to do in {name}")
-            write_tables(record)
-            ended = Ended(0)
-        return record.folder, ended
+        return record.folder, _to_the_end(record, launch, stop)
+
+
+def grow(
+    runs: Path,
+    name: str,
+    more: Sequence[Reference],
+    overrides: Mapping[str, Any] | Sequence[str],
+    asked: Asked,
+    launch: Launch,
+) -> tuple[Path, Ended]:
+    """Add spaces to a run, or trials to its spaces, and do what it then has left to do.
+
+    Args:
+        runs: The folder that holds the runs.
+        name: Name of the run.
+        more: The spaces to add.
+        overrides: The new `budget.trials`.
+        asked: Whether and what to confirm. A run begun without confirmation stays without.
+        launch: Where trials run, and who hears of them.
+
+    Returns:
+        The run's folder, and how it ended.
+
+    Raises:
+        RunError: The run cannot grow so (exit code 2).
+        SpaceError: Something is wrong in a space to add.
+    """
+    observers.check(launch.log, launch.hook)
+    with Record.open(runs, name) as record, _held(record, launch) as stop:
+        _check_versions(record, accepted=False)
+        frozen = _frozen(record)
+        spaces = grown(record, frozen, more, overrides, launch.tell)
+        added = spaces[len(frozen) :]
+        _imported(spaces)
+        _find_data(added, launch)
+        totals = [Proposals(space).total for space in spaces]
+        refuse_fewer(record, spaces, totals)
+        studies = [_study(space, total) for space, total in zip(spaces, totals, strict=True)]
+        code = code_hashes(space.trainable for space in added)
+        record.set_meta("versions", code | (record.meta("versions") or {}))
+        before = Asked.of(record)
+        asked = Asked(
+            before.confirm and asked.confirm, asked.top or before.top, asked.seeds or before.seeds
+        )
+        record.set_meta("asked", dataclasses.asdict(asked))
+        if gained := change(record, studies):
+            record.grow(studies, gained)
+            _note_by_value(record, added)
+            launch.tell(f"{name} grows: {gained}")
+        return record.folder, _to_the_end(record, launch, stop)
 
 
 def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, Ended]:
@@ -243,6 +291,16 @@ def _changed(began: Mapping[str, str], now: Mapping[str, str]) -> str:
         for name in sorted(began.keys() & now.keys())
         if began[name] != now[name]
     )
+
+
+def _to_the_end(record: Record, launch: Launch, stop: Stop) -> Ended:
+    """Run what a run has left to do, and say when that is nothing."""
+    ended = _go_on(record, launch, stop)
+    if ended is None:
+        launch.tell(f"nothing is left to do in {record.name}")
+        write_tables(record)
+        ended = Ended(0)
+    return ended
 
 
 def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:

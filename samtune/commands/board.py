@@ -34,7 +34,8 @@ def print_board(board: pd.DataFrame, pairs: pd.DataFrame, form: str) -> None:
 
 def _markdown(question: str, board: pd.DataFrame, pairs: pd.DataFrame) -> str:
     table = markdown_table([*text.headings(board), "winning knobs"], _with_winners(board))
-    return f"{question}\n\n{summary(board, pairs)}\n\n{table}"
+    parts = (question, summary(board, pairs), text.efforts(board), table)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _latex(question: str, board: pd.DataFrame) -> str:
@@ -51,6 +52,8 @@ def _print_question(question: str, board: pd.DataFrame, pairs: pd.DataFrame) -> 
     """Print the verdict in words, the table and its winners."""
     click.echo(question)
     click.echo(summary(board, pairs))
+    if unequal := text.efforts(board):
+        click.echo(unequal)
     print_table(text.headings(board), text.cells(board))
     for name, sha, knobs in zip(
         board["space"], board["config_sha"], text.winners(board), strict=True

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import samtune
+from samtune.api.growth import is_space, run_named
 from samtune.api.launch import LaunchOptions
 from samtune.api.runs import Interrupted, Run
 from samtune.api.spaces import resolved
@@ -24,6 +25,7 @@ from samtune.commands.options import (
     set_option,
     top_option,
 )
+from samtune.record.folder import RunError
 from samtune.terminal import say
 from samtune.views.plan import plans, plans_text
 
@@ -32,6 +34,13 @@ from samtune.views.plan import plans, plans_text
 @click.argument("spaces", nargs=-1, required=True, metavar="SPACE...")
 @set_option
 @on_option
+@click.option(
+    "--add",
+    "added",
+    multiple=True,
+    metavar="SPACE",
+    help="Add this space to the run that stands in the place of SPACE. Repeatable.",
+)
 @click.option("--name", help="Name of the run; without it, the spaces' names and a count.")
 @runs_option
 @click.option(
@@ -49,6 +58,9 @@ def run(
     spaces: tuple[str, ...],
     overrides: tuple[str, ...],
     on: str | None,
+    added: tuple[str, ...],
+    name: str | None,
+    runs: Path,
     dry_run: bool,
     launch: LaunchOptions,
     as_json: bool,
@@ -59,19 +71,76 @@ def run(
     SPACE is a file, or the name of a shipped space: `samtune run spaces/asam.yaml`,
     `samtune run sgd sam asam`, `samtune run sgd sam asam --on cifar10_resnet18`. With the --name
     and the spaces of a run that was stopped, this continues that run.
+
+    A run that exists gains spaces by `samtune run first --add sam`, and trials in each space by
+    `samtune run first --set budget.trials=64`. Where a space has the name of the run, name the
+    run by its folder: `samtune run runs/first`.
     """
+    if (grows := _run_to_grow(spaces, overrides, added, runs)) is not None:
+        others = {"--on": on, "--name": name, "--dry-run": dry_run}
+        _refuse(grows, [option for option, given in others.items() if given])
+        launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
+        return _answer(lambda: grows.add(added, set=overrides, **asked, **launch), as_json)
     if dry_run:
         # Nothing is known here about the machines of another cluster.
-        runs = None if launch["address"] else asked["runs"]
+        earlier = None if launch["address"] else runs
         loaded = resolved(spaces, overrides, on, say)
         planned = plans(
-            loaded, confirm=asked["confirm"], top=asked["top"], seeds=asked["seeds"], runs=runs
+            loaded, confirm=asked["confirm"], top=asked["top"], seeds=asked["seeds"], runs=earlier
         )
         document = {"schema": "plan/1", "spaces": planned}
         click.echo(json.dumps(document) if as_json else plans_text(planned))
         return 0
     launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
-    return _answer(lambda: samtune.run(*spaces, set=overrides, on=on, **asked, **launch), as_json)
+    return _answer(
+        lambda: samtune.run(
+            *spaces, set=overrides, on=on, name=name, runs=runs, **asked, **launch
+        ),
+        as_json,
+    )
+
+
+def _run_to_grow(
+    spaces: tuple[str, ...], overrides: tuple[str, ...], added: tuple[str, ...], runs: Path
+) -> Run | None:
+    """Return the run that stands in the place of a space, None where there are only spaces.
+
+    Raises:
+        RunError: There is no such run, or it is not said what it gains (exit code 2).
+    """
+    word, *rest = spaces
+    if added:
+        if rest:
+            raise RunError(
+                f"--add adds to one run, and {', '.join(spaces)} are several words; write "
+                f"`samtune run {word} {' '.join(f'--add {space}' for space in (*rest, *added))}`",
+                exit_code=2,
+            )
+        return samtune.load(word, runs)
+    folder = run_named(word, runs)
+    if rest or folder is None:
+        return None
+    if is_space(word):
+        if any(text.startswith("budget.trials=") for text in overrides):
+            say(f"{word} is a space here; `samtune run {folder} ...` adds trials to that run")
+        return None
+    if not overrides:
+        raise RunError(
+            f"{word} is a run: `samtune resume {folder.name}` continues it, and `samtune run "
+            f"{word} --add SPACE` or `--set budget.trials=N` adds to it",
+            exit_code=2,
+        )
+    return Run(folder.absolute())
+
+
+def _refuse(run: Run, options: list[str]) -> None:
+    """Raise RunError (exit code 2) for options that a run which exists does not take."""
+    if options:
+        raise RunError(
+            f"{run.name} is a run that exists, which takes no {' and no '.join(options)}; its "
+            "spaces gain by --add and --set budget.trials=N alone",
+            exit_code=2,
+        )
 
 
 @click.command()

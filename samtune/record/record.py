@@ -72,9 +72,7 @@ class Record(Reader):
             runs.mkdir(parents=True, exist_ok=True)
             aside.mkdir()
             (aside / "checkpoints").mkdir()
-            for space in spaces:
-                copy = "space.yaml" if len(spaces) == 1 else f"space.{space['name']}.yaml"
-                durable.write(aside / copy, space["space"].encode())
+            _write_spaces(aside, spaces)
             sweep_db.create(aside / "sweep.db", spaces, asked or {}, code or {})
             folder = run_folder.placed(aside, folder, named=name is not None)
             connection = sweep_db.connect(folder / "sweep.db")
@@ -124,6 +122,26 @@ class Record(Reader):
             if not any(self.trials()):
                 self._db.close()
                 shutil.rmtree(self.folder)
+
+    def grow(self, studies: Sequence[Mapping[str, str]], detail: str) -> None:
+        """Give the run more studies, and the ones that it has other spaces.
+
+        The trials on record stay as they are.
+
+        Args:
+            studies: rows of the table studies: those that it has in their order, then new ones.
+            detail: what the run gains, for the event that is kept of it.
+        """
+        with durable.transaction(self._db):
+            self._db.executemany(
+                "INSERT INTO studies VALUES"
+                " (:study, :name, :variant, :base, :space, :sha256, :settings)"
+                " ON CONFLICT (study) DO UPDATE SET"
+                " space = excluded.space, sha256 = excluded.sha256, settings = excluded.settings",
+                [{**study, "study": k} for k, study in enumerate(studies)],
+            )
+            self._insert_event("grown", detail)
+        _write_spaces(self.folder, studies)
 
     def set_meta(self, key: str, value: Any) -> None:
         """Store a value, which JSON can hold, under a key."""
@@ -303,10 +321,23 @@ class Record(Reader):
     def add_event(self, kind: str, detail: str = "", trial: int | None = None) -> None:
         """Commit an event, of one trial or of the run."""
         with durable.transaction(self._db):
-            self._db.execute(
-                "INSERT INTO events (at, kind, trial, detail) VALUES (?, ?, ?, ?)",
-                (now(), kind, trial, detail),
-            )
+            self._insert_event(kind, detail, trial)
+
+    def _insert_event(self, kind: str, detail: str, trial: int | None = None) -> None:
+        self._db.execute(
+            "INSERT INTO events (at, kind, trial, detail) VALUES (?, ?, ?, ?)",
+            (now(), kind, trial, detail),
+        )
+
+
+def _write_spaces(folder: Path, spaces: Sequence[Mapping[str, str]]) -> None:
+    """Write the frozen spaces beside the record, for people to read."""
+    for space in spaces:
+        copy = "space.yaml" if len(spaces) == 1 else f"space.{space['name']}.yaml"
+        durable.write(folder / copy, space["space"].encode())
+    if len(spaces) > 1:
+        # A run that gained its second space has the first one's under this name.
+        (folder / "space.yaml").unlink(missing_ok=True)
 
 
 def now() -> float:

@@ -107,7 +107,7 @@ class SearchSpace:
         cls,
         reference: str | Path,
         overrides: Sequence[str] = (),
-        on: str | Path | None = None,
+        on: str | Path | SearchSpace | None = None,
     ) -> SearchSpace:
         """Read a space, and check it against its trainable, which is imported.
 
@@ -122,7 +122,7 @@ class SearchSpace:
         found = find(reference)
         root = read(found.path)
         if on is not None:
-            root = on_setting(root, read(find(on).path))
+            root = on_setting(root, _tree(on))
         root, problems = override(root, overrides)
         root = without_shipped_noise(root)
         space = _built(root, problems, found.name, frozen=False)
@@ -137,7 +137,7 @@ class SearchSpace:
         document: Mapping[str, Any],
         name: str,
         overrides: Sequence[str] = (),
-        on: str | Path | None = None,
+        on: str | Path | SearchSpace | None = None,
     ) -> SearchSpace:
         """Check a space that was made in Python, with the words that a space file has.
 
@@ -146,23 +146,32 @@ class SearchSpace:
         """
         root = compose(dump({"samtune": 1, **document}), name)
         if on is not None:
-            root = on_setting(root, read(find(on).path))
+            root = on_setting(root, _tree(on))
         root, problems = override(root, overrides)
         root = without_shipped_noise(root)
         return _built(root, problems, name, frozen=False)
 
     @classmethod
-    def from_text(cls, text: str, name: str, source_name: str) -> SearchSpace:
+    def from_text(
+        cls, text: str, name: str, source_name: str, overrides: Sequence[str] = ()
+    ) -> SearchSpace:
         """Return the space of a frozen `text`, without importing its trainable.
 
+        Args:
+            text: The text of a space with every value resolved.
+            name: The name of the space.
+            source_name: What places in the text are named after.
+            overrides: `path=value` each, applied on top in order.
+
         Raises:
-            SpaceError: The text was damaged; places are given in `source_name`.
+            SpaceError: The text was damaged, or an override is wrong.
         """
         try:
             root = parse(text.encode(), source_name)
         except StrictYamlError as error:
             raise space_error(error.problems) from None
-        return _built(root, [], name, frozen=True)
+        root, problems = override(root, overrides)
+        return _built(root, problems, name, frozen=True)
 
     @property
     def trial_budget(self) -> Budget:
@@ -182,6 +191,13 @@ class SearchSpace:
     def active(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Return `values` without the knobs whose `when` is false."""
         return active(self.knobs, values)
+
+
+def _tree(setting: str | Path | SearchSpace) -> Node:
+    """Return the tree of a space that others take their setting from."""
+    if isinstance(setting, SearchSpace):
+        return parse(setting.text.encode(), setting.name)
+    return read(find(setting).path)
 
 
 def _built(root: Node, problems: list[Problem], name: str, *, frozen: bool) -> SearchSpace:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from analysis.board import cells, headings, questions, records, winners
+from analysis.board import cells, efforts, headings, questions, records, winners
 from analysis.leaderboard import leaderboard, save, t_interval
 from samtune.record import tables
 
@@ -200,6 +200,15 @@ def test_a_heading_names_only_what_is_known(tmp_path: Path) -> None:
     own |= {"budget_kind": "epochs", "budget_max": 3.0}
     board = leaderboard([folder(tmp_path / "r", [trial(0, "completed", 0.5, **own)], [])])
     assert [question for question, _ in questions(board)] == ["3 epochs per trial"]
+
+
+def test_unequal_search_efforts_are_said_in_a_sentence(tmp_path: Path) -> None:
+    sgd = [trial(0, "completed", 0.5, space="sgd")]
+    sam = [trial(number, "completed", 0.5) for number in range(2)]
+    assert efforts(leaderboard([folder(tmp_path / "equal", sgd + sam[:1], [])])) == ""
+    said = efforts(leaderboard([folder(tmp_path / "grown", sgd + sam, [])]))
+    assert said.startswith("The search efforts are not equal; trials: ")
+    assert "sgd 1" in said and "sam 2" in said
 
 
 def test_many_knobs_take_one_line(tmp_path: Path) -> None:
