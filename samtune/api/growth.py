@@ -1,4 +1,4 @@
-"""What an existing run gains: more spaces, and more trials in each."""
+"""Growth of an existing run: more spaces, and more trials in each."""
 
 from __future__ import annotations
 

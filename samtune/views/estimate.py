@@ -1,4 +1,4 @@
-"""How long a space may take, by the pace of an earlier run of the same trainable and task."""
+"""An estimate of the time of a space, by the pace of an earlier run of its trainable and task."""
 
 from __future__ import annotations
 
