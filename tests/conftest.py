@@ -37,9 +37,12 @@ CIFAR10 = [
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_slots() -> Iterator[object]:
-    """A Ray of our own with room for two trials; started once."""
+    """A Ray of our own with room for two trials; ended with the module that uses it.
+
+    Tests of other modules start one by a command, and a process can hold only one.
+    """
     from samtune.cluster.start import cluster
     from samtune.space.search_space import SearchSpace
 

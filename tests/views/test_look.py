@@ -170,8 +170,9 @@ def test_a_run_has_a_status_from_its_first_second(runs: Path) -> None:
 
 
 def test_300_knobs_take_a_line_of_a_status_and_of_a_list_of_trials(
-    runs: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     names = [f"knob_number_{k}" for k in range(300)]
     study = {"name": "sgd", "variant": "sgd", "base": "sgd", "sha256": "0" * 64}
     settings = {**SETTINGS, "searched": names}
