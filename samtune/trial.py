@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -160,7 +160,9 @@ def report(
         checkpoint: The path of the checkpoint of this epoch.
         checkpoint_sha256: The SHA-256 of that checkpoint.
         facts: Constants of the trial, such as `n_params` and `device`: numbers, texts, True or
-            False. One report with them is enough.
+            False. One report with them is enough. A repeat that has opened test may add
+            `test_bits`, which says of each test image whether it is classified correctly:
+            `base64.b64encode(np.packbits(correct)).decode()`.
         metrics: Numbers: of Python, or 0-dim tensors and arrays. The metric of the sweep
             (`val_acc` unless the space names another) is always needed. A budget of kind
             `compute` needs `see` too: the SGD-epoch equivalents since the start of the trial. A
@@ -169,7 +171,7 @@ def report(
 
     Raises:
         ReportError: For a value that cannot be recorded, a missing metric, an epoch or a use of
-            the budget that falls, a `test_` metric without a permit, and outside a trial.
+            the budget that falls, a `test_` name without a permit, and outside a trial.
     """
     trial = _current()
     with trial.lock:
@@ -239,6 +241,7 @@ def _send(
     if not isinstance(facts or {}, Mapping):
         raise ReportError(f"facts is a {type(facts).__name__}; report a dict of names and values")
     checked = _checked(trial.config, metrics)
+    _refuse_test(trial.config, [*checked, *map(str, facts or {})])
     used = _used(trial, number, checked)
     if not 0 <= used < math.inf or used < trial.last_used:
         raise ReportError(
@@ -266,13 +269,17 @@ def _checked(config: TrialConfig, metrics: Mapping[str, Any]) -> dict[str, float
             f"the report lacks {config.metric!r}, the metric of this sweep; "
             f"it has: {', '.join(sorted(numbers)) or 'nothing'}"
         )
-    for name in numbers:
+    return numbers
+
+
+def _refuse_test(config: TrialConfig, names: Sequence[str]) -> None:
+    """Raise ReportError for a metric or a fact of the test split from a trial of the search."""
+    for name in names:
         if name.startswith("test_") and config.test_permit is None:
             raise ReportError(
                 f"{name} was reported by a trial without a permit to open test; "
                 "only the repeats of `samtune confirm` have one"
             )
-    return numbers
 
 
 def _used(trial: _Running, epoch: int, numbers: Mapping[str, float]) -> float:

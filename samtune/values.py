@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 from typing import Any
@@ -22,7 +23,7 @@ _COUNTS = {
     **{"n_params": 2**63 - 1, "threads": 2**15 - 1, "workers": 2**15 - 1},
 }
 _FLAGS = {"deterministic", "compiled", "channels_last"}
-_TEXTS = {"device", "precision", "data_sha256", "torch_version"}
+_TEXTS = {"device", "precision", "data_sha256", "torch_version", "test_bits"}
 
 
 class ReportError(SamtuneError):
@@ -91,8 +92,21 @@ def fact(name: Any, value: Any) -> Value:
         raise ReportError(f"{field} is {quoted(plain)}; it must be True or False")
     if name in _TEXTS and not isinstance(plain, str):
         raise ReportError(f"{field} is {quoted(plain)}; it must be a text")
+    if name == "test_bits" and bits(plain) is None:
+        raise ReportError(
+            f"{field} is {quoted(plain)}; it must be "
+            "base64.b64encode(np.packbits(correct)).decode()"
+        )
     known: Value = plain
     return known
+
+
+def bits(text: Any) -> bytes | None:
+    """Return the bytes of a text in base64, None for anything else."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError):
+        return None
 
 
 def text(field: str, value: Any) -> str | None:

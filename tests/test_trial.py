@@ -122,11 +122,19 @@ def test_a_fact_of_any_library_is_recorded(name: str, value: Any, plain: Any) ->
         *(("n_val", value) for value in ("many", -1, 2.5, True, 2**31)),
         *(("deterministic", value) for value in (1, "yes")),
         *(("device", value) for value in (0, True)),
+        *(("test_bits", value) for value in (5, "1101 0011", "\u00e9")),
     ],
 )
 def test_a_fact_that_cannot_be_recorded_is_named(name: str, value: Any) -> None:
     with pytest.raises(ReportError, match=rf"facts\['{name}'\] is "):
-        sent({"epoch": 1, "facts": {name: value}})
+        sent({"epoch": 1, "facts": {name: value}}, test_permit="p-1")
+
+
+@pytest.mark.parametrize("report", [{"test_acc": 0.5}, {"facts": {"test_bits": "oIA="}}])
+def test_a_trial_of_the_search_reports_nothing_of_test(report: dict[str, Any]) -> None:
+    with pytest.raises(ReportError, match="reported by a trial without a permit to open test"):
+        sent({"epoch": 1, **report})
+    assert sent({"epoch": 1, **report}, test_permit="p-1")
 
 
 def test_facts_are_a_dict_with_names() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,17 +93,19 @@ def evaluate_samples(
     return {"loss": loss.item(), "acc": accuracy.item()}
 
 
-def evaluate_test(predict: Predictor, split: Split) -> dict[str, float]:
-    """Return the figures of a confirmed repeat on its test split.
+def evaluate_test(predict: Predictor, split: Split) -> tuple[dict[str, float], str]:
+    """Return the figures of a confirmed repeat on its test split, and which images are right.
 
     `test_loss` is the mean of the task's loss and `test_nll` the mean negative log-likelihood of
     the true class; they are equal as long as the loss is plain cross-entropy. `test_ece` is
-    the calibration error, and `test_correct` of `n_test` images are right.
+    the calibration error, and `test_correct` of `n_test` images are right. `packed` has packed
+    which ones these are, in the order of the split.
     """
     logits, labels = predict(split)
     loss = F.cross_entropy(logits, labels).item()
-    correct = int((logits.argmax(dim=1) == labels).sum())
-    return {
+    hits = logits.argmax(dim=1) == labels
+    correct = int(hits.sum())
+    figures = {
         "test_acc": correct / len(labels),
         "test_loss": loss,
         "test_nll": loss,
@@ -109,6 +113,16 @@ def evaluate_test(predict: Predictor, split: Split) -> dict[str, float]:
         "n_test": len(labels),
         "test_correct": correct,
     }
+    return figures, packed(hits)
+
+
+def packed(hits: Tensor) -> str:
+    """Return one bit per image as base64 of `np.packbits`, which `test_bits` of repeats holds.
+
+    Args:
+        hits: True for an image that is classified correctly, shape (N,).
+    """
+    return base64.b64encode(np.packbits(hits.cpu().numpy()).tobytes()).decode()
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:

@@ -81,6 +81,7 @@ class Trial:
         batch_size = min(int(config.task["batch_size"]), n_train)
         schedule = Schedule.of(config.task, float(config.knobs["lr"]))
         self.meter = Meter(config.budget, n_train, batch_size, schedule)
+        self.test_bits: str | None = None
 
     def _build(self, data: TrainVal) -> None:
         task, seed = self.config.task, self.config.seeds.order
@@ -219,7 +220,7 @@ class Trial:
         started = perf_counter()
         split = open_test(self.config.task, self.config.seeds.split, self.config.test_permit)
         split = split.resident(self.device)
-        metrics = evaluate_test(self.predict, split)
+        metrics, self.test_bits = evaluate_test(self.predict, split)
         metrics |= {f"test_{name}": value for name, value in self._sampled(split).items()}
         self.meter.eval_s += perf_counter() - started
         return metrics
@@ -270,6 +271,7 @@ class Trial:
             "data_sha256": self.data_sha256,
             "torch_version": str(torch.__version__),
             "deterministic": repeatable and self.config.budget.kind != "seconds",
+            **({} if self.test_bits is None else {"test_bits": self.test_bits}),
         }
 
     def _report(self, metrics: Mapping[str, float], saved: checkpoint.Saved | None) -> None:
@@ -292,6 +294,7 @@ class Trial:
             "scaler": self.scaler.state_dict() if self.scaler else {},
             "ranks": self.ranks.states(self._own_state()),
             "metrics": dict(metrics),
+            "test_bits": self.test_bits,
         }
         if self.ranks.rank > 0:
             return None
@@ -331,6 +334,7 @@ class Trial:
             self.optimizer.load_state_dict(
                 {**self.optimizer.state_dict(), "memory": own["variant"]}
             )
+        self.test_bits = state["test_bits"]
         metrics = state["metrics"] | {"train_s": self.meter.train_s}
         self._report(metrics, checkpoint.verify(path) if path else None)
 

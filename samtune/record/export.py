@@ -15,6 +15,7 @@ from samtune.record import tables
 from samtune.record.curves import Curves, End, metric_columns
 from samtune.record.reader import Reader
 from samtune.record.rows import StudyRow, TrialRow, canonical
+from samtune.values import bits
 
 # Metrics that trials hold under other names.
 _RENAMED = {
@@ -139,6 +140,7 @@ class _Run:
                 "test_openings": openings[trial.trial],
                 **{columns[name]: value for name, value in end.metrics.items()},
                 **{name: whole(end.metrics.get(name)) for name in ("n_test", "test_correct")},
+                "test_bits": bits(trial.facts.get("test_bits")),
                 "ckpt_sha256": end.checkpoint_sha256,
             }
 

@@ -68,7 +68,7 @@ COLUMNS = {
     rank_in_search! int16, seed_bundle! int32, test_openings! int16,
     metric string, mode string, tie_margin float64, val_acc float64, val_loss float64,
     test_acc float64, test_loss float64, test_nll float64, test_ece float64,
-    n_test int64, test_correct int64, see float64, train_s float64,
+    n_test int64, test_correct int64, test_bits binary, see float64, train_s float64,
     ckpt_sha256 string, state! string
     """,
     "leaderboard": f"""

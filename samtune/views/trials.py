@@ -110,7 +110,7 @@ def trial_of(record: Reader, reference: str) -> dict[str, Any]:
         "task": dict(config.task),
         "budget": {"kind": config.budget.kind, "per_trial": config.budget.per_trial},
         "seeds": config.to_dict()["seeds"],
-        "facts": {name: _finite(fact) for name, fact in trial.facts.items()},
+        "facts": {n: _finite(fact) for n, fact in trial.facts.items() if n != "test_bits"},
         "proposed_at": trial.proposed_at,
         "log": str(log_path(record.folder, trial.trial)),
         "ended_at": trial.ended_at,

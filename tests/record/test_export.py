@@ -166,6 +166,17 @@ def test_only_a_reported_test_metric_is_an_opening(runs: Path) -> None:
     assert found["leaderboard"].column("test_openings").to_pylist() == [1]
 
 
+def test_bits_of_the_test_split_are_bytes(runs: Path) -> None:
+    with Record.create(runs, "mine", [STUDY]) as record:
+        best = add(record, "search", 0, [{"f1": 0.5}])
+        for bundle, text in enumerate((None, "oIA=", "no bits")):
+            facts = {"test_bits": text} if text else {}
+            more = {"source": best.trial, "rank": 0, "bundle": bundle, "facts": facts}
+            add(record, "confirm", bundle, [{"f1": 0.1, "test_f1": 0.2}], **more)
+        found = exported(record)["repeats"]
+    assert found.column("test_bits").to_pylist() == [None, b"\xa0\x80", None]
+
+
 def test_the_tables_of_a_running_sweep_are_of_one_moment(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import pickle
 import random
@@ -210,9 +211,13 @@ def test_a_confirmed_trial_opens_the_test_split_once_at_its_end(
     assert metrics["test_acc"] == metrics["test_correct"] / 500
     assert metrics["test_loss"] == metrics["test_nll"] > 0
     assert 0 <= metrics["test_ece"] <= 1
+    bits = last["facts"]["test_bits"]
+    hits = np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=500)
+    assert hits.sum() == metrics["test_correct"] and len(base64.b64decode(bits)) == 63
+    assert "test_bits" not in before[-1]["facts"]
     again = train(replace(config, budget=Budget("compute", 10)))
     assert len(opened) == 1, "a finished trial reports again and opens nothing"
-    assert curve(again) == curve([last])
+    assert curve(again) == curve([last]) and again[0]["facts"]["test_bits"] == bits
 
 
 def test_it_learns() -> None:
