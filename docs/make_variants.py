@@ -146,8 +146,8 @@ training set, MESA a second model inside the loss. Both belong into a trainable.
 
 ## Special cases
 
-- The interval of LookSAM is `k`. Momentum-SAM and Bayesian SAM have one kind of step, and so no
-  `interval`.
+- The interval of LookSAM is `k`, and it perturbs in the first step of each. Momentum-SAM and
+  Bayesian SAM have one kind of step, and so no `interval`.
 - Bayesian SAM has no `params`: its noise and its ascent belong to a posterior over all weights. It
   keeps two copies, `s` and its momentum; elsewhere the momentum is in the state of the base.
 - AE-SAM decides on the host if it makes a second pass, and so waits for the device once in each

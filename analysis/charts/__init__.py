@@ -35,7 +35,7 @@ KINDS = {
         lambda t: leaderboard.leaderboard(t["leaderboard"], t["repeats"]),
     ),
     "compute": Kind(
-        "best validation score against the compute spent by the search",
+        "best validation score against the see spent by the search",
         compute.CAPTION,
         lambda t: compute.compute(t["trials"]),
     ),

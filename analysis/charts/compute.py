@@ -31,8 +31,8 @@ def compute(trials: pd.DataFrame) -> list[Panel]:
     values = pd.concat([found["best"] for found in steps.values()])
     low, high = float(values.min()), float(values.max())
     panel = Panel(
-        title="Best validation score against search compute",
-        label=f"Best {metric} so far against compute, for {', '.join(steps)}",
+        title="Best validation score against the see of the search",
+        label=f"Best {metric} so far against see, for {', '.join(steps)}",
         x=(0.0, float(max(found["see"].max() for found in steps.values()))),
         y=accuracy_ends(low - 0.005, high) if accuracy else padded(low, high),
         y_kind="error" if accuracy else "linear",

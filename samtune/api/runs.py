@@ -181,11 +181,16 @@ class Run:
         return True
 
     def resume(
-        self, *, accept_version_change: bool = False, **options: Unpack[LaunchOptions]
+        self,
+        *,
+        confirm: bool = True,
+        accept_version_change: bool = False,
+        **options: Unpack[LaunchOptions],
     ) -> Run:
         """Continue the run to its end; interrupted trials continue from their checkpoints.
 
         Args:
+            confirm: Whether to confirm the winners, if the run was begun so.
             accept_version_change: Whether to continue although versions or code have changed.
             options: The options of `samtune.run`.
 
@@ -197,7 +202,11 @@ class Run:
 
         launch = _launch(options)
         folder, ended = training.resume(
-            self.folder.parent, self.name, launch, accept_version_change=accept_version_change
+            self.folder.parent,
+            self.name,
+            launch,
+            confirm=confirm,
+            accept_version_change=accept_version_change,
         )
         return _concluded(folder, ended)
 

@@ -96,7 +96,12 @@ def _started_again(
 
 
 def resume(
-    runs: Path, name: str, launch: Launch, *, accept_version_change: bool = False
+    runs: Path,
+    name: str,
+    launch: Launch,
+    *,
+    confirm: bool = True,
+    accept_version_change: bool = False,
 ) -> tuple[Path, Ended]:
     """Continue a run that was stopped or killed, from its own frozen spaces.
 
@@ -104,6 +109,7 @@ def resume(
         runs: The folder that holds the runs.
         name: Name of the run; with a storage, it may be there alone.
         launch: Where trials run, and who hears of them.
+        confirm: False ends the run with its search, now and in later resumes.
         accept_version_change: Whether to continue although versions or code have changed.
 
     Returns:
@@ -117,6 +123,9 @@ def resume(
         fetched(runs, name, launch.storage)
     with Record.open(runs, name) as record, _held(record, launch) as stop:
         _check_versions(record, accept_version_change)
+        if not confirm:
+            unconfirmed = dataclasses.replace(Asked.of(record), confirm=False)
+            record.set_meta("asked", dataclasses.asdict(unconfirmed))
         return record.folder, _to_the_end(record, launch, stop)
 
 

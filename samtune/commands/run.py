@@ -146,6 +146,11 @@ def _refuse(run: Run, options: list[str]) -> None:
 @click.command()
 @click.argument("name")
 @click.option(
+    "--no-confirm",
+    is_flag=True,
+    help="End the run with its search, also in later resumes; `samtune confirm` still confirms.",
+)
+@click.option(
     "--accept-version-change",
     is_flag=True,
     help="Continue although samtune, torch, ray or optuna is not the version that began the run, "
@@ -155,7 +160,12 @@ def _refuse(run: Run, options: list[str]) -> None:
 @launch_options
 @json_option
 def resume(
-    name: str, accept_version_change: bool, runs: Path, launch: LaunchOptions, as_json: bool
+    name: str,
+    no_confirm: bool,
+    accept_version_change: bool,
+    runs: Path,
+    launch: LaunchOptions,
+    as_json: bool,
 ) -> int:
     """Continue a run that was stopped or killed.
 
@@ -165,7 +175,10 @@ def resume(
     run = named(runs, name)
     launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
     return _answer(
-        lambda: run.resume(accept_version_change=accept_version_change, **launch), as_json
+        lambda: run.resume(
+            confirm=not no_confirm, accept_version_change=accept_version_change, **launch
+        ),
+        as_json,
     )
 
 

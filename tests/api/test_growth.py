@@ -113,6 +113,20 @@ def test_a_variant_is_added_with_the_setting_of_the_run(
         assert [trial.trial for trial in record.trials()] == trials
 
 
+def test_a_resume_without_confirmation_ends_with_the_search(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = samtune.api.spaces.resolved([space(1)])
+    studies = [training._study(each, 1) for each in loaded]
+    Record.create(Path("runs"), "first", studies, {"confirm": True}).__exit__()
+    assert typed("resume", "first", "--no-confirm", "--quiet") == 0
+    run = samtune.load("first")
+    assert len(run.trials) == 1 and run.repeats.empty
+    run.resume(progress=False)
+    assert "nothing is left to do in first" in capsys.readouterr().err
+    assert len(run.confirm(progress=False).repeats) == 1
+
+
 def test_a_growth_that_is_cut_short_is_resumed(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,20 @@ def test_imagenet_is_looked_for_in_the_root(root: Path) -> None:
     assert load({"dataset": "imagenet"}, 1).train.images.shape == (6, 3, 224, 224)
 
 
+def test_imagenet_is_listed_once_as_what_is_there(root: Path) -> None:
+    def listed() -> list[tuple[str, str]]:
+        found = [entry for entry in catalogue.entries() if entry.name == "imagenet"]
+        return [(entry.state, entry.note) for entry in found]
+
+    ((state, note),) = listed()
+    assert state == "missing" and note.startswith("put its images at train/CLASS")
+    folder_of(root / "imagenet", count=2, side=(40, 60), parts=("train", "val"))
+    assert listed() == [("ready", "3 classes of image files, read as they are")]
+    load({"dataset": "imagenet", "image_size": 24}, 1)
+    assert listed() == [("ready", "6 + 6 images of 3 x 24 x 24, 3 classes")]
+    assert [entry.state for entry in catalogue.checked_entries()] == ["shipped", "ready"]
+
+
 def empty(folder: Path) -> None:
     folder.mkdir()
 

@@ -23,6 +23,7 @@ from trainables.datasets.paths import PathSet, is_current
 
 CORRUPTED = ("cifar10c", "cifar100c")
 _FETCHED = NAMES + CORRUPTED
+_IMAGENET = "imagenet"
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,14 @@ def entries() -> Iterator[Entry]:
         else:
             note = f"{archive.size / 1e6:,.0f} MB: samtune data fetch {name}"
             yield Entry(name, "missing", archive.size, str(store.root() / name), note)
-    folder = store.root() / "imagenet"
-    state = "ready" if folder.is_dir() else "missing"
-    note = "its images at train/CLASS and val/CLASS there, or a link to them"
-    yield Entry("imagenet", state, 0, str(folder), note)
-    for form in FORMS:
-        for folder in sorted(store.root().glob(f"{form}-*/")):
-            yield _mapped(folder.name)
+    mapped = [
+        _mapped(folder.name)
+        for form in FORMS
+        for folder in sorted(store.root().glob(f"{form}-*/"))
+    ]
+    if all(entry.name != _IMAGENET for entry in mapped):
+        yield _imagenet()
+    yield from mapped
 
 
 def checked_entries() -> Iterator[Entry]:
@@ -130,13 +132,25 @@ def checked_entries() -> Iterator[Entry]:
 
 def checked(entry: Entry) -> Entry:
     """Check every byte of the set, and return its entry: `ready` may become `damaged`."""
-    if entry.state != "ready" or entry.name == "imagenet":
-        return entry
     slug = Path(entry.where).name
+    if entry.state != "ready" or slug == _IMAGENET:
+        return entry
     try:
         return check(slug) if slug in ARCHIVES else _check_mapped(slug)
     except DataError as error:
         return dataclasses.replace(entry, state="damaged", note=str(error))
+
+
+def _imagenet() -> Entry:
+    """Return the entry of ImageNet's own files, which nothing has mapped."""
+    folder = store.root() / _IMAGENET
+    parts = [folder / part for part in ("train", "val")]
+    if not all(part.is_dir() for part in parts):
+        note = "put its images at train/CLASS and val/CLASS there, or a link to them"
+        return Entry(_IMAGENET, "missing", 0, str(folder), note)
+    classes = sum(entry.is_dir() for entry in parts[0].iterdir())
+    note = f"{classes:,} classes of image files, read as they are"
+    return Entry(_IMAGENET, "ready", 0, str(folder), note)
 
 
 def _check_mapped(slug: str) -> Entry:
