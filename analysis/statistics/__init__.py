@@ -1,0 +1,40 @@
+"""Statistics of a leaderboard: paired tests, verdicts, ranks and power.
+
+Every function is pure and works on plain sequences. Scores are oriented so that larger is better:
+a caller negates a metric that is minimised. NaN marks a seed bundle that a variant did not
+complete; a comparison uses the bundles that both variants completed. Distributions come from
+scipy.
+"""
+
+from analysis.statistics.anytime import e_value
+from analysis.statistics.nested import over_images, over_studies, over_tasks
+from analysis.statistics.pairs import ALPHA, Paired, Scores, Word, holm, margin, paired, word
+from analysis.statistics.plans import LEVELS, LOOKS, Judged, decide, until_decided, verdicts
+from analysis.statistics.power import detectable, power, seeds_needed
+from analysis.statistics.ranks import rank_sets, ranks
+
+__all__ = [
+    "ALPHA",
+    "LEVELS",
+    "LOOKS",
+    "Judged",
+    "Paired",
+    "Scores",
+    "Word",
+    "decide",
+    "detectable",
+    "e_value",
+    "holm",
+    "margin",
+    "over_images",
+    "over_studies",
+    "over_tasks",
+    "paired",
+    "power",
+    "rank_sets",
+    "ranks",
+    "seeds_needed",
+    "until_decided",
+    "verdicts",
+    "word",
+]

@@ -1,0 +1,85 @@
+"""Comparisons over tasks, over searches, and over the images of a shared test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from analysis.statistics.pairs import ratio
+
+
+def over_tasks(diffs: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """Average paired differences over tasks, each task with equal weight.
+
+    Satterthwaite's t interval; it speaks of these tasks, not of others.
+
+    Args:
+        diffs: Per task the paired differences of its bundles, at least two.
+
+    Returns:
+        The mean, the ends of its 95 % interval and the degrees of freedom.
+
+    """
+    values = [np.asarray(task, float) for task in diffs]
+    if not values or any(len(task) < 2 for task in values):
+        raise ValueError("each task needs two paired differences")
+    v = np.array([task.var(ddof=1) / len(task) for task in values])
+    mean = float(np.mean([task.mean() for task in values]))
+    freedom = np.array([len(task) - 1 for task in values])
+    total = float(v.sum())
+    df = total**2 / float((v**2 / freedom).sum()) if total else float(freedom.sum())
+    half = float(special.stdtrit(df, 0.975)) * math.sqrt(total) / len(values)
+    return mean, mean - half, mean + half, df
+
+
+def over_studies(diffs: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """Average paired differences over independent searches, by a t test on their means.
+
+    In a balanced nested design this is the mixed-model test of a difference between variants.
+
+    Args:
+        diffs: Per search the paired differences of its own bundles.
+
+    Returns:
+        The mean, the ends of its 95 % interval and the two-sided p-value, with df = searches - 1.
+
+    """
+    means = np.array([np.mean(study) for study in diffs])
+    if len(means) < 2:
+        raise ValueError(f"a test over searches needs two of them, and there are {len(means)}")
+    mean, se = float(means.mean()), float(means.std(ddof=1)) / math.sqrt(len(means))
+    df = len(means) - 1
+    half = float(special.stdtrit(df, 0.975)) * se
+    return mean, mean - half, mean + half, 2 * float(special.stdtr(df, -abs(ratio(mean, se))))
+
+
+def over_images(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
+    """Compare two variants on one test set that all seeds share, seeds and images both random.
+
+    The variance of the crossed design is (MS_seed + MS_image - MS_rest) / (n N), and never below
+    MS_seed / (n N).
+
+    Args:
+        a: Correctness of the first variant, 0 or 1, shape (seeds, images).
+        b: Correctness of the second variant, same shape.
+
+    Returns:
+        The mean difference, its standard error, and the standard error of the seeds alone.
+
+    """
+    d = np.asarray(a, float) - np.asarray(b, float)
+    if d.ndim != 2 or min(d.shape) < 2:
+        raise ValueError("correctness has shape (seeds, images), with two of each at least")
+    n, images = d.shape
+    mean, of_seed, of_image = d.mean(), d.mean(axis=1), d.mean(axis=0)
+    ms_seed = images * float(((of_seed - mean) ** 2).sum()) / (n - 1)
+    ms_image = n * float(((of_image - mean) ** 2).sum()) / (images - 1)
+    rest = d - of_seed[:, None] - of_image[None, :] + mean
+    ms_rest = float((rest**2).sum()) / ((n - 1) * (images - 1))
+    of_seeds = ms_seed / (n * images)
+    variance = max((ms_seed + ms_image - ms_rest) / (n * images), of_seeds)
+    return float(mean), math.sqrt(variance), math.sqrt(of_seeds)
