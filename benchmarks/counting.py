@@ -94,7 +94,7 @@ PROMISED: dict[str, float] = {
     "k_sam": 1,
     "lookbehind_sam": 3,
 }
-"""Extra copies of the model by `docs/variants.md`, persistent and transient.
+"""Extra copies of the model by `docs/reference/variants.md`, persistent and transient.
 
 Bayesian SAM keeps s and the momentum, which other variants leave to the base optimizer. Friendly
 SAM and VaSSO need 2, and the old mean for a step that fails in its last pass. At w + eps neither

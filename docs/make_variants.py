@@ -1,4 +1,4 @@
-"""Print docs/variants.md: `python -m samtune.optimizers > docs/variants.md`."""
+"""The page of variants, from the code: `python docs/make_reference.py` writes it."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ ABOUT: dict[str, About] = {
 
 _HEAD = """# Variants
 
-`python -m samtune.optimizers > docs/variants.md` makes this page from the code. `g` is the
-gradient of the batch's mean loss at the weights `w`, `h` is the gradient at `w + eps`, `d` is what
-the base optimizer descends along, and `‖·‖` is one L2 norm over all perturbed tensors. Passes are
-forward and backward passes over a batch, at the default knobs. Copies are extra models, besides
-the weights, one gradient and the state of the base.
+`python docs/make_reference.py` makes this page from the code. `g` is the gradient of the batch's
+mean loss at the weights `w`, `h` is the gradient at `w + eps`, `d` is what the base optimizer
+descends along, and `‖·‖` is one L2 norm over all perturbed tensors. Passes are forward and
+backward passes over a batch, at the default knobs. Copies are extra models, besides the weights,
+one gradient and the state of the base.
 """
 
 _GROUPS = """
@@ -132,10 +132,10 @@ knob of a variant, an unknown word, and a weight that is listed twice are errors
 
 ## Steps by a closure
 
-`optimizer.step(closure)` ([optimizers.md](optimizers.md)) works with every variant but ESAM at a
-`gamma` below 1, K-SAM at `kept` below 1, and Bayesian SAM. Neither does it work with `m`, nor with
-`fisher: sample` or `mask: fisher`. These need losses or gradients of parts of the batch, which a
-closure cannot give, and say so.
+`optimizer.step(closure)` ([your own loop](../how-to/optimizers.md)) works with every variant but
+ESAM at a `gamma` below 1, K-SAM at `kept` below 1, and Bayesian SAM. Neither does it work with
+`m`, nor with `fisher: sample` or `mask: fisher`. These need losses or gradients of parts of the
+batch, which a closure cannot give, and say so.
 
 ## Not here
 
@@ -283,7 +283,3 @@ def _passes(variant: type[Variant]) -> tuple[float, float]:
 
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())

@@ -1,4 +1,4 @@
-"""The recipes of docs/clusters.md, as far as they can be tried without a cluster."""
+"""The recipes of docs/how-to/clusters.md, as far as they can be tried without a cluster."""
 
 from __future__ import annotations
 
@@ -96,5 +96,5 @@ def test_a_slurm_job_that_is_cut_is_requeued(tmp_path: Path, cut: bool, code: in
 
 
 def test_the_guide_names_every_recipe() -> None:
-    linked = re.findall(r"\]\((recipes/[^)]*)\)", (DOCS / "clusters.md").read_text())
+    linked = re.findall(r"\]\(../(recipes/[^)]*)\)", (DOCS / "how-to" / "clusters.md").read_text())
     assert sorted(linked) == sorted(f"recipes/{path.name}" for path in RECIPES.iterdir())

@@ -1,4 +1,4 @@
-"""What docs/data.md says of the words of a task is what they are."""
+"""What docs/reference/data.md says of the words of a task is what they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.datasets.split_names import split_of
 from trainables.schedule import KINDS
 from trainables.task import TASK
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "data.md").read_text()
 
 
 def test_its_space_has_words_of_a_task() -> None:
