@@ -36,8 +36,12 @@ from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision
 from trainables.schedule import Schedule
 from trainables.split import Split
-from trainables.targets import Mixer, cross_entropy, hits
+from trainables.sums import Sums
+from trainables.targets import Mixer, cross_entropy
 
+# Steps of an epoch whose two gradients are compared, the first ones. An optimizer may perturb in
+# each tenth step only.
+_COMPARED = 10
 # The split seed and the order seed may be equal. Without this word, the first epoch would then
 # begin with the images that have noisy labels.
 _ORDER = 1
@@ -76,6 +80,7 @@ class Trial:
         self.data_sha256 = data.sha256
         self._build(data)
         n_train = len(data.train)
+        self.sums = Sums(self.device)
         self.optimizer = make_optimizer(self.model, n_train)
         self.shared_norm = self._shared_norm()
         batch_size = min(int(config.task["batch_size"]), n_train)
@@ -120,16 +125,15 @@ class Trial:
             finite = all(math.isfinite(value) for value in metrics.values())
             if finite and self.meter.finished() and self.config.test_permit is not None:
                 metrics |= self._test()
-            metrics |= self._costs()
+            # What describes the trial does not end it, whatever its value.
+            metrics |= self.sums.sharpness() | self._costs()
             self._report(metrics, self._save(metrics) if finite else None)
             if not finite:
                 return
 
     def _train_epoch(self) -> dict[str, float]:
         meter, lr = self.meter, float(self.config.knobs["lr"])
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        correct = torch.zeros((), dtype=torch.float64, device=self.device)
-        seen, first_step = 0.0, meter.step
+        self.sums, first_step = Sums(self.device), meter.step
         self.model.train()
         self.augment.start(meter.epoch)
         self.mix.start(meter.epoch)
@@ -144,12 +148,9 @@ class Trial:
             self.optimizer.set_progress(meter.progress, share_of_lr)
             if self.shared_norm is not None:
                 self.shared_norm.on = share.copies == 1
-            result = self.optimizer.step(self._oracle(share, inputs, targets))
-            # A skipped step has already waited for the device, and its loss may have overflowed.
-            if not result.skipped or math.isfinite(result.loss.item()):
-                loss += result.loss * (len(targets) / share.copies)
-                correct += hits(result.outputs, targets) / share.copies
-                seen += len(targets) / share.copies
+            compare = meter.step - first_step < _COMPARED
+            result = self.optimizer.step(self._oracle(share, inputs, targets, compare))
+            self.sums.add(result, targets, share.copies)
 
             started = perf_counter()
             forward, backward, seconds = self.ranks.total(
@@ -161,19 +162,16 @@ class Trial:
             meter.count(share.count, (round(forward), round(backward)), result.skipped, seconds)
             if meter.finished() or meter.skipped_in_a_row >= SKIPS_IN_A_ROW:
                 break
-        # The only wait for the device in an epoch. What was still queued there is training time.
-        of_all = self.ranks.total(loss.item(), correct.item(), seen)
+        # What was still queued on the device is training time.
+        self.sums.settle(self.ranks)
         meter.train_s += self.ranks.first(perf_counter() - started)
         self.ranks.check_equal(self.model)
         if self.shared_norm is None:
             self.ranks.average_buffers(self.model)
         # Without a loss the trial has diverged, however good its untrained weights are.
-        trained = of_all[2] > 0 and not meter.stuck(meter.step - first_step)
-        return {
-            "train_loss": of_all[0] / of_all[2] if trained else math.nan,
-            "train_acc": of_all[1] / of_all[2] if trained else math.nan,
-            "lr": lr * share_of_lr,
-        }
+        if meter.stuck(meter.step - first_step):
+            self.sums.samples = 0
+        return self.sums.trained() | {"lr": lr * share_of_lr}
 
     def _batches(self) -> Iterator[tuple[RankShare, Tensor, Tensor]]:
         """Yield this rank's share of each batch of the epoch, augmented."""
@@ -188,7 +186,9 @@ class Trial:
             else:
                 yield share, self.augment(images, share.rows, share.count), labels
 
-    def _oracle(self, share: RankShare, inputs: Tensor, targets: Tensor) -> GradientOracle:
+    def _oracle(
+        self, share: RankShare, inputs: Tensor, targets: Tensor, compare: bool
+    ) -> GradientOracle:
         autocast = self.precision.dtype
         # Where every process has all of a small batch, each chooses from it by itself.
         together = bool(self.config.task["sync_perturbation"]) and share.copies == 1
@@ -201,6 +201,7 @@ class Trial:
             scaler=self.scaler,
             ddp=self.ranks.group,
             sync_perturbation=together,
+            compare=compare,
         )
 
     def _order(self) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from samtune.optimizers import sizes
 from samtune.optimizers.batch import Batch, Index, detached, joined
 from samtune.optimizers.buffers import Buffers
+from samtune.optimizers.cosine import Cosine
 from samtune.optimizers.finite import FiniteCheck
 from samtune.optimizers.passes import Forward, LossFunction, check_model, differentiate, per_sample
 from samtune.optimizers.processes import Processes
@@ -69,6 +70,7 @@ class GradientOracle:
             Chunks of a variant's `m` always stay within a process.
         replay_rng: False draws new random numbers in every pass. A pass over a part of the batch
             replays the generator's state, not the mask of each sample.
+        compare: compute `cosine`; a step then keeps one more copy of the gradient.
 
     If the model has BatchNorm in train mode, each part of a batch has at least two samples, the
     least that BatchNorm can normalise. A remainder of one joins the part before it.
@@ -81,6 +83,11 @@ class GradientOracle:
         loss: mean loss of the clean pass, shape ().
         outputs: outputs of the clean pass, detached.
         sample_losses: losses of the last pass, one per sample.
+        sharp_loss: mean loss of the batch at the perturbed weights, shape (): that of the first
+            pass over the whole batch after the clean one; None if there was none.
+        cosine: with `compare`, the cosine of the clean gradient and the first later one of the
+            whole batch, over the parameters that have both, shape (); None if there was none.
+            With chunks, both are the mean over them.
         forward_samples: samples of all forward passes so far.
         backward_samples: samples of all backward passes so far.
 
@@ -103,6 +110,7 @@ class GradientOracle:
         ddp: dist.ProcessGroup | None = None,
         sync_perturbation: bool = True,
         replay_rng: bool = True,
+        compare: bool = False,
     ) -> None:
         check_model(model)
         if micro_batch is not None and micro_batch < 1:
@@ -120,6 +128,9 @@ class GradientOracle:
         self.loss: Tensor | None = None
         self.outputs: Any = None
         self.sample_losses: Tensor | None = None
+        self.sharp_loss: Tensor | None = None
+        self.cosine: Tensor | None = None
+        self._cosine = Cosine() if compare else None
         self._forward = Forward(model, inputs)
         roots = [model, loss_fn] if isinstance(loss_fn, nn.Module) else [model]
         self._modules = [module for root in roots for module in root.modules()]
@@ -186,6 +197,9 @@ class GradientOracle:
             for p in parameters:
                 p.grad = None
         self._check(loss, gradients)
+        if self._cosine is not None and index is None:
+            self._cosine.add(parameters, gradients)
+            self.cosine = self._cosine.value
         return gradients
 
     def losses(self, index: Index | None = None) -> Tensor:
@@ -245,13 +259,15 @@ class GradientOracle:
             part.batch = batch
             part.forward_samples = part.backward_samples = 0
             part._is_part = True
+            part._cosine = self._cosine and Cosine()
             yield part
             self.forward_samples += part.forward_samples
             self.backward_samples += part.backward_samples
             parts.append(part)
-        self.loss = torch.stack(
-            [p.loss * (len(p) / len(self)) for p in parts if p.loss is not None]
-        ).sum()
+        shares = [len(p) / len(self) for p in parts]
+        self.loss = _mean([p.loss for p in parts], shares)
+        self.sharp_loss = _mean([p.sharp_loss for p in parts], shares)
+        self.cosine = _mean([p.cosine for p in parts], shares)
         self.outputs = joined([part.outputs for part in parts], counts)
         self._finite.settle()
 
@@ -342,6 +358,8 @@ class GradientOracle:
         if self.loss is None:
             self.loss = mean
             self.outputs = joined(outputs, counts)
+        elif index is None and self.sharp_loss is None:
+            self.sharp_loss = mean
         return mean
 
     def _outputs(self, batch: Batch) -> Any:
@@ -399,3 +417,9 @@ class GradientOracle:
         # Without synchronisation another process may make fewer passes, so it would not answer.
         if self._averages or (self._processes.alone and not self._is_part):
             self._finite.settle()
+
+
+def _mean(values: Sequence[Tensor | None], shares: Sequence[float]) -> Tensor | None:
+    """Return the mean weighted by shares, which add up to 1; None unless every value is there."""
+    known = [v * share for v, share in zip(values, shares, strict=True) if v is not None]
+    return torch.stack(known).sum() if len(known) == len(shares) else None

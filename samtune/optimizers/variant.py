@@ -49,6 +49,10 @@ class StepResult:
         forward_samples: samples of all forward passes.
         backward_samples: samples of all backward passes.
         skipped: True where a loss or gradient was not finite and nothing was changed.
+        sharp_loss: mean loss of the batch at the perturbed weights, shape (); not synchronised.
+            None in a step without a second pass over the batch.
+        cosine: cosine of the gradients at both weights, shape (); not synchronised. None in such
+            a step, and unless the oracle has `compare`.
     """
 
     loss: Tensor
@@ -56,6 +60,8 @@ class StepResult:
     forward_samples: int
     backward_samples: int
     skipped: bool
+    sharp_loss: Tensor | None = None
+    cosine: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -315,7 +321,13 @@ class Variant(torch.optim.Optimizer, ABC):
             return oracle.result
         assert oracle.loss is not None
         return StepResult(
-            oracle.loss, oracle.outputs, oracle.forward_samples, oracle.backward_samples, skipped
+            oracle.loss,
+            oracle.outputs,
+            oracle.forward_samples,
+            oracle.backward_samples,
+            skipped,
+            oracle.sharp_loss,
+            oracle.cosine,
         )
 
     def _descend(self, oracle: GradientOracle) -> bool:

@@ -31,6 +31,7 @@ _COLUMNS = (
 _METRICS = {
     *("step", "see", "train_s", "eval_s", "data_s", "lr", "rho"),
     *("train_loss", "train_acc", "val_loss", "val_acc", "peak_rss_mb", "peak_gpu_mb"),
+    *("sam_loss_gap", "cos_grads"),
     *("test_acc", "test_loss", "test_nll", "test_ece", "n_test", "test_correct"),
 }
 

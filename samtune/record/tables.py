@@ -51,6 +51,7 @@ COLUMNS = {
     peak_rss_mb float64, peak_gpu_mb float64, device string, threads int16,
     precision string, compiled bool, channels_last bool, hostname_hash string,
     val_acc float64, val_loss float64, train_acc float64, train_loss float64,
+    sam_loss_gap float64, cos_grads float64,
     best_val_acc float64, best_epoch int64,
     attempts! int16, epochs_repeated! int32, ckpt_sha256 string, deterministic bool,
     started_at! timestamp, ended_at timestamp,
@@ -60,6 +61,7 @@ COLUMNS = {
     run! string, trial_key! string, stage! string, attempt! int16, epoch! int64, step int64,
     see float64, used! float64, train_s float64, lr float64, rho float64,
     train_loss float64, train_acc float64, val_loss float64, val_acc float64,
+    sam_loss_gap float64, cos_grads float64,
     rung int8, decision string, rung_cutoff float64, superseded! bool, reported_at! timestamp
     """,
     "repeats": f"""

@@ -1,0 +1,42 @@
+"""The cosine of the two gradients of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from samtune.optimizers.reals import real
+from samtune.optimizers.tensors import TAU, Gradients, global_norm
+
+
+class Cosine:
+    """The cosine of the first gradient that is added and the second one.
+
+    It is over the parameters that have both. The host does not wait for the device. A copy of the
+    first gradient is kept until the second comes, because the optimizer reuses its tensors.
+
+    Attributes:
+        value: shape (); None before the second gradient, 0 where one of them is 0.
+    """
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+        self._first: dict[Tensor, Tensor] = {}
+
+    def add(self, parameters: Sequence[Tensor], gradients: Gradients) -> None:
+        """Take in the next gradient; all after the second are ignored."""
+        if self.value is not None:
+            return
+        found = {p: real(g) for p, g in zip(parameters, gradients, strict=True) if g is not None}
+        if not self._first:
+            self._first = {p: g.clone() for p, g in found.items()}
+            return
+        both = [p for p in self._first if p in found]
+        g, h = [self._first[p] for p in both], [found[p] for p in both]
+        lengths = global_norm([*g]) * global_norm([*h])
+        products = [x.mul_(y).sum(dtype=lengths.dtype) for x, y in zip(g, h, strict=True)]
+        dot = torch.stack([t.to(lengths.device) for t in products]).sum()
+        self.value = dot / (lengths + TAU)
+        self._first = {}
