@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.leaderboard import QUESTION
+from analysis.tables import QUESTION
 from samtune.messages import knob_list, unit
 
 

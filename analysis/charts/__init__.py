@@ -14,7 +14,7 @@ from analysis.charts import compute, curves, knobs, leaderboard
 from analysis.charts.figure import Figure
 from analysis.charts.frame import Panel
 from analysis.charts.palette import Theme
-from analysis.leaderboard import searched_by
+from analysis.tables import filled
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -65,7 +65,7 @@ def draw(kind: str, tables: Tables, width: float = 1080.0, theme: Theme = "light
         LookupError: The run has nothing to draw of this kind.
 
     """
-    whole = {**tables, "trials": searched_by(tables["trials"])}
+    whole = {**tables, "trials": filled(tables["trials"])}
     panels = KINDS[kind].panels(whole)
     if not panels:
         raise LookupError(f"there is nothing to draw: {KINDS[kind].sentence}")

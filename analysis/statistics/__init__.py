@@ -6,12 +6,21 @@ complete; a comparison uses the bundles that both variants completed. Distributi
 scipy.
 """
 
-from analysis.statistics.anytime import e_value
-from analysis.statistics.nested import over_images, over_studies, over_tasks
+from analysis.statistics.anytime import e_reach, e_value
+from analysis.statistics.nested import between_searches, over_images, over_studies, over_tasks
 from analysis.statistics.pairs import ALPHA, Paired, Scores, Word, holm, margin, paired, word
-from analysis.statistics.plans import LEVELS, LOOKS, Judged, decide, until_decided, verdicts
+from analysis.statistics.plans import (
+    LEVELS,
+    LOOKS,
+    Judged,
+    decide,
+    decide_once,
+    rank_sets,
+    ranks,
+    until_decided,
+    verdicts,
+)
 from analysis.statistics.power import detectable, power, seeds_needed
-from analysis.statistics.ranks import rank_sets, ranks
 
 __all__ = [
     "ALPHA",
@@ -21,8 +30,11 @@ __all__ = [
     "Paired",
     "Scores",
     "Word",
+    "between_searches",
     "decide",
+    "decide_once",
     "detectable",
+    "e_reach",
     "e_value",
     "holm",
     "margin",

@@ -57,6 +57,24 @@ def over_studies(diffs: Sequence[Sequence[float]]) -> tuple[float, float, float,
     return mean, mean - half, mean + half, 2 * float(special.stdtr(df, -abs(ratio(mean, se))))
 
 
+def between_searches(values: Sequence[Sequence[float]]) -> float:
+    """Return the standard deviation between searches, the part of the seeds taken off.
+
+    It is sqrt(max(0, var(means) - mean(s_i^2 / n_i))) over the searches i, with ddof 1: the seeds
+    alone make the means of searches differ by s_i^2 / n_i.
+
+    Args:
+        values: Per search the values of its repeats, at least two, for two searches or more.
+
+    """
+    found = [np.asarray(search, float) for search in values]
+    if len(found) < 2 or any(len(search) < 2 for search in found):
+        raise ValueError("a deviation between searches needs two of them, with two values each")
+    means = np.array([search.mean() for search in found])
+    within = np.mean([search.var(ddof=1) / len(search) for search in found])
+    return math.sqrt(max(0.0, float(means.var(ddof=1) - within)))
+
+
 def over_images(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
     """Compare two variants on one test set that all seeds share, seeds and images both random.
 

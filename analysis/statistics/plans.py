@@ -79,6 +79,11 @@ def decide(
     return found
 
 
+def decide_once(pairs: Mapping[Name, Paired | None], family: int) -> dict[Name, Judged]:
+    """Judge comparisons of a family by a fixed plan: one look, at all there is."""
+    return decide(lambda _: pairs, (0,), (ALPHA,), family)
+
+
 def verdicts(scores: Scores, baseline: str, n_test: int | None, margin: float) -> dict[str, Word]:
     """Compare every variant with the baseline after a fixed number of seeds.
 
@@ -97,7 +102,7 @@ def verdicts(scores: Scores, baseline: str, n_test: int | None, margin: float) -
 
     """
     pairs = _against(scores, baseline, n_test, margin)
-    found = decide(lambda _: pairs, (len(scores[baseline]),), (ALPHA,), len(pairs))
+    found = decide_once(pairs, len(pairs))
     return {name: judged.word for name, judged in found.items()}
 
 
@@ -140,6 +145,35 @@ def until_decided(
     return {
         name: (found[name].word, found[name].look) if name in found else early for name in others
     }
+
+
+def rank_sets(scores: Scores, n_test: int | None) -> dict[str, tuple[int, int]]:
+    """Return the ranks of each variant that its comparisons do not exclude, 95 % for each row.
+
+    Holm's method holds over the K - 1 comparisons of a row. The lowest rank is 1 + the number of
+    variants significantly above, the highest K - the number significantly below.
+
+    Args:
+        scores: Scores per variant in the order of the common bundles.
+        n_test: Size of the test split, None for a metric that is not an accuracy.
+
+    """
+    # A margin of zero calls no tie.
+    return {
+        name: ranks(list(verdicts(scores, name, n_test, 0.0).values()), len(scores))
+        for name in scores
+    }
+
+
+def ranks(others: Sequence[Word], rows: int) -> tuple[int, int]:
+    """Return the ranks of a row that the words for the other rows do not exclude.
+
+    Args:
+        others: `better` for each of the others that is better than the row, and so on.
+        rows: The number of rows, with this one.
+
+    """
+    return 1 + others.count("better"), rows - others.count("worse")
 
 
 def _against(

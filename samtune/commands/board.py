@@ -8,7 +8,7 @@ import click
 import pandas as pd
 
 from analysis import board as text
-from analysis.verdicts import summary
+from analysis.summary import summary
 from samtune.commands.tables import latex_table, markdown_table, print_table
 from samtune.messages import SEE
 

@@ -32,7 +32,7 @@ _TASK = """
 _COMPARISON = """
     n int16, diff_mean float64, diff_lo float64, diff_hi float64,
     p float64, p_holm float64, p_tied float64, wins float64, margin float64,
-    mde float64, seeds_needed float64
+    mde float64, seeds_needed float64, searches_needed float64
 """
 
 # Beside these, trials, curves and repeats have a column per metric that a trainable reported, and
@@ -78,26 +78,26 @@ COLUMNS = {
     dataset! string, label_noise float64,
     model! string, augment! string, task! string, budget_kind! string, budget_max! float64,
     metric! string, mode! string, test_metric! string, tie_margin float64,
-    search_see! float64, n_knobs! int16, knobs_searched! string,
+    searches! int16, search_see! float64, n_knobs! int16, knobs_searched! string,
     search_alg! string, scheduler! string, config_json! string, config_sha! string,
     trials! int32,
     trials_completed! int32, trials_pruned! int32, trials_diverged! int32, trials_error! int32,
     trials_cancelled! int32, search_wall_s float64,
     best_val_acc float64, median_val_acc float64, default_val_acc float64, tuning_gain float64,
-    repeats! int16, repeats_diverged! int16, test_acc_mean float64, test_acc_sd float64,
-    test_acc_lo float64, test_acc_hi float64, test_binom_se float64,
-    test_nll_mean float64, test_ece_mean float64,
+    select_mean float64, repeats! int16, repeats_diverged! int16,
+    test_acc_mean float64, test_acc_sd float64, test_acc_lo float64, test_acc_hi float64,
+    between_search_sd float64, test_binom_se float64, test_nll_mean float64, test_ece_mean float64,
     val_acc_mean float64, optimism float64, test_openings! int32,
     see_per_run float64, train_s_per_run float64, peak_mem_mb float64,
-    baseline string, verdict string, verdict_about string, plan string, {_COMPARISON},
-    rank_lo int16, rank_hi int16
+    baseline string, verdict string, verdict_about string, plan string, look int16,
+    {_COMPARISON}, rank_lo int16, rank_hi int16
     """,
     "pairs": f"""
     dataset! string, model! string, task! string, budget_kind! string, budget_max! float64,
     metric! string, mode! string,
     run_a! string, space_a! string, variant_a! string,
     run_b! string, space_b! string, variant_b! string,
-    verdict! string, {_COMPARISON}
+    verdict! string, verdict_about! string, look int16, {_COMPARISON}
     """,
 }
 

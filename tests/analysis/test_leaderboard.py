@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from analysis.board import cells, efforts, headings, questions, records, winners
-from analysis.leaderboard import leaderboard, save, t_interval
+from analysis.leaderboard import leaderboard, save
+from analysis.row import interval
 from samtune.record import tables
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -232,7 +233,5 @@ def test_a_space_where_nothing_was_completed_still_has_a_row(tmp_path: Path) -> 
 
 
 def test_an_interval_needs_two_values() -> None:
-    import pandas as pd
-
-    assert t_interval(pd.Series([0.5])) == (None, None)
-    assert t_interval(pd.Series([0.5, 0.5])) == (0.5, 0.5)
+    assert interval([]) == interval([[0.5]]) == (None, None)
+    assert interval([[0.5, 0.5]]) == (0.5, 0.5)

@@ -11,7 +11,8 @@ from test_leaderboard import folder, repeat, trial
 from test_statistics import COUNTS
 
 from analysis.leaderboard import leaderboard
-from analysis.verdicts import judged, summary
+from analysis.summary import summary
+from analysis.verdicts import judged
 from samtune.record import tables
 
 

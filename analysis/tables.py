@@ -1,0 +1,65 @@
+"""Reads the tables of runs; a table of an older samtune is completed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from samtune.record import tables
+
+# Rows that differ in one of these answer different questions, so they are ranked apart.
+QUESTION = ["dataset", "model", "task", "budget_kind", "budget_max", "metric", "mode"]
+ROW = ["run", *QUESTION, "space"]
+"""What a row of the leaderboard stands for: all searches of a space for one question."""
+
+
+def read(folder: Path, table: str) -> pd.DataFrame:
+    """Return the table `trials`, `selects` or `repeats` of a run.
+
+    Raises:
+        TableError: The table cannot be read.
+
+    """
+    return filled(tables.read(folder / f"{table}.parquet", table).to_pandas())
+
+
+def read_selects(folder: Path) -> pd.DataFrame | None:
+    """Return the table `selects` of a run; None for a run of a samtune that had none."""
+    return read(folder, "selects") if (folder / "selects.parquet").exists() else None
+
+
+def on_test(metric: str) -> str:
+    """Return a metric's name on the test split: `test_acc` for `val_acc`, `test_f1` for `f1`."""
+    return f"test_{metric.removeprefix('val_')}"
+
+
+def filled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with the columns that older tables lack: a metric, its mode and the search."""
+    found: dict[str, Any] = {"search": rows.get("search", 0)}
+    for name, value in {"metric": "val_acc", "mode": "max"}.items():
+        column = rows[name]
+        # A column without any text has no type that could hold one.
+        found[name] = value if column.isna().all() else column.fillna(value)
+    return rows.assign(**found)
+
+
+def confirmed(repeats: pd.DataFrame) -> pd.DataFrame:
+    """Return the repeats of each search's winner, one per seed bundle and in their order.
+
+    The winner of a search is what was confirmed last as its first. Repeats of other
+    configurations, by `confirm --top`, measure regret.
+    """
+    first = repeats[repeats["rank_in_search"] == 0]
+    search = [*ROW, "search"]
+    won = first.groupby(search, dropna=False)["source_trial_key"].transform("last")
+    own = first[first["source_trial_key"] == won]
+    return own.drop_duplicates([*search, "seed_bundle"], keep="last").sort_values("seed_bundle")
+
+
+def read_confirmed(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return the repeats of the winners of several runs."""
+    found = [confirmed(read(folder, "repeats")) for folder in dict.fromkeys(folders)]
+    return pd.concat(found, ignore_index=True)
