@@ -37,6 +37,7 @@ class Space:
         search: `method`, `seed` and `first`.
         asha: `mode`, `grace`, `factor`, `tolerance` and `audit`.
         resources: `cpus`, `gpus`, `workers`, `parallel` and others.
+        select: `top` and `seeds`.
         confirm: `top` and `seeds`.
     """
 
@@ -52,6 +53,7 @@ class Space:
     budget: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
     asha: Mapping[str, Any] = field(default_factory=dict)
+    select: Mapping[str, Any] = field(default_factory=dict)
     resources: Mapping[str, Any] = field(default_factory=dict)
     confirm: Mapping[str, Any] = field(default_factory=dict)
 

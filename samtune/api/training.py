@@ -27,6 +27,7 @@ from samtune.space.trainable import imported
 from samtune.sweep import observers
 from samtune.sweep.confirm_stage import ConfirmStage
 from samtune.sweep.search_stage import SearchStage
+from samtune.sweep.select_stage import SelectStage
 from samtune.sweep.stages import StagePlan, has_work, searched
 from samtune.sweep.stop import Stop
 from samtune.views.rules import rule_text
@@ -67,7 +68,10 @@ def start(
         _held(record, launch, new=True) as stop,
     ):
         _note_by_value(record, spaces)
-        stages: list[Callable[[], StagePlan]] = [partial(SearchStage, record, spaces, proposals)]
+        stages: list[Callable[[], StagePlan]] = [
+            partial(SearchStage, record, spaces, proposals),
+            partial(SelectStage, record, spaces),
+        ]
         if asked.confirm:
             stages.append(_confirm(record, spaces, asked))
         return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
@@ -199,7 +203,10 @@ def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, 
         record.set_meta("asked", dataclasses.asdict(asked))
         if any(record.trials(stage="search", states={"cancelled"})):
             launch.tell("the search was stopped before its end; confirming its best")
-        stages = [_confirm(record, spaces, asked)]
+        stages: list[Callable[[], StagePlan]] = [
+            partial(SelectStage, record, spaces),
+            _confirm(record, spaces, asked),
+        ]
         return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
 
 
@@ -235,6 +242,9 @@ def _study(space: SearchSpace, trials: int) -> dict[str, str]:
         "mode": space.search.mode,
         "margin": None if space.confirm.margin == "auto" else space.confirm.margin,
         "trials": trials,
+        "row": space.row,
+        "search": space.member.search,
+        "baseline": space.member.baseline,
         "searched": sorted(searched(space)),
     }
     return {
@@ -317,12 +327,15 @@ def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
     spaces = _frozen(record)
     own_code = _imported(spaces)
     asked = Asked.of(record)
-    search, confirm = SearchStage(record, spaces), _confirm(record, spaces, asked)
+    search, select = SearchStage(record, spaces), partial(SelectStage, record, spaces)
+    confirm = _confirm(record, spaces, asked)
     stages: dict[str, Callable[[], StagePlan]] = {}
     if has_work(search):
         stages["search"] = lambda: search
     else:
         search.finish()
+    if stages or has_work(select()):
+        stages["select"] = select
     if asked.confirm and (stages or has_work(confirm())):
         stages["confirm"] = confirm
     if not stages:

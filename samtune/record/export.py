@@ -14,7 +14,7 @@ from typing import Any
 from samtune.record import tables
 from samtune.record.curves import Curves, End, metric_columns
 from samtune.record.reader import Reader
-from samtune.record.rows import StudyRow, TrialRow, canonical
+from samtune.record.rows import Stage, StudyRow, TrialRow, canonical
 from samtune.values import bits
 
 # Metrics that trials hold under other names.
@@ -23,6 +23,9 @@ _RENAMED = {
     "forward_samples": "fwd_samples",
     "backward_samples": "bwd_samples",
 }
+# The tables of the stages that run configurations again, on fresh seeds.
+_FRESH_SEEDS: dict[str, Stage] = {"selects": "select", "repeats": "confirm"}
+_TABLES = {stage: table for table, stage in _FRESH_SEEDS.items()}
 _FACTS = (
     *("n_train", "n_val", "n_params", "device", "threads", "deterministic"),
     *("precision", "compiled", "channels_last", "hostname_hash", "torch_version"),
@@ -30,7 +33,7 @@ _FACTS = (
 
 
 def export(record: Reader, folder: Path | None = None) -> list[Path]:
-    """Write trials, curves and repeats, and return their paths.
+    """Write trials, curves, selects and repeats, and return their paths.
 
     Args:
         record: the run.
@@ -60,9 +63,10 @@ def _export(record: Reader, folder: Path) -> list[Path]:
         knobs=run.knobs(),
     )
     tables.write(folder / "trials.parquet", trials, run.searched(curves.ends, trials), metadata)
-    repeats = tables.schema("repeats", floats=metric_columns("repeats", names).values())
-    tables.write(folder / "repeats.parquet", repeats, run.repeated(curves.ends), metadata)
-    return [folder / f"{table}.parquet" for table in ("trials", "curves", "repeats")]
+    for table, stage in _FRESH_SEEDS.items():
+        typed = tables.schema(table, floats=metric_columns(table, names).values())
+        tables.write(folder / f"{table}.parquet", typed, run.again(stage, curves.ends), metadata)
+    return [folder / f"{table}.parquet" for table in ("trials", "curves", *_FRESH_SEEDS)]
 
 
 class _Run:
@@ -119,18 +123,18 @@ class _Run:
                 **written_by,
             }
 
-    def repeated(self, ends: Mapping[int, End]) -> Iterator[dict[str, Any]]:
-        """Yield a row per repeat of the confirmation."""
+    def again(self, stage: Stage, ends: Mapping[int, End]) -> Iterator[dict[str, Any]]:
+        """Yield a row per trial of a stage that runs configurations again, on fresh seeds."""
         keys = {trial.trial: trial.key for trial in self.trials}
         openings = Counter(
             opening["trial"] for opening in self._record.openings() if opening["used_at"]
         )
         for trial in self.trials:
-            if trial.stage != "confirm":
+            if trial.stage != stage:
                 continue
             assert trial.source is not None
             end = ends.get(trial.trial, End())
-            columns = metric_columns("repeats", end.metrics)
+            columns = metric_columns(_TABLES[stage], end.metrics)
             yield {
                 **self._task(trial),
                 "trial_key": trial.key,
@@ -151,7 +155,8 @@ class _Run:
         return {
             "run": self._record.name,
             "study": trial.study,
-            "space": study.name,
+            "space": study.settings.get("row", study.name),
+            "search": study.settings.get("search", 0),
             "variant": config.variant,
             "base_optimizer": config.base,
             "dataset": str(config.task.get("dataset", "")),

@@ -233,11 +233,52 @@ class Reader:
         ).fetchall()
         return [(self.trial(row["trial"]), row["value"]) for row in rows]
 
+    def winners(self, study: StudyRow, most: int = -1) -> list[tuple[TrialRow, float]]:
+        """Return the search's completed trials, the best first, by the select stage where it ran.
+
+        Selected trials come first, by the mean last value of their select runs; of equal ones the
+        earlier. One with a select run that did not complete comes after the selected ones.
+
+        Args:
+            study: the study, whose settings say which direction is better.
+            most: how many to return; all where negative.
+
+        Returns:
+            The trials, each with its select mean, or with its last value where it has none.
+        """
+        means = self.select_means(study)
+        ranked = self.ranked(study)
+        sign = -1 if study.settings["mode"] == "max" else 1
+        chosen = [(trial, means[trial.trial]) for trial, _ in ranked if trial.trial in means]
+        chosen.sort(key=lambda pair: (sign * pair[1], pair[0].trial))
+        rest = [(trial, value) for trial, value in ranked if trial.trial not in means]
+        return (chosen + rest)[: None if most < 0 else most]
+
+    def select_means(self, study: StudyRow) -> dict[int, float]:
+        """Return the mean last value of each trial whose select runs have all completed.
+
+        Where the space counts the search's value too (`select.with_search`), the mean has it.
+        """
+        rows = self.query(
+            "SELECT t.source, COUNT(*) AS runs, SUM(t.state = 'completed') AS done,"
+            f" SUM(r.value) AS total FROM trials t LEFT JOIN reports r ON {_LAST_REPORT}"
+            " WHERE t.study = ? AND t.stage = 'select' GROUP BY 1",
+            study.study,
+        ).fetchall()
+        found = {row["source"]: row for row in rows if row["runs"] == row["done"]}
+        if not study.settings.get("with_search"):
+            return {source: row["total"] / row["runs"] for source, row in found.items()}
+        return {
+            trial.trial: (found[trial.trial]["total"] + value) / (found[trial.trial]["runs"] + 1)
+            for trial, value in self.ranked(study)
+            if trial.trial in found
+        }
+
     def confirmed(self, source: TrialRow) -> tuple[int, float | None]:
         """Return how many repeats of a search trial completed, and their mean last value."""
         count, mean = self.query(
             f"SELECT COUNT(*), AVG(r.value) FROM trials t JOIN reports r ON {_LAST_REPORT}"
-            " WHERE t.source = ? AND t.state = 'completed'",
+            " WHERE t.source = ? AND t.state = 'completed' AND t.stage = 'confirm'",
             source.trial,
         ).fetchone()
         return int(count), mean

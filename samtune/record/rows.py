@@ -10,7 +10,7 @@ from typing import Any, Literal
 from samtune.trial import TrialConfig
 
 State = Literal["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
-Stage = Literal["search", "confirm"]
+Stage = Literal["search", "select", "confirm"]
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_AT_ONCE = 4096
-VERSIONS = {"trials": 1, "curves": 1, "repeats": 1, "leaderboard": 1, "pairs": 1}
+VERSIONS = {"trials": 1, "curves": 1, "selects": 1, "repeats": 1, "leaderboard": 1, "pairs": 1}
 
 _TASK = """
     variant! string, base_optimizer! string, dataset! string, model! string,
@@ -39,8 +39,8 @@ _COMPARISON = """
 # trials one per knob. The leaderboard has the statistics of each metric that a run searched by.
 COLUMNS = {
     "trials": f"""
-    run! string, study! int16, space! string, trial! int32, trial_key! string, {_TASK},
-    n_train int32, n_val int32, n_params int64, stage! string,
+    run! string, study! int16, space! string, search! int16, trial! int32, trial_key! string,
+    {_TASK}, n_train int32, n_val int32, n_params int64, stage! string,
     search_alg! string, scheduler! string, knobs_searched! string, metric string, mode string,
     tie_margin float64, config_json! string, config_sha! string, origin! string,
     seed_init! int64, seed_order! int64, seed_split! int64,
@@ -64,8 +64,15 @@ COLUMNS = {
     sam_loss_gap float64, cos_grads float64,
     rung int8, decision string, rung_cutoff float64, superseded! bool, reported_at! timestamp
     """,
+    "selects": f"""
+    run! string, study! int16, space! string, search! int16, trial_key string, {_TASK},
+    budget_kind! string, budget_max! float64, source_trial_key! string, config_sha! string,
+    rank_in_search! int16, seed_bundle! int32, metric string, mode string,
+    val_acc float64, val_loss float64, see float64, train_s float64,
+    ckpt_sha256 string, state! string
+    """,
     "repeats": f"""
-    run! string, study! int16, space! string, trial_key string, {_TASK},
+    run! string, study! int16, space! string, search! int16, trial_key string, {_TASK},
     budget_kind! string, budget_max! float64, source_trial_key! string, config_sha! string,
     rank_in_search! int16, seed_bundle! int32, test_openings! int16,
     metric string, mode string, tie_margin float64, val_acc float64, val_loss float64,

@@ -17,7 +17,7 @@ from samtune.space.strict_yaml import MAX_BYTES, Mark, Node, Problem, StrictYaml
 
 SHARED = "common"
 # The words that compared variants share; the rest of a space belongs to its variant.
-_SETTING = {"task", *SECTIONS}
+_SETTING = {"task", *SECTIONS} - {"member"}
 # A shipped space may be named as if it lay in one of these folders.
 _SHIPPED_FOLDERS = {".", "spaces", "search_spaces"}
 MAX_FILES = 32

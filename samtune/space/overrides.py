@@ -80,5 +80,5 @@ def _settable(root: Node) -> list[str]:
         *(f"knobs.{name}.when.{other}" for name in knobs for other in knobs if other != name),
         *(f"task.{word}" for word in task),
         *(f"{word}.{below}" for word, model in SECTIONS.items() for below in model.model_fields),
-        *(word for word in Document.model_fields if word not in {"samtune", "extends"}),
+        *(word for word in Document.model_fields if word not in {"samtune", "extends", "member"}),
     ]

@@ -177,7 +177,7 @@ class BudgetSettings(_Words):
         default="compute", description="compute counts SGD-epoch equivalents: a SAM epoch costs 2."
     )
     per_trial: Positive = Field(default=20, description="In units of kind.")
-    trials: Count = Field(default=32, description="Number of configurations sampled.")
+    trials: Count = Field(default=24, description="Number of configurations sampled.")
 
 
 class SearchSettings(_Words):
@@ -238,6 +238,18 @@ class AshaSettings(_Words):
         return float(f"{0.4 * per_trial:.4g}") if isinstance(self.grace, str) else self.grace
 
 
+class SelectSettings(_Words):
+    """The choice of a search's winner: its best trials again on fresh seeds, by validation.
+
+    Skipped where the search has fewer than 20 trials, or fewer than 2 that completed.
+    """
+
+    top: Count = Field(
+        default=3, description="How many of the best trials; 1 takes the best as it is."
+    )
+    seeds: Count = Field(default=2, description="How many fresh seeds each.")
+
+
 class ResourceSettings(_Words):
     """The resources of one trial while it runs."""
 
@@ -286,6 +298,20 @@ class ConfirmSettings(_Words):
     )
 
 
+class MemberSettings(_Words):
+    """The place of a space in a study. Written by the study, not by hand."""
+
+    row: str = Field(default="", description="The row of the leaderboard; empty: the space.")
+    task: str = Field(default="", description="The study's name of the task.")
+    search: Annotated[int, Field(ge=0, lt=1000), BeforeValidator(_whole)] = Field(
+        default=0, description="Which of the row's independent searches this is, from 0."
+    )
+    baseline: str = Field(default="", description="The row that the study compares with.")
+    keep: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
+        default=0, description="Rows that a race keeps at least; 0: there is no race."
+    )
+
+
 class Document(_Words):
     """A samtune space file: what to train, which knobs to search, and with what budget."""
 
@@ -320,17 +346,36 @@ class Document(_Words):
     budget: BudgetSettings = BudgetSettings()
     search: SearchSettings = SearchSettings()
     asha: AshaSettings = AshaSettings()
+    select: SelectSettings = SelectSettings()
     resources: ResourceSettings = ResourceSettings()
     confirm: ConfirmSettings = ConfirmSettings()
+    member: MemberSettings = MemberSettings()
 
 
 SECTIONS: dict[str, type[_Words]] = {
     "budget": BudgetSettings,
     "search": SearchSettings,
     "asha": AshaSettings,
+    "select": SelectSettings,
     "resources": ResourceSettings,
     "confirm": ConfirmSettings,
+    "member": MemberSettings,
 }
+
+
+# A shorter search needs all of its trials: to select would take from it (see docs).
+LEAST_TRIALS = 20
+
+
+def selects(top: int, trials: int, completed: int) -> bool:
+    """Return whether a search has a select stage.
+
+    Args:
+        top: `select.top` of its space.
+        trials: How many trials it has.
+        completed: How many of them completed.
+    """
+    return top > 1 and trials >= LEAST_TRIALS and completed > 1
 
 
 def space_schema() -> dict[str, Any]:

@@ -47,8 +47,10 @@ from samtune.space.schema import (
     BudgetSettings,
     ConfirmSettings,
     Document,
+    MemberSettings,
     ResourceSettings,
     SearchSettings,
+    SelectSettings,
     space_schema,
 )
 from samtune.space.sections import Sections
@@ -93,8 +95,10 @@ class SearchSpace:
     budget: BudgetSettings
     search: SearchSettings
     asha: AshaSettings
+    select: SelectSettings
     resources: ResourceSettings
     confirm: ConfirmSettings
+    member: MemberSettings
     text: str
     sha256: str
     path: Path | None = field(compare=False, default=None)
@@ -174,6 +178,11 @@ class SearchSpace:
         return _built(root, problems, name, frozen=True)
 
     @property
+    def row(self) -> str:
+        """The name of its row in the leaderboard, which the searches of a study share."""
+        return self.member.row or self.name
+
+    @property
     def trial_budget(self) -> Budget:
         """The budget of one trial."""
         return Budget(self.budget.kind, self.budget.per_trial)
@@ -206,6 +215,9 @@ def _built(root: Node, problems: list[Problem], name: str, *, frozen: bool) -> S
     A frozen space is complete and was checked before, so its trainable is not imported.
     """
     document, found, broken = read_document(root)
+    if frozen and isinstance(root.value, dict) and "select" not in root.value:
+        # The run began before there was such a stage.
+        document = document.model_copy(update={"select": SelectSettings(top=1)})
     problems = problems + found
     declared = None if frozen else declaration(root, document, broken, problems)
     reader = KnobReader(declared)
@@ -250,6 +262,8 @@ def _assembled(
         "task": task,
         **{word: getattr(document, word).model_dump() for word in SECTIONS},
     }
+    if document.member == MemberSettings():
+        del resolved["member"]
     text = dump(resolved)
     return SearchSpace(
         name=name,

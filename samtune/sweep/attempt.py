@@ -88,11 +88,13 @@ class Attempt:
 
 
 def trial_name(trial: TrialRow, progress: Progress) -> str:
-    """Return `asam trial 3`, `asam repeat 2`, or `asam repeat 2 of #3` for the third best."""
+    """Return `asam trial 3`, `asam repeat 2`, or `asam select 4 of #3` for the third best."""
     space = progress.studies[trial.study]
     if trial.bundle is None:
         return f"{space} trial {trial.number}"
     rank = f" of #{trial.rank + 1}" if trial.rank else ""
+    if trial.stage == "select":
+        return f"{space} select {trial.number}{rank}"
     return f"{space} repeat {trial.bundle + 1}{rank}"
 
 

@@ -14,6 +14,8 @@ from samtune.trial import Seeds
 
 # Repeats draw from seeds that no search uses.
 _FIRST_BUNDLE = 1_000_000
+# The searches of a study have bundles of their own.
+_OF_A_SEARCH = 100
 
 
 class ConfirmStage:
@@ -42,11 +44,12 @@ class ConfirmStage:
         self._count = len(repeats)
         self.without_winner: list[str] = []
         for study, space in zip(record.studies(), spaces, strict=True):
-            winners = record.ranked(study, most=top or space.confirm.top)
+            winners = record.winners(study, most=top or space.confirm.top)
             if not winners:
                 self.without_winner.append(space.name)
             for rank, (winner, _) in enumerate(winners):
-                for bundle in range(seeds or space.confirm.seeds):
+                first = _OF_A_SEARCH * space.member.search
+                for bundle in range(first, first + (seeds or space.confirm.seeds)):
                     repeat = repeats.get((winner.trial, bundle))
                     if repeat is None:
                         self._waiting.append((winner, rank, bundle))

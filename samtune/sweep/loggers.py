@@ -24,7 +24,7 @@ _MLFLOW_PARAMS, _MLFLOW_LENGTH = 100, 6000
 
 
 def _name(space: str, trial: TrialRow) -> str:
-    repeat = "repeat-" if trial.stage == "confirm" else ""
+    repeat = {"search": "", "select": "select-", "confirm": "repeat-"}[trial.stage]
     return f"{space}-{repeat}{trial.number:05d}"
 
 

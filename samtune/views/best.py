@@ -21,7 +21,7 @@ class Winner:
         run: the run's name.
         study: the space's search.
         trial: the trial.
-        value: its last value of the search's metric.
+        value: its last value of the search's metric; its select mean where it has one.
         epochs: its number of epochs.
         repeats: how many repeats of it were completed.
         confirmed: their mean value; None without repeats.
@@ -70,7 +70,7 @@ def winner_of(record: Reader, space: str | None = None) -> Winner:
 
 
 def _winner(record: Reader, study: StudyRow) -> Winner | None:
-    best = record.best(study)
+    best = next(iter(record.winners(study, most=1)), None)
     if best is None:
         return None
     trial, value = best

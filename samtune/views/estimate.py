@@ -45,16 +45,18 @@ def estimate(
 
     Returns:
         The `run` that the estimate comes from, the number of its `trials` that were measured,
-        their `seconds_per_unit` of the budget, the `slots`, and the seconds of the search, of the
-        confirmation and of both: `search_s`, `confirm_s`, `seconds`. None where no trial fits on
-        the machine, and where no earlier run had the same trainable, base, task, resources of a
-        trial and kind of budget.
+        their `seconds_per_unit` of the budget, the `slots`, and the seconds of the search with its
+        select runs, of the confirmation and of both: `search_s`, `confirm_s`, `seconds`. None
+        where no trial fits on the machine, and where no earlier run had the same trainable, base,
+        task, resources of a trial and kind of budget.
     """
     pace = _pace(space, runs) if slots else None
     if pace is None:
         return None
     trial = space.budget.per_trial * pace.seconds
     search = max(planned["budget_expected"] * pace.seconds / slots, trial)
+    if planned["select"]:
+        search += math.ceil(planned["select"]["top"] * planned["select"]["seeds"] / slots) * trial
     repeats = planned["confirm"]["top"] * planned["confirm"]["seeds"]
     confirm = math.ceil(repeats / slots) * trial
     return {

@@ -12,6 +12,7 @@ from samtune.cluster.size import TrialSize
 from samtune.messages import SEE, clock, knob_list, unit
 from samtune.search.proposals import Proposals
 from samtune.search.rungs import forecast, milestones
+from samtune.space.schema import selects
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
 from samtune.views.estimate import estimate
 
@@ -63,7 +64,7 @@ def plan(space: SearchSpace) -> dict[str, Any]:
         costs, the expected budget, the confirmation, and the first configurations.
     """
     proposals = Proposals(space)
-    budget = space.budget
+    budget, select = space.budget, space.select
     rungs = milestones(space.asha.grace_of(budget.per_trial), space.asha.factor, budget.per_trial)
     drawn = itertools.islice(iter(proposals.ask, None), len(space.search.first) + _SAMPLED)
     per_epoch = see_per_epoch(space)
@@ -105,6 +106,13 @@ def plan(space: SearchSpace) -> dict[str, Any]:
         "budget_at_most": proposals.total * budget.per_trial,
         "budget_expected": expected_budget,
         "see_expected": expected_see,
+        "select": {
+            "top": select.top,
+            "seeds": select.seeds,
+            "budget": select.top * select.seeds * budget.per_trial,
+        }
+        if selects(select.top, proposals.total, proposals.total)
+        else None,
         "confirm": {
             "top": space.confirm.top,
             "seeds": space.confirm.seeds,
@@ -166,6 +174,7 @@ def plan_text(plan: dict[str, Any]) -> str:
         *([f"                  {_cost_of_rungs(plan, kind)}"] if plan["rungs"] else []),
         f"  search          about {plan['budget_expected']:.0f} {kind} expected{in_see}, "
         f"{plan['budget_at_most']:.0f} at most",
+        *([f"  select          {_selected(plan['select'], kind)}"] if plan["select"] else []),
         f"  confirm         {_confirmed(plan['confirm'], kind)}",
         *_time(plan.get("estimate"), kind),
         "  first configurations:",
@@ -181,6 +190,10 @@ def _confirmed(confirm: dict[str, Any], kind: str) -> str:
     if not confirm["top"]:
         return "none"
     return f"{confirm['top']} x {confirm['seeds']} repeats, {confirm['budget']:g} {kind}"
+
+
+def _selected(select: dict[str, Any], kind: str) -> str:
+    return f"the best {select['top']} x {select['seeds']} seeds, {select['budget']:g} {kind}"
 
 
 def _time(estimate: dict[str, Any] | None, kind: str) -> list[str]:

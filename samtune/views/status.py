@@ -6,13 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from samtune.messages import clock, knob_list, unit
 from samtune.record.reader import Reader
 from samtune.record.record import Record, now
 from samtune.record.rows import Stage, StudyRow
 from samtune.space import strict_yaml
+from samtune.space.schema import selects
 from samtune.views.audit import audit_used, wrong_stops
 
 # A resume goes on with a trial in one of these states.
@@ -43,6 +44,7 @@ def status_of(record: Reader) -> dict[str, Any]:
                 "metric": _frozen(study, "search").get("metric", "val_acc"),
                 "trials": study.settings["trials"],
                 "states": counts.get((study.study, "search"), {}),
+                "selects": counts.get((study.study, "select"), {}),
                 "repeats": counts.get((study.study, "confirm"), {}),
                 "rungs": rungs.get(study.study, []),
                 "used": used.get(study.study, 0),
@@ -63,8 +65,8 @@ def status_of(record: Reader) -> dict[str, Any]:
 
 
 def label(stage: Stage, number: int) -> str:
-    """Return a trial's name within its space: its number, with an `r` before a repeat's."""
-    return f"r{number}" if stage == "confirm" else str(number)
+    """Return a trial's name within its space: 5, s5 for a select run, r5 for a repeat."""
+    return f"{ {'search': '', 'select': 's', 'confirm': 'r'}[stage] }{number}"
 
 
 def _frozen(study: StudyRow, section: str) -> dict[str, Any]:
@@ -122,27 +124,30 @@ def _seconds_left(record: Reader, studies: Sequence[StudyRow]) -> float | None:
 
     None between stages, and before a trial has ended.
     """
+    stages = get_args(Stage)
     begun = record.last_event(
-        {"search started", "search ended", "confirm started", "confirm ended"}
+        {f"{stage} {how}" for stage in stages for how in ("started", "ended")}
     )
     if begun is None or begun["kind"].endswith("ended"):
         return None
-    stage: Stage = "search" if begun["kind"].startswith("search") else "confirm"
-    total = sum(
-        study.settings["trials"] if stage == "search" else _repeats(record, study)
-        for study in studies
-    )
+    stage = next(stage for stage in stages if begun["kind"].startswith(stage))
+    total = sum(_planned(record, study, stage) for study in studies)
     done = record.ended(stage, since=begun["at"])
     left = max(0, total - record.ended(stage))
     # The clock may have been set back since.
     return max(0.0, now() - begun["at"]) / done * left if done else None
 
 
-def _repeats(record: Reader, study: StudyRow) -> int:
-    """Return how many repeats of the study's winners the confirmation has in all."""
-    asked, frozen = record.meta("asked") or {}, _frozen(study, "confirm")
+def _planned(record: Reader, study: StudyRow, stage: Stage) -> int:
+    """Return how many trials a stage of a study has in all."""
+    if stage == "search":
+        return int(study.settings["trials"])
     completed = record.counts().get((study.study, "search"), {}).get("completed", 0)
+    asked = (record.meta("asked") or {}) if stage == "confirm" else {}
+    frozen = _frozen(study, stage)
     top, seeds = (asked.get(word) or frozen.get(word, 1) for word in ("top", "seeds"))
+    if stage == "select" and not selects(top, study.settings["trials"], completed):
+        return 0
     return int(min(top, completed) * seeds)
 
 
@@ -225,6 +230,9 @@ def _study_lines(study: dict[str, Any], running: bool) -> list[str]:
             f"    audit: {audit['wrong']} of {audit['audited']} stops were wrong; "
             f"the audit used {audit['used']:g} of the budget"
         )
+    if study["selects"]:
+        runs = "  ".join(f"{state} {count}" for state, count in study["selects"].items())
+        lines.append(f"    the best again, to select: {runs}")
     if study["repeats"]:
         repeats = "  ".join(f"{state} {count}" for state, count in study["repeats"].items())
         lines.append(f"    repeats on fresh seeds: {repeats}")

@@ -178,15 +178,16 @@ def sparkline(values: Sequence[float | None], width: int, bars: str = BARS) -> s
 
 
 def _found(record: Reader, reference: str) -> tuple[StudyRow, TrialRow]:
-    parts = re.fullmatch(r"(?:(.+):)?(r?)(\d{1,9})", reference)
+    parts = re.fullmatch(r"(?:(.+):)?([rs]?)(\d{1,9})", reference)
     if parts is None:
         raise RunError(
             f"{reference!r} names no trial; write its number (5), with its space if there are "
-            "several (sam:5), or r2 for repeat 2; `samtune trials` lists them",
+            "several (sam:5), r2 for repeat 2 or s2 for select run 2; `samtune trials` lists all",
             exit_code=2,
         )
     space, repeat, digits = parts.groups()
-    stage: Stage = "confirm" if repeat else "search"
+    stages: dict[str, Stage] = {"": "search", "s": "select", "r": "confirm"}
+    stage = stages[repeat]
     number = int(digits)
     studies = [study_called(record, space)] if space else record.studies()
     names = {study.study: study.name for study in studies}

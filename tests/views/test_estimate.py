@@ -57,7 +57,8 @@ def test_an_estimate_comes_from_the_pace_slots_rungs_and_repeats(
     found = plan["estimate"]
     assert (found["run"], found["trials"], found["slots"]) == (name, 2, 3)
     assert found["seconds_per_unit"] == pytest.approx(80 / 20)
-    assert found["search_s"] == pytest.approx(plan["budget_expected"] * 4 / 3)
+    # The search, and then 3 x 2 select runs on three slots.
+    assert found["search_s"] == pytest.approx(plan["budget_expected"] * 4 / 3 + 2 * 20 * 4)
     repeats = plan["confirm"]["top"] * plan["confirm"]["seeds"]
     assert found["confirm_s"] == pytest.approx(math.ceil(repeats / 3) * 20 * 4)
     assert found["seconds"] == pytest.approx(found["search_s"] + found["confirm_s"])
@@ -69,7 +70,7 @@ def test_an_estimate_follows_what_the_command_is_asked_for(
     ran(runs, "sam", seconds=[40.0])
     (plan,) = planned(capsys, runs, "sam", "--no-confirm", "--set", "resources.parallel=1")
     assert plan["estimate"]["confirm_s"] == 0 and plan["confirm"]["budget"] == 0
-    assert plan["estimate"]["seconds"] == pytest.approx(plan["budget_expected"] * 4)
+    assert plan["estimate"]["seconds"] == pytest.approx((plan["budget_expected"] + 120) * 4)
     (plan,) = planned(capsys, runs, "sam", "--top", "2", "--seeds", "3")
     assert plan["confirm"] == {"top": 2, "seeds": 3, "budget": 120}
     assert plan["estimate"]["confirm_s"] == pytest.approx(2 * 20 * 4)
@@ -125,11 +126,11 @@ def test_a_dry_run_says_the_time_its_source_and_once_what_see_is(
     sam, sgd = ran(runs, "sam", seconds=[15.0]), ran(runs, "sgd", seconds=[15.0])
     words = ("--dry-run", "--runs", str(runs), "--set", "resources.parallel=2")
     code, out, _ = typed(capsys, "run", "sam", "sgd", *words)
-    # 416 see at 1.5 s each on two slots, then 5 repeats of 20 see in three rounds.
+    # 312 see at 1.5 s each on two slots, 6 select runs and 5 repeats of 20 see in three rounds.
     assert (
-        code == 0 and out.count("  time            about 6:42: search 5:12, confirm 1:30, ") == 2
+        code == 0 and out.count("  time            about 6:54: search 5:24, confirm 1:30, ") == 2
     )
-    assert "with 2 trials at a time" in out and "all spaces: about 13:24, an estimate" in out
+    assert "with 2 trials at a time" in out and "all spaces: about 13:48, an estimate" in out
     for name in (sam, sgd):
         assert f"an estimate from run {name}, whose 1 trials took 1.5 s per see" in out
     assert out.count(SEE) == 1
