@@ -27,7 +27,14 @@ def task_columns(**changes: Any) -> dict[str, Any]:
 def trial(number: int, state: str, val_acc: float | None, **changes: Any) -> dict[str, Any]:
     lr = 0.1 * (number + 1)
     row = {
-        **{"run": "r", "study": 0, "space": "sam", "trial": number, "trial_key": f"k{number}"},
+        **{
+            "run": "r",
+            "study": 0,
+            "space": "sam",
+            "search": 0,
+            "trial": number,
+            "trial_key": f"k{number}",
+        },
         **{"variant": "sam", "base_optimizer": "sgd", "stage": "search", "search_alg": "tpe"},
         **task_columns(),
         **{
@@ -50,7 +57,14 @@ def trial(number: int, state: str, val_acc: float | None, **changes: Any) -> dic
 
 def repeat(bundle: int, test_acc: float | None, **changes: Any) -> dict[str, Any]:
     row = {
-        **{"run": "r", "study": 0, "space": "sam", "variant": "sam", "base_optimizer": "sgd"},
+        **{
+            "run": "r",
+            "study": 0,
+            "space": "sam",
+            "search": 0,
+            "variant": "sam",
+            "base_optimizer": "sgd",
+        },
         **task_columns(),
         **{"budget_kind": "compute", "budget_max": 20.0, "source_trial_key": "k1"},
         **{"config_sha": "c1", "rank_in_search": 0, "seed_bundle": bundle, "test_openings": 1},
