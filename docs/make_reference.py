@@ -1,4 +1,7 @@
-"""Write the pages that are made from the code: `python docs/make_reference.py`."""
+"""Write what is made from code and results: `python docs/make_reference.py`.
+
+The pages of the reference come from the code, the figures in the documents from committed results.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,35 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
-from docs import make_variants  # noqa: E402
+from docs import (  # noqa: E402
+    make_commands,
+    make_environment,
+    make_python,
+    make_space,
+    make_variants,
+)
+from docs.figures import DOCUMENTS, filled  # noqa: E402
 
 PAGES: dict[str, Callable[[], str]] = {
+    "reference/space-words.md": make_space.space_words,
+    "reference/task.md": make_space.task_words,
     "reference/variants.md": make_variants.document,
+    "reference/commands.md": make_commands.commands,
+    "reference/environment.md": make_environment.environment,
+    "reference/python.md": make_python.api,
+    "reference/optimizers.md": make_python.optimizers,
 }
 """Each page under docs/, and the function that returns its text."""
 
 
-def stale() -> list[str]:
-    """Return the pages that are not what the code says now."""
-    return [name for name, text in PAGES.items() if (DOCS / name).read_text() != text()]
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+        print(path)
 
 
 if __name__ == "__main__":
     for name, text in PAGES.items():
-        (DOCS / name).write_text(text())
-        print(DOCS / name)
+        _write(DOCS / name, text())
+    for document in DOCUMENTS:
+        _write(document, filled(document.read_text()))

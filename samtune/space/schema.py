@@ -183,8 +183,10 @@ class BudgetSettings(_Words):
 class SearchSettings(_Words):
     """The choice of configurations."""
 
-    method: Literal["tpe", "random", "sobol", "grid"] = "tpe"
-    seed: Seed = 1
+    method: Literal["tpe", "random", "sobol", "grid"] = Field(
+        default="tpe", description="How configurations are proposed."
+    )
+    seed: Seed = Field(default=1, description="Seed of the proposals and of the trials.")
     first: list[Annotated[Literal["default"] | Named, BeforeValidator(_first)]] = Field(
         default=["default"],
         description="Tried before all others: default, or maps of knob values.",
@@ -198,7 +200,9 @@ class SearchSettings(_Words):
         description="What a trial reports and the search improves.",
         json_schema_extra={"not": {"pattern": "^test_"}},
     )
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] = Field(
+        default="max", description="max where a higher metric is better, min for a loss."
+    )
 
 
 class AshaSettings(_Words):
@@ -253,7 +257,7 @@ class SelectSettings(_Words):
 class ResourceSettings(_Words):
     """The resources of one trial while it runs."""
 
-    cpus: Positive = 1
+    cpus: Positive = Field(default=1, description="CPUs of each process of a trial.")
     gpus: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
         default=0,
         description="May be a fraction: 0.5 puts two trials on a GPU.",

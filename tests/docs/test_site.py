@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docs import make_reference
+from docs import make_environment, make_reference
+from docs.figures import DOCUMENTS, filled
+from samtune.space.schema import space_schema
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,6 +47,33 @@ def test_no_link_leads_out_of_the_site(page: str) -> None:
 def test_a_page_of_the_reference_is_what_the_code_says(page: str) -> None:
     text = make_reference.PAGES[page]()
     assert (DOCS / page).read_text() == text, "write it again: python docs/make_reference.py"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_figures_of_a_document_are_those_of_the_results(document: Path) -> None:
+    text = document.read_text()
+    assert text == filled(text), "write them again: python docs/make_reference.py"
+    assert text.count("<!-- figure") == text.count("<!-- end -->")
+
+
+def test_every_word_of_a_space_file_has_a_meaning() -> None:
+    schema = space_schema()
+    sections = {name: word for name, word in schema["properties"].items() if "$ref" in word}
+    for name, words in [
+        ("", {n: w for n, w in schema["properties"].items() if n not in sections}),
+        *(
+            (n, schema["$defs"][w["$ref"].split("/")[-1]]["properties"])
+            for n, w in sections.items()
+        ),
+    ]:
+        for word, about in words.items():
+            assert about.get("description"), f"{name}.{word} of samtune/space/schema.py"
+
+
+def test_every_variable_that_the_code_names_is_explained() -> None:
+    assert make_environment.named_in_code() == set(make_environment.OURS), (
+        "explain it in docs/make_environment.py, then: python docs/make_reference.py"
+    )
 
 
 @pytest.mark.slow
