@@ -153,14 +153,13 @@ def _winner(
     if len(won):
         completed = completed[completed["trial_key"] == won["source_trial_key"].iloc[0]]
     elif metric in completed:
-        completed = completed.sort_values(metric, ascending=mode == "min", kind="stable")
         lost = selects.loc[selects["state"] != "completed", "source_trial_key"]
         fresh = selects[~selects["source_trial_key"].isin(lost)]
         means = column(fresh, metric).groupby(fresh["source_trial_key"]).mean()
-        selected = completed[completed["trial_key"].isin(means.index)]
-        if len(selected):
-            value = selected["trial_key"].map(means).sort_values(ascending=mode == "min")
-            completed = selected.loc[value.index]
+        value = completed["trial_key"].map(means).dropna()
+        value = value if len(value) else completed[metric]
+        ordered = value.sort_values(ascending=mode == "min", kind="stable")
+        completed = completed.loc[ordered.index]
     return completed.iloc[0] if len(completed) else None
 
 

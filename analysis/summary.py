@@ -1,8 +1,9 @@
-"""A board in words: who leads, whom it cannot be told from, and what would decide it."""
+"""A board in words: who leads, whom it cannot be distinguished from, and what that would take."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -11,18 +12,16 @@ from analysis.verdicts import Key, key
 
 
 def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """Return a summary: the leader, the undecided rows, and the seeds that would decide them.
+    """Return a summary: the leader, the undecided rows, and what would decide them.
 
     Args:
         board: Judged rows of one question.
         pairs: The pairs of the board; those of other questions are left out.
 
     """
-    shown = set(map(key, board.to_dict("records")))
     ranked = board[board["rank"].notna()].sort_values("rank")
     if ranked.empty:
         return "No configuration is confirmed, so there is no verdict."
-    accuracy = is_accuracy(str(board["metric"].iloc[0]))
     several = board["run"].nunique() > 1
 
     def label(row: Key) -> str:
@@ -31,35 +30,84 @@ def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
     first = key(ranked.iloc[0].to_dict())
     if len(ranked) == 1:
         return f"{label(first)} is the only confirmed row, so there is nothing to compare."
-    groups: dict[str, list[str]] = {"better": [], "tied": [], "underpowered": []}
-    more: list[float] = []
-    for row in pairs.to_dict("records"):
-        a, b = (row["run_a"], row["space_a"]), (row["run_b"], row["space_b"])
-        if first in (a, b) and {a, b} <= shown:
-            other = label(b if a == first else a)
-            word = "better" if row["verdict"] in {"better", "worse"} else row["verdict"]
-            groups[word].append(other)
-            if word == "underpowered" and not pd.isna(row["seeds_needed"]):
-                more.append(row["seeds_needed"] - row["n"])
+    own = _of(pairs, first, {key(row) for row in board.to_dict("records")})
+    groups: dict[str, list[Key]] = {}
+    for other, pair in own.items():
+        groups.setdefault(pair["verdict"], []).append(other)
+    named = {word: _listed([label(row) for row in rows]) for word, rows in groups.items()}
     parts = [f"{label(first)} leads."]
-    if groups["better"]:
-        parts.append(f"It is better than {_listed(groups['better'])}.")
-    if groups["tied"]:
-        parts.append(f"It is tied with {_listed(groups['tied'])}.")
-    if groups["underpowered"]:
-        needed = f"; about {max(1, min(more)):.0f} more seeds would tell the first" if more else ""
-        parts.append(f"It cannot be told from {_listed(groups['underpowered'])}{needed}.")
+    if "better" in named:
+        parts.append(f"It is better than {named['better']}.")
+    if "worse" in named:
+        parts.append(f"It is worse than {named['worse']} over what both completed.")
+    if "tied" in named:
+        parts.append(f"It is tied with {named['tied']}.")
+    if "underpowered" in named:
+        takes = _takes({label(row): own[row] for row in groups["underpowered"]})
+        parts.append(f"It cannot be distinguished from {named['underpowered']}{takes}.")
+    return " ".join([*parts, *_margin(board, pairs), _about(list(own.values()))])
+
+
+def _of(pairs: pd.DataFrame, first: Key, shown: set[Key]) -> dict[Key, dict[Any, Any]]:
+    """Return the pairs of a row by the other row, with the word for the row."""
+    turned = {"better": "worse", "worse": "better"}
+    found = {}
+    for pair in pairs.to_dict("records"):
+        a, b = (pair["run_a"], pair["space_a"]), (pair["run_b"], pair["space_b"])
+        if first in (a, b) and {a, b} <= shown:
+            word = pair["verdict"]
+            found[b if a == first else a] = pair | (
+                {} if a == first else {"verdict": turned.get(word, word)}
+            )
+    return found
+
+
+def _takes(undecided: Mapping[str, Mapping[Any, Any]]) -> str:
+    """Return what the closest decision would take, at the differences seen."""
+    more = []
+    for name, pair in undecided.items():
+        kind = "searches" if pair["verdict_about"] == "variant" else "seeds"
+        needed = pair[f"{kind}_needed"]
+        if not pd.isna(needed):
+            more.append((max(1, round(needed - pair["n"])), kind, name))
+    if not more:
+        return ""
+    count, kind, name = min(more)
+    which = "them" if len(undecided) == 1 else f"it from {name}"
+    return f"; about {count:,} more {kind} each would distinguish {which}"
+
+
+def _margin(board: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Return which differences count as tied."""
     margins = [*board["margin"].dropna(), *pairs["margin"].dropna()]
-    if margins:
-        below = f"{100 * margins[0]:.2f} points" if accuracy else f"{margins[0]:.3g}"
-        rule = "2 % of the baseline's value"
-        if accuracy:
-            rule = "2 % of the baseline's error, or one standard error of the test split if larger"
-        if board["tie_margin"].notna().any():
-            rule = "as the space says"
-        parts.append(f"Differences below {below} count as tied ({rule}).")
-    parts.append("Each verdict is about one configuration per row: one search each.")
-    return " ".join(parts)
+    if not margins:
+        return []
+    accuracy = is_accuracy(str(board["metric"].iloc[0]))
+    below = f"{100 * margins[0]:.2f} points" if accuracy else f"{margins[0]:.3g}"
+    rule = "2 % of the baseline's value"
+    if accuracy:
+        rule = "2 % of the baseline's error, or one standard error of the test split if larger"
+    if board["tie_margin"].notna().any():
+        rule = "as the space says"
+    return [f"Differences below {below} count as tied ({rule})."]
+
+
+def _about(pairs: Sequence[Mapping[Any, Any]]) -> str:
+    """Return what the verdicts are about: the variants, or the configurations that won."""
+    kinds = {pair["verdict_about"] for pair in pairs}
+    if kinds == {"variant"}:
+        searches = {int(pair["n"]) for pair in pairs}
+        count = f"{min(searches)} searches" + (" or more" if len(searches) > 1 else "")
+        return f"The verdicts are about the variants, over {count} each."
+    if "variant" in kinds:
+        return (
+            "Where a row has fewer than three searches, the verdict is about its configuration: "
+            "search variance not measured."
+        )
+    return (
+        "The verdicts are about one configuration per row: fewer than three searches each, "
+        "search variance not measured."
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

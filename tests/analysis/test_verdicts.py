@@ -64,7 +64,8 @@ def test_all_pairs_are_a_family_of_their_own(tmp_path: Path) -> None:
         "sam leads. It is better than sgd. It is tied with asam. "
         "Differences below 1.12 points count as tied (2 % of the baseline's error, or one "
         "standard error of the test split if larger). "
-        "Each verdict is about one configuration per row: one search each."
+        "The verdicts are about one configuration per row: fewer than three searches each, "
+        "search variance not measured."
     )
 
 
@@ -73,9 +74,10 @@ def test_what_it_would_take_is_said(tmp_path: Path) -> None:
     row = pairs.iloc[0]
     assert row["verdict"] == "underpowered"
     more = int(row["seeds_needed"]) - 3
-    assert f"sam leads. It cannot be told from sgd; about {more} more seeds would" in summary(
-        board, pairs
-    )
+    assert (
+        "sam leads. It cannot be distinguished from sgd; "
+        f"about {more} more seeds each would distinguish them."
+    ) in summary(board, pairs)
 
 
 def test_pairing_is_by_bundle_and_never_by_place(tmp_path: Path) -> None:
