@@ -37,6 +37,7 @@ COMMANDS = {
         "leaderboard:leaderboard",
         "Compare the confirmed winners of one or several runs.",
     ),
+    "report": ("report:report", "Write one page of HTML about one or several runs."),
     "plot": ("plot:plot", "Draw a chart of a run."),
     "export": ("leaderboard:export_tables", "Write the tables of a run again from its record."),
     "replay": ("replay:replay", "Estimate what other rungs would have spent and missed."),

@@ -5,68 +5,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import pandas as pd
 
 from analysis.charts import compute, curves, knobs, leaderboard
 from analysis.charts.figure import Figure
-from analysis.charts.frame import Panel
-from analysis.charts.palette import Theme
-from analysis.tables import filled
-
-Tables = Mapping[str, pd.DataFrame]
+from analysis.charts.frame import WIDTH, Panel
+from analysis.charts.palette import Theme, looks
+from analysis.charts.sample import By, Tables, by_question
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of chart: its sentence, the meaning of its marks, and its panels from the tables."""
+    """A kind of chart.
 
+    Attributes:
+        title: Its heading.
+        sentence: What it shows.
+        caption: What its marks mean.
+        panels: Its panels from the tables of one question, for a width in pixels.
+
+    """
+
+    title: str
     sentence: str
     caption: str
-    panels: Callable[[Tables], Sequence[Panel]]
+    panels: Callable[[Tables, float], Sequence[Panel]]
 
 
 KINDS = {
     "leaderboard": Kind(
+        "Leaderboard",
         "mean on test of each confirmed row, with its interval and seeds",
         leaderboard.CAPTION,
-        lambda t: leaderboard.leaderboard(t["leaderboard"], t["repeats"]),
+        lambda t, width: leaderboard.leaderboard(t["leaderboard"], t["repeats"], width),
     ),
     "compute": Kind(
-        "best validation score against the see spent by the search",
+        "Accuracy against compute",
+        "best validation score against the see spent by the search, and the winner on test",
         compute.CAPTION,
-        lambda t: compute.compute(t["trials"]),
+        lambda t, width: compute.compute(t["trials"], t["leaderboard"], width),
     ),
     "curves": Kind(
+        "Learning curves",
         "learning curve of each trial, with the rungs",
         curves.CAPTION,
-        lambda t: curves.curves(t["trials"], t["curves"], t["leaderboard"]),
+        lambda t, _: curves.curves(t["trials"], t["curves"]),
     ),
     "knobs": Kind(
+        "Knobs",
         "score of each trial against each searched knob",
         knobs.CAPTION,
-        lambda t: knobs.knobs(t["trials"]),
+        lambda t, _: knobs.knobs(t["trials"]),
     ),
 }
+_MARGIN = 14.0
 
 
-def draw(kind: str, tables: Tables, width: float = 1080.0, theme: Theme = "light") -> Figure:
+def draw(
+    kind: str,
+    tables: Tables,
+    width: float = 1080.0,
+    theme: Theme = "light",
+    by: By = "space",
+) -> Figure:
     """Return a chart of a run.
 
     Args:
         kind: A name in `KINDS`.
-        tables: The tables `trials`, `curves`, `repeats` and `leaderboard`.
+        tables: The tables `trials`, `curves`, `repeats`, `leaderboard` and `pairs`.
         width: Width in pixels.
         theme: `light` or `dark`.
+        by: What a panel or a line puts together: all trials of a space, a variant or a search.
 
     Raises:
         LookupError: The run has nothing to draw of this kind.
 
     """
-    whole = {**tables, "trials": filled(tables["trials"])}
-    panels = KINDS[kind].panels(whole)
-    if not panels:
+    own = max(WIDTH, width - _MARGIN)
+    parts = by_question(tables, by)
+    groups = [(heading, KINDS[kind].panels(part, own)) for heading, part in parts]
+    groups = [(heading, panels) for heading, panels in groups if panels]
+    if not groups:
         raise LookupError(f"there is nothing to draw: {KINDS[kind].sentence}")
-    return Figure(panels, KINDS[kind].caption, width, theme)
+    shown = {look for _, panels in groups for panel in panels for look in panel.looks}
+    key = {name: look for name, look in looks(_variants(parts)).items() if look in shown}
+    return Figure(groups, KINDS[kind].caption, key, width, theme)
+
+
+def _variants(parts: Sequence[tuple[str, Tables]]) -> list[str]:
+    return [name for _, part in parts for name in part["leaderboard"]["variant"]]

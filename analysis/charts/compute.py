@@ -1,65 +1,126 @@
-"""Best validation score found against the compute that the search has spent."""
+"""Accuracy against compute: the best found by each search, and the winners on test."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from analysis.board import is_accuracy
-from analysis.charts.frame import Panel
+from analysis.charts.frame import NARROW, Panel, apart
+from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
-from analysis.charts.scales import accuracy_ends, padded
-from analysis.charts.svg import element, path, text
+from analysis.charts.svg import element, number
 
-CAPTION = "Step: the best completed trial so far; its mark ends the search."
+CAPTION = (
+    "Step: the best completed trial so far; its mark ends the search. On the right: the winner "
+    "on test, with its 95 % interval."
+)
+# More rows than these are told apart by the marks alone: their names would cover the lines.
+_NAMED = 8
+_STRIP = 190.0
+_NARROW_STRIP = 100.0
 
 
-def compute(trials: pd.DataFrame) -> list[Panel]:
-    """Return one panel with a step line per space, over the compute in the order of the ends."""
-    metric = str(trials["metric"].iloc[0])
-    accuracy = is_accuracy(metric)
-    sign = 1 if trials["mode"].iloc[0] != "min" else -1
+def compute(trials: pd.DataFrame, board: pd.DataFrame, width: float) -> list[Panel]:
+    """Return one panel with a step line per row, over the compute in the order of the ends."""
+    metric = Metric.of(trials)
     steps = {}
-    for name, own in trials.dropna(subset=["ended_at"]).groupby("space", sort=False):
-        own = own.sort_values("ended_at")
-        scores = own[metric].where(own["state"] == "completed")
-        best = sign * (sign * scores).cummax().ffill()
-        found = pd.DataFrame({"see": own["see"].cumsum(), "best": best}).dropna()
+    for name, own in trials.dropna(subset=["ended_at"]).groupby("row", observed=True):
+        found = _best_so_far(own, metric)
         if not found.empty:
             steps[str(name)] = found
     if not steps:
         return []
-    values = pd.concat([found["best"] for found in steps.values()])
-    low, high = float(values.min()), float(values.max())
+    tested = _tested(board)
+    values = pd.concat([*(found["best"] for found in steps.values()), *tested.values()])
+    narrow = width < NARROW
+    look = looks(trials["variant"])
     panel = Panel(
-        title="Best validation score against the see of the search",
-        label=f"Best {metric} so far against see, for {', '.join(steps)}",
+        title="",
+        label=f"Best {metric.name} so far against see, for {', '.join(steps)}",
         x=(0.0, float(max(found["see"].max() for found in steps.values()))),
-        y=accuracy_ends(low - 0.005, high) if accuracy else padded(low, high),
-        y_kind="error" if accuracy else "linear",
-        x_label="see spent by the search (SGD-epoch equivalents)",
-        y_label=metric.replace("_", " ") + (" %" if accuracy else ""),
-        width=720.0,
+        y=metric.ends(values),
+        y_kind=metric.kind,
+        x_label="see spent" if narrow else "see spent by the search (SGD-epoch equivalents)",
+        y_label=metric.words,
+        width=width,
         height=300.0,
+        strip=(_NARROW_STRIP if narrow else _STRIP) if tested else 0.0,
+        looks=[*look.values()],
     )
-    variants = dict(zip(trials["space"], trials["variant"], strict=True))
-    look = looks(variants.values())
+    variants = dict(zip(trials["row"].astype(str), trials["variant"], strict=True))
     for name, found in steps.items():
         own_look = look[variants[name]]
-        points: list[tuple[float, float]] = []
-        for see, best in zip(found["see"], found["best"], strict=True):
-            if points:
-                points.append((panel.to_x(see), points[-1][1]))
-            points.append((panel.to_x(see), panel.to_y(best)))
-        panel.marks.append(element("path", class_=f"h{own_look.hue} line", d=path(points)))
+        panel.marks.append(panel.line(f"{own_look} line step", _corners(found)))
         last = found.iloc[-1]
-        panel.over.append(panel.point(own_look, last["see"], last["best"], size=4.5))
-        panel.over.append(
-            element(
-                "text",
-                text(name, 30),
-                x=panel.to_x(last["see"]) - 8,
-                y=points[-1][1] - 7,
-                text_anchor="end",
-            )
-        )
+        told = f"{name}: best {metric.shown(last['best'])} after {last['see']:.0f} see"
+        point = panel.point(own_look, last["see"], last["best"], "point big", 4.5, told=told)
+        panel.over.append(point)
+    if len(steps) <= _NAMED and not narrow:
+        _add_names(panel, {name: found.iloc[-1] for name, found in steps.items()})
+    _add_tests(panel, tested, board, metric)
     return [panel]
+
+
+def _best_so_far(trials: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Return the best completed score after each trial, against the compute spent till then."""
+    trials = trials.sort_values("ended_at", kind="stable")
+    sign = -1 if trials["mode"].iloc[0] == "min" else 1
+    best = sign * trials["score"].where(trials["full"]).cummax().ffill()
+    found = pd.DataFrame({"see": trials["see"].cumsum(), "best": best}).dropna()
+    # Only what changes the line, and its end.
+    kept = found["best"].ne(found["best"].shift())
+    kept.iloc[-1:] = True
+    return found[kept]
+
+
+def _corners(found: pd.DataFrame) -> list[tuple[float, float]]:
+    points: list[tuple[float, float]] = []
+    for see, best in zip(found["see"], found["best"], strict=True):
+        if points:
+            points.append((see, points[-1][1]))
+        points.append((see, best))
+    return points
+
+
+def _tested(board: pd.DataFrame) -> dict[int, pd.Series[float]]:
+    """Return mean and interval on test of each confirmed row, by its place."""
+    metric = str(board["test_metric"].iloc[0])
+    columns = [f"{metric}_{end}" for end in ("mean", "lo", "hi")]
+    return {
+        place: row[columns].astype(float)
+        for place, (_, row) in enumerate(board.iterrows())
+        if not pd.isna(row[columns[0]])
+    }
+
+
+def _add_names(panel: Panel, ends: dict[str, pd.Series[float]]) -> None:
+    """Name the lines where they end, above their marks and apart from each other."""
+    wanted = [panel.to_y(end["best"]) - 7 for end in ends.values()]
+    for (name, end), y in zip(ends.items(), apart(wanted, 12, panel.top), strict=True):
+        place = {"text_anchor": "end", "class_": "halo"}
+        panel.over.append(panel.words(name, panel.to_x(end["see"]) - 9, y, 200, **place))
+
+
+def _add_tests(
+    panel: Panel, tested: dict[int, pd.Series[float]], board: pd.DataFrame, metric: Metric
+) -> None:
+    """Draw the rows on test, the best on the left, in the strip beside the frame."""
+    look = looks(board["variant"])
+    start, end = panel.right + 20, panel.width - 10
+    if not tested:
+        return
+    middle = {"text_anchor": "middle", "class_": "soft"}
+    panel.over.append(panel.words("on test", (start + end) / 2, panel.bottom + 16, 120, **middle))
+    base = f"M{number(start - 6)} {number(panel.bottom)}H{number(end)}"
+    panel.over.append(element("path", class_="axis", d=base))
+    for place, (row, values) in enumerate(tested.items()):
+        x = start + (end - start) * (place + 0.5) / len(tested)
+        mean, low, high = (float(value) for value in values)
+        own = look[board["variant"].iloc[row]]
+        told = f"{board['space'].iloc[row]}: mean on test {metric.shown(mean)}"
+        if not pd.isna(low):
+            top, bottom = (number(panel.to_y(value)) for value in (high, low))
+            bar = f"M{number(x)} {top}V{bottom}"
+            panel.over.append(element("path", class_=f"{own} line bar", d=bar))
+            told += f", 95 % interval {metric.shown(low)} to {metric.shown(high)}"
+        at = panel.to_x.invert(x)
+        panel.over.append(panel.point(own, at, mean, "point big", 5.0, told=told))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from analysis.charts.palette import Look, mark
 from analysis.charts.scales import Kind, Scale, Tick
-from analysis.charts.svg import element, number, text
+from analysis.charts.svg import element, number, path, text
 
 WIDTH = 350.0
 HEIGHT = 220.0
+NARROW = 500.0
+"""A panel below this width is drawn for a phone."""
+
+# The mean width of a letter of the labels.
+LETTER = 6.2
+_SIDE = 4.0
 
 
 @dataclass
@@ -33,6 +40,8 @@ class Panel:
         width: Width of the panel.
         height: Height of the panel.
         left: Room for the labels of the vertical axis.
+        strip: Room on the right of the frame.
+        looks: Looks of the variants that are drawn.
 
     """
 
@@ -49,22 +58,57 @@ class Panel:
     width: float = WIDTH
     height: float = HEIGHT
     left: float = 42.0
+    strip: float = 0.0
+    looks: Sequence[Look] = ()
     under: list[str] = field(default_factory=list)
     marks: list[str] = field(default_factory=list)
     over: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.right, self.top, self.bottom = self.width - 10, 34.0, self.height - 36
+        self.right = self.width - 12 - self.strip
+        self.top, self.bottom = (34.0 if self.y_label else 24.0), self.height - 36
         self.to_x = Scale(*self.x, self.left, self.right, self.x_kind)
         self.to_y = Scale(*self.y, self.bottom, self.top, self.y_kind)
 
-    def point(self, look: Look, x: float, y: float, kind: str = "point", size: float = 3.2) -> str:
-        """Return a marker of a variant at values x and y; `kind` is its class."""
-        shape = mark(look.shape, self.to_x(x), self.to_y(y), size)
-        return element("path", class_=f"h{look.hue} {kind}", d=shape)
+    def point(
+        self,
+        look: Look,
+        x: float,
+        y: float,
+        kind: str = "point",
+        size: float = 3.2,
+        key: int | None = None,
+        told: str | None = None,
+    ) -> str:
+        """Return a marker of a variant at values x and y, grey where it was stopped.
 
-    def svg(self) -> str:
-        """Return the panel as an SVG element of its own."""
+        Args:
+            look: The variant's.
+            x: Value on the horizontal axis.
+            y: Value on the vertical axis.
+            kind: Its class.
+            size: Its radius.
+            key: The number of the trial that it shows.
+            told: What it says when it is pointed at, where it shows no trial.
+
+        """
+        shape = mark(look.shape, self.to_x(x), self.to_y(y), size)
+        who = look.name if kind.startswith("stopped") else look
+        return element("path", class_=f"{who} {kind}", d=shape, data_k=key, data_t=told)
+
+    def line(
+        self, kind: str, points: Iterable[tuple[float, float]], key: int | None = None
+    ) -> str:
+        """Return a line through values, of a class."""
+        placed = [(self.to_x(x), self.to_y(y)) for x, y in points]
+        return element("path", class_=kind, d=path(placed), data_k=key)
+
+    def words(self, words: object, x: float, y: float, room: float, **attributes: object) -> str:
+        """Return text at coordinates, cut to the room it has."""
+        return label(words, x, y, int(room / LETTER), **attributes)
+
+    def svg(self, **attributes: object) -> str:
+        """Return the panel as an SVG element of its own, with further attributes."""
         inside = element(
             "svg",
             "".join(self.marks) or " ",
@@ -77,6 +121,7 @@ class Panel:
             overflow="hidden",
         )
         content = [self._axes(), *self.under, inside, *self.over]
+        named = {"role": "img", "aria_label": self.label, **attributes}
         return element(
             "svg",
             "".join(content),
@@ -84,31 +129,52 @@ class Panel:
             width=self.width,
             height=self.height,
             viewBox=f"0 0 {number(self.width)} {number(self.height)}",
-            role="img",
-            aria_label=self.label,
+            **named,
         )
 
     def _axes(self) -> str:
         middle = (self.left + self.right) / 2
+        below: dict[str, Any] = {"class_": "soft", "text_anchor": "middle"}
         parts = [
-            _label(self.title, self.left, 13, class_="title"),
-            _label(self.y_label, self.left, 27, class_="soft"),
-            _label(self.x_label, middle, self.height - 5, class_="soft", text_anchor="middle"),
+            self.words(self.title, _SIDE, 13, 0.92 * self.width, class_="title"),
+            self.words(self.y_label, _SIDE, 27, self.width, class_="soft"),
+            self.words(self.x_label, middle, self.height - 5, self.width, **below),
         ]
         for value, words in self.to_y.ticks() if self.y_ticks is None else self.y_ticks:
             y = self.to_y(value)
             across = f"M{number(self.left)} {number(y)}H{number(self.right)}"
             parts.append(element("path", class_="grid", d=across))
-            parts.append(_label(words, self.left - 5, y + 4, text_anchor="end", class_="soft"))
-        for value, words in self.to_x.ticks() if self.x_ticks is None else self.x_ticks:
+            place = {"text_anchor": "end", "class_": "soft"}
+            parts.append(self.words(words, self.left - 5, y + 4, self.left - 5, **place))
+        ticks = self.to_x.ticks() if self.x_ticks is None else self.x_ticks
+        room = 0.95 * (self.right - self.left) / max(1, len(ticks))
+        for value, words in ticks:
             x = self.to_x(value)
             up = f"M{number(x)} {number(self.bottom)}v4"
             parts.append(element("path", class_="axis", d=up))
-            place = {"x": x, "y": self.bottom + 16, "text_anchor": "middle"}
-            parts.append(element("text", text(words, 16), class_="soft", **place))
+            parts.append(self.words(words, x, self.bottom + 16, max(room, 30), **below))
         base = f"M{number(self.left)} {number(self.bottom)}H{number(self.right)}"
         return "".join([*parts, element("path", class_="axis", d=base)])
 
 
-def _label(words: str, x: float, y: float, **attributes: object) -> str:
-    return element("text", text(words, 60), x=x, y=y, **attributes) if words else ""
+def label(words: object, x: float, y: float, most: int, **attributes: object) -> str:
+    """Return a text element, cut to `most` letters; nothing for no words."""
+    return element("text", text(words, max(2, most)), x=x, y=y, **attributes) if words else ""
+
+
+def apart(places: Sequence[float], least: float, top: float) -> list[float]:
+    """Return places moved so that neighbours are `least` apart, none above `top`.
+
+    Args:
+        places: Vertical coordinates, in any order.
+        least: The smallest distance.
+        top: The least coordinate.
+
+    """
+    order = sorted(range(len(places)), key=lambda k: places[k])
+    moved = [0.0] * len(places)
+    reached = top - least
+    for k in order:
+        reached = max(places[k], reached + least)
+        moved[k] = reached
+    return moved

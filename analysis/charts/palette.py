@@ -43,6 +43,15 @@ class Look:
     hue: int
     shape: int
 
+    def __str__(self) -> str:
+        """Return the classes of its marks: of the hue, and of the variant alone."""
+        return f"h{self.hue} {self.name}"
+
+    @property
+    def name(self) -> str:
+        """The class of this variant's marks alone."""
+        return f"v{self.hue}{self.shape}"
+
 
 SHIPPED = {
     "sgd": Look(0, 0),

@@ -131,4 +131,5 @@ def padded(
 
 def accuracy_ends(low: float, high: float) -> tuple[float, float]:
     """Return the ends of an accuracy axis, with a fifth of the least error as room on top."""
-    return low, min(1 - 0.8 * (1 - high), 1 - _LEAST_ERROR)
+    top = min(1 - 0.8 * (1 - high), 1 - _LEAST_ERROR)
+    return min(low, 1 - 1.25 * (1 - top)), top

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from analysis.charts.figure import Figure
     from analysis.charts.palette import Theme
+    from analysis.charts.sample import By
+    from samtune.api.report import Page
     from samtune.api.stages import Ended
 
 _LOOK_S = 0.2
@@ -294,11 +297,26 @@ class Run:
                 exit_code=5,
             ) from None
 
-    def plot(self, kind: str, *, width: float = 1080, theme: Theme = "light") -> Figure:
+    def report(self, *others: Run) -> Page:
+        """Return a page of HTML about this run, and others, as of now.
+
+        The page shows itself in a notebook, and its `save` writes it as a file.
+        """
+        from samtune.api.report import report_of
+
+        with ExitStack() as stack:
+            records = [stack.enter_context(each._record()) for each in (self, *others)]
+            return report_of(records)
+
+    def plot(
+        self, kind: str, *, by: By = "space", width: float = 1080, theme: Theme = "light"
+    ) -> Figure:
         """Return a chart of the run as of now; it shows itself in a notebook.
 
         Args:
-            kind: `leaderboard`, `compute`, `curves` or `knobs`.
+            kind: A kind that `samtune plot --list` lists, such as `curves`.
+            by: What a panel or a line puts together: all trials of a `space`, a `variant`, or a
+                `search`.
             width: Width in pixels.
             theme: `light` or `dark`.
 
@@ -311,9 +329,13 @@ class Run:
             raise RunError(
                 f"no kind of chart is called {kind!r}; {nearest(kind, KINDS)}", exit_code=2
             )
-        names = ("trials", "curves", "repeats", "leaderboard")
+        from samtune.api.report import chart_tables
+
+        with tempfile.TemporaryDirectory() as scratch:
+            self.export(scratch)
+            tables = chart_tables([Path(scratch)])
         try:
-            return draw(kind, self._tables(names), width, theme)
+            return draw(kind, tables, width, theme, by)
         except LookupError as error:
             raise RunError(f"{self.name}: {error.args[0]}", exit_code=2) from None
 

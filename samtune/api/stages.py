@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samtune.api.launch import Launch
+from samtune.api.report import write_report
 from samtune.api.tables import write_tables
 from samtune.cluster.process_group import in_another_group
 from samtune.cluster.shipping import modules
@@ -124,6 +125,7 @@ def run_stages(
         failed = sum(progress.states.get("error", 0) for progress in progresses)
         code = 3 if failed or without_winner else 0
     write_tables(record)
+    write_report(record, launch.tell)
     return Ended(code, stop.signal)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from samtune.api.growth import change, grown, refuse_fewer
 from samtune.api.launch import Launch
+from samtune.api.report import write_report
 from samtune.api.spaces import Reference
 from samtune.api.stages import Asked, Ended, enough_room, run_stages
 from samtune.api.tables import write_tables
@@ -318,6 +319,7 @@ def _to_the_end(record: Record, launch: Launch, stop: Stop) -> Ended:
     if ended is None:
         launch.tell(f"nothing is left to do in {record.name}")
         write_tables(record)
+        write_report(record, launch.tell)
         ended = Ended(0)
     return ended
 

@@ -8,6 +8,7 @@ import click
 
 from analysis.charts import KINDS
 from analysis.charts.palette import THEMES, Theme
+from analysis.charts.sample import BY, By
 from samtune.commands.options import named, runs_option
 from samtune.errors import SamtuneError
 
@@ -24,6 +25,13 @@ _WIDEST = 10_000
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write: .svg, .png or .pdf; else SVG on stdout.",
 )
+@click.option(
+    "--by",
+    type=click.Choice(BY),
+    default="space",
+    show_default=True,
+    help="What a panel or a line puts together.",
+)
 @click.option("--width", type=click.IntRange(200, _WIDEST), default=1080, show_default=True)
 @click.option("--theme", type=click.Choice(THEMES), default="light", show_default=True)
 @runs_option
@@ -32,6 +40,7 @@ def plot(
     kind: str | None,
     listed: bool,
     output: Path | None,
+    by: By,
     width: int,
     theme: Theme,
     runs: Path,
@@ -44,7 +53,7 @@ def plot(
         return
     if name is None or kind is None:
         raise click.UsageError("write a run and a kind of chart; `samtune plot --list` lists them")
-    figure = named(runs, name).plot(kind, width=width, theme=theme)
+    figure = named(runs, name).plot(kind, by=by, width=width, theme=theme)
     if output is None:
         click.echo(figure.svg())
         return

@@ -227,3 +227,5 @@ def _say_all(run: Run, as_json: bool) -> None:
     if run.exit_code == 75:
         say(f"stopped; all of it is on record: `samtune resume {run.name}` continues")
     say(f"files: {run.folder}")
+    if (page := run.folder / "report.html").is_file():
+        say(f"report: {page}")

@@ -230,13 +230,14 @@ def test_the_whole_way_for_two_spaces(here: Path) -> None:
     assert {row["variant"] for row in rows} == {"sgd", "sam"} and len(rows) == 2
     assert [row["repeats"] for row in rows] == [2, 2]
     assert "[4/4]" in err and "repeat 2" in err
-    own = ("using the shipped space ", "run sgd-sam: ", "files: ", "[")
+    own = ("using the shipped space ", "run sgd-sam: ", "files: ", "report: ", "[")
     assert not [line for line in err.splitlines() if not line.startswith(own)]
     folder = Path("runs/sgd-sam")
+    assert err.splitlines()[-1] == f"report: {folder.absolute() / 'report.html'}"
     names = {path.name for path in folder.iterdir()}
     assert {
         *("sweep.db", "space.sgd.yaml", "space.sam.yaml", "trials.parquet", "curves.parquet"),
-        *("repeats.parquet", "leaderboard.parquet"),
+        *("repeats.parquet", "leaderboard.parquet", "report.html"),
     } <= names
     more = command("confirm", "sgd-sam", "--seeds", "3", "--json")
     out, err = more.communicate(timeout=200)

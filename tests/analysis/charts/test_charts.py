@@ -16,6 +16,7 @@ from test_verdicts import board_of, rows_of
 
 from analysis.charts import KINDS, draw
 from analysis.charts.palette import HUES, INK, SHIPPED, THEMES, looks
+from analysis.charts.sample import by_question
 from analysis.charts.scales import Scale
 from analysis.charts.svg import text, visible
 from samtune.optimizers import VARIANTS
@@ -90,7 +91,7 @@ def test_hidden_characters_are_shown_and_markup_is_text() -> None:
 
 @pytest.fixture
 def run_tables(tmp_path: Path) -> dict[str, pd.DataFrame]:
-    board, _ = board_of(tmp_path, "sgd", "sam", "asam")
+    board, pairs = board_of(tmp_path, "sgd", "sam", "asam")
     found = {
         name: tables.read(tmp_path / "r" / f"{name}.parquet", name).to_pandas()
         for name in ("trials", "repeats")
@@ -106,7 +107,8 @@ def run_tables(tmp_path: Path) -> dict[str, pd.DataFrame]:
         }
         for used in range(1, 21)
     ]
-    return {**found, "leaderboard": board, "curves": pd.DataFrame(reports)}
+    whole = pd.DataFrame(reports).assign(run="r")
+    return {**found, "leaderboard": board, "pairs": pairs, "curves": whole}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +126,8 @@ def test_every_kind_is_one_whole_document(
 
 
 def test_the_rings_of_the_leaderboard_are_the_seeds(run_tables: dict[str, pd.DataFrame]) -> None:
-    (panel,) = KINDS["leaderboard"].panels(run_tables)
+    ((_, tables),) = by_question(run_tables)
+    (panel,) = KINDS["leaderboard"].panels(tables, 720.0)
     rings = re.findall(r'hollow" d="M([\d.]+) ', "".join(panel.marks))
     drawn = sorted(panel.to_x.invert(float(x) + 3) for x in rings)
     seeds = sorted(
@@ -155,13 +158,15 @@ def test_names_cannot_add_elements(run_tables: dict[str, pd.DataFrame]) -> None:
 def test_thousands_of_trials_are_thinned_and_the_count_is_said(
     run_tables: dict[str, pd.DataFrame],
 ) -> None:
-    one = run_tables["trials"].iloc[0].to_dict()
+    one = {**run_tables["trials"].iloc[0].to_dict(), "metric": "val_acc", "mode": "max"}
     many = [{**one, "trial_key": f"t{k}", "val_acc": 0.5 + k / 5000} for k in range(2000)]
     run_tables["trials"] = pd.DataFrame(many)
     panels = draw("knobs", run_tables).panels
     (panel,) = (p for p in panels if p.title.startswith("lr"))
     assert panel.title == "lr: 150 of 2000 trials"
     assert len(panel.marks) == 150
+    # The best is the winner of its search, and a sample never loses it.
+    assert 'data-k="1999"' in panel.marks[-1]
 
 
 def test_nothing_to_draw_is_said(run_tables: dict[str, pd.DataFrame]) -> None:
