@@ -33,6 +33,9 @@ CIFAR10 = [
 ]
 """Its classes in their order."""
 
+# They need the fake GPU; `tests/fakegpu/test_fakegpu.py` runs them in a process of their own.
+collect_ignore = [] if "SAMTUNE_FAKE_GPU" in os.environ else ["fakegpu/inside"]
+
 # Two trials at a time on two cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samtune.optimizers.reals import real
-from samtune.optimizers.tensors import TAU, Gradients, global_norm
+from samtune.optimizers.tensors import TAU, Gradients, alike, flat, global_norm, scaled
 
 
 class Cosine:
@@ -31,12 +31,14 @@ class Cosine:
             return
         found = {p: real(g) for p, g in zip(parameters, gradients, strict=True) if g is not None}
         if not self._first:
-            self._first = {p: g.clone() for p, g in found.items()}
+            copies = scaled([*found.values()], 1.0)
+            self._first = {p: g for p, g in zip(found, copies, strict=True) if g is not None}
             return
         both = [p for p in self._first if p in found]
         g, h = [self._first[p] for p in both], [found[p] for p in both]
         lengths = global_norm([*g]) * global_norm([*h])
-        products = [x.mul_(y).sum(dtype=lengths.dtype) for x, y in zip(g, h, strict=True)]
-        dot = torch.stack([t.to(lengths.device) for t in products]).sum()
-        self.value = dot / (lengths + TAU)
+        pairs = {id(x): y for x, y in zip(g, h, strict=True)}
+        for group in alike(g):
+            torch._foreach_mul_(group, [pairs[id(x)] for x in group])
+        self.value = flat(g, g).sum(dtype=lengths.dtype).to(lengths.device) / (lengths + TAU)
         self._first = {}

@@ -143,8 +143,8 @@ class SparseSAM(SAM):
         del size
         # The numbers of live weights are then below 0.
         grown = self._random(like, age).sub_(row).topk(replaced).indices
-        row[dropped] = 0
-        row[grown] = 1
+        # `row[dropped] = 0` would copy the number to the device and wait for it.
+        row.index_fill_(0, dropped, 0).index_fill_(0, grown, 1)
         found = zip(shaped(row, like), masks, strict=True)
         # A tensor without a gradient in this step keeps its mask.
         return [m if new is None else new for new, m in found], length
@@ -160,5 +160,4 @@ class SparseSAM(SAM):
 def _ones_at(chosen: Tensor, like: Gradients) -> Gradients:
     """Return zeros in the shapes of `like`, with ones at these places of all elements in a row."""
     row = torch.zeros(sum(d.numel() for d in like if d is not None), device=chosen.device)
-    row[chosen] = 1
-    return shaped(row, like)
+    return shaped(row.index_fill_(0, chosen, 1), like)

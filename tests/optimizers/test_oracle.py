@@ -417,13 +417,17 @@ def test_an_oracle_serves_one_step():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_variant
 def test_cuda_does_not_synchronise_and_agrees_with_the_cpu(name):
+    """Defect 7 of the GPU survey: AE-SAM decides on a number that the device has.
+
+    Seen on a fake GPU; the values need a real one.
+    """
     ends = []
     for device in ("cpu", "cuda"):
         model = seeded(norm_net).to(device)
         variant = make(name, model)
         data = [(x.to(device), y.to(device)) for x, y in batches(5)]
         train(variant, model, data[:1])
-        if device == "cuda":
+        if device == "cuda" and name not in problems.DATA_DEPENDENT:
             torch.cuda.set_sync_debug_mode("error")
         try:
             train(variant, model, data[1:])

@@ -1,0 +1,139 @@
+"""The counters of the fake GPU, and trials on it."""
+
+from __future__ import annotations
+
+import ctypes
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from digits_trial import Report, config_of, train
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from samtune.optimizers import GradientOracle, Variant
+from samtune.trial import Budget, TrialConfig
+from trainables import vision
+
+_LIBRARY = ctypes.CDLL(None)
+# In the order of runtime/counts.h.
+NAMES = (
+    *("LAUNCH", "LIBRARY", "H2D", "H2D_PINNED", "D2H", "D2H_PINNED", "D2D", "MEMSET"),
+    *("WAIT", "MALLOC", "FREE", "HOST_ALLOC", "CAPTURED", "REFUSED"),
+)
+_COUNTS = (ctypes.c_long * len(NAMES)).in_dll(_LIBRARY, "fake_counts")
+LAUNCHES = ("LAUNCH", "LIBRARY", "D2D", "MEMSET", "H2D", "H2D_PINNED", "D2H", "D2H_PINNED")
+
+
+def setting(name: str) -> Any:
+    """A variable of the runtime; set its `value`."""
+    kind = ctypes.c_size_t if name in {"fake_limit", "fake_used"} else ctypes.c_long
+    kind = ctypes.c_int if name in {"fake_launch_error", "fake_cublas_status"} else kind
+    return kind.in_dll(_LIBRARY, name)
+
+
+def counts() -> Counter[str]:
+    return Counter(dict(zip(NAMES, _COUNTS, strict=True)))
+
+
+def launches(count: Counter[str]) -> int:
+    return sum(count[name] for name in LAUNCHES)
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """The counts of the block, filled at its end."""
+    found: Counter[str] = Counter()
+    before = counts()
+    yield found
+    found.update(counts() - before)
+
+
+@dataclass
+class Log:
+    """The counts of steps on the device.
+
+    Attributes:
+        steps: of each step without its passes.
+        passes: of the passes of each step.
+        waits: places in the code that waited for the device in a step.
+    """
+
+    steps: list[Counter[str]] = field(default_factory=list)
+    passes: list[list[Counter[str]]] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
+
+    @property
+    def outside(self) -> list[int]:
+        """The launches of each step outside its passes."""
+        return [launches(step) for step in self.steps]
+
+
+@contextmanager
+def logged() -> Iterator[Log]:
+    """Log the steps that are made inside the block."""
+    log = Log()
+    evaluate, began = GradientOracle._evaluate, Counter()
+
+    def logged_evaluate(*args: Any) -> Any:
+        with counted() as found:
+            result = evaluate(*args)
+        log.passes[-1].append(found)
+        return result
+
+    def begin(optimizer: Any, *_: Any) -> None:
+        if isinstance(optimizer, Variant):
+            log.passes.append([])
+            began.clear()
+            began.update(counts())
+            torch.cuda.set_sync_debug_mode("warn")
+
+    def end(optimizer: Any, *_: Any) -> None:
+        if isinstance(optimizer, Variant):
+            torch.cuda.set_sync_debug_mode("default")
+            found = counts() - began
+            for of_pass in log.passes[-1]:
+                found -= of_pass
+            log.steps.append(found)
+
+    def told(message: Any, *_: Any, **__: Any) -> None:
+        if "called a synchronizing" in str(message):
+            log.waits.append(_place())
+
+    hooks = [register_optimizer_step_pre_hook(begin), register_optimizer_step_post_hook(end)]
+    GradientOracle._evaluate = logged_evaluate
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = told
+            yield log
+    finally:
+        GradientOracle._evaluate = evaluate
+        for hook in hooks:
+            hook.remove()
+
+
+def _place() -> str:
+    rooms = ("/samtune/", "/trainables/")
+    stack = [f for f in traceback.extract_stack() if any(room in f.filename for room in rooms)]
+    return f"{stack[-1].filename.split('/')[-1]}:{stack[-1].lineno}: {stack[-1].line}"
+
+
+def trial(variant: str = "sgd", epochs: float = 2, **changes: Any) -> TrialConfig:
+    """A trial on the GPU: three steps an epoch, the last of 44 images in place of 128."""
+    trainable = getattr(vision, variant)
+    task = {"dataset": "digits", "model": "narrow:resnet18", "batch_size": 128, "train_size": 0.3}
+    config = config_of(trainable, (trainable.bases or ("none",))[0], gpus=1, knobs={})
+    own = changes.pop("task", {})
+    return replace(config, task=task | own, budget=Budget("epochs", epochs), **changes)
+
+
+def run(variant: str = "sgd", epochs: float = 2, **changes: Any) -> list[Report]:
+    return train(trial(variant, epochs, **changes))

@@ -1,0 +1,18 @@
+"""A ResNet-18 of few channels: as many layers, parameters and launches, and a small host cost."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from trainables.models.parts import stem
+from trainables.models.resnet import Basic
+
+
+def resnet18(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    layers: list[nn.Module] = [stem(in_shape, 8, nn.BatchNorm2d(8), nn.ReLU(inplace=True))]
+    maps = 8
+    for stage in range(4):
+        for stride in (2 if stage else 1, 1):
+            layers.append(Basic(maps, 8 * 2**stage, stride))
+            maps = 8 * 2**stage
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(maps, classes))

@@ -1,0 +1,35 @@
+/* NVML, by which Ray finds the GPUs of a machine. */
+#include <string.h>
+
+int nvmlInit(void) { return 0; }
+int nvmlInit_v2(void) { return 0; }
+int nvmlInitWithFlags(unsigned flags) { return 0; }
+int nvmlShutdown(void) { return 0; }
+const char *nvmlErrorString(int error) { return "fake"; }
+
+int nvmlDeviceGetCount(unsigned *devices) {
+    *devices = 1;
+    return 0;
+}
+int nvmlDeviceGetCount_v2(unsigned *devices) { return nvmlDeviceGetCount(devices); }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    static int only;
+    *device = &only;
+    return 0;
+}
+int nvmlDeviceGetName(void *device, char *text, unsigned size) {
+    strncpy(text, "Fake H200", size);
+    return 0;
+}
+int nvmlDeviceGetUUID(void *device, char *text, unsigned size) {
+    strncpy(text, "GPU-00000000-0000-0000-0000-000000000000", size);
+    return 0;
+}
+int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
+    *current = *pending = 0;
+    return 3; /* not supported */
+}
+int nvmlSystemGetDriverVersion(char *text, unsigned size) {
+    strncpy(text, "580.00", size);
+    return 0;
+}
