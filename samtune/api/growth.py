@@ -56,7 +56,13 @@ def grown(
     texts = as_texts(overrides)
     _refuse_others(record, texts)
     longer = [
-        SearchSpace.from_text(space.text, space.name, f"{record.name}/{space.name}", texts)
+        SearchSpace.from_text(
+            space.text,
+            space.name,
+            f"{record.name}/{space.name}",
+            # The row of the defaults is not searched.
+            [] if space.member.study and space.budget.trials == 1 else texts,
+        )
         for space in spaces
     ]
     for before, after in zip(spaces, longer, strict=True):

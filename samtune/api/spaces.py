@@ -13,6 +13,7 @@ from typing import Any, Literal
 from samtune.space.by_value import reference_to
 from samtune.space.errors import SpaceError
 from samtune.space.search_space import SearchSpace
+from samtune.space.study import is_study, members
 
 Trainable = str | Callable[..., Any]
 
@@ -92,16 +93,17 @@ def resolved(
     messages: list[str] = []
     for reference in references:
         try:
-            space = _space(reference, texts, on)
+            found = _spaces(reference, texts, on)
         except SpaceError as error:
             where = f"{_shown(reference)}: " if len(references) > 1 else ""
             messages += [f"{where}{message}" for message in error.messages]
             continue
-        if space.from_shipped:
-            tell(f"using the shipped space {space.path}")
-        for warning in space.warnings:
-            tell(f"warning: {warning}")
-        spaces.append(space)
+        for space in found:
+            if space.from_shipped:
+                tell(f"using the shipped space {space.path}")
+            for warning in space.warnings:
+                tell(f"warning: {warning}")
+        spaces += found
     messages += disagreements(spaces)
     if messages:
         raise SpaceError(messages)
@@ -113,6 +115,14 @@ def as_texts(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
     if isinstance(overrides, Mapping):
         return [f"{path}={json.dumps(value)}" for path, value in overrides.items()]
     return [*overrides]
+
+
+def _spaces(
+    reference: Reference, overrides: Sequence[str], on: str | Path | SearchSpace | None
+) -> list[SearchSpace]:
+    if isinstance(reference, str | Path) and is_study(reference):
+        return members(reference, overrides, on)
+    return [_space(reference, overrides, on)]
 
 
 def _space(
@@ -154,13 +164,14 @@ def disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
         ("budget.kind", {space.budget.kind for space in spaces}),
         ("search.metric", {space.search.metric for space in spaces}),
         ("search.mode", {space.search.mode for space in spaces}),
-        ("budget.per_trial", {f"{space.budget.per_trial:g}" for space in spaces}),
         ("confirm.seeds", {str(space.confirm.seeds) for space in spaces}),
     ]
-    wanted += [
-        (f"task.{word}", {str(space.task.get(word)) for space in spaces})
-        for word in sorted({word for space in spaces for word in space.task})
-    ]
+    if not any(space.member.study for space in spaces):
+        wanted.append(("budget.per_trial", {f"{space.budget.per_trial:g}" for space in spaces}))
+        wanted += [
+            (f"task.{word}", {str(space.task.get(word)) for space in spaces})
+            for word in sorted({word for space in spaces for word in space.task})
+        ]
     return messages + [
         f"spaces of one run must agree on {word}, and these say {' and '.join(sorted(found))}; "
         f"set one with --set {word}=..."

@@ -65,7 +65,14 @@ def start(
     proposals = [Proposals(space) for space in spaces]
     studies = [_study(space, each.total) for space, each in zip(spaces, proposals, strict=True)]
     with (
-        Record.create(runs, name, studies, dataclasses.asdict(asked), hashes) as record,
+        Record.create(
+            runs,
+            name,
+            studies,
+            dataclasses.asdict(asked),
+            hashes,
+            spaces[0].member.study or None,
+        ) as record,
         _held(record, launch, new=True) as stop,
     ):
         _note_by_value(record, spaces)
@@ -86,18 +93,38 @@ def is_run(runs: Path, name: str) -> bool:
 def _started_again(
     runs: Path, name: str, spaces: Sequence[SearchSpace], asked: Asked, launch: Launch
 ) -> tuple[Path, Ended]:
-    """Continue a run with the command that started it. Refuse its name for other spaces."""
+    """Continue a run with the command that started it. Refuse its name for other spaces.
+
+    A study that has gained members since the run began adds them to it.
+    """
     with Record.open(runs, name) as record:
-        if [study.sha256 for study in record.studies()] != [space.sha256 for space in spaces]:
+        known = [study.sha256 for study in record.studies()]
+        given = {space.sha256: space for space in spaces}
+        added = [space for space in spaces if space.sha256 not in known]
+        if not given.keys() >= set(known) or any(not space.member.study for space in added):
             raise taken(runs, name)
         with _held(record, launch) as stop:
             _check_versions(record, accepted=False)
             _imported(spaces)
+            if added:
+                _add_members(record, [given[sha] for sha in known], added, launch)
             record.set_meta("asked", dataclasses.asdict(asked))
             ended = _go_on(record, launch, stop)
             if ended is None:
                 raise taken(runs, name)
             return record.folder, ended
+
+
+def _add_members(
+    record: Record, spaces: Sequence[SearchSpace], added: Sequence[SearchSpace], launch: Launch
+) -> None:
+    """Add the members that a study has gained to its run."""
+    together = [*spaces, *added]
+    studies = [_study(space, Proposals(space).total) for space in together]
+    code = code_hashes(space.trainable for space in added)
+    record.set_meta("versions", code | (record.meta("versions") or {}))
+    record.grow(studies, change(record, studies))
+    launch.tell(f"{record.name} gains {len(added)} members of its study")
 
 
 def resume(

@@ -50,22 +50,25 @@ class Record(Reader):
         spaces: Sequence[Mapping[str, str]],
         asked: Mapping[str, Any] | None = None,
         code: Mapping[str, str] | None = None,
+        called: str | None = None,
     ) -> Record:
         """Make the folder of a new run. A folder that has a `sweep.db` has a whole one.
 
         Args:
             runs: the folder of all runs.
-            name: the run's name; None takes the first free of `space`, `space-2`, ...
+            name: the run's name; None takes the first free of `called`, `called-2`, ...
             spaces: rows of the table studies.
             asked: the other options of the command, which its resume reads.
             code: the `provenance.code_hashes` of the trainables.
+            called: what a run without a name is called; None for the names of its spaces.
 
         Raises:
             RunError: the name is taken (exit code 4), or the folder cannot be written (5).
         """
         if name is not None:
             run_folder.refuse_taken(runs, name)
-        wanted = run_folder.check_name(name or "-".join(space["name"] for space in spaces)[:60])
+        called = called or "-".join(space["name"] for space in spaces)[:60]
+        wanted = run_folder.check_name(name or called)
         folder = runs.absolute() / wanted
         aside = runs.absolute() / f".{wanted}.{secrets.token_hex(4)}.tmp"
         try:

@@ -52,12 +52,20 @@ def read_document(root: Node) -> tuple[Document, list[Problem], set[tuple[str, .
             broken.add(part if part[0] != "points" else part[:1])
 
 
+def faults(root: Node, caught: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Return the problems of a tree that another model than the document's refuses."""
+    errors = [(_path(error["loc"]), error) for error in caught.errors()]
+    return _problems(root, errors, list(model.model_fields))
+
+
 def _path(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(step for step in loc if not str(step).startswith("<"))
 
 
 def _problems(
-    root: Node, errors: list[tuple[tuple[int | str, ...], ErrorDetails]]
+    root: Node,
+    errors: list[tuple[tuple[int | str, ...], ErrorDetails]],
+    words: Sequence[str] = tuple(Document.model_fields),
 ) -> list[Problem]:
     problems: dict[tuple[int | str, ...], Problem] = {}
     unknown_in = {path[:-1] for path, error in errors if error["type"] == "extra_forbidden"}
@@ -76,19 +84,25 @@ def _problems(
             reached += 1
         unknown = error["type"] == "extra_forbidden"
         where = ".".join(map(str, path[: reached - 1 if unknown else reached]))
-        sentence = _sentence(node, path, reached, error)
+        sentence = _sentence(node, path, reached, error, words)
         mark = node.key if unknown else node.mark
         # Each member of a union fails at the same place; the first sentence is enough.
         problems.setdefault(path[:reached], (mark, f"{where}: {sentence}" if where else sentence))
     return list(problems.values())
 
 
-def _sentence(node: Node, path: tuple[int | str, ...], reached: int, error: ErrorDetails) -> str:
+def _sentence(
+    node: Node,
+    path: tuple[int | str, ...],
+    reached: int,
+    error: ErrorDetails,
+    words: Sequence[str],
+) -> str:
     context = error.get("ctx", {})
     value = node.value
     match error["type"]:
         case "extra_forbidden":
-            known = _known_words(path[:-1], error["loc"])
+            known = _known_words(path[:-1], error["loc"], words)
             return f"{quoted(path[-1])} is not a known word here; {nearest(path[-1], known)}"
         case "missing":
             return f"{quoted(path[reached])} is missing"
@@ -101,14 +115,14 @@ def _sentence(node: Node, path: tuple[int | str, ...], reached: int, error: Erro
         case "literal_error" if path == ("samtune",):
             return f"this is format {quoted(value)}, and this samtune reads format 1"
         case "literal_error":
-            words = [word.strip(" '") for word in re.split(",| or ", str(context["expected"]))]
+            known = [word.strip(" '") for word in re.split(",| or ", str(context["expected"]))]
             if value is None:
-                return f"{NOTHING}: {', '.join(words)}"
+                return f"{NOTHING}: {', '.join(known)}"
             if isinstance(value, dict | list):
-                return f"one word belongs here: {', '.join(words)}"
-            near = nearest(value, words)
+                return f"one word belongs here: {', '.join(known)}"
+            near = nearest(value, known)
             near = f"; {near}" if near.startswith("did") else ""
-            return f"{quoted(value)} is none of {', '.join(words)}{near}"
+            return f"{quoted(value)} is none of {', '.join(known)}{near}"
         case "greater_than":
             return f"must be greater than {context['gt']:g}, not {value}"
         case "greater_than_equal":
@@ -133,9 +147,11 @@ def _sentence(node: Node, path: tuple[int | str, ...], reached: int, error: Erro
     return f"{expected.get(error['type'], fallback)} belongs here, not {found}"
 
 
-def _known_words(path: tuple[int | str, ...], loc: tuple[int | str, ...]) -> list[str]:
+def _known_words(
+    path: tuple[int | str, ...], loc: tuple[int | str, ...], top: Sequence[str]
+) -> list[str]:
     if not path:
-        return list(Document.model_fields)
+        return list(top)
     if path[0] in SECTIONS:
         return list(SECTIONS[str(path[0])].model_fields)
     shapes: dict[str, type[BaseModel]] = {"<choice>": ChoiceShape, "<grid>": GridShape}

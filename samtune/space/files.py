@@ -36,6 +36,11 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in files if path.stem != SHARED}
 
 
+def shipped_studies() -> dict[str, Path]:
+    """Return the studies that come with samtune, by name."""
+    return {path.stem: path for path in sorted((shipped_folder() / "studies").glob("*.yaml"))}
+
+
 @dataclass(frozen=True)
 class Found:
     """The file behind a reference; `from_shipped` if the reference is no path of a file."""

@@ -305,6 +305,7 @@ class ConfirmSettings(_Words):
 class MemberSettings(_Words):
     """The place of a space in a study. Written by the study, not by hand."""
 
+    study: str = Field(default="", description="The study; empty: none.")
     row: str = Field(default="", description="The row of the leaderboard; empty: the space.")
     task: str = Field(default="", description="The study's name of the task.")
     search: Annotated[int, Field(ge=0, lt=1000), BeforeValidator(_whole)] = Field(

@@ -19,6 +19,7 @@ from samtune.space.errors import SpaceError, read_document, space_error
 from samtune.space.files import (
     compose,
     find,
+    merge,
     on_setting,
     parse,
     read,
@@ -134,6 +135,34 @@ class SearchSpace:
         object.__setattr__(space, "path", found.path)
         object.__setattr__(space, "from_shipped", found.from_shipped)
         return space
+
+    @classmethod
+    def layered(
+        cls,
+        reference: str | Path,
+        layers: Sequence[Node],
+        overrides: Sequence[str] = (),
+        on: str | Path | SearchSpace | None = None,
+    ) -> SearchSpace:
+        """Read a space with trees on top of it, and check it against its trainable.
+
+        Args:
+            reference: A space file, or the name of a shipped space.
+            layers: Trees of words, each merged onto what is below.
+            overrides: `path=value` each, applied on top in order.
+            on: A space whose task, budget and other sections come between the two.
+
+        Raises:
+            SpaceError: Something in it is wrong; every mistake is named.
+        """
+        found = find(reference)
+        root = read(found.path)
+        for layer in layers:
+            root = merge(root, layer)
+        if on is not None:
+            root = on_setting(root, _tree(on))
+        root, problems = override(root, overrides)
+        return _built(without_shipped_noise(root), problems, found.name, frozen=False)
 
     @classmethod
     def from_document(

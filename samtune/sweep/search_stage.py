@@ -23,7 +23,8 @@ class SearchStage:
     """Trials proposed by one Optuna study per space.
 
     The space with the fewest running trials is next, so spaces share the cluster evenly, however
-    long their trials take. Equals take turns. Interrupted trials go first, then promoted ones,
+    long their trials take. Equals take turns. The first searches of a study come before its second
+    ones. Interrupted trials go first, then promoted ones,
     then new ones.
     """
 
@@ -74,7 +75,10 @@ class SearchStage:
     def _proposed(self) -> TrialRow | None:
         """Return a new trial of the space that proposes next."""
         held, count = Counter(self._running.values()), len(self.spaces)
-        for study in sorted(range(count), key=lambda k: (held[k], (k - self._turn) % count)):
+        for study in sorted(
+            range(count),
+            key=lambda k: (self.spaces[k].member.search, held[k], (k - self._turn) % count),
+        ):
             proposal = self.proposals[study].ask()
             if proposal is None:
                 continue
