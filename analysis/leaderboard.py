@@ -50,7 +50,10 @@ def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
             found = [
                 each.get(key, whole.iloc[:0]) for each, whole in zip(by_row, others, strict=True)
             ]
-            rows.append(row(own, *found) | {"search_wall_s": seconds.get(own["space"].iloc[0])})
+            # Older tables name the spaces.
+            names = [*map(str, own["study"].unique()), own["space"].iloc[0]]
+            known = [seconds[name] for name in names if name in seconds]
+            rows.append(row(own, *found) | {"search_wall_s": sum(known) if known else None})
     fixed = tables.schema("leaderboard").names
     columns = dict.fromkeys([*fixed, *(name for row in rows for name in row)])
     return _ranked(pd.DataFrame(rows, columns=list(columns)))

@@ -81,9 +81,9 @@ class _Run:
         self.metric = next((trial.config.metric for trial in self.trials), "val_acc")
 
     def metadata(self) -> dict[str, str]:
-        """Return where the tables come from, and how long each space was searched (s)."""
+        """Return where the tables come from, and how long each study searched (s)."""
         seconds = {
-            study.name: self._record.seconds_worked(study=study.study, stage="search")
+            str(study.study): self._record.seconds_worked(study=study.study, stage="search")
             for study in self.studies
         }
         facts = (trial.facts.get("data_sha256") for trial in self.trials)
