@@ -147,7 +147,7 @@ doc.querySelectorAll(".tools").forEach(function (tools) {
 });
 
 /* What is switched off is kept in the address, so that a link or a reload keeps it. */
-var boxes = Array.from(doc.querySelectorAll(".bar input"));
+var boxes = Array.from(doc.querySelectorAll(".controls input"));
 function keep() {
   var off = boxes.filter(function (box) { return box.checked !== box.defaultChecked; });
   var names = off.filter(function (box) { return box.type === "checkbox" || box.checked; });
@@ -159,6 +159,6 @@ location.hash.slice(1).split(",").forEach(function (id) {
   var box = boxes.find(function (each) { return each.id === id; });
   if (box) box.checked = box.type === "radio";
 });
-doc.querySelector(".bar").addEventListener("change", keep);
-doc.querySelector(".bar").addEventListener("submit", function (event) { event.preventDefault(); });
+doc.querySelector(".controls").addEventListener("change", keep);
+doc.querySelector(".controls").addEventListener("submit", function (event) { event.preventDefault(); });
 })();

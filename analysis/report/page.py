@@ -153,7 +153,7 @@ def _bar(variants: Sequence[str]) -> str:
     ]
     show = tag("fieldset", tag("legend", "Show") + "".join(chips))
     theme = tag("fieldset", tag("legend", "Theme") + "".join(themes))
-    return tag("form", show + theme, class_="bar", aria_label="What the page shows")
+    return tag("form", show + theme, class_="controls", aria_label="What the page shows")
 
 
 def _section(mark: str, k: int, heading: str, part: Tables, questions: int) -> str:
