@@ -6,6 +6,7 @@ import inspect
 import re
 import runpy
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ class About(NamedTuple):
 
 
 _SHARED = ("params", "rho_schedule", "rho_min", "m", "interval", "clip")
+_ADAPTIVE = ("adaptive", "eta", "normalize_bias")
 
 ABOUT: dict[str, About] = {
     "sgd": About("`d = g`", "0", "-"),
@@ -125,9 +127,9 @@ _GROUPS = """
 ## Parameter groups
 
 A parameter group may have its own radius and its schedule (`rho`, or `rho_max` for GSAM and
-`grad_rho` for GAM; `rho_schedule`, `rho_min`), ASAM's and Fisher SAM's `eta`, ASAM's
-`normalize_bias`, GAM's `grad_norm_rho`, and each knob of Bayesian SAM but `dafactor`, `m` and
-`clip`: `[{"params": a, "rho": 0.0}, {"params": b}]`. Norms still run over all groups. Any other
+`grad_rho` for GAM; `rho_schedule`, `rho_min`), `eta` and `normalize_bias` of T, Fisher
+SAM's `eta`, GAM's `grad_norm_rho`, and each knob of Bayesian SAM but `dafactor`, `m` and `clip`:
+`[{"params": a, "rho": 0.0}, {"params": b}]`. Norms still run over all groups. Any other
 knob of a variant, an unknown word, and a weight that is listed twice are errors.
 
 ## Steps by a closure
@@ -204,7 +206,8 @@ Known from their code, and not measured here:
 - rollovd/LookSAM and pytorch_optimizer project and rescale g_v tensor by tensor, the paper and
   samtune over all weights (`tests/optimizers/test_peers.py`).
 - torch-unified-SAM-optimization takes FisherSAM's radius from `--gamma` and ignores `--rho`.
-- GSAM's `adaptive` is rho |w| g / ||g|| in the authors' JAX code, and ASAM's T^2 in PyTorch ports.
+- GSAM's `adaptive` is rho |w| g / ||g|| in the authors' JAX code, and ASAM's T^2 in PyTorch ports
+  and here.
 - MarlonBecker/MSAM leaves the weights perturbed between steps; evaluate them after its move back.
 - google-research/sam clips the direction at a norm of 5 (`clip: 5` here).
 - pytorch_optimizer's BSAM never takes its perturbations back.
@@ -225,6 +228,7 @@ def document() -> str:
             *rows,
             "\nKnobs are given as `name` default (safe range). Perturbing variants also have:\n",
             *(f"- {line}" for line in shared),
+            "\n" + _adaptive(),
             _GROUPS,
             *(_base(name) for name in BASES),
             _OTHER_BASES.rstrip(),
@@ -235,7 +239,9 @@ def document() -> str:
 
 def _row(name: str, variant: type[Variant]) -> str:
     about = ABOUT[name]
-    knobs = [_knob(k) for k in variant.knobs().values() if k != _shared().get(k.name)]
+    own = variant.knobs()
+    known = _shared() | ({name: own[name] for name in _ADAPTIVE} if "adaptive" in own else {})
+    knobs = [_knob(k) for k in own.values() if k != known.get(k.name)]
     forward, backward = _passes(variant)
     return _line(
         (
@@ -257,6 +263,21 @@ def _base(name: str) -> str:
 
 def _shared() -> dict[str, Knob]:
     return {n: k for n, k in VARIANTS["sam"].knobs().items() if n in _SHARED}
+
+
+def _adaptive() -> str:
+    """Return which variants can perturb as ASAM does, and their knobs for it."""
+    names = [name for name, variant in VARIANTS.items() if "adaptive" in variant.knobs()]
+    text = (
+        "Those that perturb along a gradient or a mean of gradients may do it as ASAM does, with "
+        f"at most one copy more: {', '.join(f'`{name}`' for name in names)}. They also have:"
+    )
+    lines = [
+        *textwrap.wrap(text, 100),
+        "",
+        *(f"- {_knob(k)} - {k.doc}" for n, k in VARIANTS["sam"].knobs().items() if n in _ADAPTIVE),
+    ]
+    return "\n".join(lines)
 
 
 def _paper(variant: type[Variant]) -> str:

@@ -118,6 +118,11 @@ ACTS_WITH: dict[str, dict[str, object]] = {
 """By "knob" or "variant.knob", for one that needs others to act: those. Under its own name it
 gives the value to compare the default with, where the test's own guess does not do."""
 
+ADAPTIVE = [n for n, v in VARIANTS.items() if "adaptive" in v.knobs()]
+ACTS_WITH |= {
+    f"{n}.{knob}": {"adaptive": True} for n in ADAPTIVE for knob in ("eta", "normalize_bias")
+}
+
 SINGLE_SAMPLES = {"fisher_sam.fisher", "sparse_sam.mask", "sparse_sam.samples"}
 """Knobs that ask for passes over single samples, which BatchNorm1d refuses."""
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from samtune.optimizers.adaptive import Adaptive
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.tensors import Gradients, global_norm, over
-from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
-class AESAM(TwoPass):
+class AESAM(Adaptive):
     """SAM in steps whose gradient is large against its own past, the base optimizer in others.
 
         n       = ||g||^2                               g = grad L_B(w)
@@ -81,6 +81,7 @@ class AESAM(TwoPass):
         if n < mu + c * math.sqrt(variance):
             return g
         steep = self.masked(g, oracle)
-        whole = length if steep is g else global_norm(steep)
-        with self.ascended(steep, over(self.radius, whole)):
+        if steep is not g or self.adaptive:
+            steep, length = self.steep(steep, oracle)
+        with self.ascended(steep, over(self.radius, length)):
             return self.gradient(oracle)

@@ -12,7 +12,7 @@ from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, along
+from samtune.optimizers.tensors import Gradients, over
 from samtune.optimizers.variant import Passes
 
 
@@ -64,7 +64,8 @@ class CRSAM(SAM):
         if not (self.gamma or self.beta):
             return super().sharp(oracle)
         g = self.gradient(oracle)
-        steep, factor = along(self.masked(g, oracle), self.radius)
+        steep, norm = self.steep(self.masked(g, oracle), oracle, keep=True)
+        factor = over(self.radius, norm)
         with self.ascended(steep, factor, keep=True):
             up = self.gradient(oracle)
         with self.ascended(steep, -factor, keep=True):

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
+from samtune.optimizers.adaptive import Adaptive
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.reals import real
-from samtune.optimizers.tensors import Ascent, Gradients, alike, along, shaped
-from samtune.optimizers.two_pass import TwoPass
+from samtune.optimizers.tensors import Ascent, Gradients, alike, over, shaped
 from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
-class ESAM(TwoPass):
+class ESAM(Adaptive):
     """SAM that perturbs a random part of the weights and descends on a part of the batch.
 
         g   = grad L_B(w)
@@ -90,10 +90,10 @@ class ESAM(TwoPass):
             g = self._grad_of(self._drawn(self.masked([*self.parameters], oracle)), oracle)
         else:
             g = self.masked(self.gradient(oracle), oracle)
-        g, factor = along(g, self.radius / self.beta)
+        d, norm = self.steep(g, oracle)
         if self.swp_mode == "element" and self.beta < 1:
-            self._thin_(g)
-        return g, factor
+            self._thin_(d)
+        return d, over(self.radius / self.beta, norm)
 
     def _drawn(self, parameters: Gradients) -> Gradients:
         """Return the tensors to perturb, None in place of the others; one at least."""

@@ -11,13 +11,13 @@ import torch
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import mean_square
-from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Ascent, Gradients, global_norm, over
+from samtune.optimizers.tensors import Ascent, Gradients, along, global_norm, over
+from samtune.optimizers.two_pass import TwoPass
 from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)
-class FisherSAM(SAM):
+class FisherSAM(TwoPass):
     """SAM in an ellipsoid shaped by the diagonal empirical Fisher information.
 
         F   = 1 + eta f                         g = grad L_B(w), the mean over the batch
@@ -73,7 +73,7 @@ class FisherSAM(SAM):
         """Return eps = rho F^-1 g / sqrt(g^T F^-1 g)."""
         etas = self.values("eta")
         if not any(etas):
-            return super().ascent(g, oracle)
+            return along(g, self.radius)
         own = [i for i, d in enumerate(g) if d is not None]
         n = [d for d in g if d is not None]
         if self.fisher == "batch":

@@ -74,4 +74,7 @@ class FriendlySAM(SAM):
             torch._foreach_lerp_([d for d, _ in old], [m for _, m in old], self.lambda_)
         self.memory["mean"] = [m if d is None else d for d, m in zip(g, means, strict=True)]
         noise = 1e-12 if rest.dtype == torch.float64 else 1e-6
-        return v, (rest > noise * whole) * over(self.radius, rest)
+        is_signal = rest > noise * whole
+        if self.adaptive:
+            v, rest = self.stretched(v, oracle)
+        return v, is_signal * over(self.radius, rest)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from samtune.optimizers.adaptive import Adaptive
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired, without_
-from samtune.optimizers.tensors import Gradients, along, flat, shaped
-from samtune.optimizers.two_pass import TwoPass
+from samtune.optimizers.tensors import Gradients, flat, shaped
 
 
 @dataclass(eq=False, kw_only=True)
-class GSAM(TwoPass):
+class GSAM(Adaptive):
     """SAM that also closes the gap L(w + eps) - L(w), where that costs L(w + eps) nothing.
 
         rho_t  = rho_min + (rho_max - rho_min) (lr_t - lr_min) / (lr_max - lr_min)
@@ -54,7 +54,7 @@ class GSAM(TwoPass):
     def sharp(self, oracle: GradientOracle) -> Gradients:
         """Return d = h - alpha g_perp."""
         g = self.gradient(oracle)
-        with self.ascended(*along(self.masked(g, oracle), self.radius), keep=True):
+        with self.ascended(*self.along(self.masked(g, oracle), oracle, keep=True), keep=True):
             h = self.gradient(oracle)
         if not self.alpha:
             return h

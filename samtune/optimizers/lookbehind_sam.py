@@ -12,7 +12,7 @@ import torch
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, accumulate_, along
+from samtune.optimizers.tensors import Gradients, accumulate_
 from samtune.optimizers.variant import Passes
 
 
@@ -71,8 +71,8 @@ class LookbehindSAM(SAM):
         found = []
         with ExitStack() as climb:
             for i in range(self.k):
-                d, factor = along(self.masked(g, oracle), self.radius)
                 # No descent uses the first gradient.
+                d, factor = self.along(self.masked(g, oracle), oracle, keep=i > 0)
                 climb.enter_context(self.ascended(d, factor, keep=i > 0))
                 del d
                 g = self.gradient(oracle)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from samtune.optimizers.adaptive import Adaptive
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
-from samtune.optimizers.tensors import Ascent, Gradients, along
-from samtune.optimizers.two_pass import TwoPass
+from samtune.optimizers.tensors import Ascent, Gradients
 
 
 @dataclass(eq=False, kw_only=True)
-class SAM(TwoPass):
+class SAM(Adaptive):
     """Descent along the gradient at the worst point, to first order, within `rho` of w.
 
         g   = grad L_B(w)
@@ -34,5 +34,5 @@ class SAM(TwoPass):
     )
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
-        """Return eps = rho g / ||g||."""
-        return along(g, self.radius)
+        """Return eps = rho g / ||g||, or ASAM's with `adaptive`."""
+        return self.along(g, oracle)

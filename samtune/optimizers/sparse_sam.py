@@ -12,7 +12,7 @@ from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import mean_square, norm
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Ascent, Gradients, flat, global_norm, over, shaped
+from samtune.optimizers.tensors import Ascent, Gradients, flat, over, shaped
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,7 +79,9 @@ class SparseSAM(SAM):
         if not self.sparsity:
             return super().ascent(g, oracle)
         masks, length = self._masks(g, oracle)
-        factor = over(self.radius, global_norm(g) if length is None else length)
+        if length is None or self.adaptive:
+            g, length = self.steep(g, oracle)
+        factor = over(self.radius, length)
         pairs = [(e, m) for e, m in zip(g, masks, strict=True) if e is not None and m is not None]
         torch._foreach_mul_([e for e, _ in pairs], [m for _, m in pairs])
         return g, factor

@@ -23,7 +23,10 @@ class StableSAM(SAM):
         """Return (||g|| / ||h||) h."""
         g = self.gradient(oracle)
         steep = self.masked(g, oracle)
-        if steep is g:
+        if self.adaptive:
+            length = global_norm(g)
+            steep, perturbed = self.stretched(steep, oracle)
+        elif steep is g:
             length = perturbed = global_norm(g)
         else:
             length, perturbed = norms_with_part(g, steep)

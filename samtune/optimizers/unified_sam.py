@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Ascent, Gradients, global_norm, over
+from samtune.optimizers.tensors import Ascent, Gradients, over
 
 
 @dataclass(eq=False, kw_only=True)
@@ -33,5 +33,6 @@ class UnifiedSAM(SAM):
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         """Return eps = rho (1 - lambda + lambda / ||g||) g."""
-        normalised = over(self.radius * self.lambda_, global_norm(g))
-        return g, self.radius * (1 - self.lambda_) + normalised
+        d, norm = self.steep(g, oracle)
+        normalised = over(self.radius * self.lambda_, norm)
+        return d, self.radius * (1 - self.lambda_) + normalised

@@ -9,7 +9,7 @@ import torch
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, along
+from samtune.optimizers.tensors import Gradients
 
 
 @dataclass(eq=False, kw_only=True)
@@ -38,7 +38,7 @@ class VaSSO(SAM):
         """Return grad L_B(w + rho e / ||e||)."""
         g = self.gradient(oracle)
         e = self._mean_with(self.masked(g, oracle))
-        with self.ascended(*along(e, self.radius), keep=True):
+        with self.ascended(*self.along(e, oracle, keep=True), keep=True):
             return self.gradient(oracle)
 
     def _mean_with(self, g: Gradients) -> Gradients:

@@ -12,7 +12,7 @@ from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired
 from samtune.optimizers.reals import real
 from samtune.optimizers.sam import SAM
-from samtune.optimizers.tensors import Gradients, accumulate_, along
+from samtune.optimizers.tensors import Gradients, accumulate_
 
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 
@@ -64,7 +64,7 @@ class WSAM(SAM):
     def sharp(self, oracle: GradientOracle) -> Gradients:
         """Return g, or g + a (h - g) in the coupled form, where h has an entry."""
         g = self.gradient(oracle)
-        with self.ascended(*along(self.masked(g, oracle), self.radius), keep=True):
+        with self.ascended(*self.along(self.masked(g, oracle), oracle, keep=True), keep=True):
             h = self.gradient(oracle)
         clean, d = paired(g, h)
         if not self.decouple:

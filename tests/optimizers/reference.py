@@ -24,6 +24,7 @@ class Batch:
     """One batch with the weights `w`, which gives gradients and losses at w or w + eps, by name.
 
     Each pass draws the dropout masks of the first one, and only the first one moves BatchNorm.
+    With `eta` the perturbations are ASAM's.
     """
 
     model: nn.Module
@@ -32,6 +33,17 @@ class Batch:
     loss_fn: LossFunction
     random: Tensor | None = None
     base: SGD | AdamW | None = None
+    eta: float | None = None
+
+    @property
+    def T(self) -> Named | None:
+        """|w| + eta for weights and 1 for the others, or None for plain perturbations."""
+        if self.eta is None:
+            return None
+        official = {n: "weight" in n for n in self.w}
+        return {
+            n: w.abs() + self.eta if official[n] else torch.ones_like(w) for n, w in self.w.items()
+        }
 
     @property
     def w(self) -> Named:
@@ -89,7 +101,9 @@ def sam(rho: float) -> Direction:
 
     def direction(batch: Batch) -> Named:
         g = batch.gradient()
-        return batch.gradient({n: rho * g[n] / (norm(g) + 1e-12) for n in g})
+        T = batch.T or {n: torch.ones_like(g[n]) for n in g}
+        length = norm({n: T[n] * g[n] for n in g}) + 1e-12
+        return batch.gradient({n: rho * T[n] * T[n] * g[n] / length for n in g})
 
     return direction
 
@@ -141,9 +155,11 @@ def esam(rho: float, beta: float, gamma: float, form: str) -> Direction:
     def direction(batch: Batch) -> Named:
         g, clean = batch.gradient(), batch.losses()
         M = masks(g, batch)
+        T = batch.T or {n: torch.ones_like(g[n]) for n in g}
         masked = {n: M[n] * g[n] for n in g}
-        length = norm(g if form == "element" else masked) + 1e-12
-        eps = {n: rho / beta * masked[n] / length for n in g}
+        whole = g if form == "element" else masked
+        length = norm({n: T[n] * whole[n] for n in g}) + 1e-12
+        eps = {n: rho / beta * T[n] * T[n] * masked[n] / length for n in g}
         rise = batch.losses(eps) - clean
         count = math.ceil(gamma * len(rise))
         return batch.gradient(eps, torch.argsort(rise, descending=True)[:count])
@@ -282,9 +298,10 @@ def train(
     loss_fn: LossFunction,
     base: SGD | AdamW,
     direction: Direction,
+    eta: float | None = None,
 ) -> None:
-    """Train the model in place."""
+    """Train the model in place; with `eta` the perturbations are ASAM's."""
     for x, y in batches:
-        batch = Batch(model, x, y, loss_fn, base=base)
+        batch = Batch(model, x, y, loss_fn, base=base, eta=eta)
         d = direction(batch)
         base.step(batch.w, d)

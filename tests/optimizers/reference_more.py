@@ -7,11 +7,14 @@ import random
 from collections.abc import Callable
 
 import torch
-from reference import SGD, Batch, Direction, Named, dot, norm
+from reference import SGD, Batch, Direction, Named, dot, esam, norm, sam
 
 
-def along(v: Named, length: float) -> Named:
-    return {n: length * v[n] / (norm(v) + 1e-12) for n in v}
+def along(v: Named, length: float, T: Named | None = None) -> Named:
+    """length v / ||v||, or length T^2 v / ||T v||."""
+    T = T or {n: torch.ones_like(v[n]) for n in v}
+    whole = norm({n: T[n] * v[n] for n in v}) + 1e-12
+    return {n: length * T[n] * T[n] * v[n] / whole for n in v}
 
 
 def sum_of(*terms: tuple[float, Named]) -> Named:
@@ -26,7 +29,7 @@ def perpendicular(g: Named, h: Named) -> Named:
 def gsam(rho_max: float, alpha: float) -> Direction:
     def direction(batch: Batch) -> Named:
         g = batch.gradient()
-        h = batch.gradient(along(g, rho_max))
+        h = batch.gradient(along(g, rho_max, batch.T))
         return sum_of((1, h), (-alpha, perpendicular(g, h)))
 
     return direction
@@ -50,7 +53,7 @@ def friendly_sam(rho: float, sigma: float, lambda_: float) -> Direction:
         v = {n: g[n] - sigma * mean[n] if n in mean else g[n] for n in g}
         for n in g:
             mean[n] = lambda_ * mean[n] + (1 - lambda_) * g[n] if n in mean else g[n]
-        return batch.gradient(along(v, rho))
+        return batch.gradient(along(v, rho, batch.T))
 
     return direction
 
@@ -62,7 +65,7 @@ def vasso(rho: float, theta: float) -> Direction:
         g = batch.gradient()
         for n in g:
             e[n] = (1 - theta) * e[n] + theta * g[n] if n in e else g[n]
-        return batch.gradient(along(e, rho))
+        return batch.gradient(along(e, rho, batch.T))
 
     return direction
 
@@ -70,7 +73,7 @@ def vasso(rho: float, theta: float) -> Direction:
 def coupled_wsam(rho: float, gamma: float) -> Direction:
     def direction(batch: Batch) -> Named:
         g = batch.gradient()
-        h = batch.gradient(along(g, rho))
+        h = batch.gradient(along(g, rho, batch.T))
         return sum_of((1, g), (gamma / (1 - gamma), sum_of((1, h), (-1, g))))
 
     return direction
@@ -79,7 +82,7 @@ def coupled_wsam(rho: float, gamma: float) -> Direction:
 def decoupled_wsam(rho: float, gamma: float) -> Direction:
     def direction(batch: Batch) -> Named:
         g = batch.gradient()
-        h = batch.gradient(along(g, rho))
+        h = batch.gradient(along(g, rho, batch.T))
         batch.base.step(batch.w, g)
         for n in g:
             batch.w[n].sub_(batch.base.lr * gamma / (1 - gamma) * (h[n] - g[n]))
@@ -99,7 +102,7 @@ def momentum_sam(rho: float) -> Direction:
 def stable_sam(rho: float) -> Direction:
     def direction(batch: Batch) -> Named:
         g = batch.gradient()
-        h = batch.gradient(along(g, rho))
+        h = batch.gradient(along(g, rho, batch.T))
         return sum_of((norm(g) / norm(h), h))
 
     return direction
@@ -108,7 +111,10 @@ def stable_sam(rho: float) -> Direction:
 def unified_sam(rho: float, lambda_: float) -> Direction:
     def direction(batch: Batch) -> Named:
         g = batch.gradient()
-        return batch.gradient(sum_of((rho * (1 - lambda_ + lambda_ / norm(g)), g)))
+        T = batch.T or {n: torch.ones_like(g[n]) for n in g}
+        whole = norm({n: T[n] * g[n] for n in g})
+        share = rho * (1 - lambda_ + lambda_ / whole)
+        return batch.gradient({n: share * T[n] * T[n] * g[n] for n in g})
 
     return direction
 
@@ -124,7 +130,9 @@ def ae_sam(rho: float, delta: float, lambda_1: float, lambda_2: float, steps: in
         variance = delta * variance + (1 - delta) * (square - mu) ** 2
         c = t / steps * lambda_1 + (1 - t / steps) * lambda_2
         t += 1
-        return batch.gradient(along(g, rho)) if square >= mu + c * math.sqrt(variance) else g
+        return (
+            batch.gradient(along(g, rho, batch.T)) if square >= mu + c * math.sqrt(variance) else g
+        )
 
     return direction
 
@@ -165,7 +173,7 @@ def sparse_sam(
         if t % update_freq == 0:
             mask = updated(g)
         t += 1
-        eps = along(g, rho)
+        eps = along(g, rho, batch.T)
         return batch.gradient({n: mask[n] * eps[n] for n in g})
 
     return direction
@@ -174,7 +182,7 @@ def sparse_sam(
 def cr_sam(rho: float, gamma: float, beta: float) -> Direction:
     def direction(batch: Batch) -> Named:
         g = batch.gradient()
-        up, down = batch.gradient(along(g, rho)), batch.gradient(along(g, -rho))
+        up, down = batch.gradient(along(g, rho, batch.T)), batch.gradient(along(g, -rho, batch.T))
         curvature = sum_of((1, up), (1, down), (-2, g))
         return sum_of((1, up), (gamma, curvature), (beta, up), (-beta, down))
 
@@ -203,7 +211,7 @@ def k_sam(rho: float, kept: float) -> Direction:
         order = sorted(range(len(losses)), key=losses.__getitem__, reverse=True)
         largest = torch.tensor(order[: math.ceil(kept * len(losses))])
         g = batch.gradient(index=largest)
-        return batch.gradient(along(g, rho), largest)
+        return batch.gradient(along(g, rho, batch.T), largest)
 
     return direction
 
@@ -218,7 +226,9 @@ def lookbehind_sam(rho: float, k: int, alpha: float) -> Direction:
         descents = []
         for _ in range(k):
             g = batch.gradient(eps)
-            eps = sum_of((1, along(g, rho)), (1, eps)) if eps else along(g, rho)
+            with batch.at(eps):
+                T = batch.T
+            eps = sum_of((1, along(g, rho, T)), (1, eps)) if eps else along(g, rho, T)
             descents.append(batch.gradient(eps))
         for h in descents:
             batch.base.step(fast, h)
@@ -274,3 +284,18 @@ TEXTBOOK |= {
         lambda: sparse_sam(0.2, 0.6, 0.5, 10, STEPS),
     ),
 }
+
+ADAPTIVE: dict[str, tuple[dict[str, object], Callable[[], Direction]]] = {
+    "sam": ({"rho": 0.5}, lambda: sam(0.5)),
+    "esam": ({"rho": 0.5, "beta": 0.6, "gamma": 0.3}, lambda: esam(0.5, 0.6, 0.3, "element")),
+    "esam tensor": (
+        {"rho": 0.5, "beta": 0.5, "gamma": 0.75, "swp_mode": "tensor"},
+        lambda: esam(0.5, 0.5, 0.75, "tensor"),
+    ),
+    **{
+        case: TEXTBOOK[case]
+        for case in TEXTBOOK
+        if case.split()[0] not in {"fisher_sam", "gam", "momentum_sam"}
+    },
+}
+"""The variants that can perturb as ASAM does, by case. Their T is that of the batch."""

@@ -10,6 +10,7 @@ from functools import cache, partial
 
 import pytest
 import torch
+from problems import ADAPTIVE
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -49,13 +50,16 @@ WORDS = [
         for knob in variant.knobs().values()
         for word in ((True, False) if knob.kind is bool else knob.choices or ())
         if word != knob.default
-        if knob.name not in ("rho_schedule", "fisher") and name not in ("lookbehind_sam", "gam")
+        if knob.name not in ("rho_schedule", "fisher", "adaptive")
+        if name not in ("lookbehind_sam", "gam")
+        if knob.name != "normalize_bias" or name not in ADAPTIVE
     ),
     ("sparse_sam", "update_freq", 1),
 ]
 """Knobs that change the two-pass step: each word, and a new mask in each step.
 
-Knobs that change only a number are not here, nor is `fisher: sample`, with a pass per sample.
+Knobs that change only a number are not here, nor is `fisher: sample`, with a pass per sample, nor
+`adaptive`, which has a limit of its own.
 """
 
 MORE_LAUNCHES = {"lookbehind_sam": 25, "gam": 34, "bayesian_sam": 90}
@@ -103,6 +107,18 @@ def test_no_word_of_a_knob_makes_more_than_twenty_launches(
     for layout in (torch.contiguous_format, CHANNELS_LAST):
         found = cost(name, layout, **{knob: word})
         assert found.most_launches <= 20, (layout, found.by_operator)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_adaptive_adds_what_asam_has_over_sam(name: str) -> None:
+    """|w|, + eta and two products, for each climb; and the norm of T v beside one in use."""
+    climbs = 2 if name == "lookbehind_sam" else 1
+    another_norm = 5 if name in {"friendly_sam", "stable_sam", "ae_sam"} else 0
+    for layout in (torch.contiguous_format, CHANNELS_LAST):
+        found, plain = cost(name, layout, adaptive=True), cost(name, layout)
+        assert found.most_launches <= plain.most_launches + 4 * climbs + another_norm
+        assert found.syncs == plain.syncs and found.copies <= plain.copies + 1.01
+    assert cost("sam", adaptive=True) == cost("asam")
 
 
 def test_two_words_of_look_layer_sam_together() -> None:

@@ -93,7 +93,22 @@ TEXTBOOK = {
     [(c, b) for c in TEXTBOOK for b in ("sgd", "adamw") if b in VARIANTS[c.split()[0]].bases],
 )
 def test_textbook_over_100_steps(case, base):
-    knobs, direction = TEXTBOOK[case]
+    agree_over_100_steps(case, base, *TEXTBOOK[case])
+
+
+@pytest.mark.parametrize("case", reference_more.ADAPTIVE)
+def test_adaptive_textbook_over_100_steps(case):
+    knobs, direction = reference_more.ADAPTIVE[case]
+    knobs = {**knobs, "adaptive": True, "eta": 0.02}
+    agree_over_100_steps(case, "sgd", knobs, direction, eta=0.02)
+
+
+def test_every_variant_that_can_be_adaptive_has_a_textbook_for_it():
+    able = {name for name, variant in VARIANTS.items() if "adaptive" in variant.knobs()}
+    assert {case.split()[0] for case in reference_more.ADAPTIVE} == able
+
+
+def agree_over_100_steps(case, base, knobs, direction, eta=None):
     data = batches(100) + batches(1, size=5)
     fast, plain = seeded(Zoo), seeded(Zoo)
     start = problems.parameters(fast)
@@ -115,7 +130,7 @@ def test_textbook_over_100_steps(case, base):
     torch.manual_seed(7)
     train(optimizer, fast, data)
     torch.manual_seed(7)
-    reference.train(plain, data, loss_fn, textbook, direction())
+    reference.train(plain, data, loss_fn, textbook, direction(), eta)
 
     assert (problems.parameters(plain) - start).norm() > 0.1 * start.norm()
     assert_alike(fast, plain)
