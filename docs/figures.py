@@ -40,6 +40,59 @@ def _rule(name: str, figure: str) -> float:
     return float(found[figure]["mean"])
 
 
+def _rungs() -> str:
+    shown = {
+        "stop 2 x 3, tolerance 1": ("10 %", "3"),
+        "stop 4 x 2, tolerance 1": ("20 %", "2"),
+        "stop 6 x 3, tolerance 1": ("30 %", "3"),
+        "stop 8 x 2, tolerance 1": ("40 %", "2"),
+    }
+    rows = [
+        (
+            first,
+            factor,
+            f"{100 * _rule(rule, 'spent'):.0f} %",
+            f"{100 * _rule(rule, 'missed'):.1f} %",
+        )
+        for rule, (first, factor) in shown.items()
+    ]
+    return f"\n\n{table(('first rung at', 'factor', 'spent', 'missed'), rows)}\n"
+
+
+def _power() -> str:
+    cells = _result("calibration")["cells"]
+
+    def share(lead: str, seeds: int, alpha: str) -> str:
+        power = cells[f"power at {lead} sd, {seeds} seeds, alpha {alpha}"]["computed"]
+        return f"{100 * power:.0f} %"
+
+    rows = [
+        (f"{lead} sd", *(share(lead, n, a) for a in ("0.0500", "0.0024") for n in (5, 10, 20)))
+        for lead in ("0.5", "1", "1.5")
+    ]
+    heads = [f"{rows}, {n} seeds" for rows in ("2 rows", "22 rows") for n in (5, 10, 20)]
+    return f"\n\n{table(('lead', *heads), rows)}\n"
+
+
+def _tutorial(name: str) -> str:
+    return (ROOT / "docs" / "tutorial" / name).read_text().strip()
+
+
+def _board() -> str:
+    """Return the first columns of the tutorial's board, which fit a page."""
+    lines = [line for line in _tutorial("board.txt").splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    wanted = ("#", "variant", "test acc %", "against sgd", "verdict", "optimism pp")
+    kept = [i for i, head in enumerate(cells[0]) if head in wanted]
+    rows = [[row[i] for i in kept] for row in cells[2:]]
+    return f"\n\n{table([cells[0][i] for i in kept], rows)}\n"
+
+
+def _summary() -> str:
+    """Return the sentence above the tutorial's board."""
+    return f"\n\n> {_tutorial('board.txt').split(chr(10) * 2)[1]}\n\n"
+
+
 def _costs() -> str:
     rows = {row["contender"]: row for row in _result("sweep-cpu")["4"]["rows"]}
     names = {
@@ -77,5 +130,11 @@ FIGURES: dict[str, Callable[[], str]] = {
     "spent-at-40": lambda: f"{100 * _rule('stop 8 x 2, tolerance 1', 'spent'):.0f} %",
     "spent-at-10": lambda: f"{100 * _rule('stop 2 x 3, tolerance 1', 'spent'):.0f} %",
     "costs": _costs,
+    "monte-carlo": lambda: f"{100 * _result('calibration')['monte_carlo_error']:.2f} %",
+    "power": _power,
+    "rungs": _rungs,
+    "tutorial-board": _board,
+    "tutorial-plan": lambda: f"\n\n```text\n{_tutorial('plan.txt')}\n```\n\n",
+    "tutorial-summary": _summary,
     "reliability": _reliability,
 }

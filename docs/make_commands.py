@@ -12,8 +12,8 @@ from samtune.cli import COMMANDS, EXIT_CODES, cli
 
 _HEAD = """# Commands
 
-`python docs/make_reference.py` makes this page from the code. `samtune COMMAND --help` prints the
-same. Commands that print data take `--json`: standard output is then one JSON document, of an
+`python docs/make_reference.py` makes this page from the code. `--help` after a command prints
+the same. Commands that print data take `--json`: standard output is then one JSON document, of an
 error as well: `{"schema": "error/1", "exit_code": 2, "messages": ["..."]}`.
 """
 
@@ -33,7 +33,7 @@ def commands() -> str:
 
 def _command(command: click.Command, context: click.Context, level: int = 2) -> Iterator[str]:
     yield heading(f"`{context.command_path}`", level)
-    yield f"    {command.get_usage(context).removeprefix('Usage: ')}\n"
+    yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
     yield _paragraphs(command.help or "")
     rows = [
         _option(option, context) for option in command.params if isinstance(option, click.Option)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(DOCS.parent))
 from docs import (  # noqa: E402
     make_commands,
     make_environment,
+    make_pictures,
     make_python,
     make_space,
     make_variants,
@@ -22,6 +23,7 @@ from docs import (  # noqa: E402
 from docs.figures import DOCUMENTS, filled  # noqa: E402
 
 PAGES: dict[str, Callable[[], str]] = {
+    "concepts/neighbourhood.svg": make_pictures.neighbourhood,
     "reference/space-words.md": make_space.space_words,
     "reference/task.md": make_space.task_words,
     "reference/variants.md": make_variants.document,
