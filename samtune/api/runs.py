@@ -243,7 +243,7 @@ class Run:
             SamtuneError: A space is wrong, or the run cannot grow so.
         """
         from samtune.api import training
-        from samtune.api.stages import Asked
+        from samtune.api.seed_plan import Asked
 
         asked = Asked(confirm=confirm, top=top, seeds=seeds)
         more, launch = [*_each(spaces)], _launch(options)
@@ -254,24 +254,29 @@ class Run:
         *,
         top: int | None = None,
         seeds: int | None = None,
+        until_decided: bool | None = None,
+        max_seeds: int | None = None,
         **options: Unpack[LaunchOptions],
     ) -> Run:
         """Repeat the best configurations on fresh seeds; each repeat opens the test split once.
 
-        Repeats that the run already has are kept, so `seeds=10` after 5 adds 5.
+        Repeats that the run already has are kept, so `seeds=10` after a plan of 5 adds 5. These
+        are marked as added, because the plan is on record before test is opened.
 
         Args:
             top: How many configurations per space; without it, as the space says.
-            seeds: How many fresh seeds each; without it, as the space says.
+            seeds: How many fresh seeds each; without it, as the run's plan or the space says.
+            until_decided: As of `samtune.run`.
+            max_seeds: As of `samtune.run`.
             options: As of `samtune.run`.
 
         Returns:
             The run itself.
         """
         from samtune.api import training
-        from samtune.api.stages import Asked
+        from samtune.api.seed_plan import Asked
 
-        asked = Asked(confirm=True, top=top, seeds=seeds)
+        asked = Asked(True, top, seeds, until_decided, max_seeds)
         ended = training.confirm(self.folder.parent, self.name, asked, _launch(options))
         return _concluded(*ended)
 
@@ -365,6 +370,8 @@ def run(
     confirm: bool = True,
     top: int | None = None,
     seeds: int | None = None,
+    until_decided: bool | None = None,
+    max_seeds: int | None = None,
     **options: Unpack[LaunchOptions],
 ) -> Run:
     """Search one or several spaces, confirm their winners, and return the run.
@@ -380,7 +387,10 @@ def run(
         runs: The folder that holds the runs; without it, SAMTUNE_RUNS, or `runs`.
         confirm: Whether to repeat the winners on fresh seeds, which opens the test split.
         top: How many configurations to confirm per space; without it, as the space says.
-        seeds: How many fresh seeds each; without it, as the space says.
+        seeds: How many fresh seeds each, a fixed plan; without it, as the space says.
+        until_decided: Whether to look at 5, 10, 15 and 20 seeds and to end whatever is better,
+            worse or tied then; without it, for more than three spaces.
+        max_seeds: The most seeds until decided: 10, 15 or 20.
         options: `address` of a running Ray cluster, `storage` URL for a copy of the run,
             `ship_code` to send code to a cluster's nodes, `log` (any of tensorboard, wandb,
             mlflow), `hook` (`module:function`), and `progress=False` to show none.
@@ -399,9 +409,9 @@ def run(
     loaded = resolved([*_each(spaces)], set, on, launch.tell)
 
     from samtune.api import training
-    from samtune.api.stages import Asked
+    from samtune.api.seed_plan import Asked
 
-    asked = Asked(confirm=confirm, top=top, seeds=seeds)
+    asked = Asked(confirm, top, seeds, until_decided, max_seeds)
     return _concluded(*training.start(folder, name, loaded, asked, launch))
 
 

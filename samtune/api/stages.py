@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from samtune.api.launch import Launch
 from samtune.api.report import write_report
+from samtune.api.seed_plan import Asked, plan_on_record
 from samtune.api.tables import write_tables
 from samtune.cluster.process_group import in_another_group
 from samtune.cluster.shipping import modules
@@ -31,27 +31,6 @@ from samtune.sweep.observers import observers
 from samtune.sweep.stages import StagePlan
 from samtune.sweep.stop import Stop, withdraw
 from samtune.terminal import console_for
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Options of a run beside its spaces, recorded so that `resume` can use them again.
-
-    Attributes:
-        confirm: Whether the winners are repeated on fresh seeds.
-        top: How many configurations per space; None leaves it to the space.
-        seeds: How many fresh seeds each; None leaves it to the space.
-    """
-
-    confirm: bool = True
-    top: int | None = None
-    seeds: int | None = None
-
-    @classmethod
-    def of(cls, record: Record) -> Asked:
-        """Return the options of the run in `record`."""
-        found: dict[str, Any] = record.meta("asked") or {}
-        return cls(**found)
 
 
 @dataclass(frozen=True)
@@ -88,7 +67,9 @@ def run_stages(
     Raises:
         RunError: Ray failed, no worker could start, or the disk is full (exit code 5).
     """
-    launch.tell(f"run {record.name}: {record.folder}")
+    plan = plan_on_record(record) if Asked.of(record).confirm else None
+    confirmed = "" if plan is None else f", confirmed on {plan.words}"
+    launch.tell(f"run {record.name}: {record.folder}{confirmed}")
     withdraw(record.folder)
     without_winner: list[str] = []
     wanted = [space.resources for space in spaces]

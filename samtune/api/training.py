@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samtune.api.decisions import decisions
 from samtune.api.growth import change, grown, refuse_fewer
 from samtune.api.launch import Launch
 from samtune.api.report import write_report
+from samtune.api.seed_plan import Asked, settled
 from samtune.api.spaces import Reference
-from samtune.api.stages import Asked, Ended, enough_room, run_stages
+from samtune.api.stages import Ended, enough_room, run_stages
 from samtune.api.tables import write_tables
 from samtune.record.copies import copied, fetched
 from samtune.record.folder import RunError, check_name, taken
@@ -81,7 +83,7 @@ def start(
             partial(SelectStage, record, spaces),
         ]
         if asked.confirm:
-            stages.append(_confirm(record, spaces, asked))
+            stages.append(_confirm(record, spaces, asked, launch))
         return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
 
 
@@ -108,6 +110,8 @@ def _started_again(
             _imported(spaces)
             if added:
                 _add_members(record, [given[sha] for sha in known], added, launch)
+            if asked.confirm:
+                settled(record, asked, spaces)
             record.set_meta("asked", dataclasses.asdict(asked))
             ended = _go_on(record, launch, stop)
             if ended is None:
@@ -201,7 +205,11 @@ def grow(
         record.set_meta("versions", code | (record.meta("versions") or {}))
         before = Asked.of(record)
         asked = Asked(
-            before.confirm and asked.confirm, asked.top or before.top, asked.seeds or before.seeds
+            before.confirm and asked.confirm,
+            asked.top or before.top,
+            asked.seeds or before.seeds,
+            before.until_decided,
+            before.max_seeds,
         )
         record.set_meta("asked", dataclasses.asdict(asked))
         if gained := change(record, studies):
@@ -228,21 +236,23 @@ def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, 
         spaces = _frozen(record)
         own_code = _imported(spaces)
         _find_data(spaces, launch)
+        stages: list[Callable[[], StagePlan]] = [
+            partial(SelectStage, record, spaces),
+            _confirm(record, spaces, asked, launch),
+        ]
         record.set_meta("asked", dataclasses.asdict(asked))
         if any(record.trials(stage="search", states={"cancelled"})):
             launch.tell("the search was stopped before its end; confirming its best")
-        stages: list[Callable[[], StagePlan]] = [
-            partial(SelectStage, record, spaces),
-            _confirm(record, spaces, asked),
-        ]
         return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
 
 
 def _confirm(
-    record: Record, spaces: Sequence[SearchSpace], asked: Asked
+    record: Record, spaces: Sequence[SearchSpace], asked: Asked, launch: Launch
 ) -> Callable[[], ConfirmStage]:
-    """Return a function that makes the confirmation stage after the end of the search."""
-    return partial(ConfirmStage, record, spaces, asked.top, asked.seeds)
+    """Put the plan of the seeds on record, and return a function that makes the stage later."""
+    plan = settled(record, asked, spaces)
+    decided = decisions(record, launch.tell)
+    return partial(ConfirmStage, record, spaces, asked.top, plan.looks, plan.added, decided)
 
 
 @contextmanager
@@ -357,7 +367,6 @@ def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
     own_code = _imported(spaces)
     asked = Asked.of(record)
     search, select = SearchStage(record, spaces), partial(SelectStage, record, spaces)
-    confirm = _confirm(record, spaces, asked)
     stages: dict[str, Callable[[], StagePlan]] = {}
     if has_work(search):
         stages["search"] = lambda: search
@@ -365,8 +374,10 @@ def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
         search.finish()
     if stages or has_work(select()):
         stages["select"] = select
-    if asked.confirm and (stages or has_work(confirm())):
-        stages["confirm"] = confirm
+    if asked.confirm:
+        confirm = _confirm(record, spaces, asked, launch)
+        if stages or has_work(confirm()):
+            stages["confirm"] = confirm
     if not stages:
         return None
     _find_data(spaces, launch)

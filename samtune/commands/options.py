@@ -46,7 +46,31 @@ on_option = click.option(
 top_option = click.option(
     "--top", type=click.IntRange(1), help="How many configurations to confirm."
 )
-seeds_option = click.option("--seeds", type=click.IntRange(1), help="How many fresh seeds each.")
+seeds_option = click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    help="How many fresh seeds each: a fixed plan. Once test was opened, seeds beyond the plan "
+    "are marked as added.",
+)
+_UNTIL_DECIDED = (
+    click.option(
+        "--until-decided",
+        is_flag=True,
+        default=None,
+        help="Look at 5, 10, 15 and 20 seeds; what is better, worse or tied then gets no more. "
+        "The default for more than three spaces.",
+    ),
+    click.option(
+        "--max-seeds", type=int, help="The most seeds until decided: 10, 15 or 20, the default."
+    ),
+)
+
+
+def until_decided_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--until-decided` and `--max-seeds`."""
+    for option in reversed(_UNTIL_DECIDED):
+        command = option(command)
+    return command
 
 
 def named(runs: Path, name: str) -> Run:

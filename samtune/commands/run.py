@@ -24,10 +24,13 @@ from samtune.commands.options import (
     seeds_option,
     set_option,
     top_option,
+    until_decided_options,
 )
 from samtune.record.folder import RunError
 from samtune.terminal import say
 from samtune.views.plan import plans, plans_text
+
+_PLAN_WORDS = ("until_decided", "max_seeds")
 
 
 @click.command()
@@ -51,6 +54,7 @@ from samtune.views.plan import plans, plans_text
 )
 @top_option
 @seeds_option
+@until_decided_options
 @click.option("--dry-run", is_flag=True, help="Show what would run, and run nothing.")
 @launch_options
 @json_option
@@ -78,6 +82,7 @@ def run(
     """
     if (grows := _run_to_grow(spaces, overrides, added, runs)) is not None:
         others = {"--on": on, "--name": name, "--dry-run": dry_run}
+        others |= {f"--{word.replace('_', '-')}": asked.pop(word) for word in _PLAN_WORDS}
         _refuse(grows, [option for option, given in others.items() if given])
         launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
         return _answer(lambda: grows.add(added, set=overrides, **asked, **launch), as_json)
@@ -186,25 +191,26 @@ def resume(
 @click.argument("name")
 @top_option
 @seeds_option
+@until_decided_options
 @runs_option
 @launch_options
 @json_option
 def confirm(
     name: str,
-    top: int | None,
-    seeds: int | None,
     runs: Path,
     launch: LaunchOptions,
     as_json: bool,
+    **asked: Any,
 ) -> int:
     """Repeat a run's best configurations on fresh seeds.
 
-    Each repeat opens the test split once. Repeats that the run already has are kept, so
-    `--seeds 10` after 5 adds 5.
+    Each repeat opens the test split once. How many seeds there are is on record before that, as
+    the plan of the run. Repeats that the run already has are kept, so `--seeds 10` after a plan
+    of 5 adds 5, which are marked as added.
     """
     run = named(runs, name)
     launch["cut_short"] = lambda folder, code: _say_all(Run(folder, code), as_json)
-    return _answer(lambda: run.confirm(top=top, seeds=seeds, **launch), as_json)
+    return _answer(lambda: run.confirm(**asked, **launch), as_json)
 
 
 def _answer(train: Callable[[], Run], as_json: bool) -> int:

@@ -126,6 +126,7 @@ class _Run:
     def again(self, stage: Stage, ends: Mapping[int, End]) -> Iterator[dict[str, Any]]:
         """Yield a row per trial of a stage that runs configurations again, on fresh seeds."""
         keys = {trial.trial: trial.key for trial in self.trials}
+        plan = self._record.meta("plan")
         openings = Counter(
             opening["trial"] for opening in self._record.openings() if opening["used_at"]
         )
@@ -141,6 +142,7 @@ class _Run:
                 "source_trial_key": keys[trial.source],
                 "rank_in_search": trial.rank,
                 "seed_bundle": trial.bundle,
+                "plan": "added" if trial.origin == "added" else plan,
                 "test_openings": openings[trial.trial],
                 **{columns[name]: value for name, value in end.metrics.items()},
                 **{name: whole(end.metrics.get(name)) for name in ("n_test", "test_correct")},

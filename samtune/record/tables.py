@@ -74,7 +74,7 @@ COLUMNS = {
     "repeats": f"""
     run! string, study! int16, space! string, search! int16, trial_key string, {_TASK},
     budget_kind! string, budget_max! float64, source_trial_key! string, config_sha! string,
-    rank_in_search! int16, seed_bundle! int32, test_openings! int16,
+    rank_in_search! int16, seed_bundle! int32, plan string, test_openings! int16,
     metric string, mode string, tie_margin float64, val_acc float64, val_loss float64,
     test_acc float64, test_loss float64, test_nll float64, test_ece float64,
     n_test int64, test_correct int64, test_bits binary, see float64, train_s float64,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from samtune.record.record import Record
 from samtune.record.rows import State, TrialRow, Verdict
@@ -18,72 +18,133 @@ _FIRST_BUNDLE = 1_000_000
 _OF_A_SEARCH = 100
 
 
+def seed_of(bundle: int) -> int:
+    """Return which seed of its search a bundle is, from 0."""
+    return bundle % _OF_A_SEARCH
+
+
 class ConfirmStage:
     """The best configurations of each study on fresh seeds, the same seeds for every variant.
 
     A repeat has its own split, initialisation and order. Repeats already on record are not run
-    again, unless they were cut short or failed.
+    again, unless they were cut short or failed. The plan says after how many seeds the results
+    are looked at. A look begins when all repeats before it have ended, so a resumed stage takes
+    the same decisions as one that was never stopped.
 
     Attributes:
         without_winner: The names of the spaces that have no completed trial.
     """
 
     def __init__(
-        self, record: Record, spaces: Sequence[SearchSpace], top: int | None, seeds: int | None
+        self,
+        record: Record,
+        spaces: Sequence[SearchSpace],
+        top: int | None,
+        looks: Sequence[int],
+        added: int = 0,
+        decided: Callable[[int], Collection[int]] = lambda seeds: (),
     ) -> None:
+        """Rebuild the stage from the record.
+
+        Args:
+            record: The run's record.
+            spaces: The run's spaces, one per study of the record.
+            top: How many configurations per space; None leaves it to the space.
+            looks: The plan: increasing numbers of seeds, one for a fixed plan.
+            added: The number of seeds to reach outside the plan, once the plan has ended.
+            decided: Called between two looks with the number of seeds so far. Returns the studies
+                that need no more of them.
+        """
         self._record = record
         self.spaces = spaces
         record.end_attempts_of_the_killed()
         # These are from a killed process. This process holds the lock, so no other one runs them.
         for trial in record.trials(stage="search", states={"running"}):
             record.end_trial(trial.trial, "cancelled", "its process was killed")
-        pasts = rejudge(record, "confirm", lambda report, value: unjudged(value))
-        newest = {attempt["trial"]: attempt["attempt"] for attempt in record.attempts()}
-        repeats = {(t.source, t.bundle): t for t in record.trials(stage="confirm")}
-        self._waiting: list[TrialRow | tuple[TrialRow, int, int]] = []
-        self._count = len(repeats)
+        self._pasts = rejudge(record, "confirm", lambda report, value: unjudged(value))
+        self._newest = {attempt["trial"]: attempt["attempt"] for attempt in record.attempts()}
+        self._repeats = {(t.source, t.bundle): t for t in record.trials(stage="confirm")}
+        self._count = len(self._repeats)
+        self._of_earlier_processes = {repeat.trial for repeat in self._repeats.values()}
+        self._waiting: list[TrialRow | tuple[TrialRow, int, int, str]] = []
+        self._running: set[int] = set()
         self.without_winner: list[str] = []
+        self._winners: dict[int, list[TrialRow]] = {}
         for study, space in zip(record.studies(), spaces, strict=True):
-            winners = record.winners(study, most=top or space.confirm.top)
-            if not winners:
+            ranked = record.winners(study, most=top or space.confirm.top)
+            self._winners[study.study] = [winner for winner, _ in ranked]
+            if not ranked:
                 self.without_winner.append(space.name)
-            for rank, (winner, _) in enumerate(winners):
-                first = _OF_A_SEARCH * space.member.search
-                for bundle in range(first, first + (seeds or space.confirm.seeds)):
-                    repeat = repeats.get((winner.trial, bundle))
-                    if repeat is None:
-                        self._waiting.append((winner, rank, bundle))
-                        continue
-                    attempt = newest.get(repeat.trial, 0)
-                    if settle(record, repeat, pasts[repeat.trial], attempt) in {None, "error"}:
-                        self._waiting.append(repeat)
+        self._looks, self._added, self._decided = [*looks], added, decided
+        self._seeds = 0
+        self._open = set(self._winners)
         self.progress = stage_progress("confirm", record, spaces)
-        self.progress.total = len(self._waiting)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Go on to the next look that has repeats to run; after the last, to the added seeds."""
+        while not self._waiting and not self._running and self._looks:
+            if self._seeds:
+                self._open -= {*self._decided(self._seeds)}
+            look = self._looks.pop(0)
+            self._want(self._open, look, "repeat")
+            self._seeds = look
+        if not self._waiting and not self._running and self._added:
+            self._want(self._winners, self._added, "added")
+            self._added = 0
+
+    def _want(self, studies: Collection[int], seeds: int, origin: str) -> None:
+        """Let the winners of these studies have so many seeds; skip repeats that have ended."""
+        for study in sorted(studies):
+            first = _OF_A_SEARCH * self.spaces[study].member.search
+            for rank, winner in enumerate(self._winners[study]):
+                for bundle in range(first, first + seeds):
+                    repeat = self._repeats.get((winner.trial, bundle))
+                    if repeat is None:
+                        self._waiting.append((winner, rank, bundle, origin))
+                    elif self._is_cut(repeat):
+                        self._waiting.append(repeat)
+        self.progress.total += len(self._waiting)
+
+    def _is_cut(self, repeat: TrialRow) -> bool:
+        """Return whether a repeat of an earlier process was cut short or failed."""
+        if repeat.trial not in self._of_earlier_processes:
+            return False
+        self._of_earlier_processes.remove(repeat.trial)
+        attempt = self._newest.get(repeat.trial, 0)
+        past = self._pasts[repeat.trial]
+        return settle(self._record, repeat, past, attempt) in {None, "error"}
 
     def next(self) -> TrialRow | None:
-        """Return the next repeat."""
+        """Return the next repeat, or None while a look waits for others to end."""
+        self._advance()
         if not self._waiting:
             return None
         waiting = self._waiting.pop(0)
-        if isinstance(waiting, TrialRow):
-            return waiting
-        winner, rank, bundle = waiting
+        trial = waiting if isinstance(waiting, TrialRow) else self._new(*waiting)
+        self._running.add(trial.trial)
+        return trial
+
+    def _new(self, winner: TrialRow, rank: int, bundle: int, origin: str) -> TrialRow:
         self._count += 1
         seed = _FIRST_BUNDLE + bundle
         config = dataclasses.replace(winner.config, seeds=Seeds(seed, seed, seed))
-        return self._record.add_trial(
+        trial = self._record.add_trial(
             winner.study,
             "confirm",
             self._count,
-            "repeat",
+            origin,
             config,
             source=winner.trial,
             rank=rank,
             bundle=bundle,
         )
+        self._repeats[winner.trial, bundle] = trial
+        return trial
 
     def again(self, trial: TrialRow) -> None:
         """Put a repeat back, so that `next` returns it again."""
+        self._running.discard(trial.trial)
         self._waiting.insert(0, trial)
 
     def judge(self, trial: TrialRow, used: float, n_val: float | None, value: float) -> Verdict:
@@ -91,7 +152,8 @@ class ConfirmStage:
         return unjudged(value)
 
     def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
-        """Do nothing: the leaderboard reads the repeats from the record."""
+        """Note that a look waits for one repeat less. Its scores are read from the record."""
+        self._running.discard(trial.trial)
 
     def finish(self) -> None:
         """Do nothing: no repeat waits for another."""

@@ -119,7 +119,7 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
 
     record.add_report = witnessed  # type: ignore[method-assign]
     stop = stop or Stop()
-    stage = SearchStage if case.stage == "search" else partial(ConfirmStage, top=None, seeds=None)
+    stage = SearchStage if case.stage == "search" else partial(ConfirmStage, top=None, looks=[2])
     on = Cluster(1, TrialSize(cpus=1, gpus=0, workers=1), record.folder)
     driver = Driver([stage(record, [case.space])], record, on, QuietView(), stop)
     driver.open_next()

@@ -343,7 +343,7 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
     spaces = [SearchSpace.load("sgd", small), SearchSpace.load("sam", [*small, "rho=0"])]
     with record_of(runs, spaces) as record:
         sweep(record, spaces, two_slots)
-        confirm = ConfirmStage(record, spaces, None, None)
+        confirm = ConfirmStage(record, spaces, None, [2])
         run_stages([confirm], record, two_slots, QuietView(), Stop())
         export(record)
         assert_rungs_replay(record, spaces)
@@ -352,8 +352,8 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
         assert len(openings) == 4 and all(opening["used_at"] for opening in openings)
         assert not any(r.metrics.get("test_acc") for r in record.reports() if r.trial <= 2)
         # Repeats already on record are not run again; more seeds add only what is missing.
-        assert ConfirmStage(record, spaces, None, None).progress.total == 0
-        assert ConfirmStage(record, spaces, None, 5).progress.total == 6
+        assert ConfirmStage(record, spaces, None, [2]).progress.total == 0
+        assert ConfirmStage(record, spaces, None, [5]).progress.total == 6
         # A repeat that was cut short is run again, under a new permit; one that had come to its
         # end, and was only not said to have, is not.
         first, second = list(record.trials(stage="confirm"))[:2]
@@ -363,7 +363,7 @@ def test_variants_are_confirmed_on_equal_fresh_seeds_and_compared(
             last = max(r.seq for r in record.reports(trial=second.trial))
             db.execute("DELETE FROM decisions WHERE seq = ?", (last,))
             db.execute("DELETE FROM reports WHERE seq = ?", (last,))
-        again = ConfirmStage(record, spaces, None, None)
+        again = ConfirmStage(record, spaces, None, [2])
         assert record.trial(first.trial).state == "completed"
         (progress,) = run_stages([again], record, two_slots, QuietView(), Stop())
         assert progress.states["completed"] == 1
@@ -427,7 +427,9 @@ def test_the_leaderboard_reads_the_held_out_test_split(
     spaces = [SearchSpace.load(path)]
     with record_of(runs, spaces) as record:
         sweep(record, spaces, two_slots)
-        run_stages([ConfirmStage(record, spaces, None, 3)], record, two_slots, QuietView(), Stop())
+        run_stages(
+            [ConfirmStage(record, spaces, None, [3])], record, two_slots, QuietView(), Stop()
+        )
         export(record)
         row = records(leaderboard([record.folder]))[0]
     assert row["repeats"] == 3 and row["val_acc_mean"] > 0.7

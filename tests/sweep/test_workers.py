@@ -70,7 +70,7 @@ def swept(runs: Path, trainable: str, mode: str, on: Cluster) -> tuple[Record, l
         made.append("search")
         yield SearchStage(record, spaces)
         made.append(f"confirm after {record.events()[-1]['kind']}")
-        yield ConfirmStage(record, spaces, None, None)
+        yield ConfirmStage(record, spaces, None, [3])
 
     run_stages(stages(), record, on, QuietView(), Stop())
     return record, made
