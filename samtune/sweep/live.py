@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from samtune.sweep.progress import Progress
 
 _REFRESH_S = 0.5
+_MOST_SPACES = 20
 
 
 class QuietView:
@@ -100,7 +101,12 @@ def progress_table(progress: Progress) -> Group:
     table = Table(box=None, pad_edge=False)
     for heading in ("space", f"best {progress.metric}", "of trial", "knobs", "rungs"):
         table.add_column(heading, overflow="fold")
-    for study, name in enumerate(progress.studies):
+    shown = list(range(len(progress.studies)))
+    if len(shown) > _MOST_SPACES:
+        # Of a study, the searches that have come furthest last.
+        shown = sorted([*progress.best][-_MOST_SPACES:])
+    for study in shown:
+        name = progress.studies[study]
         best, rungs = progress.best.get(study), progress.rungs.get(study)
         table.add_row(
             escape(name),

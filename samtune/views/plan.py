@@ -15,6 +15,7 @@ from samtune.search.rungs import forecast, milestones
 from samtune.space.schema import selects
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
 from samtune.views.estimate import estimate
+from samtune.views.study import MOST_SPACES, plan_lines
 
 _SAMPLED = 5
 
@@ -75,6 +76,8 @@ def plan(space: SearchSpace) -> dict[str, Any]:
     expected_see = None if see is None else expected_budget * see
     return {
         "space": space.name,
+        "study": space.member.study,
+        "search": space.member.search,
         "path": str(space.path),
         "sha256": space.sha256,
         "trainable": space.trainable,
@@ -138,6 +141,8 @@ def _doubts(space: SearchSpace) -> list[str]:
 
 def plans_text(plans: Sequence[dict[str, Any]]) -> str:
     """Return the plans of one run as people read them."""
+    if len(plans) > MOST_SPACES and plans[0]["study"]:
+        return "\n".join([*plan_lines(plans), SEE])
     texts = [plan_text(each) for each in plans]
     times = [each["estimate"]["seconds"] for each in plans if each["estimate"]]
     if len(times) == len(plans) > 1:

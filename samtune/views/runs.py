@@ -11,6 +11,7 @@ from samtune.record.folder import RunError, names
 from samtune.record.record import Record
 from samtune.record.runs import notes
 from samtune.views.status import status_of
+from samtune.views.study import MOST_SPACES
 
 
 def runs_of(runs: Path) -> list[dict[str, Any]]:
@@ -68,11 +69,16 @@ def cells(found: Sequence[dict[str, Any]]) -> list[list[str]]:
             f"{row['ended']}/{row['trials']}",
             str(row["repeats"]),
             _best(row),
-            " ".join(row["spaces"]),
+            _spaces(row["spaces"]),
             "; ".join(row["notes"]) or row["reason"] or "",
         ]
         for row in found
     ]
+
+
+def _spaces(names: Sequence[str]) -> str:
+    more = len(names) - MOST_SPACES
+    return " ".join(names[:MOST_SPACES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _date(seconds: float | None) -> str:

@@ -15,6 +15,7 @@ from samtune.record.rows import Stage, StudyRow
 from samtune.space import strict_yaml
 from samtune.space.schema import selects
 from samtune.views.audit import audit_used, wrong_stops
+from samtune.views.study import MOST_SPACES, status_lines
 
 # A resume goes on with a trial in one of these states.
 _OPEN = {"running", "paused", "cancelled"}
@@ -40,6 +41,7 @@ def status_of(record: Reader) -> dict[str, Any]:
         "studies": [
             {
                 "space": study.name,
+                "search": study.settings.get("search", 0),
                 "variant": study.variant,
                 "metric": _frozen(study, "search").get("metric", "val_acc"),
                 "trials": study.settings["trials"],
@@ -185,8 +187,10 @@ def status_text(status: dict[str, Any]) -> str:
     """Return the status for people, and what to type next."""
     running = status["running"]
     lines = [_head(status), _used(status)]
-    for study in status["studies"]:
-        lines += _study_lines(study, running)
+    if len(status["studies"]) > MOST_SPACES:
+        lines += status_lines(status["studies"])
+    else:
+        lines += [line for study in status["studies"] for line in _study_lines(study, running)]
     opened = [opening for opening in status["test_openings"] if opening["used_at"]]
     lines.append(
         f"  test: {len(status['test_openings'])} permits granted, {len(opened)} openings reported"
