@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import statistics
+from analysis import sharpness, statistics
 from analysis.tables import on_test
 
 _FACTS = (
@@ -134,7 +134,7 @@ def row(
     found["between_search_sd"] = (
         statistics.between_searches(by_search) if len(by_search) >= SEARCHES else None
     )
-    return found | _of_classifier(done)
+    return found | _of_classifier(done) | sharpness.means(done)
 
 
 def _search(

@@ -38,6 +38,10 @@ COMMANDS = {
         "Compare the confirmed winners of one or several runs.",
     ),
     "report": ("report:report", "Write one page of HTML about one or several runs."),
+    "sharpness": (
+        "sharpness:sharpness",
+        "Measure the sharpness of a run's confirmed models.",
+    ),
     "plot": ("plot:plot", "Draw a chart of a run."),
     "export": ("leaderboard:export_tables", "Write the tables of a run again from its record."),
     "replay": ("replay:replay", "Estimate what other rungs would have spent and missed."),

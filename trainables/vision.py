@@ -47,6 +47,7 @@ from samtune.optimizers.knobs import KnobError, reject_unknown
 from samtune.trial import TrialConfig, Value
 from trainables.data import DataError, doubts, make_ready
 from trainables.loop import Trial
+from trainables.measurement import Measurement, of_checkpoint
 from trainables.models import build_for, external
 from trainables.models.check import check_single_images
 from trainables.parallel import Ranks
@@ -157,10 +158,8 @@ class Vision:
         """
         if config.variant != self.variant:
             raise ValueError(f"this trainable runs {self.variant}, not {config.variant!r}")
-        base = config.base
-        knobs = _complete(config.knobs, self.knobs(base), f"{self.variant} on {base}")
-        task = _complete(config.task, self.task, "the task")
-        config = dataclasses.replace(config, knobs=knobs, task=task)
+        config = self._completed(config)
+        task = config.task
         if task["compile"] and config.workers > 1 and task["batch_norm"] == "sync":
             raise ValueError(
                 "task.compile cannot go with BatchNorm over several workers; "
@@ -168,6 +167,29 @@ class Vision:
             )
         with Ranks.joined(config.workers) as ranks:
             Trial(config, lambda model, n: self._optimizer(model, n, config), ranks).run()
+
+    def sharpness(
+        self, config: TrialConfig, settings: Mapping[str, Value] | None = None
+    ) -> dict[str, Value]:
+        """Return the `sharp_` columns of a trial that has ended, from its last checkpoint.
+
+        Args:
+            config: The trial's configuration.
+            settings: Fields of `Measurement`; those that are left out have their defaults.
+
+        Raises:
+            CheckpointError: The trial has no whole checkpoint.
+            DataError: The data is missing or damaged.
+        """
+        how: dict[str, Any] = dict(settings or {})
+        return of_checkpoint(self._completed(config), Measurement(**how))
+
+    def _completed(self, config: TrialConfig) -> TrialConfig:
+        """Return the configuration with every knob and every word of the task."""
+        base = config.base
+        knobs = _complete(config.knobs, self.knobs(base), f"{self.variant} on {base}")
+        task = _complete(config.task, self.task, "the task")
+        return dataclasses.replace(config, knobs=knobs, task=task)
 
     def _optimizer(self, model: nn.Module, n_data: int, config: TrialConfig) -> Variant:
         values = config.knobs

@@ -32,6 +32,8 @@ _METRICS = {
     *("step", "see", "train_s", "eval_s", "data_s", "lr", "rho"),
     *("train_loss", "train_acc", "val_loss", "val_acc", "peak_rss_mb", "peak_gpu_mb"),
     *("sam_loss_gap", "cos_grads"),
+    *("sharp_lambda_max", "sharp_trace", "sharp_worst_rho", "sharp_worst_adaptive"),
+    *("sharp_samples", "sharp_m", "sharp_rho"),
     *("test_acc", "test_loss", "test_nll", "test_ece", "n_test", "test_correct"),
 }
 

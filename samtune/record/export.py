@@ -26,6 +26,7 @@ _RENAMED = {
 # The tables of the stages that run configurations again, on fresh seeds.
 _FRESH_SEEDS: dict[str, Stage] = {"selects": "select", "repeats": "confirm"}
 _TABLES = {stage: table for table, stage in _FRESH_SEEDS.items()}
+_COUNTS = ("n_test", "test_correct", "sharp_samples", "sharp_m")
 _FACTS = (
     *("n_train", "n_val", "n_params", "device", "threads", "deterministic"),
     *("precision", "compiled", "channels_last", "hostname_hash", "torch_version"),
@@ -76,6 +77,8 @@ class _Run:
         self._record = record
         self.studies = record.studies()
         self.trials = list(record.trials())
+        # Of `samtune sharpness`, after the repeats; the columns of each by its trial's key.
+        self.sharpness: dict[str, dict[str, Any]] = record.meta("sharpness") or {}
         # The spaces of a run agree on both.
         self.mode = next((study.settings["mode"] for study in self.studies), "max")
         self.metric = next((trial.config.metric for trial in self.trials), "val_acc")
@@ -145,9 +148,11 @@ class _Run:
                 "plan": "added" if trial.origin == "added" else plan,
                 "test_openings": openings[trial.trial],
                 **{columns[name]: value for name, value in end.metrics.items()},
-                **{name: whole(end.metrics.get(name)) for name in ("n_test", "test_correct")},
+                **{name: whole(end.metrics.get(name)) for name in _COUNTS},
                 "test_bits": bits(trial.facts.get("test_bits")),
                 "ckpt_sha256": end.checkpoint_sha256,
+                "sharp_bn_mode": trial.facts.get("sharp_bn_mode"),
+                **self.sharpness.get(trial.key, {}),
             }
 
     def _task(self, trial: TrialRow) -> dict[str, Any]:

@@ -27,6 +27,13 @@ _TASK = """
     label_noise float64, augment! string, task! string
 """
 
+# Of a trained model, by the settings in the last four.
+_SHARPNESS = """
+    sharp_lambda_max float64, sharp_trace float64, sharp_worst_rho float64,
+    sharp_worst_adaptive float64, sharp_samples int64, sharp_m int64, sharp_rho float64,
+    sharp_bn_mode string
+"""
+
 # A paired comparison over `n` common seed bundles. Differences are positive where the row (or `a`)
 # is better, whatever the mode of the metric.
 _COMPARISON = """
@@ -78,7 +85,7 @@ COLUMNS = {
     metric string, mode string, tie_margin float64, val_acc float64, val_loss float64,
     test_acc float64, test_loss float64, test_nll float64, test_ece float64,
     n_test int64, test_correct int64, test_bits binary, see float64, train_s float64,
-    ckpt_sha256 string, state! string
+    {_SHARPNESS}, ckpt_sha256 string, state! string
     """,
     "leaderboard": f"""
     rank int16, run! string, space! string, variant! string, base_optimizer! string,
@@ -96,6 +103,9 @@ COLUMNS = {
     between_search_sd float64, test_binom_se float64, test_nll_mean float64, test_ece_mean float64,
     val_acc_mean float64, optimism float64, test_openings! int32,
     see_per_run float64, train_s_per_run float64, peak_mem_mb float64,
+    sharp_lambda_max_mean float64, sharp_trace_mean float64, sharp_worst_rho_mean float64,
+    sharp_worst_adaptive_mean float64, sharp_samples int64, sharp_m int64, sharp_rho float64,
+    sharp_bn_mode string,
     baseline string, verdict string, verdict_about string, plan string, look int16,
     {_COMPARISON}, rank_lo int16, rank_hi int16
     """,

@@ -1,0 +1,58 @@
+"""Sharpness over the tables of a run: means, and its relation to the test score."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from analysis.sharpness import MEASURES, against_score, means
+
+
+def repeats(**columns: object) -> pd.DataFrame:
+    settings = {"sharp_samples": 1024, "sharp_m": 128, "sharp_rho": 0.1, "sharp_bn_mode": "eval"}
+    return pd.DataFrame({**settings, **columns})
+
+
+def test_means_are_of_the_measured_repeats() -> None:
+    table = repeats(sharp_lambda_max=[1.0, 3.0, None], sharp_trace=[2.0, 2.0, None])
+    table.loc[2, ["sharp_m"]] = None
+    found = means(table)
+    assert found["sharp_lambda_max_mean"] == 2.0
+    assert found["sharp_worst_rho_mean"] is None
+    assert (found["sharp_m"], found["sharp_bn_mode"]) == (128, "eval")
+
+
+def test_unequal_settings_have_no_mean() -> None:
+    found = means(repeats(sharp_lambda_max=[1.0, 3.0], sharp_rho=[0.1, 0.2]))
+    assert set(found.values()) == {None}
+    assert set(means(pd.DataFrame({"state": []})).values()) == {None}
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
+def test_tau_is_within_bins_of_the_learning_rate_and_over_configurations(
+    mode: str, sign: int
+) -> None:
+    """Over all rates it would be negative; within each of the two bins it is 1."""
+    lr = [0.01] * 4 + [0.1] * 4
+    sharp = [11.0, 12.0, 13.0, 14.0, 1.0, 2.0, 3.0, 4.0]
+    score = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    trials = pd.DataFrame({"trial_key": [f"t{k}" for k in range(8)], "knob.lr": lr})
+    done = pd.DataFrame(
+        {
+            "source_trial_key": [f"t{k}" for k in range(8) for _ in range(2)],
+            "state": "completed",
+            "metric": "val_acc",
+            "mode": mode,
+            # The repeats of a configuration differ, and only their mean counts.
+            "test_acc": [s + e for s in score for e in (-0.3, 0.3)],
+            **{name: [s for s in sharp for _ in range(2)] for name in MEASURES},
+        }
+    )
+    found = against_score(trials, done)
+    assert [(row["lr_lo"], row["lr_hi"], row["n"]) for row in found[:2]] == [
+        (0.01, 0.01, 4),
+        (0.1, 0.1, 4),
+    ]
+    assert [row["tau"] for row in found] == [pytest.approx(sign)] * 8
+    assert against_score(trials, done[:6]) == [], "three configurations are too few"
+    assert against_score(trials.drop(columns="knob.lr"), done) == []
