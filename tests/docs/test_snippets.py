@@ -60,7 +60,8 @@ def parsed(words: list[str]) -> None:
         _, command, words = group.resolve_command(context, words)
         assert command is not None
         group = command
-    group.make_context(group.name, list(words), parent=context)
+    if not isinstance(group, click.Group):
+        group.make_context(group.name, list(words), parent=context)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)

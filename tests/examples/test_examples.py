@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from samtune.record.record import Record
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -71,6 +73,15 @@ def test_a_sweep_ends_in_a_confirmed_leaderboard(
     (row,) = json.loads(out)["rows"]
     assert row["repeats"] == (3 if copied.name == "text_classifier" else 2)
     assert row["test_openings"] == row["repeats"]
+
+
+@pytest.mark.parametrize("copied", ["cluster"], indirect=True)
+@pytest.mark.slow
+def test_a_sweep_runs_on_the_nodes_of_a_cluster(copied: Path) -> None:
+    out = run(sys.executable, "two_nodes.py", folder=copied)
+    assert out.count("completed") == 4
+    with Record.open(copied / "runs", "nodes") as record:
+        assert len({trial.facts["node"] for trial in record.trials()}) == 2
 
 
 @pytest.mark.parametrize("copied", ["notebook"], indirect=True)
