@@ -23,12 +23,10 @@ from optuna.trial import FrozenTrial, TrialState
 from samtune import durable
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow
-from samtune.search.tpe import DIRECTIONS
+from samtune.search.learning import DIRECTIONS
 from samtune.space.knobs import among, same
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace
 from samtune.trial import Value
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 # Optuna holds numbers as floats, which are exact up to here.
 _EXACT = 2**53

@@ -1,8 +1,8 @@
 """The configurations that a search tries, in their order.
 
 `grid` tries every combination. `random` and `sobol` place points in the space before the search
-begins. `tpe` places its first points by Sobol's sequence and then learns from the trials that have
-ended.
+begins. The other methods place their first points by Sobol's sequence and then learn from the
+trials that have ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 import optuna
 
 from samtune.search.coordinates import at_step, encoded, place, suggested
-from samtune.search.tpe import TpeStudy
+from samtune.search.learning import LearningStudy
+from samtune.search.samplers import Samplers
 from samtune.space.knobs import (
     Choice,
     Domain,
@@ -37,6 +38,8 @@ from samtune.space.search_space import SearchSpace
 POINT = "(point)"
 
 _UNKNOWN = object()
+# The methods that place all of their points before the search.
+_PLACED = ("random", "sobol", "grid")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Proposals:
     Attributes:
         total: The number of proposals.
         asked: The number of proposals that were made.
-        tpe: The study of the method `tpe`; None for the others, which learn nothing.
+        learning: The study of a method that learns; None for the others.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -94,8 +97,11 @@ class Proposals:
         ]
         self.total = len(self._plan)
         self.asked = 0
-        search = space.search
-        self.tpe = TpeStudy(search.seed, search.mode, search.sobol) if method == "tpe" else None
+        self.learning = None
+        if method not in _PLACED:
+            search, domains = space.search, self._sampled.values()
+            samplers = Samplers(method, search.seed, search.sobol, domains)
+            self.learning = LearningStudy(samplers, search.mode)
 
     def ask(self) -> Proposal | None:
         """Return the next proposal, or None when all have been made."""
@@ -126,15 +132,15 @@ class Proposals:
 
     def tell(self, number: int, state: str, values: Mapping[int, float]) -> None:
         """Use the values of a trial that ended or paused; `values` are its reports by epoch."""
-        if self.tpe is not None:
-            self.tpe.tell(number, state, values)
+        if self.learning is not None:
+            self.learning.tell(number, state, values)
 
     def _propose(self, number: int, known: Mapping[str, Value]) -> dict[str, Value]:
-        """Return the configuration with the known values; TPE draws the rest."""
+        """Return the configuration with the known values; the study draws the rest."""
         trial = None
-        if self.tpe is not None:
+        if self.learning is not None:
             numbers = {name: encoded(self._domains[name], value) for name, value in known.items()}
-            trial = self.tpe.ask(number, numbers)
+            trial = self.learning.ask(number, numbers)
         return self._resolve(known, trial)
 
     def _resolve(
@@ -229,7 +235,9 @@ def _unit_points(space: SearchSpace, samples: int, width: int) -> list[list[floa
     if method == "random":
         drawn: list[list[float]] = np.random.default_rng(seed).random((samples, width)).tolist()
         return drawn
-    placed = {"sobol": samples, "tpe": min(space.search.sobol, samples)}.get(method, 0)
+    placed = samples if method == "sobol" else min(space.search.sobol, samples)
+    if method == "grid":
+        placed = 0
     if not width or not placed:
         return []
     # Imported late: this takes a second, which the other methods do not need.

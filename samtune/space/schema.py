@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,10 +16,13 @@ from pydantic import (
     Tag,
 )
 
-from samtune.messages import quoted
+from samtune.messages import nearest, quoted
 from samtune.space.strict_yaml import scalar as yaml_scalar
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+Method = Literal["tpe", "gp", "cmaes", "auto", "random", "sobol", "grid"]
+METHODS = get_args(Method)
+_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 NOTHING = "nothing is written here; write a value, or remove the line"
 
 
@@ -76,6 +79,18 @@ def _auto_or(check: Callable[[Any], Any], kind: str) -> Callable[[Any], Any]:
         return value
 
     return validate
+
+
+def _method(value: Any) -> Any:
+    """Return a method of search: a word, or the path of a sampler."""
+    if isinstance(value, str) and (value in METHODS or re.fullmatch(_PATH, value, re.ASCII)):
+        return value
+    near = nearest(value, METHODS) if isinstance(value, str) else ""
+    near = f"; {near}" if near.startswith("did") else ""
+    raise ValueError(
+        f"{quoted(value)} is none of {', '.join(METHODS)}, nor a path such as "
+        f"my_module:my_sampler{near}"
+    )
 
 
 def _first(value: Any) -> Any:
@@ -183,8 +198,13 @@ class BudgetSettings(_Words):
 class SearchSettings(_Words):
     """The choice of configurations."""
 
-    method: Literal["tpe", "random", "sobol", "grid"] = Field(
-        default="tpe", description="How configurations are proposed."
+    method: Annotated[
+        Method | Annotated[str, Field(pattern=f"^{_PATH}$")], BeforeValidator(_method)
+    ] = Field(
+        default="tpe",
+        description="How configurations are proposed; auto: gp where only numbers are searched, "
+        "else tpe. A path names a function "
+        "or class of your own that takes a seed and gives an Optuna sampler.",
     )
     seed: Seed = Field(default=1, description="Seed of the proposals and of the trials.")
     first: list[Annotated[Literal["default"] | Named, BeforeValidator(_first)]] = Field(
@@ -193,7 +213,8 @@ class SearchSettings(_Words):
     )
     sobol: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
         default=8,
-        description="tpe begins with this many points, `first` among them, spread evenly.",
+        description="A method that learns begins with this many points, `first` among them, "
+        "spread evenly.",
     )
     metric: str = Field(
         default="val_acc",

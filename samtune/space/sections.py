@@ -18,6 +18,7 @@ from samtune.space.knobs import (
     listed,
     steps,
 )
+from samtune.space.sampler import method_fault
 from samtune.space.schema import Document
 from samtune.space.strict_yaml import Node
 
@@ -97,6 +98,8 @@ class Sections:
             self._wrong(self.root.at("resources", "workers"), message)
         if document.search.method == "grid":
             self._grid(knobs)
+        if fault := method_fault(document.search.method):
+            self._wrong(self.root.at("search", "method"), f"search.method: {fault}")
         nodes = self.root.at("search", "first").value
         for index, point in enumerate(document.search.first):
             if not isinstance(nodes, list):

@@ -160,8 +160,8 @@ def test_what_optuna_learns() -> None:
         proposal = proposals.ask()
         assert proposal is not None
         proposals.tell(proposal.number, state, values)
-    assert proposals.tpe is not None
-    completed, pruned, diverged, error = proposals.tpe.study.trials
+    assert proposals.learning is not None
+    completed, pruned, diverged, error = proposals.learning.study.trials
     assert completed.state == TrialState.COMPLETE and completed.value == 0.9
     assert completed.intermediate_values == {1: 0.5, 2: 0.9}
     assert pruned.state == TrialState.PRUNED and pruned.intermediate_values == {1: 0.4}
@@ -180,8 +180,8 @@ def test_a_diverged_trial_counts_as_worse_than_any_other() -> None:
         assert proposal is not None
         proposals.tell(proposal.number, state, values)
     # TPE's own order: the best n trials against the rest, for each n.
-    assert proposals.tpe is not None
-    study = proposals.tpe.study
+    assert proposals.learning is not None
+    study = proposals.learning.study
     for count in (1, 2):
         _, rest = _split_trials(study, study.get_trials(), count)
         assert 0 in {t.number for t in rest}
@@ -198,10 +198,10 @@ def end(number: int, knobs: Mapping[str, object]) -> tuple[str, dict[int, float]
 
 
 def rows(proposals: Proposals) -> list[tuple[object, ...]]:
-    assert proposals.tpe is not None
+    assert proposals.learning is not None
     return [
         (t.state, t.params, t.distributions, t.values, t.intermediate_values)
-        for t in proposals.tpe.study.get_trials(deepcopy=False)
+        for t in proposals.learning.study.get_trials(deepcopy=False)
     ]
 
 

@@ -59,8 +59,8 @@ def test_a_record_brings_back_which_of_two_equal_numbers_it_was(values: str) -> 
         rebuilt.ask_again(proposal.number, recorded)
         for proposals_ in (live, rebuilt):
             proposals_.tell(proposal.number, "completed", {1: float(proposal.number % 3)})
-    assert live.tpe and rebuilt.tpe
-    rows = [[trial.params for trial in made.tpe.study.trials] for made in (live, rebuilt)]
+    assert live.learning and rebuilt.learning
+    rows = [[trial.params for trial in made.learning.study.trials] for made in (live, rebuilt)]
     assert rows[0] == rows[1] and len({row["x"] for row in rows[0]}) == 2
     with pytest.raises(ValueError, match="does not fit its space"):
         rebuilt.ask_again(20, {"x": 2})
@@ -140,8 +140,8 @@ def test_every_value_is_on_a_step_and_exact(words: str, method: str) -> None:
         made.tell(proposal.number, "completed", {1: float(value)})
         rebuilt.ask_again(proposal.number, json.loads(json.dumps(proposal.knobs)))
         rebuilt.tell(proposal.number, "completed", {1: float(value)})
-    if made.tpe and rebuilt.tpe:
-        rows = [[trial.params for trial in p.tpe.study.trials] for p in (made, rebuilt)]
+    if made.learning and rebuilt.learning:
+        rows = [[trial.params for trial in p.learning.study.trials] for p in (made, rebuilt)]
         assert rows[0] == rows[1]
 
 

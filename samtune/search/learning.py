@@ -1,45 +1,39 @@
-"""The study that TPE learns from, in memory.
-
-Each question to the sampler is seeded by the search's seed and the trial's number alone. A study
-that is rebuilt from the record therefore goes on as if it had never stopped.
-"""
+"""The study that a method learns from, in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+from samtune.search.samplers import Samplers
+
+# Its warnings are about what a sampler draws alone or more slowly, which nobody asked for.
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
-class TpeStudy:
+class LearningStudy:
     """An Optuna study in which each trial is found by samtune's own trial number.
 
     Args:
-        seed: The seed of the search.
+        samplers: Its samplers, one for each trial.
         mode: `max` or `min`.
-        startup: The number of ended trials from which TPE begins; 0 for Optuna's default.
     """
 
-    def __init__(self, seed: int, mode: Literal["max", "min"], startup: int) -> None:
+    def __init__(self, samplers: Samplers, mode: Literal["max", "min"]) -> None:
         self.study = optuna.create_study(direction=DIRECTIONS[mode])
-        self._seed = seed
-        self._startup: dict[str, Any] = {"n_startup_trials": startup} if startup else {}
+        self._samplers = samplers
         self._open: dict[int, optuna.Trial] = {}
 
     def ask(self, number: int, known: Mapping[str, float]) -> optuna.Trial:
         """Return a trial that suggests the known values, and draws the others on request."""
-        seed = np.random.SeedSequence([self._seed, number]).generate_state(1)[0]
-        self.study.sampler = optuna.samplers.TPESampler(seed=int(seed), **self._startup)
-        self.study.enqueue_trial(dict(known))
+        self.study.sampler = self._samplers.sampler(number, known)
         trial = self._open[number] = self.study.ask()
         return trial
 
@@ -48,7 +42,8 @@ class TpeStudy:
 
         A pruned trial is PRUNED with its last value. So is a paused one, which is requested again
         if it continues. A diverged one is PRUNED without a value, which TPE ranks below every
-        other trial. A trial with an error is FAIL and has no influence.
+        other trial, and the other methods pass over. A trial with an error is FAIL and has no
+        influence.
 
         Returns:
             Optuna's row of the trial, or None for one that was pruned after a pause: its pause is
