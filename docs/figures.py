@@ -125,6 +125,7 @@ def _reliability() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "false-verdicts": lambda: f"{100 * _calibration('fixed 5', 'fixed 10'):.1f} %",
     "boards": lambda: f"{_result('calibration')['boards']:,}",
+    "false-looks": lambda: f"{100 * _calibration('until decided'):.1f} %",
     "missed-at-40": lambda: f"{100 * _rule('stop 8 x 2', 'missed'):.1f} %",
     "missed-at-10": lambda: f"{100 * _rule('stop 2 x 3, tolerance 1', 'missed'):.0f} %",
     "spent-at-40": lambda: f"{100 * _rule('stop 8 x 2, tolerance 1', 'spent'):.0f} %",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import samtune
 import samtune.optimizers
-from docs.markdown import heading
 
 _API = """# Python API
 
@@ -37,5 +36,5 @@ def _page(head: str, package: str, names: list[str]) -> str:
             continue
         found = getattr(__import__(package, fromlist=[name]), name)
         path = f"{found.__module__}.{found.__qualname__}"
-        parts += [heading(name), f"::: {path}\n    options:\n      show_root_heading: false\n"]
+        parts.append(f"::: {path}\n")
     return "\n".join(parts)

@@ -10,6 +10,7 @@ import yaml
 
 from docs.markdown import cell, heading, table
 from samtune.space.schema import space_schema
+from samtune.space.study import StudySettings
 from trainables.task import TASK
 
 _SPACE = """# Words of a space file
@@ -25,6 +26,10 @@ _TASK = """# Words of a task
 space file whose trainable is one of samtune's. Another trainable has words of its own.
 [Data sets, models and schedules](data.md) explains them. The safe range is the one that is worth a
 search; a value outside it gives a warning.
+"""
+
+_STUDY = """A file with this section is a [study](../how-to/studies.md). Beside `study` it may have
+`task` and the other sections, which then count for all of its spaces.
 """
 
 _SHAPES = {"RangeShape": "A range", "ChoiceShape": "A choice", "GridShape": "A grid"}
@@ -58,6 +63,8 @@ def space_words() -> str:
     for name, title in _SHAPES.items():
         parts += [heading(title, 3), defs[name]["description"] + "\n"]
         parts += [_table(defs[name]["properties"])]
+    study = StudySettings.model_json_schema()["properties"]
+    parts += [heading("`study:`"), _STUDY, _table(study)]
     return "\n".join(parts).rstrip() + "\n"
 
 

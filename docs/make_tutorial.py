@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -42,7 +43,7 @@ def plan(text: str, space: str) -> str:
     lines = part.splitlines()
     first = next(i for i, line in enumerate(lines) if line.strip().startswith("trials"))
     last = max(i for i, line in enumerate(lines) if line.strip().startswith(kept))
-    return "\n".join(lines[first : last + 1]) + "\n"
+    return textwrap.dedent("\n".join(lines[first : last + 1])) + "\n"
 
 
 def main() -> None:

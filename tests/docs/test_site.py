@@ -15,6 +15,7 @@ import yaml
 
 from docs import make_environment, make_reference
 from docs.figures import DOCUMENTS, filled
+from samtune.optimizers import VARIANTS
 from samtune.space.schema import space_schema
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,11 @@ def test_the_figures_of_a_document_are_those_of_the_results(document: Path) -> N
     text = document.read_text()
     assert text == filled(text), "write them again: python docs/make_reference.py"
     assert text.count("<!-- figure") == text.count("<!-- end -->")
+
+
+def test_the_page_on_variants_names_each_of_them_once() -> None:
+    named = re.findall(r"^\| `(\w+)` \|", (DOCS / "concepts/sam.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(set(VARIANTS) - {"sgd", "adamw"})
 
 
 def test_every_word_of_a_space_file_has_a_meaning() -> None:

@@ -25,6 +25,7 @@ from docs.figures import DOCUMENTS
 from samtune.cli import cli, main
 from samtune.space.schema import Document
 from samtune.space.search_space import SearchSpace
+from samtune.space.study import is_study, members
 
 ROOT = Path(__file__).parents[2]
 PART = re.compile(rf"^({'|'.join(Document.model_fields)}): ")
@@ -140,7 +141,10 @@ def test_every_space_file_of_a_document_is_one(
         for folder in re.findall(r"folder:(\w+)", text):
             Path(folder).mkdir(exist_ok=True)
         Path("snippet.yaml").write_text(text)
-        SearchSpace.load("snippet.yaml")
+        if is_study("snippet.yaml"):
+            members("snippet.yaml")
+        else:
+            SearchSpace.load("snippet.yaml")
 
 
 @pytest.mark.slow
