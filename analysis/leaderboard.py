@@ -33,7 +33,7 @@ def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
         folders: run folders, or other folders that hold a run's tables.
 
     Returns:
-        The columns of `tables.COLUMNS`, and those of each metric that a run searched by.
+        The columns of `columns.COLUMNS`, and those of each metric that a run searched by.
 
     Raises:
         TableError: a folder's tables cannot be read.

@@ -13,6 +13,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
 from docs import (  # noqa: E402
+    make_columns,
     make_commands,
     make_environment,
     make_pictures,
@@ -26,6 +27,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "concepts/neighbourhood.svg": make_pictures.neighbourhood,
     "reference/space-words.md": make_space.space_words,
     "reference/task.md": make_space.task_words,
+    "reference/columns.md": make_columns.document,
     "reference/variants.md": make_variants.document,
     "reference/commands.md": make_commands.commands,
     "reference/environment.md": make_environment.environment,

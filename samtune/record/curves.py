@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from samtune.record import tables
+from samtune.record.columns import COLUMNS
 from samtune.record.reader import Reader
 from samtune.record.rows import TrialRow
 
@@ -44,8 +45,7 @@ def metric_columns(table: str, metrics: Iterable[str]) -> dict[str, str]:
     It has the name of the metric, or `metric.NAME` if the table has another column of that name:
     a trainable may report a metric called `attempt`.
     """
-    taken = {column.split()[0].rstrip("!") for column in tables.COLUMNS[table].split(",")}
-    taken -= _METRICS
+    taken = {column.name for column in COLUMNS[table]} - _METRICS
     return {
         name: f"metric.{name}" if name in taken or name.startswith(("knob.", "metric.")) else name
         for name in metrics

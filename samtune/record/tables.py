@@ -1,9 +1,7 @@
-"""The Parquet tables of a run: their columns, and how they are written and read.
+"""The Parquet tables of a run, written and read; `columns.py` declares their columns.
 
-Columns that end in `!` are never null. Float columns hold no NaN and no infinity: a value that was
-not measured, or has diverged, is null. Times are UTC; durations are seconds of a monotonic clock;
-accuracies are shares of 1; `see` is SGD-epoch equivalents: one plain epoch over the training split
-is 1. Readers accept extra columns and refuse a higher version of a table.
+Float columns hold no NaN and no infinity: a value that was not measured, or has diverged, is null.
+Readers accept extra columns and refuse a higher version of a table.
 """
 
 from __future__ import annotations
@@ -15,108 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from samtune import durable
 from samtune.errors import SamtuneError
+from samtune.record.columns import COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_AT_ONCE = 4096
 VERSIONS = {"trials": 1, "curves": 1, "selects": 1, "repeats": 1, "leaderboard": 1, "pairs": 1}
-
-_TASK = """
-    variant! string, base_optimizer! string, dataset! string, model! string,
-    label_noise float64, augment! string, task! string
-"""
-
-# Of a trained model, by the settings in the last four.
-_SHARPNESS = """
-    sharp_lambda_max float64, sharp_trace float64, sharp_worst_rho float64,
-    sharp_worst_adaptive float64, sharp_samples int64, sharp_m int64, sharp_rho float64,
-    sharp_bn_mode string
-"""
-
-# A paired comparison over `n` common seed bundles. Differences are positive where the row (or `a`)
-# is better, whatever the mode of the metric.
-_COMPARISON = """
-    n int16, diff_mean float64, diff_lo float64, diff_hi float64,
-    p float64, p_holm float64, p_tied float64, wins float64, margin float64,
-    mde float64, seeds_needed float64, searches_needed float64
-"""
-
-# Beside these, trials, curves and repeats have a column per metric that a trainable reported, and
-# trials one per knob. The leaderboard has the statistics of each metric that a run searched by.
-COLUMNS = {
-    "trials": f"""
-    run! string, study! int16, space! string, search! int16, trial! int32, trial_key! string,
-    {_TASK}, n_train int32, n_val int32, n_params int64, stage! string,
-    search_alg! string, scheduler! string, knobs_searched! string, metric string, mode string,
-    tie_margin float64, config_json! string, config_sha! string, origin! string,
-    seed_init! int64, seed_order! int64, seed_split! int64,
-    budget_kind! string, budget_max! float64, horizon_steps int64,
-    state! string, state_reason string, rung_reached int8, rung_value float64,
-    epochs_done! int64, steps_done! int64, see! float64, fwd_samples! int64, bwd_samples! int64,
-    train_s! float64, eval_s! float64, data_s! float64, wall_s! float64,
-    peak_rss_mb float64, peak_gpu_mb float64, device string, threads int16,
-    precision string, compiled bool, channels_last bool, hostname_hash string,
-    val_acc float64, val_loss float64, train_acc float64, train_loss float64,
-    sam_loss_gap float64, cos_grads float64,
-    best_val_acc float64, best_epoch int64,
-    attempts! int16, epochs_repeated! int32, ckpt_sha256 string, deterministic bool,
-    started_at! timestamp, ended_at timestamp,
-    samtune_version! string, torch_version string, git_commit string
-    """,
-    "curves": """
-    run! string, trial_key! string, stage! string, attempt! int16, epoch! int64, step int64,
-    see float64, used! float64, train_s float64, lr float64, rho float64,
-    train_loss float64, train_acc float64, val_loss float64, val_acc float64,
-    sam_loss_gap float64, cos_grads float64,
-    rung int8, decision string, rung_cutoff float64, superseded! bool, reported_at! timestamp
-    """,
-    "selects": f"""
-    run! string, study! int16, space! string, search! int16, trial_key string, {_TASK},
-    budget_kind! string, budget_max! float64, source_trial_key! string, config_sha! string,
-    rank_in_search! int16, seed_bundle! int32, metric string, mode string,
-    val_acc float64, val_loss float64, see float64, train_s float64,
-    ckpt_sha256 string, state! string
-    """,
-    "repeats": f"""
-    run! string, study! int16, space! string, search! int16, trial_key string, {_TASK},
-    budget_kind! string, budget_max! float64, source_trial_key! string, config_sha! string,
-    rank_in_search! int16, seed_bundle! int32, plan string, test_openings! int16,
-    metric string, mode string, tie_margin float64, val_acc float64, val_loss float64,
-    test_acc float64, test_loss float64, test_nll float64, test_ece float64,
-    n_test int64, test_correct int64, test_bits binary, see float64, train_s float64,
-    {_SHARPNESS}, ckpt_sha256 string, state! string
-    """,
-    "leaderboard": f"""
-    rank int16, run! string, space! string, variant! string, base_optimizer! string,
-    dataset! string, label_noise float64,
-    model! string, augment! string, task! string, budget_kind! string, budget_max! float64,
-    metric! string, mode! string, test_metric! string, tie_margin float64,
-    searches! int16, search_see! float64, n_knobs! int16, knobs_searched! string,
-    search_alg! string, scheduler! string, config_json! string, config_sha! string,
-    trials! int32,
-    trials_completed! int32, trials_pruned! int32, trials_diverged! int32, trials_error! int32,
-    trials_cancelled! int32, search_wall_s float64,
-    best_val_acc float64, median_val_acc float64, default_val_acc float64, tuning_gain float64,
-    select_mean float64, repeats! int16, repeats_diverged! int16,
-    test_acc_mean float64, test_acc_sd float64, test_acc_lo float64, test_acc_hi float64,
-    between_search_sd float64, test_binom_se float64, test_nll_mean float64, test_ece_mean float64,
-    val_acc_mean float64, optimism float64, test_openings! int32,
-    see_per_run float64, train_s_per_run float64, peak_mem_mb float64,
-    sharp_lambda_max_mean float64, sharp_trace_mean float64, sharp_worst_rho_mean float64,
-    sharp_worst_adaptive_mean float64, sharp_samples int64, sharp_m int64, sharp_rho float64,
-    sharp_bn_mode string,
-    baseline string, verdict string, verdict_about string, plan string, look int16,
-    {_COMPARISON}, rank_lo int16, rank_hi int16
-    """,
-    "pairs": f"""
-    dataset! string, model! string, task! string, budget_kind! string, budget_max! float64,
-    metric! string, mode! string,
-    run_a! string, space_a! string, variant_a! string,
-    run_b! string, space_b! string, variant_b! string,
-    verdict! string, verdict_about! string, look int16, {_COMPARISON}
-    """,
-}
 
 
 class TableError(SamtuneError):
@@ -129,10 +32,10 @@ def schema(
     floats: Iterable[str] = (),
     knobs: Mapping[str, Iterable[Any]] | None = None,
 ) -> pa.Schema:
-    """Return the Arrow schema of a table.
+    """Return the Arrow schema of a table; a declared column has its meaning as metadata.
 
     Args:
-        table: its name, a key of `COLUMNS`.
+        table: its name, a key of `columns.COLUMNS`.
         floats: names of further float64 columns; those that the table has are left out.
         knobs: the values of each knob, by which its column `knob.NAME` is typed.
     """
@@ -140,10 +43,10 @@ def schema(
 
     types = {"timestamp": pa.timestamp("us", tz="UTC"), "bool": pa.bool_()}
     fields = []
-    for column in COLUMNS[table].split(","):
-        name, kind = column.split()
-        arrow = types.get(kind) or pa.type_for_alias(kind)
-        fields.append(pa.field(name.rstrip("!"), arrow, nullable=not name.endswith("!")))
+    for column in COLUMNS[table]:
+        arrow = types.get(column.type) or pa.type_for_alias(column.type)
+        about = {"description": column.meaning}
+        fields.append(pa.field(column.name, arrow, column.nullable, about))
     known = {field.name for field in fields}
     fields += [pa.field(name, pa.float64()) for name in dict.fromkeys(floats) if name not in known]
     for knob, values in (knobs or {}).items():

@@ -192,6 +192,6 @@ def test_the_tables_of_a_running_sweep_are_of_one_moment(
         with Record.open(runs, "mine", read_only=True) as record:
             export(record)
         monkeypatch.undo()
-        assert len(list(writer.trials())) == 4
+        assert len(list(writer.trials())) == 5
     for name in ("trials", "curves"):
         assert pq.read_table(runs / "mine" / f"{name}.parquet").num_rows == 1

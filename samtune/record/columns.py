@@ -1,0 +1,312 @@
+"""The columns of the Parquet tables of a run: name, type, and meaning with unit and formula.
+
+A line declares one column: its name with `!` where it is never null, its Arrow type, and its
+meaning. An indented line continues the meaning. `python docs/make_reference.py`
+makes a page of them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """A declared column."""
+
+    name: str
+    type: str
+    nullable: bool
+    meaning: str
+
+
+_TASK = """
+variant! string  name of the variant, `sam`
+base_optimizer! string  name or path of the base optimizer, `sgd`
+dataset! string  `dataset` of the task; empty where a trainable's task has none
+model! string  `model` of the task; empty where it has none
+label_noise float64  `label_noise` of the task, a share of 1
+augment! string  changes made to training images and targets, `cutout, mixup 0.2`
+task! string  all words of the task, as JSON with sorted keys
+"""
+
+_BUDGET = """
+budget_kind! string  unit of the budget: `compute` (see), `epochs` or `seconds`
+budget_max! float64  budget of one full trial, in that unit
+"""
+
+_METRIC = """
+metric string  metric that the search improves
+mode string  `max` or `min`: which values of the metric are better
+"""
+
+_TIE = """
+tie_margin float64  `confirm.margin` of the space: the largest difference that counts as a tie
+"""
+
+_SHARP_SETTINGS = """
+sharp_samples int64  training images on which the sharpness was measured
+sharp_m int64  images per chunk of the worst-case measures
+sharp_rho float64  radius of the worst-case measures
+sharp_bn_mode string  statistics of BatchNorm: `eval` for the running ones, `train` for the batch's
+"""
+
+_COMPARISON = """
+n int16  seed bundles that both completed
+diff_mean float64  mean paired difference on test; positive where the row (or `a`) is better
+diff_lo float64  lower end of its 95 % paired t interval
+diff_hi float64  upper end of its 95 % paired t interval
+p float64  two-sided p of the paired t test, n - 1 degrees of freedom
+p_holm float64  `p` after Holm, over the rows compared with the baseline (or over all pairs)
+p_tied float64  larger p of two one-sided t tests of |difference| >= margin
+wins float64  share of bundles in which the row (or `a`) is better; a tie counts one half
+margin float64  largest difference that counts as a tie
+mde float64  least difference found with 80 % power at n bundles and level 0.05 / comparisons
+seeds_needed float64  bundles for 80 % power at `diff_mean`; null where no number suffices
+searches_needed float64  searches for 80 % power, where the verdict is about the variant
+"""
+
+_ROW = """
+run! string  name of the run
+study! int16  number of the search in its run, from 0
+space! string  name of the row on the board, mostly that of its space
+search! int16  number of the search among those of its row, from 0
+"""
+
+# A run of a configuration on fresh seeds, by the select stage or by the confirmation.
+_AGAIN = """
+source_trial_key! string  key of the trial whose configuration is run again
+config_sha! string  digest of the configuration
+rank_in_search! int16  place of that trial in the choice of the winner, from 0
+seed_bundle! int32  fresh seeds of split, weights and order; rows pair on equal bundles
+"""
+
+_VALIDATED = """
+val_acc float64  accuracy on validation at the end, a share of 1
+val_loss float64  loss on validation at the end
+see float64  compute of the run, SGD-epoch equivalents
+train_s float64  seconds of training
+ckpt_sha256 string  SHA-256 of the last checkpoint
+state! string  how it ended, in the words of trials
+"""
+
+_DECLARED = {
+    "trials": f"""
+{_ROW}
+trial! int32  number of the trial in its space, from 0
+trial_key! string  key of the trial, for joins with curves and repeats
+{_TASK}
+n_train int32  images of the training split
+n_val int32  images of the validation split
+n_params int64  parameters of the model
+stage! string  stage of the run, always `search`
+search_alg! string  search method, `tpe`
+scheduler! string  rule that stops trials early, `asha 8 x 2`
+knobs_searched! string  names of the searched knobs, as JSON
+{_METRIC}
+{_TIE}
+config_json! string  base optimizer and all knobs, as JSON with sorted keys
+config_sha! string  digest of the configuration
+origin! string  where its configuration comes from: such as `default` or `sampled`
+seed_init! int64  seed of the initial weights
+seed_order! int64  seed of the batch order
+seed_split! int64  seed of the split into training and validation
+{_BUDGET}
+horizon_steps int64  steps of the full schedule: `steps_done` x `budget_max` / budget used
+state! string  `completed`, `pruned`, `diverged`, `error`, `cancelled`, `running` or `paused`
+state_reason string  why it ended so, in a sentence
+rung_reached int8  last rung that judged it, from 0
+rung_value float64  value that this rung judged
+epochs_done! int64  last epoch reported
+steps_done! int64  optimizer steps
+see! float64  compute in SGD-epoch equivalents: (forward + 2 backward samples) / (3 `n_train`)
+fwd_samples! int64  samples in forward passes
+bwd_samples! int64  samples in backward passes
+train_s! float64  seconds of training
+eval_s! float64  seconds of evaluation
+data_s! float64  seconds of making batches
+wall_s! float64  seconds of all attempts, from start to end
+peak_rss_mb float64  largest resident memory of the worker, MiB
+peak_gpu_mb float64  largest memory allocated on the GPU, MiB
+device string  device that trained it
+threads int16  threads of the worker
+precision string  number format of the forward pass, `fp32`
+compiled bool  whether the model was compiled
+channels_last bool  whether tensors were in channels_last order
+hostname_hash string  digest of the machine's name
+val_acc float64  accuracy on validation at the last report, a share of 1
+val_loss float64  loss on validation at the last report
+train_acc float64  accuracy on training batches of the last epoch, a share of 1
+train_loss float64  loss on training batches of the last epoch
+sam_loss_gap float64  loss at the perturbed weights minus loss, nats, mean of the last epoch
+cos_grads float64  cosine of the gradients at the weights and the perturbed ones, last epoch
+best_val_acc float64  best `val_acc` of all reports, where the search improves it
+best_epoch int64  epoch of the best value of the metric
+attempts! int16  how often it was started
+epochs_repeated! int32  epochs reported again by a later attempt
+ckpt_sha256 string  SHA-256 of the last checkpoint
+deterministic bool  whether only deterministic kernels were used
+started_at! timestamp  when it was proposed
+ended_at timestamp  when it ended
+samtune_version! string  version of samtune that made the run
+torch_version string  version of torch in the worker
+git_commit string  commit of samtune's code; null for an installed samtune
+""",
+    "curves": """
+run! string  name of the run
+trial_key! string  key of the trial or repeat
+stage! string  stage of the run: `search`, `select` or `confirm`
+attempt! int16  attempt of the trial, from 0
+epoch! int64  epoch of the report
+step int64  optimizer steps so far
+see float64  compute so far, SGD-epoch equivalents
+used! float64  budget used so far, in its unit
+train_s float64  seconds of training so far
+lr float64  learning rate at the report
+rho float64  radius of the perturbation at the report
+train_loss float64  loss on training batches of the epoch
+train_acc float64  accuracy on training batches of the epoch, a share of 1
+val_loss float64  loss on validation
+val_acc float64  accuracy on validation, a share of 1
+sam_loss_gap float64  loss at the perturbed weights minus loss, nats, mean of the epoch
+cos_grads float64  cosine of the gradients at the weights and the perturbed ones, mean of the epoch
+rung int8  rung that judged the report, from 0
+decision string  `continue`, `stop`, `pause`, or `audit`: it continues only to check a stop
+rung_cutoff float64  worst value that stays at this rung at that moment
+superseded! bool  whether a later attempt reported this epoch again
+reported_at! timestamp  when it was committed to the record
+""",
+    "selects": f"""
+{_ROW}
+trial_key string  key of the run, for joins with curves
+{_TASK}
+{_BUDGET}
+{_AGAIN}
+{_METRIC}
+{_VALIDATED}
+""",
+    "repeats": f"""
+{_ROW}
+trial_key string  key of the repeat, for joins with curves
+{_TASK}
+{_BUDGET}
+{_AGAIN}
+plan string  plan of its seeds: `fixed 5`, `looks 5 10 15 20`, or `added` outside a plan
+test_openings! int16  how often the repeat read the test split
+{_METRIC}
+{_TIE}
+test_acc float64  accuracy on test, a share of 1: `test_correct` / `n_test`
+test_loss float64  loss of the task on test
+test_nll float64  mean negative log-likelihood of the true class on test
+test_ece float64  expected calibration error on test
+n_test int64  images of the test split
+test_correct int64  test images that are classified rightly
+test_bits binary  test images in their order, a bit each, 1 where right: `numpy.packbits`
+sharp_lambda_max float64  largest eigenvalue of the Hessian of the training loss, by Lanczos
+sharp_trace float64  trace of that Hessian, by Hutchinson's estimate
+sharp_worst_rho float64  max L(w + d) - L(w) over ||d|| <= `sharp_rho`: mean over chunks
+sharp_worst_adaptive float64  the same over ||d / w|| <= `sharp_rho`
+{_SHARP_SETTINGS}
+{_VALIDATED}
+""",
+    "leaderboard": f"""
+rank int16  place within its question by mean score on test; null where not every repeat completed
+run! string  name of the run
+space! string  name of the row, mostly that of its space
+{_TASK}
+{_BUDGET}
+metric! string  metric that the search improves
+mode! string  `max` or `min`: which values of the metric are better
+test_metric! string  the metric on test: `test_acc` for `val_acc`
+{_TIE}
+searches! int16  independent searches behind the row
+search_see! float64  compute of all trials of the search, SGD-epoch equivalents
+n_knobs! int16  how many knobs were searched
+knobs_searched! string  names of the searched knobs, as JSON
+search_alg! string  search method
+scheduler! string  rule that stops trials early
+config_json! string  base optimizer and knobs of the winner, as JSON
+config_sha! string  digest of the winner's configuration; empty where no trial was completed
+trials! int32  trials of the search
+trials_completed! int32  of these, used their full budget
+trials_pruned! int32  of these, stopped at a rung
+trials_diverged! int32  of these, ended at a loss that is not finite
+trials_error! int32  of these, failed
+trials_cancelled! int32  of these, ended by a stop of the run
+search_wall_s float64  seconds in which at least one trial of a search ran, summed over them
+best_val_acc float64  accuracy on validation of the winner in the search, a share of 1
+median_val_acc float64  median accuracy on validation of all trials
+default_val_acc float64  accuracy on validation of the default configuration
+tuning_gain float64  winner minus default on validation, by the metric
+select_mean float64  mean of the metric over the winners' select runs, on validation
+repeats! int16  repeats that completed
+repeats_diverged! int16  repeats that diverged
+test_acc_mean float64  mean accuracy on test over the repeats, a share of 1
+test_acc_sd float64  standard deviation over the repeats
+test_acc_lo float64  lower end of the 95 % Student t interval of the mean
+test_acc_hi float64  upper end of the 95 % Student t interval of the mean
+between_search_sd float64  standard deviation of searches on test, beyond that of their repeats
+test_binom_se float64  standard error of one test reading: sqrt(p (1 - p) / n_test)
+test_nll_mean float64  mean of `test_nll` over the repeats
+test_ece_mean float64  mean of `test_ece` over the repeats
+val_acc_mean float64  mean accuracy on validation over the repeats
+optimism float64  how much the search flattered its winner: its value minus the repeats' mean
+test_openings! int32  how often test was read for this row
+see_per_run float64  mean compute of a repeat, SGD-epoch equivalents
+train_s_per_run float64  mean training seconds of a repeat
+peak_mem_mb float64  largest resident memory of a trial's worker, MiB
+sharp_lambda_max_mean float64  mean of `sharp_lambda_max` over the repeats
+sharp_trace_mean float64  mean of `sharp_trace` over the repeats
+sharp_worst_rho_mean float64  mean of `sharp_worst_rho` over the repeats
+sharp_worst_adaptive_mean float64  mean of `sharp_worst_adaptive` over the repeats
+{_SHARP_SETTINGS}
+baseline string  space that the row is compared with
+verdict string  `better`, `worse`, `tied`, `underpowered`, `baseline` or `diverged k of n`
+verdict_about string  `configuration`, or `variant` from three independent searches on
+plan string  plan of the seeds, and what came after it: `fixed 5, then 3 added`
+look int16  look at which the row was decided, where the plan has several
+{_COMPARISON}
+rank_lo int16  best rank that the comparisons do not exclude (95 %)
+rank_hi int16  worst rank that the comparisons do not exclude (95 %)
+""",
+    "pairs": f"""
+dataset! string  `dataset` of the task
+model! string  `model` of the task
+task! string  all words of the task, as JSON with sorted keys
+{_BUDGET}
+metric! string  metric that the search improves
+mode! string  `max` or `min`: which values of the metric are better
+run_a! string  run of the first row
+space_a! string  space of the first row
+variant_a! string  variant of the first row
+run_b! string  run of the second row
+space_b! string  space of the second row
+variant_b! string  variant of the second row
+verdict! string  `better`, `worse`, `tied` or `underpowered`: what `a` is against `b`
+verdict_about! string  `configuration`, or `variant` from three independent searches on
+look int16  look at which the pair was decided, where the plan has several
+{_COMPARISON}
+""",
+}
+
+
+def _read(text: str) -> tuple[Column, ...]:
+    joined: list[str] = []
+    for line in textwrap.dedent(text).splitlines():
+        if line.startswith(" ") and joined:
+            joined[-1] += f" {line.strip()}"
+        elif line:
+            joined.append(line)
+    found = []
+    for line in joined:
+        name, kind, meaning = line.split(maxsplit=2)
+        found.append(Column(name.rstrip("!"), kind, not name.endswith("!"), meaning))
+    return tuple(found)
+
+
+COLUMNS: dict[str, tuple[Column, ...]] = {table: _read(text) for table, text in _DECLARED.items()}
+"""The columns of each table in their order.
+
+Beside these, trials, curves and repeats have a column per metric that a trainable reported, and
+trials one per knob. The leaderboard has the statistics of each metric that a run searched by.
+"""
