@@ -24,6 +24,7 @@ from trainables.augment import Augment, Normaliser
 from trainables.batch_norm import SharedNorm
 from trainables.budget import SKIPS_IN_A_ROW, Meter
 from trainables.data import TrainVal, load, open_test
+from trainables.device import device_for
 from trainables.evaluation import (
     Posterior,
     Predictor,
@@ -35,7 +36,7 @@ from trainables.models import build_for
 from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision
 from trainables.schedule import Schedule
-from trainables.split import Split
+from trainables.split import Split, sent
 from trainables.sums import Sums
 from trainables.targets import Mixer, cross_entropy
 
@@ -66,9 +67,8 @@ class Trial:
         self.ranks = ranks
         self.threads = max(1, int(config.cpus))
         torch.set_num_threads(self.threads)
-        on_gpu = config.gpus > 0 and torch.cuda.is_available()
-        self.device = torch.device("cuda" if on_gpu else "cpu")
-        if on_gpu:
+        self.device = device_for(config.gpus)
+        if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         else:
             keep_freed_memory()
@@ -76,7 +76,7 @@ class Trial:
         checkpoint.seed_rng(config.seeds.order, ranks.rank)
 
         data = load(config.task, config.seeds.split)
-        self.train, self.val = data.train.resident(self.device), data.val.resident(self.device)
+        self.train, self.val = self._resident(data.train), self._resident(data.val)
         self.data_sha256 = data.sha256
         self._build(data)
         n_train = len(data.train)
@@ -87,6 +87,9 @@ class Trial:
         schedule = Schedule.of(config.task, float(config.knobs["lr"]))
         self.meter = Meter(config.budget, n_train, batch_size, schedule)
         self.test_bits: str | None = None
+
+    def _resident(self, split: Split) -> Split:
+        return split.resident(self.device, min(1.0, self.config.gpus))
 
     def _build(self, data: TrainVal) -> None:
         task, seed = self.config.task, self.config.seeds.order
@@ -207,7 +210,8 @@ class Trial:
     def _order(self) -> Tensor:
         """Return this epoch's order of the training images; a resumed trial draws the same."""
         rng = np.random.default_rng((self.config.seeds.order, self.meter.epoch, _ORDER))
-        return torch.from_numpy(rng.permutation(self.meter.n_train)).to(self.device)
+        order = torch.from_numpy(rng.permutation(self.meter.n_train))
+        return sent(order, self.train.rows.device)
 
     def _validate(self) -> dict[str, float]:
         started = perf_counter()
@@ -220,7 +224,7 @@ class Trial:
     def _test(self) -> dict[str, float]:
         started = perf_counter()
         split = open_test(self.config.task, self.config.seeds.split, self.config.test_permit)
-        split = split.resident(self.device)
+        split = self._resident(split)
         metrics, self.test_bits = evaluate_test(self.predict, split)
         metrics |= {f"test_{name}": value for name, value in self._sampled(split).items()}
         self.meter.eval_s += perf_counter() - started

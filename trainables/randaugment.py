@@ -6,6 +6,7 @@ All operations of the paper but equalize, whose histograms have no fast batched 
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -53,21 +54,29 @@ def randaugment(images: Tensor, which: Tensor, sign: Tensor) -> Tensor:
     return _moved(found.floor_().clamp_(0, 255), which, sign.flatten())
 
 
+# Made once for a device: a copy of Python's numbers waits for what is queued there.
+@cache
+def _luma(device: torch.device) -> Tensor:
+    return torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
+
+
+@cache
+def _kernel(device: torch.device) -> Tensor:
+    return torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=device) / 13
+
+
 def _grey(images: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
-    weights = images.new_tensor(_LUMA).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True).floor_()
+    return (images * _luma(images.device)).sum(dim=1, keepdim=True).floor_()
 
 
 def _smooth(images: Tensor) -> Tensor:
     """Return the images under PIL's SMOOTH filter, which leaves the border as it is."""
     channels = images.shape[1]
-    kernel = images.new_tensor([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
+    kernel = _kernel(images.device).expand(channels, 1, 3, 3)
     smooth = images.clone()
-    smooth[..., 1:-1, 1:-1] = F.conv2d(
-        images, kernel.expand(channels, 1, 3, 3), groups=channels
-    ).round_()
+    smooth[..., 1:-1, 1:-1] = F.conv2d(images, kernel, groups=channels).round_()
     return smooth
 
 

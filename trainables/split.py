@@ -18,12 +18,18 @@ from torch import Tensor
 
 from trainables.datasets.decode import Encoded
 
-# Share of a device's free memory, or of a machine's whole memory; the rest is for training.
+# Share of a trial's memory on a device, or of a machine's; the rest is for training.
 _SHARE = 0.4
 # Copies to keep: training and validation, and as many of another set or split.
 _KEPT = 4
 # The copied object (kept, so that no other object gets its id) and the copy, the oldest first.
 _copies: dict[tuple[int, torch.device], tuple[object, Tensor]] = {}
+
+
+def sent(t: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on `device`. The host does not wait for the copy."""
+    # A copy from pageable memory would wait until the device has done all that is queued.
+    return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t.to(device)
 
 
 class Batch(Protocol):
@@ -91,12 +97,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def resident(self, device: torch.device) -> Split:
+    def resident(self, device: torch.device, share: float = 1.0) -> Split:
         """Return the split with its tensors on `device`, or itself if they do not fit there.
 
         Images are uploaded once per process: the next trial of a worker gets the same tensors. A
         split of at least half of its store shares the store's copy with other splits. A smaller
         split has its own copy, and its rows are then 0 to N - 1.
+
+        Args:
+            device: The device of the trial.
+            share: The trial's share of the device, 0 to 1. Its data takes part of that share.
         """
         if device.type == "cpu" or self.images.device.type == device.type:
             return self
@@ -105,7 +115,8 @@ class Split:
         copy = _copies.get((id(key), device))
         if copy is None:
             wanted = self.images[:1].nbytes * (len(self.images) if whole else len(self))
-            if wanted > _SHARE * torch.cuda.mem_get_info(device)[0]:
+            free, total = torch.cuda.mem_get_info(device)
+            if wanted > _SHARE * min(free, share * total):
                 return self
             images = self.images if whole else self.images.index_select(0, self.rows)
             while len(_copies) >= _KEPT:
@@ -199,7 +210,7 @@ class Streamed(Split):
 
     encoded: Encoded
 
-    def resident(self, device: torch.device) -> Split:
+    def resident(self, device: torch.device, share: float = 1.0) -> Split:
         """Return the split itself: its images are decoded on the CPU."""
         return self
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samtune.optimizers.passes import LossFunction
+from trainables.split import sent
 
 
 class Mixer:
@@ -52,7 +53,7 @@ class Mixer:
             return images, labels
         # Drawn on the host, so that nothing waits for the device.
         rng = self._rng
-        other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+        other = sent(torch.from_numpy(rng.permutation(len(images))), images.device)
         cuts = bool(self.cutmix) and (not self.mixup or rng.random() < 0.5)
         alpha = self.cutmix if cuts else self.mixup
         share = float(rng.beta(alpha, alpha))

@@ -46,6 +46,7 @@ from samtune.optimizers import (
 from samtune.optimizers.knobs import KnobError, reject_unknown
 from samtune.trial import TrialConfig, Value
 from trainables.data import DataError, doubts, make_ready
+from trainables.device import no_gpu
 from trainables.loop import Trial
 from trainables.measurement import Measurement, of_checkpoint
 from trainables.models import build_for, external
@@ -121,6 +122,10 @@ class Vision:
             model = build_for(task, shape, classes, seed=0)
         if task["batch_size"] == 1:
             check_single_images(model, shape)
+
+    def no_gpu(self) -> str | None:
+        """Return why no trial could use a GPU of this machine; None if it could."""
+        return no_gpu()
 
     def doubts(self, task: Mapping[str, Value]) -> list[str]:
         """Return what makes the data of a task doubtful; [] if that cannot be seen yet."""

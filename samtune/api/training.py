@@ -415,16 +415,22 @@ def _note_by_value(record: Record, spaces: Sequence[SearchSpace]) -> None:
 
 
 def _find_data(spaces: Sequence[SearchSpace], launch: Launch) -> None:
-    """Let each trainable check its data before Ray starts, for one error instead of one per trial.
+    """Let each trainable check its device and data before Ray starts: one error for all trials.
 
-    A cluster's machines have data of their own, so this is done only without a cluster.
+    A cluster's machines have GPUs and data of their own, so this is done without a cluster only.
 
     Raises:
         SamtuneError: A trainable reports that no trial can start.
     """
     for space in spaces:
-        ready = getattr(resolve(space.trainable), "make_ready", None)
-        if ready is None or launch.address is not None:
+        if launch.address is not None:
+            continue
+        trainable = resolve(space.trainable)
+        no_gpu = getattr(trainable, "no_gpu", None)
+        if space.resources.gpus and no_gpu is not None and (problem := no_gpu()) is not None:
+            raise RunError(f"{space.name}: no trial could begin: {problem}", exit_code=5)
+        ready = getattr(trainable, "make_ready", None)
+        if ready is None:
             continue
         try:
             ready(space.task)

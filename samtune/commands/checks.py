@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from samtune.commands.nvidia import gpus_of_driver
+
 GB = 1e9
 # Below this much, sets, checkpoints or Ray's own files soon find no room.
 _LITTLE_ROOM = 2 * GB
@@ -117,6 +119,14 @@ def devices() -> Check:
         built = (
             f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
         )
+        if (seen := gpus_of_driver()) is not None:
+            return Check(
+                "cuda",
+                "warning",
+                f"NVIDIA's driver {seen.version} sees {seen.count} GPUs, and torch can use none "
+                f"({built}): install a torch for this driver, or a newer driver; until then "
+                "resources.gpus must be 0",
+            )
         return Check("cuda", "ok", f"no device ({built}); trials run on the CPU")
     try:
         torch.ones(1, device="cuda").sum().item()

@@ -31,6 +31,10 @@ Cause = Literal[
 FAILURES = frozenset({"error", "oom", "stalled", "worker_died", "node_lost"})
 # An exception at one place comes there again: the data and their order are the same.
 _REPEATABLE = frozenset({"error", "oom"})
+# Plain RuntimeErrors of torch: its allocator of host memory, kernels and libraries on a GPU.
+_NO_MEMORY = re.compile(
+    "not enough memory|can't allocate memory|CUDA error: out of memory|_STATUS_ALLOC_FAILED"
+)
 _LONGEST_LINE = 2000
 _LONGEST_TRACE = 20_000
 
@@ -81,8 +85,7 @@ def of_exception(error: BaseException) -> tuple[Cause, bool]:
         return "disk_full", True
     # By name: torch has its own, and this side of samtune does not import torch.
     named = type(error).__name__ == "OutOfMemoryError"
-    # torch's allocator of host memory raises a plain RuntimeError.
-    said = re.search("not enough memory|can't allocate memory", _message(error))
+    said = _NO_MEMORY.search(_message(error))
     if isinstance(error, MemoryError) or named or said:
         return "oom", True
     return "error", not isinstance(error, ReportError)

@@ -16,6 +16,7 @@ import pytest
 import samtune
 from samtune.cli import main
 from samtune.record.record import Record
+from trainables.device import DeviceError, device_for
 
 TINY = {"budget.kind": "epochs", "budget.per_trial": 1, "budget.trials": 2, "asha.grace": 1}
 BUDGET = {"kind": "epochs", "per_trial": 3, "trials": 4}
@@ -112,6 +113,20 @@ def test_errors_are_sentences_and_never_end_the_interpreter(
     with pytest.raises(samtune.SamtuneError, match=words) as refused:
         call()
     assert refused.value.exit_code == code and refused.value.messages
+
+
+def test_a_gpu_that_torch_cannot_use_is_an_error_before_the_sweep(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 1 of the GPU survey: the trials ran on the CPU, and nobody noticed."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(samtune.SamtuneError, match="torch cannot use a GPU here") as refused:
+        samtune.run("sgd", name="gpu", set={"resources.gpus": 0.5}, progress=False)
+    assert refused.value.exit_code == 5
+    assert not Path("runs/gpu").exists()
+    with pytest.raises(DeviceError, match=r"torch .* or --set resources\.gpus=0"):
+        device_for(0.5)
+    assert device_for(0).type == "cpu"
 
 
 SCRIPT = """

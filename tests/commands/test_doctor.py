@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from samtune.cli import main
 from samtune.commands import checks
+from samtune.commands.nvidia import Seen
 from samtune.record import folder as run_folder
 from trainables.datasets import digits
 
@@ -54,6 +56,16 @@ def test_on_a_sound_machine_it_tells_versions_devices_disk_and_data(
         main(["doctor", "--no-ray"])
     out = capsys.readouterr().out
     assert not ended.value.code and "ok       torch " in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")
+def test_a_gpu_that_torch_cannot_use_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defect 1 of the GPU survey: a new torch on an old driver was ok."""
+    assert checks.devices().state == "ok"
+    monkeypatch.setattr("samtune.commands.checks.gpus_of_driver", lambda: Seen(2, "470.82"))
+    found = checks.devices()
+    assert found.state == "warning"
+    assert "driver 470.82 sees 2 GPUs, and torch can use none" in found.detail
 
 
 def test_another_version_than_is_needed_is_broken(

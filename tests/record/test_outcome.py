@@ -36,6 +36,20 @@ def test_causes_are_told_apart() -> None:
     assert of_exception(FileNotFoundError(errno.ENOENT, "gone")) == ("error", True)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_too_little_memory_of_a_library_is_oom(text: str) -> None:
+    """Defect 8 of the GPU survey: these were `error`, and are not torch's OutOfMemoryError."""
+    assert of_exception(RuntimeError(text)) == ("oom", True)
+    assert of_exception(RuntimeError("CUDA error: an illegal memory access"))[0] == "error"
+
+
 class Mute(Exception):
     """An exception that cannot be shown."""
 

@@ -6,11 +6,12 @@ import ctypes
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 from digits_trial import Report, config_of, train
 from torch.optim.optimizer import (
@@ -20,7 +21,7 @@ from torch.optim.optimizer import (
 
 from samtune.optimizers import GradientOracle, Variant
 from samtune.trial import Budget, TrialConfig
-from trainables import vision
+from trainables import loop, vision
 
 _LIBRARY = ctypes.CDLL(None)
 # In the order of runtime/counts.h.
@@ -63,11 +64,13 @@ class Log:
     Attributes:
         steps: of each step without its passes.
         passes: of the passes of each step.
-        waits: places in the code that waited for the device in a step.
+        methods: of the loop's methods, by name; `_train_epoch` without its steps.
+        waits: places in the code that waited for the device in a step or an epoch.
     """
 
     steps: list[Counter[str]] = field(default_factory=list)
     passes: list[list[Counter[str]]] = field(default_factory=list)
+    methods: dict[str, list[Counter[str]]] = field(default_factory=dict)
     waits: list[str] = field(default_factory=list)
 
     @property
@@ -93,11 +96,9 @@ def logged() -> Iterator[Log]:
             log.passes.append([])
             began.clear()
             began.update(counts())
-            torch.cuda.set_sync_debug_mode("warn")
 
     def end(optimizer: Any, *_: Any) -> None:
         if isinstance(optimizer, Variant):
-            torch.cuda.set_sync_debug_mode("default")
             found = counts() - began
             for of_pass in log.passes[-1]:
                 found -= of_pass
@@ -107,15 +108,33 @@ def logged() -> Iterator[Log]:
         if "called a synchronizing" in str(message):
             log.waits.append(_place())
 
+    def watched(name: str) -> Callable[[Any], Any]:
+        method = getattr(loop.Trial, name)
+
+        def watch(*args: Any) -> Any:
+            first = len(log.steps)
+            with counted() as found:
+                result = method(*args)
+            for step, passes in zip(log.steps[first:], log.passes[first:], strict=True):
+                for part in (step, *passes):
+                    found -= part
+            log.methods.setdefault(name, []).append(found)
+            return result
+
+        return watch
+
     hooks = [register_optimizer_step_pre_hook(begin), register_optimizer_step_post_hook(end)]
-    GradientOracle._evaluate = logged_evaluate
     try:
-        with warnings.catch_warnings():
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            patch.setattr(GradientOracle, "_evaluate", logged_evaluate)
+            for name in ("_train_epoch", "_validate", "_save", "_costs"):
+                patch.setattr(loop.Trial, name, watched(name))
             warnings.simplefilter("always")
             warnings.showwarning = told
+            torch.cuda.set_sync_debug_mode("warn")
             yield log
     finally:
-        GradientOracle._evaluate = evaluate
+        torch.cuda.set_sync_debug_mode("default")
         for hook in hooks:
             hook.remove()
 

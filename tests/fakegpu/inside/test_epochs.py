@@ -1,0 +1,92 @@
+"""The loop outside the steps: batches, evaluation, checkpoints and the ends of epochs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gpu import counted, launches, logged, run, trial
+
+from samtune.commands.nvidia import gpus_of_driver
+from trainables import data, split
+from trainables.evaluation import _at_a_time
+from trainables.targets import Mixer
+
+# Launches of a batch outside the step, with the sums of loss and hits.
+BATCH = {"none": 17, "standard": 38, "cutout": 44, "randaugment": 251, "imagenet": 199}
+
+
+@pytest.mark.parametrize("kind", BATCH)
+def test_no_batch_waits_for_the_device(kind: str) -> None:
+    """Defect 5: RandAugment made its constants anew on the device, four waits a step."""
+    with logged() as log:
+        run(task={"augment": kind, "precision": "fp32"})
+    _, second = log.methods["_train_epoch"]
+    # The sums, once an epoch.
+    assert second["WAIT"] == 1, log.waits
+    assert second["H2D"] == 0
+    assert launches(second) / 3 <= BATCH[kind], second
+
+
+@pytest.mark.parametrize("task", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}])
+def test_no_mixed_batch_waits_for_the_device(task: dict[str, float]) -> None:
+    """Defect 2: the permutation came from pageable memory, a wait in every step."""
+    with logged() as log:
+        run(task={"precision": "fp32", **task})
+    assert [epoch["WAIT"] for epoch in log.methods["_train_epoch"]] == [1, 1], log.waits
+    assert sum(epoch["H2D_PINNED"] for epoch in log.methods["_train_epoch"]) >= 6
+
+
+def test_the_mixer_sends_its_permutation_from_pinned_memory() -> None:
+    """Defect 2, alone."""
+    mixer = Mixer(0.2, 0.0, 10, seed=1)
+    images, labels = torch.zeros(8, 1, 4, 4, device="cuda"), torch.zeros(8, device="cuda").long()
+    mixer(images, labels)
+    with counted() as found:
+        mixer(images, labels)
+    assert (found["WAIT"], found["H2D"], found["H2D_PINNED"]) == (0, 0, 1)
+
+
+def test_an_evaluation_waits_three_times_at_most() -> None:
+    with logged() as log:
+        run(task={"precision": "fp32"})
+    assert [found["WAIT"] <= 3 for found in log.methods["_validate"]] == [True, True]
+    assert [found["WAIT"] for found in log.methods["_costs"]] == [0, 0]
+
+
+def test_large_images_are_evaluated_in_large_batches_on_a_gpu() -> None:
+    """Defect 10: 20 images of 224 pixels at a time. The speed of it needs a real GPU."""
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert _at_a_time(224 * 224, cpu) == 20
+    assert _at_a_time(224 * 224, gpu) == 334
+    assert _at_a_time(32 * 32, gpu) == _at_a_time(32 * 32, cpu) == 1024
+
+
+def test_a_share_of_a_gpu_holds_a_share_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defect 16: the images took 40 % of the free memory, whatever part of it a trial had."""
+    monkeypatch.setattr(split, "_copies", {})
+    train = data.load(trial().task, 3).train
+    nbytes = len(train) * train.images[0].nbytes
+    total = torch.cuda.mem_get_info()[1]
+    fits = nbytes / 0.4 / total
+    gpu = torch.device("cuda")
+    assert train.resident(gpu, 0.9 * fits) is train
+    assert train.resident(gpu, 1.1 * fits).images.is_cuda
+
+
+def test_images_that_do_not_fit_are_sent_from_pinned_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(split, "_copies", {})
+    monkeypatch.setattr(split, "_SHARE", 1e-9)
+    with logged() as log:
+        run(task={"precision": "fp32"})
+    for epoch in log.methods["_train_epoch"]:
+        # The sums.
+        assert epoch["WAIT"] == 1, log.waits
+        # Images and labels of three batches.
+        assert (epoch["H2D"], epoch["H2D_PINNED"]) == (0, 6)
+
+
+def test_the_driver_is_asked_without_torch() -> None:
+    """Defect 1: doctor warns where the driver sees a GPU that torch cannot use."""
+    assert gpus_of_driver() == (1, "580.00")

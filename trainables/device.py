@@ -1,0 +1,44 @@
+"""The device of a trial: the GPU that its space asks for, or the CPU."""
+
+from __future__ import annotations
+
+import torch
+
+from samtune.errors import SamtuneError
+
+
+class DeviceError(SamtuneError):
+    """The space asks for a GPU, and torch can use none."""
+
+    exit_code = 5
+
+
+def device_for(gpus: float) -> torch.device:
+    """Return the device of a trial with so many GPUs.
+
+    Raises:
+        DeviceError: It has some, and torch cannot use them.
+    """
+    if not gpus:
+        return torch.device("cpu")
+    if (problem := no_gpu()) is not None:
+        raise DeviceError(problem)
+    return torch.device("cuda")
+
+
+def no_gpu() -> str | None:
+    """Return in a sentence why torch can use no GPU here; None if it can."""
+    if torch.cuda.is_available():
+        return None
+    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
+    try:
+        torch.cuda.init()
+        why = "it finds no device"
+    except Exception as error:
+        # For example: the NVIDIA driver on your system is too old (found version 12040).
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return (
+        f"resources.gpus is above 0, and torch cannot use a GPU here: torch {torch.__version__} "
+        f"{built}, and {why}; install a torch for this machine's driver (samtune doctor shows "
+        "both), or --set resources.gpus=0"
+    )
