@@ -123,7 +123,7 @@ def devices() -> Check:
             return Check(
                 "cuda",
                 "warning",
-                f"NVIDIA's driver {seen.version} sees {seen.count} GPUs, and torch can use none "
+                f"NVIDIA's driver {seen.version} sees {seen.gpus} GPUs, and torch can use none "
                 f"({built}): install a torch for this driver, or a newer driver; until then "
                 "resources.gpus must be 0",
             )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 class Seen(NamedTuple):
     """The GPUs that the driver sees, and its version."""
 
-    count: int
+    gpus: int
     version: str
 
 

@@ -33,3 +33,18 @@ int nvmlSystemGetDriverVersion(char *text, unsigned size) {
     strncpy(text, "580.00", size);
     return 0;
 }
+
+/* What torch asks about the processes of a device when its memory is out. */
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    *version = 13000;
+    return 0;
+}
+int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **device) {
+    return nvmlDeviceGetHandleByIndex_v2(0, device);
+}
+int nvmlDeviceGetComputeRunningProcesses(void *device, unsigned *count, void *processes) {
+    *count = 0;
+    return 0;
+}
+int nvmlDeviceGetNvLinkRemoteDeviceType(void *device, unsigned link, int *type) { return 3; }
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *device, unsigned link, void *info) { return 3; }
