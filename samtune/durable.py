@@ -21,7 +21,7 @@ _BLOCK = 2**20
 _ERRNO = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
 
 
-def write(path: Path, raw: bytes) -> None:
+def write(path: Path, raw: bytes | memoryview) -> None:
     """Write and fsync a file that nobody reads yet. Raises OSError."""
     with path.open("wb") as file:
         _put(file, raw)
@@ -120,7 +120,7 @@ def disk_refuses(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in full
 
 
-def _put(file: IO[bytes], raw: bytes) -> None:
+def _put(file: IO[bytes], raw: bytes | memoryview) -> None:
     file.write(raw)
 
 

@@ -39,7 +39,7 @@ class Saved(NamedTuple):
 
 
 def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Saved:
-    """Write `folder/epoch-<epoch>` and read it back, then remove all but the newest checkpoints.
+    """Write and fsync `folder/epoch-<epoch>`, then remove all but the newest checkpoints.
 
     A crash at any moment leaves every earlier checkpoint whole. Only one process may write to a
     folder.
@@ -52,11 +52,10 @@ def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Save
 
     Raises:
         OSError: the disk is full or not writable.
-        CheckpointError: what was read back differs from what was written.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    raw = buffer.getvalue()
+    raw = buffer.getbuffer()
     sha256 = hashlib.sha256(raw).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(_UNFINISHED + "*"):
@@ -65,12 +64,11 @@ def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Save
     unfinished = folder / f"{_UNFINISHED}{target.name}"
     unfinished.mkdir()
     durable.write(unfinished / _STATE, raw)
-    durable.write(unfinished / _SUMS, _sums(raw))
+    durable.write(unfinished / _SUMS, _sums(sha256))
     if target.exists():
         # A damaged one of the same epoch. A folder cannot be renamed onto one that is not empty.
         durable.remove(target)
     durable.rename(unfinished, target)
-    _verified(target)
     for old in _newest_first(folder)[keep:]:
         durable.remove(old)
     return Saved(target, sha256)
@@ -82,7 +80,7 @@ def verify(path: Path) -> Saved:
     Raises:
         CheckpointError: it is missing, or a single bit of it has changed.
     """
-    return Saved(path, hashlib.sha256(_verified(path)).hexdigest())
+    return Saved(path, _verified(path)[1])
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: it is missing, a single bit differs from what was saved, or it holds more
             than tensors and plain values.
     """
-    raw = _verified(path)
+    raw, _ = _verified(path)
     try:
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:
@@ -166,15 +164,17 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob(_PREFIX + "*"), key=lambda path: (len(path.name), path.name))[::-1]
 
 
-def _sums(raw: bytes) -> bytes:
-    return f"{hashlib.sha256(raw).hexdigest()}  {_STATE}\n".encode()
+def _sums(sha256: str) -> bytes:
+    return f"{sha256}  {_STATE}\n".encode()
 
 
-def _verified(path: Path) -> bytes:
+def _verified(path: Path) -> tuple[bytes, str]:
+    """Return the bytes of a checkpoint's state and their SHA-256."""
     try:
         raw, sums = (path / _STATE).read_bytes(), (path / _SUMS).read_bytes()
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} is not whole: {error}") from error
-    if sums != _sums(raw):
+    sha256 = hashlib.sha256(raw).hexdigest()
+    if sums != _sums(sha256):
         raise CheckpointError(f"checkpoint {path} is damaged: {_STATE} does not match {_SUMS}")
-    return raw
+    return raw, sha256

@@ -7,6 +7,7 @@ import math
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -35,6 +36,7 @@ from trainables.evaluation import (
 from trainables.models import build_for
 from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision
+from trainables.saver import Saver, Send
 from trainables.schedule import Schedule
 from trainables.split import Split, sent
 from trainables.sums import Sums
@@ -86,6 +88,8 @@ class Trial:
         batch_size = min(int(config.task["batch_size"]), n_train)
         schedule = Schedule.of(config.task, float(config.knobs["lr"]))
         self.meter = Meter(config.budget, n_train, batch_size, schedule)
+        folder = config.checkpoint_dir
+        self.saver = Saver(Path(folder)) if folder is not None else None
         self.test_bits: str | None = None
 
     def _resident(self, split: Split) -> Split:
@@ -121,18 +125,35 @@ class Trial:
 
     def run(self) -> None:
         """Train, evaluate and report until the budget is spent or a metric is not finite."""
-        self._resume()
-        while not self.meter.finished():
-            self.meter.epoch += 1
-            metrics = self._train_epoch() | self._validate()
-            finite = all(math.isfinite(value) for value in metrics.values())
-            if finite and self.meter.finished() and self.config.test_permit is not None:
-                metrics |= self._test()
-            # What describes the trial does not end it, whatever its value.
-            metrics |= self.sums.sharpness() | self._costs()
-            self._report(metrics, self._save(metrics) if finite else None)
-            if not finite:
-                return
+        try:
+            self._resume()
+            while not self.meter.finished() and self._epoch():
+                pass
+        finally:
+            if self.saver is not None:
+                self.saver.close()
+
+    def _epoch(self) -> bool:
+        """Train and evaluate for an epoch, and report it; return whether all is finite."""
+        self.meter.epoch += 1
+        metrics = self._train_epoch() | self._validate()
+        finite = all(math.isfinite(value) for value in metrics.values())
+        if finite and self.meter.finished() and self.config.test_permit is not None:
+            metrics |= self._test()
+        # What describes the trial does not end it, whatever its value.
+        metrics |= self.sums.sharpness() | self._costs()
+        send = partial(self._report, self.meter.epoch, metrics)
+        if self.saver is not None:
+            self.saver.settle(wait=True)
+        if self.saver is not None and finite and self._is_due():
+            self._save(metrics, self.saver, send)
+        else:
+            send(None)
+        return finite
+
+    def _is_due(self) -> bool:
+        every = int(self.config.task["checkpoint_every"])
+        return self.meter.epoch % every == 0 or self.meter.finished()
 
     def _train_epoch(self) -> dict[str, float]:
         meter, lr = self.meter, float(self.config.knobs["lr"])
@@ -163,6 +184,9 @@ class Trial:
                 started - made if self.ranks.rank == 0 else 0.0,
             )
             meter.count(share.count, (round(forward), round(backward)), result.skipped, seconds)
+            if self.saver is not None and self.ranks.size == 1:
+                self.saver.settle(wait=False)
+                started = perf_counter()
             if meter.finished() or meter.skipped_in_a_row >= SKIPS_IN_A_ROW:
                 break
         # What was still queued on the device is training time.
@@ -279,18 +303,19 @@ class Trial:
             **({} if self.test_bits is None else {"test_bits": self.test_bits}),
         }
 
-    def _report(self, metrics: Mapping[str, float], saved: checkpoint.Saved | None) -> None:
+    def _report(
+        self, epoch: int, metrics: Mapping[str, float], saved: checkpoint.Saved | None
+    ) -> None:
         report(
-            epoch=self.meter.epoch,
+            epoch=epoch,
             checkpoint=str(saved.path) if saved else None,
             checkpoint_sha256=saved.sha256 if saved else None,
             facts=self._facts(),
             **metrics,
         )
 
-    def _save(self, metrics: Mapping[str, float]) -> checkpoint.Saved | None:
-        if self.config.checkpoint_dir is None:
-            return None
+    def _save(self, metrics: Mapping[str, float], saver: Saver, send: Send) -> None:
+        """Begin to write a checkpoint, whose report is sent once it is on disk."""
         state = {
             "trial": _identity(self.config),
             "model": self.model.state_dict(),
@@ -302,8 +327,12 @@ class Trial:
             "test_bits": self.test_bits,
         }
         if self.ranks.rank > 0:
-            return None
-        return checkpoint.save(Path(self.config.checkpoint_dir), self.meter.epoch, state)
+            send(None)
+            return
+        saver.start(self.meter.epoch, state, send)
+        # The others wait for the answer to this report at the end of the epoch.
+        if self.ranks.size > 1 or self.meter.finished():
+            saver.settle(wait=True)
 
     def _own_state(self) -> dict[str, Any]:
         """Return the state that differs between ranks: generators, and a variant's own memory."""
@@ -341,7 +370,7 @@ class Trial:
             )
         self.test_bits = state["test_bits"]
         metrics = state["metrics"] | {"train_s": self.meter.train_s}
-        self._report(metrics, checkpoint.verify(path) if path else None)
+        self._report(self.meter.epoch, metrics, checkpoint.verify(path) if path else None)
 
 
 def _identity(config: TrialConfig) -> dict[str, Value]:
@@ -350,4 +379,5 @@ def _identity(config: TrialConfig) -> dict[str, Value]:
     words: dict[str, Value] = {name: plain[name] for name in ("variant", "base", "workers")}
     for group in ("knobs", "task", "seeds", "budget"):
         words |= {f"{group}.{name}": value for name, value in plain[group].items()}
-    return words
+    # It changes nothing in the training.
+    return {name: value for name, value in words.items() if name != "task.checkpoint_every"}

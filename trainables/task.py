@@ -138,6 +138,16 @@ _KNOBS = (
         source="trainables/precision.py",
     ),
     Knob(
+        name="checkpoint_every",
+        kind=int,
+        default=1,
+        low=1,
+        safe=(1, 100),
+        doc="epochs from one checkpoint to the next; after the last epoch there is always one. An "
+        "interrupted trial repeats the epochs since its last one",
+        source="trainables/saver.py",
+    ),
+    Knob(
         name="posterior_samples",
         kind=int,
         default=8,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from gpu import counted, launches, logged, run, trial
@@ -90,3 +92,14 @@ def test_images_that_do_not_fit_are_sent_from_pinned_memory(
 def test_the_driver_is_asked_without_torch() -> None:
     """Defect 1: doctor warns where the driver sees a GPU that torch cannot use."""
     assert gpus_of_driver() == (1, "580.00")
+
+
+def test_a_checkpoint_is_copied_without_a_wait(tmp_path: Path) -> None:
+    """Defect 3: each tensor was a blocking copy from the device."""
+    with logged() as log:
+        run("sam", task={"precision": "fp32"}, checkpoint_dir=str(tmp_path))
+    first, second = log.methods["_save"]
+    # Weights, buffers and momentum; the thread that writes waits for all of them at once.
+    assert (first["D2H"], first["D2H_PINNED"]) == (0, 122 + 62)
+    assert max(first["WAIT"], second["WAIT"]) <= 1
+    assert second["HOST_ALLOC"] <= first["HOST_ALLOC"] / 10, "the memory is used again"

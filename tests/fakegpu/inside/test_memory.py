@@ -10,7 +10,6 @@ import pytest
 import torch
 from gpu import run, setting
 
-from samtune.optimizers import SGD
 from samtune.record.outcome import failure
 from trainables import loop
 

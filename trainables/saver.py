@@ -1,0 +1,93 @@
+"""Checkpoints that are written behind the training: the next epoch begins meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy as shallow
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainables import checkpoint
+
+Send = Callable[[checkpoint.Saved | None], None]
+
+
+class Saver:
+    """Writes the checkpoints of a trial in a thread, and sends each one's report after it.
+
+    A report leaves in the thread of the training, by `settle`, once its checkpoint is on disk. So
+    the record never has a report whose checkpoint could be lost, and the training waits for the
+    disk only where it is a whole epoch behind. Close it at the end of the trial.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: tuple[Future[checkpoint.Saved], Send] | None = None
+
+    def start(self, epoch: int, state: dict[str, Any], send: Send) -> None:
+        """Begin to write `state` as it is now; `send` then gets the checkpoint."""
+        self.settle(wait=True)
+        copied = held(state)
+        on_host = torch.cuda.Event() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        if on_host is not None:
+            on_host.record()
+
+        def write() -> checkpoint.Saved:
+            if on_host is not None:
+                on_host.synchronize()
+            return checkpoint.save(self._folder, epoch, copied)
+
+        self._writing = self._pool.submit(write), send
+
+    def settle(self, *, wait: bool) -> None:
+        """Send the report of the last checkpoint if it is on disk, or `wait` for that.
+
+        Raises:
+            OSError: The disk is full or not writable.
+        """
+        if self._writing is None or not (wait or self._writing[0].done()):
+            return
+        writing, send = self._writing
+        self._writing = None
+        send(writing.result())
+
+    def close(self) -> None:
+        """Wait for the thread. A checkpoint without a report stays, for the next attempt."""
+        self._pool.shutdown()
+
+
+def held(state: Any) -> Any:
+    """Return a copy of nested dicts, lists and tuples, with its tensors on the host.
+
+    Nothing waits for a GPU: tensors arrive in pinned memory, once the device comes to it. What
+    is queued there later cannot change them.
+    """
+    copies: dict[int, Tensor] = {}
+
+    def copy(tree: Any) -> Any:
+        if isinstance(tree, Tensor):
+            if id(tree) not in copies:
+                copies[id(tree)] = _on_host(tree)
+            return copies[id(tree)]
+        if isinstance(tree, dict):
+            # A module's state has an attribute beside its entries.
+            new = shallow(tree)
+            new.update((key, copy(value)) for key, value in tree.items())
+            return new
+        if isinstance(tree, list | tuple):
+            return type(tree)([copy(value) for value in tree])
+        return tree
+
+    return copy(state)
+
+
+def _on_host(t: Tensor) -> Tensor:
+    pinned = t.device.type == "cuda"
+    # In the order of the original's memory, so that the copy is one run of bytes.
+    host = torch.empty_like(t, device="cpu", pin_memory=pinned, requires_grad=False)
+    return host.copy_(t.detach(), non_blocking=pinned)
