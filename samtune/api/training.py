@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samtune.api import race
 from samtune.api.decisions import decisions
 from samtune.api.growth import change, grown, refuse_fewer
 from samtune.api.launch import Launch
@@ -78,12 +79,7 @@ def start(
         _held(record, launch, new=True) as stop,
     ):
         _note_by_value(record, spaces)
-        stages: list[Callable[[], StagePlan]] = [
-            partial(SearchStage, record, spaces, proposals),
-            partial(SelectStage, record, spaces),
-        ]
-        if asked.confirm:
-            stages.append(_confirm(record, spaces, asked, launch))
+        stages = _stages(record, spaces, asked, launch, proposals)
         return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
 
 
@@ -366,23 +362,45 @@ def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
     spaces = _frozen(record)
     own_code = _imported(spaces)
     asked = Asked.of(record)
-    search, select = SearchStage(record, spaces), partial(SelectStage, record, spaces)
-    stages: dict[str, Callable[[], StagePlan]] = {}
-    if has_work(search):
-        stages["search"] = lambda: search
-    else:
-        search.finish()
-    if stages or has_work(select()):
-        stages["select"] = select
-    if asked.confirm:
-        confirm = _confirm(record, spaces, asked, launch)
-        if stages or has_work(confirm()):
-            stages["confirm"] = confirm
-    if not stages:
-        return None
+    left = _stages(record, spaces, asked, launch)
+    while not has_work(plan := left.pop(0)()):
+        plan.finish()
+        if not left:
+            return None
     _find_data(spaces, launch)
-    record.add_event("resumed", f"{' and '.join(stages)} to do")
-    return run_stages(record, spaces, list(stages.values()), launch, own_code, stop)
+    record.add_event("resumed", f"{plan.progress.stage} to do")
+    return run_stages(record, spaces, [lambda: plan, *left], launch, own_code, stop)
+
+
+def _stages(
+    record: Record,
+    spaces: Sequence[SearchSpace],
+    asked: Asked,
+    launch: Launch,
+    proposals: Sequence[Proposals] | None = None,
+) -> list[Callable[[], StagePlan]]:
+    """Return functions that make the stages of a run, each after the end of the one before it.
+
+    A race has a search and a select stage per search of its study. Other runs have one of each.
+    """
+    stages: list[Callable[[], StagePlan]] = []
+    if spaces[0].member.keep:
+        for number in sorted({space.member.search for space in spaces}):
+            stages += [
+                partial(_searched, record, spaces, number),
+                partial(SelectStage, record, spaces),
+            ]
+    else:
+        stages.append(partial(SearchStage, record, spaces, proposals))
+        stages.append(partial(SelectStage, record, spaces))
+    if asked.confirm:
+        stages.append(_confirm(record, spaces, asked, launch))
+    return stages
+
+
+def _searched(record: Record, spaces: Sequence[SearchSpace], number: int) -> SearchStage:
+    """Return the stage of one search of a race, without the members that were left out."""
+    return SearchStage(record, spaces, active=race.active(record, spaces, number))
 
 
 def _imported(spaces: Sequence[SearchSpace]) -> list[str]:

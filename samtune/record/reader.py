@@ -274,6 +274,15 @@ class Reader:
             if trial.trial in found
         }
 
+    def select_values(self, source: TrialRow) -> dict[int, float]:
+        """Return the last value of each completed select run of a trial, by seed bundle."""
+        rows = self.query(
+            f"SELECT t.bundle, r.value FROM trials t JOIN reports r ON {_LAST_REPORT}"
+            " WHERE t.source = ? AND t.state = 'completed' AND t.stage = 'select'",
+            source.trial,
+        )
+        return {bundle: value for bundle, value in rows}
+
     def confirmed(self, source: TrialRow) -> tuple[int, float | None]:
         """Return how many repeats of a search trial completed, and their mean last value."""
         count, mean = self.query(

@@ -134,10 +134,9 @@ class _Place:
         on: str | Path | SearchSpace | None,
     ) -> list[SearchSpace]:
         """Return the members of a space: its searches, its default and its doubled budget."""
-        beside = self.path.parent / reference
-        base = SearchSpace.layered(
-            beside if beside.is_file() else reference, layers, overrides, on
-        )
+        beside = (self.path.parent / name for name in (reference, f"{reference}.yaml"))
+        own = next((path for path in beside if path.is_file()), reference)
+        base = SearchSpace.layered(own, layers, overrides, on)
         found = self._searches(base, base.name, [])
         if self.settings.defaults:
             words = ["budget.trials=1", "search.first=[default]"]

@@ -70,10 +70,11 @@ class ConfirmStage:
         self._running: set[int] = set()
         self.without_winner: list[str] = []
         self._winners: dict[int, list[TrialRow]] = {}
+        raced = record.meta("raced") or {}
         for study, space in zip(record.studies(), spaces, strict=True):
             ranked = record.winners(study, most=top or space.confirm.top)
             self._winners[study.study] = [winner for winner, _ in ranked]
-            if not ranked:
+            if not ranked and str(study.study) not in raced:
                 self.without_winner.append(space.name)
         self._looks, self._added, self._decided = [*looks], added, decided
         self._seeds = 0

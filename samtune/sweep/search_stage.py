@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from samtune.record.record import Record
 from samtune.record.rows import State, TrialRow, Verdict
@@ -33,6 +33,7 @@ class SearchStage:
         record: Record,
         spaces: Sequence[SearchSpace],
         proposals: Sequence[Proposals] | None = None,
+        active: Collection[int] | None = None,
     ) -> None:
         """Rebuild proposals, rungs and progress from the record.
 
@@ -40,20 +41,25 @@ class SearchStage:
             record: The run's record.
             spaces: The run's spaces, one per study of the record.
             proposals: The proposals of each space, none of them used so far.
+            active: The spaces that propose new trials; None for all.
         """
         self.spaces = spaces
+        self._active = set(range(len(spaces)) if active is None else active)
         self.proposals = proposals or [Proposals(space) for space in spaces]
         self._record = record
         self.journal = Journal(record.folder / "optuna.journal", spaces)
         self._paused: dict[int, TrialRow] = {}
         self._running: dict[int, int] = {}
         self.progress = stage_progress("search", record, spaces)
-        self.progress.total = sum(each.total for each in self.proposals)
         self.progress.rungs = {
             study: rungs_of(space, self.proposals[study].total)
             for study, space in enumerate(spaces)
         }
         self._waiting, self._turn = rebuild(self, record)
+        self.progress.total = sum(
+            each.total if study in self._active else each.asked
+            for study, each in enumerate(self.proposals)
+        )
 
     def next(self) -> TrialRow | None:
         """Return the next trial, or None while there is none before another one ends."""
@@ -76,7 +82,7 @@ class SearchStage:
         """Return a new trial of the space that proposes next."""
         held, count = Counter(self._running.values()), len(self.spaces)
         for study in sorted(
-            range(count),
+            self._active,
             key=lambda k: (self.spaces[k].member.search, held[k], (k - self._turn) % count),
         ):
             proposal = self.proposals[study].ask()

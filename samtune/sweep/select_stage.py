@@ -8,7 +8,7 @@ Only validation is used: a run of this stage has no permit to open test.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from samtune.record.record import Record
 from samtune.record.rows import State, TrialRow, Verdict
@@ -31,15 +31,9 @@ class SelectStage:
     Args:
         record: The run's record.
         spaces: The run's spaces, one per study of the record.
-        active: The studies that take part; None for all.
     """
 
-    def __init__(
-        self,
-        record: Record,
-        spaces: Sequence[SearchSpace],
-        active: Collection[int] | None = None,
-    ) -> None:
+    def __init__(self, record: Record, spaces: Sequence[SearchSpace]) -> None:
         self._record = record
         self.spaces = spaces
         record.end_attempts_of_the_killed()
@@ -49,8 +43,6 @@ class SelectStage:
         self._waiting: list[TrialRow | tuple[TrialRow, int, int]] = []
         self._count = len(runs)
         for study, space in zip(record.studies(), spaces, strict=True):
-            if active is not None and study.study not in active:
-                continue
             candidates = record.ranked(study, most=space.select.top)
             if not selects(space.select.top, study.settings["trials"], len(candidates)):
                 continue

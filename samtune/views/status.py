@@ -110,7 +110,9 @@ def _clock(record: Reader) -> dict[str, Any]:
 
 def _is_finished(record: Reader, studies: Sequence[StudyRow]) -> bool:
     """Return True if the search, and the confirmation if requested, have ended."""
-    if record.ended("search") < sum(study.settings["trials"] for study in studies):
+    raced = record.meta("raced") or {}
+    trials = (s.settings["trials"] for s in studies if str(s.study) not in raced)
+    if record.ended("search") < sum(trials):
         return False
     if not (record.meta("asked") or {}).get("confirm", True):
         return True

@@ -93,7 +93,7 @@ def test_the_best_mean_on_fresh_seeds_wins(record: Record, space: SearchSpace) -
     assert [trial.bundle for trial in runs] == [7000, 7001] * 3
     assert [trial.config.seeds.split for trial in runs] == [2_007_000, 2_007_001] * 3
     assert not record.openings(), "no select run may open test"
-    confirm = ConfirmStage(record, [space], None, 2)
+    confirm = ConfirmStage(record, [space], None, [2])
     first = confirm.next()
     assert first is not None
     by_trial = {trial.trial: trial.number for trial in record.trials(stage="search")}
