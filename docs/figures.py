@@ -128,8 +128,6 @@ FIGURES: dict[str, Callable[[], str]] = {
     "false-looks": lambda: f"{100 * _calibration('until decided'):.1f} %",
     "missed-at-40": lambda: f"{100 * _rule('stop 8 x 2', 'missed'):.1f} %",
     "missed-at-10": lambda: f"{100 * _rule('stop 2 x 3, tolerance 1', 'missed'):.0f} %",
-    "spent-at-40": lambda: f"{100 * _rule('stop 8 x 2, tolerance 1', 'spent'):.0f} %",
-    "spent-at-10": lambda: f"{100 * _rule('stop 2 x 3, tolerance 1', 'spent'):.0f} %",
     "costs": _costs,
     "monte-carlo": lambda: f"{100 * _result('calibration')['monte_carlo_error']:.2f} %",
     "power": _power,

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
 
@@ -44,6 +46,8 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    # The networks of the page on variants are tiny; more threads only wait for each other.
+    torch.set_num_threads(1)
     for name, text in PAGES.items():
         _write(DOCS / name, text())
     for document in DOCUMENTS:

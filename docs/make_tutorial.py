@@ -21,13 +21,11 @@ KINDS = ("leaderboard", "compute", "curves", "knobs")
 WIDTH = "900"
 
 
-def samtune(*words: str, folder: Path) -> str:
+def samtune(*words: str) -> str:
     """Return what a command prints."""
-    command = [sys.executable, "-m", "samtune", *words]
     path = os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        command,
-        cwd=folder,
+        [sys.executable, "-m", "samtune", *words],
         env={**os.environ, "PYTHONPATH": path, "COLUMNS": "100"},
         stdout=subprocess.PIPE,
         text=True,
@@ -52,17 +50,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="A run of the tutorial that exists.")
     given: Path | None = parser.parse_args().run
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) if given is None else given.absolute().parents[1]
+        folder = Path(scratch) if given is None else given.absolute().parent
         name = "first" if given is None else given.name
+        runs = ("--runs", str(folder))
+        planned = samtune("run", *SPACES, "--dry-run", "--runs", str(folder / "none"))
         if given is None:
-            samtune("run", *SPACES, "--name", name, folder=folder)
+            samtune("run", *SPACES, "--name", name, *runs)
         for kind in KINDS:
-            picture = RESULTS / f"{kind}.svg"
-            samtune("plot", name, kind, "-o", str(picture), "--width", WIDTH, folder=folder)
-        board = samtune("leaderboard", name, "--format", "md", folder=folder)
-        (RESULTS / "board.txt").write_text(board)
-        planned = samtune("run", *SPACES, "--dry-run", "--runs", "none", folder=folder)
-        (RESULTS / "plan.txt").write_text(plan(planned, "sam"))
+            picture = str(RESULTS / f"{kind}.svg")
+            samtune("plot", name, kind, "-o", picture, "--width", WIDTH, *runs)
+        board = samtune("leaderboard", name, "--format", "md", *runs)
+    (RESULTS / "board.txt").write_text(board)
+    (RESULTS / "plan.txt").write_text(plan(planned, "sam"))
 
 
 if __name__ == "__main__":

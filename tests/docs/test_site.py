@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from docs import make_environment, make_reference
-from docs.figures import DOCUMENTS, filled
+from docs.figures import DOCUMENTS, FIGURES, filled
 from samtune.optimizers import VARIANTS
 from samtune.space.schema import space_schema
 
@@ -55,6 +55,11 @@ def test_the_figures_of_a_document_are_those_of_the_results(document: Path) -> N
     text = document.read_text()
     assert text == filled(text), "write them again: python docs/make_reference.py"
     assert text.count("<!-- figure") == text.count("<!-- end -->")
+
+
+def test_every_figure_is_shown_somewhere() -> None:
+    texts = "".join(document.read_text() for document in DOCUMENTS)
+    assert {name for name in FIGURES if f"<!-- figure {name} -->" not in texts} == set()
 
 
 def test_the_page_on_variants_names_each_of_them_once() -> None:
