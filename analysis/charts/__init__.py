@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analysis.charts import compute, curves, knobs, leaderboard
+from analysis.charts import (
+    calibration,
+    compute,
+    curves,
+    importance,
+    knobs,
+    leaderboard,
+    pairs,
+    parallel,
+    rungs,
+    sharpness,
+    surface,
+)
 from analysis.charts.figure import Figure
 from analysis.charts.frame import WIDTH, Panel
 from analysis.charts.palette import Theme, looks
@@ -46,6 +58,12 @@ KINDS = {
         compute.CAPTION,
         lambda t, width: compute.compute(t["trials"], t["leaderboard"], width),
     ),
+    "pairs": Kind(
+        "All pairs",
+        "verdict and difference of each pair of confirmed rows",
+        pairs.CAPTION,
+        lambda t, width: pairs.pairs(t["leaderboard"], t["pairs"], width),
+    ),
     "curves": Kind(
         "Learning curves",
         "learning curve of each trial, with the rungs",
@@ -57,6 +75,44 @@ KINDS = {
         "score of each trial against each searched knob",
         knobs.CAPTION,
         lambda t, _: knobs.knobs(t["trials"]),
+    ),
+    "surface": Kind(
+        "Learning rate and radius",
+        "score at the first rung over the learning rate and the radius",
+        surface.CAPTION,
+        lambda t, _: surface.surface(t["trials"], t["curves"]),
+    ),
+    "importance": Kind(
+        "Which knobs mattered",
+        "share of each knob in what separates the best quarter of the trials",
+        importance.CAPTION,
+        lambda t, _: (
+            importance.importance(t["importance"], t["leaderboard"]) if "importance" in t else []
+        ),
+    ),
+    "parallel": Kind(
+        "Parallel coordinates",
+        "knobs, rungs and last score of each trial as one line",
+        parallel.CAPTION,
+        lambda t, width: parallel.parallel(t["trials"], t["curves"], width),
+    ),
+    "rungs": Kind(
+        "Rungs",
+        "trials that each rung judged, those it stopped, and its last cutoff",
+        rungs.CAPTION,
+        lambda t, _: rungs.rungs(t["trials"], t["curves"]),
+    ),
+    "sharpness": Kind(
+        "Sharpness",
+        "score of each trial against its sharpness, by the learning rate",
+        sharpness.CAPTION,
+        lambda t, _: sharpness.sharpness(t["trials"]),
+    ),
+    "calibration": Kind(
+        "Calibration",
+        "calibration error and log-likelihood of the winners on test",
+        calibration.CAPTION,
+        lambda t, _: calibration.calibration(t["repeats"]),
     ),
 }
 _MARGIN = 14.0

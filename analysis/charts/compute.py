@@ -15,6 +15,7 @@ CAPTION = (
 )
 # More rows than these are told apart by the marks alone: their names would cover the lines.
 _NAMED = 8
+_WORST = 0.1
 _STRIP = 190.0
 _NARROW_STRIP = 100.0
 
@@ -30,7 +31,9 @@ def compute(trials: pd.DataFrame, board: pd.DataFrame, width: float) -> list[Pan
     if not steps:
         return []
     tested = _tested(board)
-    values = pd.concat([*(found["best"] for found in steps.values()), *tested.values()])
+    best = pd.concat([found["best"] for found in steps.values()])
+    # What the first trials of a search reach is left below the frame.
+    values = pd.concat([best[best >= best.quantile(_WORST)], *tested.values()])
     narrow = width < NARROW
     look = looks(trials["variant"])
     panel = Panel(

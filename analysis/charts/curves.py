@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.charts.frame import Panel
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
-from analysis.charts.sample import sample
+from analysis.charts.sample import part, sample
 from analysis.charts.svg import element, number, path, visible
 from samtune.messages import unit as unit_of
 
@@ -16,7 +16,7 @@ CAPTION = (
     "(dotted line). Tinted band: 80 % of all trials."
 )
 # Lines of a panel, and of all panels together.
-_MOST, _FEWEST, _TOGETHER = 60, 16, 360
+_MOST, _TOGETHER = 60, 360
 _VERTICES = 60
 # A band needs so many trials.
 _BAND = 5
@@ -29,7 +29,7 @@ def curves(trials: pd.DataFrame, reports: pd.DataFrame) -> list[Panel]:
         return []
     reports = reports.dropna(subset=[metric.name])
     groups = [own for _, own in trials.groupby("row", observed=True)]
-    most = max(_FEWEST, min(_MOST, _TOGETHER // len(groups)))
+    most = part(len(groups), _MOST, _TOGETHER)
     by_row = {name: own for name, own in reports.groupby("row", observed=True)}
     return [
         _panel(own, by_row[own["row"].iloc[0]], metric, most)
@@ -43,14 +43,16 @@ def _panel(trials: pd.DataFrame, reports: pd.DataFrame, metric: Metric, most: in
     name = visible(first["row"], 40)
     reported = trials[trials["key"].isin(reports["key"])]
     drawn = sample(reported[reported["drawn"]], most)
-    count = f"{int(trials['full'].sum())} of {len(trials)} trained to the end"
+    full = f"{int(trials['full'].sum())} of {len(trials)}"
+    count, title = f"{full} trained to the end", f"{name}: {full} to the end"
     if len(drawn) < len(reported):
         count += f"; {len(drawn)} of {len(reported)} drawn"
+        title += f", {len(drawn)} drawn"
     look = looks([first["variant"]])[first["variant"]]
     last = reports.groupby("key")["used"].idxmax()
     low = reports.loc[last, metric.name]
     panel = Panel(
-        title=f"{name}: {count}",
+        title=title,
         label=f"Learning curves of {name}, {metric.name} against the budget used; {count}",
         x=(0.0, float(trials["budget_max"].max())),
         y=metric.ends(pd.concat([low, reports[metric.name].nlargest(1)]), worst=0.1),
@@ -65,10 +67,13 @@ def _panel(trials: pd.DataFrame, reports: pd.DataFrame, metric: Metric, most: in
         panel.under.append(element("path", class_="rung", d=line))
     if len(drawn) < len(reported):
         _add_band(panel, reports, metric, f"{look} band")
-    lines = {key: rows for key, rows in reports.groupby("key")}
+    shown = reports[reports["key"].isin(drawn["key"])].sort_values("used", kind="stable")
+    lines = {
+        key: list(zip(rows["used"], rows[metric.name], strict=True))
+        for key, rows in shown[["key", "used", metric.name]].groupby("key")
+    }
     for trial in drawn.sort_values(["won", "full"], kind="stable").to_dict("records"):
-        rows = lines[trial["key"]].sort_values("used")
-        points = thinned(list(zip(rows["used"], rows[metric.name], strict=True)))
+        points = thinned(lines[trial["key"]])
         kind = f"{look} line{' winner' if trial['won'] else ''}"
         if not trial["full"]:
             kind = f"{look.name} stopped line thin"

@@ -150,11 +150,21 @@ def rules(hues: Iterable[str], ink: Mapping[str, str]) -> list[str]:
         f".hollow{{fill:none;stroke-width:1.2}}.halo{{stroke:{ink['page']};stroke-width:3px;"
         "paint-order:stroke;stroke-linejoin:round}",
     ]
-    for hue, colour in enumerate(hues):
+    colours = [*hues]
+    for hue, colour in enumerate(colours):
         found.append(f".h{hue}.point,.h{hue}.band{{fill:{colour}}}")
         found.append(f".h{hue}.line,.h{hue}.hollow{{stroke:{colour}}}")
     found.append(f".point{{stroke:{ink['page']};stroke-width:.7}}")
     found.append(f".big{{stroke:{ink['ink']};stroke-width:1.4}}")
     found.append(f".stopped.line,.stopped.hollow{{stroke:{ink['stopped']}}}")
     found.append(".thin{stroke-width:.9}")
+    found.append(f".cutoff{{stroke:{ink['ink']};stroke-width:2;fill:none}}")
+    found.append(f".rest.line{{stroke:{ink['stopped']};stroke-width:.8;stroke-opacity:.4}}")
+    found.append(".top{stroke-width:1.8;stroke-opacity:.9}.top.winner{stroke-width:3}")
+    found += [f".shade{k}{{fill-opacity:{0.25 * (k + 1):g}}}" for k in range(4)]
+    better, worse = colours[1], colours[2]
+    found += [f".l{k}{{fill:{better};fill-opacity:{0.07 + 0.11 * k:g}}}" for k in range(6)]
+    found.append(f".cell{{fill:{ink['grid']}}}.cell.tied{{fill:{ink['stopped']};fill-opacity:.5}}")
+    found.append(f".cell.better{{fill:{better};fill-opacity:.3}}")
+    found.append(f".cell.worse{{fill:{worse};fill-opacity:.3}}")
     return found

@@ -37,6 +37,10 @@ class Metric:
         """Its name and unit."""
         return self.name.replace("_", " ") + (" %" if is_accuracy(self.name) else "")
 
+    def rises(self, trials: pd.DataFrame) -> bool:
+        """Return whether larger is better."""
+        return bool(trials["mode"].iloc[0] != "min")
+
     def ends(self, values: pd.Series[Any], worst: float = 0.0) -> tuple[float, float]:
         """Return the ends of an axis for values, which are not all missing.
 

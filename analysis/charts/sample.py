@@ -22,6 +22,16 @@ BY: tuple[By, ...] = ("space", "variant", "search")
 # Trials on a page, and the fewest of each row of the board.
 _PAGE = 1200
 _FEWEST = 24
+_LEAST = 16
+# The columns that charts need; a table of trials has some eighty.
+_OF_TRIALS = frozenset(
+    [
+        *("run", "space", "search", "variant", "trial", "trial_key", "state", "state_reason"),
+        *("knobs_searched", "budget_kind", "budget_max", "metric", "mode", "ended_at", "see"),
+        *("attempts", "sam_loss_gap", "key", "won", "full", "score", "row", "drawn"),
+    ]
+)
+_OF_REPORTS = ("used", "rung", "decision", "rung_cutoff")
 
 
 def by_question(tables: Tables, by: By = "space") -> list[tuple[str, dict[str, pd.DataFrame]]]:
@@ -39,36 +49,44 @@ def by_question(tables: Tables, by: By = "space") -> list[tuple[str, dict[str, p
     """
     board = tables["leaderboard"]
     trials = filled(tables["trials"]).reset_index(drop=True)
-    trials["key"] = range(len(trials))
-    repeats = filled(tables["repeats"]).reset_index(drop=True)
-    reports = _of_search(tables["curves"])
-    asked = [*questions(board)]
-    fewest = max(_FEWEST, _PAGE // max(1, len(board[["run", "space"]])))
-    found = []
-    for heading, rows in asked:
-        own = _asked(trials, rows)
-        own_repeats = _asked(repeats, rows)
-        tested = confirmed(own_repeats)
-        own["won"] = _won(own, tested)
-        own["full"] = own["state"] == "completed"
-        own["state_reason"] = own["state_reason"].astype(object).fillna("")
-        own["score"] = _score(own)
-        own["row"] = _rows(own, rows, by)
-        own["drawn"] = False
-        for _, group in own.groupby("row", observed=True):
-            own.loc[sample(group, fewest).index, "drawn"] = True
-        own_repeats["won"] = own_repeats.index.isin(tested.index)
-        own_repeats["row"] = _rows(own_repeats, rows, by)
-        kept = own[["run", "trial_key", "key", "row", "won", "full", "drawn"]]
-        others = {
-            name: _asked(table, rows) if set(QUESTION) <= set(table.columns) else table
-            for name, table in tables.items()
-            if name not in {"trials", "curves", "repeats", "leaderboard"}
-        }
-        parts = {"leaderboard": rows, "trials": own, "repeats": own_repeats}
-        parts["curves"] = reports.merge(kept, on=["run", "trial_key"])
-        found.append((heading, {**others, **parts}))
-    return found
+    whole = {
+        **tables,
+        "trials": trials.assign(key=range(len(trials))),
+        "repeats": filled(tables["repeats"]).reset_index(drop=True),
+        "curves": _of_search(tables["curves"]),
+    }
+    most = max(_FEWEST, _PAGE // max(1, len(board)))
+    return [(heading, _question(whole, rows, by, most)) for heading, rows in questions(board)]
+
+
+def _question(tables: Tables, board: pd.DataFrame, by: By, most: int) -> dict[str, pd.DataFrame]:
+    """Return the tables of one question, with at most `most` trials drawn of each row."""
+    metric = str(board["metric"].iloc[0])
+    found = {
+        name: _asked(table, board) if set(QUESTION) <= set(table.columns) else table
+        for name, table in tables.items()
+    }
+    repeats, trials = found["repeats"], found["trials"]
+    tested = confirmed(repeats)
+    repeats["won"] = repeats.index.isin(tested.index)
+    repeats["row"] = _rows(repeats, board, by)
+    trials["won"] = _won(trials, tested)
+    trials["full"] = trials["state"] == "completed"
+    trials["state_reason"] = trials["state_reason"].astype(object).fillna("")
+    trials["score"] = _score(trials)
+    trials["row"] = _rows(trials, board, by)
+    trials["drawn"] = False
+    for _, own in trials.groupby("row", observed=True):
+        trials.loc[sample(own, most).index, "drawn"] = True
+    kept = [name for name in tables["curves"] if name == metric or name in _OF_REPORTS]
+    reports = tables["curves"][["run", "trial_key", *kept]]
+    return found | {
+        "leaderboard": board,
+        "trials": trials[[name for name in trials if _is_drawn(str(name), metric)]],
+        "curves": reports.merge(
+            trials[["run", "trial_key", "key", "row"]], on=["run", "trial_key"]
+        ),
+    }
 
 
 def sample(trials: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -87,6 +105,22 @@ def sample(trials: pd.DataFrame, most: int) -> pd.DataFrame:
     lots = pd.Series([_lot(row) for row in zip(rest["run"], rest["trial_key"], strict=True)])
     drawn = rest.index[lots.sort_values(kind="stable").index[: max(0, most - best)]]
     return trials.loc[trials.index.isin(order.index[:best].union(drawn))]
+
+
+def _is_drawn(column: str, metric: str) -> bool:
+    return column in _OF_TRIALS or column == metric or column.startswith(("knob.", "sharp_"))
+
+
+def part(panels: int, most: int, together: int) -> int:
+    """Return how many trials each of several panels draws.
+
+    Args:
+        panels: How many there are.
+        most: The most that one of them draws.
+        together: The most that they draw together, as far as each may draw 16.
+
+    """
+    return max(_LEAST, min(most, together // max(1, panels)))
 
 
 def _lot(key: tuple[str, str]) -> bytes:

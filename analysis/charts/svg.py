@@ -35,11 +35,11 @@ def element(tag: str, content: str = "", /, **attributes: object) -> str:
         tag: Name of the element.
         content: Markup inside it; text has to come from `text`.
         **attributes: Attributes; `class_` is `class`, and `_` in a name is `-`. Numbers are
-            coordinates; None leaves the attribute out.
+            coordinates; None leaves the attribute out. Only `d`, a path, may be long.
 
     """
     words = "".join(
-        f' {"class" if name == "class_" else name.replace("_", "-")}="{_value(value)}"'
+        f' {"class" if name == "class_" else name.replace("_", "-")}="{_value(name, value)}"'
         for name, value in attributes.items()
         if value is not None
     )
@@ -52,7 +52,9 @@ def path(points: Iterable[tuple[float, float]], *, closed: bool = False) -> str:
     return f"M{line}{'z' if closed else ''}"
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
+    if name == "d":
+        return escape(str(value), quote=True)
     if isinstance(value, float):
         return number(value)
     return text(value, 1000) if isinstance(value, str) else str(value)

@@ -3,7 +3,7 @@
 var doc = document, root = doc.documentElement;
 var told = JSON.parse(doc.getElementById("told").textContent);
 var status = doc.getElementById("status");
-var tip = doc.createElement("div"), hot = [], pinned = false;
+var tip = doc.createElement("div"), hot = [], pinned = false, walked = null;
 root.classList.add("lively");
 tip.className = "tip";
 tip.hidden = true;
@@ -16,6 +16,7 @@ function words(mark) {
 function clear() {
   hot.forEach(function (mark) { mark.classList.remove("hot"); });
   hot = [];
+  walked = null;
   tip.hidden = true;
 }
 function light(mark) {
@@ -67,7 +68,7 @@ function nearest(chart, event) {
 }
 function at(target, what) { return target.closest ? target.closest(what) : null; }
 doc.addEventListener("pointermove", function (event) {
-  if (pinned) return;
+  if (pinned || walked) return;
   var chart = at(event.target, "svg.panel"), row = at(event.target, "tr[data-k]");
   var mark = chart && nearest(chart, event);
   if (mark) show(mark, event.clientX, event.clientY);
@@ -81,7 +82,12 @@ doc.addEventListener("pointerdown", function (event) {
   show(mark, event.clientX, event.clientY);
   pinned = event.pointerType === "touch";
 });
-doc.addEventListener("scroll", function () { pinned = false; if (hot.length) clear(); }, {passive: true});
+doc.addEventListener("scroll", function () {
+  pinned = false;
+  /* A chart that takes the focus is scrolled to while its marks are walked. */
+  if (walked) walk(walked);
+  else if (hot.length) clear();
+}, {passive: true});
 
 /* Arrow keys walk the marks of the chart that has the focus. */
 doc.addEventListener("keydown", function (event) {
@@ -97,10 +103,14 @@ doc.addEventListener("keydown", function (event) {
   else if (event.key === "End") place = all.length - 1;
   else place = place < 0 ? (step > 0 ? 0 : all.length - 1) : (place + step + all.length) % all.length;
   chart.walked = all[place];
-  var box = chart.walked.getBoundingClientRect();
-  show(chart.walked, box.left + box.width / 2, box.top + box.height / 2);
+  walk(chart.walked);
   status.textContent = tip.textContent;
 });
+function walk(mark) {
+  var box = mark.getBoundingClientRect();
+  show(mark, box.left + box.width / 2, box.top + box.height / 2);
+  walked = mark;
+}
 doc.addEventListener("focusout", function () { if (!pinned) clear(); });
 
 /* A heading sorts its table: by the first number of a cell where most have one, else by its words. */

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.leaderboard import leaderboard
 from analysis.report.page import page
+from analysis.tables import ROW, filled
 from analysis.verdicts import judged
 from samtune import durable
 from samtune.api.tables import write_tables
 from samtune.record import tables
 from samtune.record.reader import Reader
+from samtune.record.rows import digest
+from samtune.search.importance import importance
 
 NAME = "report.html"
 _TABLES = ("trials", "curves", "repeats")
+# Trials of a row by which the importance of its knobs is estimated.
+_MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,41 @@ def chart_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
         for name in _TABLES
     }
     board, pairs = judged(leaderboard(folders), folders)
-    return {**found, "leaderboard": board, "pairs": pairs}
+    found |= {"leaderboard": board, "pairs": pairs}
+    return {**found, "importance": _importance(found["trials"], found["curves"])}
+
+
+def _importance(trials: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the importance of the knobs of each row of the board, all at the first rung.
+
+    Where there are no rungs, it is by the last value of the completed trials.
+    """
+    rows: list[dict[str, Any]] = []
+    for row, own in filled(trials).groupby(ROW, sort=False, dropna=False):
+        metric = str(own["metric"].iloc[0])
+        if metric not in curves:
+            continue
+        at = curves[curves["trial_key"].isin(own["trial_key"]) & ~curves["superseded"]]
+        values = at[at["rung"] == 0].groupby("trial_key")[metric].last().dropna()
+        if values.empty:
+            done = own[own["state"] == "completed"].set_index("trial_key")
+            values = done[metric].dropna()
+        values = values[sorted(values.index, key=digest)[:_MOST]]
+        known = own.set_index("trial_key").loc[values.index]
+        names = json.loads(own["knobs_searched"].iloc[0])
+        columns = {name: known[f"knob.{name}"] for name in names if f"knob.{name}" in known}
+        knobs = pd.DataFrame(columns).to_dict("records")
+        given = [
+            {str(name): value for name, value in each.items() if not pd.isna(value)}
+            for each in knobs
+        ]
+        found = importance(given, list(map(float, values)), own["mode"].iloc[0] == "max")
+        asked = dict(zip(ROW, row, strict=True))
+        rows += [
+            {**asked, "knob": knob, "importance": share, "trials": len(values)}
+            for knob, share in found.items()
+        ]
+    return pd.DataFrame(rows, columns=[*ROW, "knob", "importance", "trials"])
 
 
 def _page(folders: Sequence[Path], spaces: Mapping[str, str], reload_s: int | None = None) -> Page:

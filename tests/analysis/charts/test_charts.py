@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from test_verdicts import board_of, rows_of
+from made_runs import search
 
 from analysis.charts import KINDS, draw
 from analysis.charts.palette import HUES, INK, SHIPPED, THEMES, looks
@@ -20,7 +20,6 @@ from analysis.charts.sample import by_question
 from analysis.charts.scales import Scale
 from analysis.charts.svg import text, visible
 from samtune.optimizers import VARIANTS
-from samtune.record import tables
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -91,24 +90,7 @@ def test_hidden_characters_are_shown_and_markup_is_text() -> None:
 
 @pytest.fixture
 def run_tables(tmp_path: Path) -> dict[str, pd.DataFrame]:
-    board, pairs = board_of(tmp_path, "sgd", "sam", "asam")
-    found = {
-        name: tables.read(tmp_path / "r" / f"{name}.parquet", name).to_pandas()
-        for name in ("trials", "repeats")
-    }
-    reports = [
-        {
-            "trial_key": "k1",
-            "stage": "search",
-            "superseded": False,
-            "used": float(used),
-            "val_acc": 0.5 + 0.02 * used,
-            "rung": 0 if used == 8 else None,
-        }
-        for used in range(1, 21)
-    ]
-    whole = pd.DataFrame(reports).assign(run="r")
-    return {**found, "leaderboard": board, "pairs": pairs, "curves": whole}
+    return search(tmp_path, ["sgd", "sam", "asam"], 60, 20)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,11 +112,8 @@ def test_the_rings_of_the_leaderboard_are_the_seeds(run_tables: dict[str, pd.Dat
     (panel,) = KINDS["leaderboard"].panels(tables, 720.0)
     rings = re.findall(r'hollow" d="M([\d.]+) ', "".join(panel.marks))
     drawn = sorted(panel.to_x.invert(float(x) + 3) for x in rings)
-    seeds = sorted(
-        round(100 * score["test_acc"], 2)
-        for _, own in map(rows_of, ("sgd", "sam", "asam"))
-        for score in own
-    )
+    seeds = sorted(100 * run_tables["repeats"]["test_acc"])
+    assert len(seeds) == 15
     assert drawn == pytest.approx(seeds, abs=0.02)
 
 
@@ -145,8 +124,8 @@ def test_names_cannot_add_elements(run_tables: dict[str, pd.DataFrame]) -> None:
         for column in ("space", "variant"):
             frame[column] = frame[column].replace("sam", evil)
     frame = run_tables["trials"]
-    frame["knobs_searched"] = json.dumps([evil])
-    run_tables["trials"] = frame.rename(columns={"knob.lr": f"knob.{evil}"})
+    frame["knobs_searched"] = json.dumps(["rho", "lr", evil])
+    run_tables["trials"] = frame.assign(**{f"knob.{evil}": evil})
     known = {"svg", "style", "rect", "g", "path", "text"}
     for kind in KINDS:
         root = ElementTree.fromstring(draw(kind, run_tables).svg())
@@ -161,6 +140,7 @@ def test_thousands_of_trials_are_thinned_and_the_count_is_said(
     one = {**run_tables["trials"].iloc[0].to_dict(), "metric": "val_acc", "mode": "max"}
     many = [{**one, "trial_key": f"t{k}", "val_acc": 0.5 + k / 5000} for k in range(2000)]
     run_tables["trials"] = pd.DataFrame(many)
+    run_tables["repeats"] = run_tables["repeats"].iloc[:0]
     panels = draw("knobs", run_tables).panels
     (panel,) = (p for p in panels if p.title.startswith("lr"))
     assert panel.title == "lr: 150 of 2000 trials"

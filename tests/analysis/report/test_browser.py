@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chromium import PROGRAM, Chromium
-from test_page import search
+from made_runs import search
 
 from analysis.report.page import page
 
