@@ -72,6 +72,8 @@ class Trial:
         self.device = device_for(config.gpus)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+            # Batches have two sizes, so the search for the fastest convolutions soon ends.
+            torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         else:
             keep_freed_memory()
         # The generators of a reused worker still have the state of its last trial.
@@ -126,12 +128,37 @@ class Trial:
     def run(self) -> None:
         """Train, evaluate and report until the budget is spent or a metric is not finite."""
         try:
+            self._compile()
             self._resume()
             while not self.meter.finished() and self._epoch():
                 pass
         finally:
             if self.saver is not None:
                 self.saver.close()
+
+    def _compile(self) -> None:
+        """Compile what training and evaluation run, before the clock of the training starts.
+
+        Nothing that the trial uses later is changed by it.
+        """
+        if not self.precision.compiled:
+            return
+        state = checkpoint.rng_state(self.device)
+        count = min(self.meter.batch_size, len(self.val))
+        few = dataclasses.replace(
+            self.val, rows=self.val.rows[:count], labels=self.val.labels[:count]
+        )
+        self.predict(few)
+        self.model.train()
+        [(images, labels)] = few.batches(torch.arange(count), count, self.device)
+        inputs = self.predict.normalise(images)
+        inputs = inputs.contiguous(memory_format=self.precision.memory_format)
+        oracle = GradientOracle(
+            self.model, inputs, labels, self.loss_fn, autocast=self.precision.dtype
+        )
+        oracle.grad(self.optimizer.parameters)
+        oracle.rollback()
+        checkpoint.restore_rng(state, self.device)
 
     def _epoch(self) -> bool:
         """Train and evaluate for an epoch, and report it; return whether all is finite."""

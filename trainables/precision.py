@@ -93,6 +93,7 @@ class Precision:
         """
         model = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if self.compiled:
+            _refuse_without_compiler(self.device)
             compile_forward(model, (architecture, self))
         return model
 
@@ -125,7 +126,8 @@ def compile_forward(model: nn.Module, program: Hashable, backend: str = "inducto
     """
     global _compiled_for
     if backend == "inductor":
-        _refuse_without_compiler()
+        # Otherwise each trial of a node starts as many compilers as the node has processors.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(torch.get_num_threads()))
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "samtune" / "inductor"))
     if program != _compiled_for:
@@ -143,11 +145,16 @@ def compile_forward(model: nn.Module, program: Hashable, backend: str = "inducto
     model.forward = of_any_size
 
 
-def _refuse_without_compiler() -> None:
-    wanted = (os.environ.get("CXX", "g++"), "clang++", "c++")
+def _refuse_without_compiler(device: torch.device) -> None:
+    # On a GPU, Triton builds its launchers in C.
+    gpu = device.type == "cuda"
+    if gpu:
+        language, wanted = "C", (os.environ.get("CC", "gcc"), "clang", "cc")
+    else:
+        language, wanted = "C++", (os.environ.get("CXX", "g++"), "clang++", "c++")
     if not any(map(shutil.which, wanted)):
         raise CompileError(
-            "task.compile is true, and torch needs a C++ compiler for that: none of "
-            f"{', '.join(dict.fromkeys(wanted))} was found; install g++, or leave "
-            "task.compile out"
+            f"task.compile is true, and torch needs a {language} compiler for that: none of "
+            f"{', '.join(dict.fromkeys(wanted))} was found; install {'gcc' if gpu else 'g++'}, or "
+            "leave task.compile out"
         )

@@ -95,6 +95,9 @@ def moved(w: list[Tensor], d: list[Tensor], factor: Factor, *, keep: bool) -> li
         factor: common to all tensors, or one per tensor.
         keep: leave d as it is. A factor per tensor always leaves it.
     """
+    # In the layout of w: a compiled model would be compiled anew for weights in another one.
+    pairs = zip(d, w, strict=True)
+    d = [t if t.stride() == x.stride() else _laid_out(t, x) for t, x in pairs]
     if isinstance(factor, tuple):
         return _moved_each(w, d, *factor)
     if _fused(d):

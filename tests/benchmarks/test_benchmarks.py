@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from test_sweep import record_of
 
+from benchmarks import loop
 from benchmarks.process_tree import measure
 from benchmarks.reliability import passed
 from benchmarks.scale_sweep import _play
@@ -100,3 +101,16 @@ def test_slots_that_never_wait_are_busy_all_the_time() -> None:
     driver: Any = Instant(15)
     reports, busy = _play(driver, 10, 1e4)
     assert reports == 150 and busy == pytest.approx(1, abs=1e-3)
+
+
+def test_the_loop_is_timed_by_its_parts_and_beside_a_plain_one() -> None:
+    rows = loop.measure(loop.SMALL, gpus=0, workers=0, compiled=False)
+    assert [(row["loop"], row["variant"]) for row in rows] == [
+        *(("samtune", "sgd"), ("samtune", "sam")),
+        *(("DataLoader", "sgd"), ("DataLoader", "sam")),
+    ]
+    for row in rows[:2]:
+        # An epoch is two steps.
+        assert row["eval_s"] + row["checkpoint_s"] + 2 * row["step_ms"] / 1000 > 0
+        assert row["eval_s"] + 2 * row["step_ms"] / 1000 <= row["epoch_s"]
+    assert "a SAM step is" in loop.table(rows)

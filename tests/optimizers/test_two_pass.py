@@ -32,6 +32,7 @@ from samtune.optimizers import (
     TwoPass,
     base_of,
 )
+from samtune.optimizers.tensors import moved
 from samtune.optimizers.two_pass import Sharpened
 
 scheduled = pytest.mark.parametrize("name", problems.SCHEDULED)
@@ -334,3 +335,14 @@ def test_any_torch_optimizer_is_a_base(build):
         base.step()
     assert torch.equal(ends[0], problems.weights(plain))
     assert all(not torch.equal(end, ends[0]) and end.isfinite().all() for end in ends[1:])
+
+
+def test_the_second_weights_lie_in_memory_as_the_first_ones_do():
+    """Defect 14 of the GPU survey: in the gradient's layout, a second graph was compiled."""
+    w = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    for factor in (0.5, torch.tensor(0.5), (1.0, [torch.tensor(0.5)])):
+        d = torch.randn(4, 3, 5, 5)
+        expected = w + 0.5 * d
+        [second] = moved([w], [d], factor, keep=False)
+        assert second.stride() == w.stride()
+        torch.testing.assert_close(second, expected)

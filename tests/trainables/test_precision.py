@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 
 from samtune.optimizers import BASES, SAM, BayesianSAM, GradientOracle, Variant
 from samtune.trial import Budget, Seeds, TrialConfig, running
-from trainables import checkpoint, precision, vision
+from trainables import checkpoint, loop, precision, vision
 from trainables.models import MODELS, build
 from trainables.models.small_cnn import small_cnn
 from trainables.precision import CompileError, Precision, compile_forward
@@ -364,6 +364,24 @@ def test_a_compiled_sam_step_has_one_graph_for_both_passes(
         assert counted["graphs"] == graphs
 
 
+def test_all_is_compiled_before_the_training_starts(
+    counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 4 of the GPU survey: a trial's clock counted its compilation, 99 s to 0.04 s."""
+    config = config_of(vision.sam, train_size=0.15, augment="cutout")
+    plain = train(config)
+    epoch, begun = loop.Trial._train_epoch, []
+
+    def watched(self: loop.Trial) -> dict[str, float]:
+        begun.append(counted["graphs"])
+        return epoch(self)
+
+    monkeypatch.setattr(loop.Trial, "_train_epoch", watched)
+    compiled = train(replace(config, task={**config.task, "compile": True}))
+    assert set(begun) == {counted["graphs"]} == {2}
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+
+
 def test_another_architecture_in_a_warm_worker_starts_afresh(counted: dict[str, int]) -> None:
     """torch would give up compiling a function at its eighth version, across all models."""
     for width in range(2, 14):
@@ -400,6 +418,12 @@ def test_without_a_compiler_the_trial_says_what_to_install(
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(CompileError, match=r"install g\+\+, or leave task\.compile out"):
         train(config_of(vision.sgd, compile=True))
+    # Defect 17 of the GPU survey: on a GPU it was g++ too, and Triton needs gcc.
+    gpu = Precision("bf16", True, True, torch.device("cuda"))
+    model = nn.Flatten()
+    monkeypatch.setattr(model, "to", lambda *_, **__: model)
+    with pytest.raises(CompileError, match=r"a C compiler .* install gcc"):
+        gpu.place(model, "none")
 
 
 def test_a_compiled_model_cannot_share_its_batch_norm() -> None:
