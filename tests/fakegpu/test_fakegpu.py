@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 import runtime
 
-pytestmark = pytest.mark.fakegpu
+# The first test runs all that is inside, a sweep through Ray too.
+pytestmark = [pytest.mark.fakegpu, pytest.mark.timeout(1200)]
 FILES = sorted(path.stem for path in (Path(__file__).parent / "inside").glob("test_*.py"))
 
 
