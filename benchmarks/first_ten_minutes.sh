@@ -36,7 +36,7 @@ else
 fi
 step "doctor" python -m samtune doctor
 step "tests on the device" python -m pytest -m cuda -n 0 -q ${dry:+-k test_on_cuda_auto}
-step "one step" python -m benchmarks.step --quick --device "$device" --json "$out/step-$name.json"
+step "one step" python -m benchmarks.step --quick --device "$device" ${dry:+--variants sgd --rounds 1} --json "$out/step-$name.json"
 step "the loop" python -m benchmarks.loop $size --json "$out/loop-$name.json"
 sweep "whole" --set "resources.gpus=$gpus"
 if [ -z "$dry" ]; then
@@ -48,4 +48,6 @@ if [ -z "$dry" ]; then
         --set resources.gpus=0.5 "${task[@]}"
 fi
 { printf '\n%-34s %-6s %7s\n' "first ten minutes on $name" end time; printf '%s\n' "${table[@]}"
-  printf '\nthe figures: %s\n' "$log"; } | tee -a "$log"
+  printf '\n'; grep -E '^(loop|samtune|DataLoader)[ :]' "$log"
+  printf '\nall output: %s\n' "$log"; } > "$runs/table"
+cat "$runs/table" | tee -a "$log"
