@@ -104,10 +104,10 @@ def _started_again(
         with _held(record, launch) as stop:
             _check_versions(record, accepted=False)
             _imported(spaces)
-            if added:
-                _add_members(record, [given[sha] for sha in known], added, launch)
             if asked.confirm:
                 settled(record, asked, spaces)
+            if added:
+                _add_members(record, [given[sha] for sha in known], added, launch)
             record.set_meta("asked", dataclasses.asdict(asked))
             ended = _go_on(record, launch, stop)
             if ended is None:

@@ -90,8 +90,12 @@ def run(
         # Nothing is known here about the machines of another cluster.
         earlier = None if launch["address"] else runs
         loaded = resolved(spaces, overrides, on, say)
+        # scipy takes longer to import than most commands take.
+        from samtune.api.seed_plan import Asked, asked_plan
+
+        looks = asked_plan(Asked(**asked), loaded).looks
         planned = plans(
-            loaded, confirm=asked["confirm"], top=asked["top"], seeds=asked["seeds"], runs=earlier
+            loaded, confirm=asked["confirm"], top=asked["top"], looks=looks, runs=earlier
         )
         document = {"schema": "plan/1", "spaces": planned}
         click.echo(json.dumps(document) if as_json else plans_text(planned))

@@ -57,7 +57,7 @@ def estimate(
     search = max(planned["budget_expected"] * pace.seconds / slots, trial)
     if planned["select"]:
         search += math.ceil(planned["select"]["top"] * planned["select"]["seeds"] / slots) * trial
-    repeats = planned["confirm"]["top"] * planned["confirm"]["seeds"]
+    repeats = planned["confirm"]["budget_expected"] / space.budget.per_trial
     confirm = math.ceil(repeats / slots) * trial
     return {
         "run": pace.run,

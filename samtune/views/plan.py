@@ -18,6 +18,8 @@ from samtune.views.estimate import estimate
 from samtune.views.study import MOST_SPACES, plan_lines
 
 _SAMPLED = 5
+# Seeds of a row until it is decided, on average over leads of 1.5 standard deviations.
+TYPICAL_SEEDS = 12.5
 
 
 def plans(
@@ -25,7 +27,7 @@ def plans(
     *,
     confirm: bool = True,
     top: int | None = None,
-    seeds: int | None = None,
+    looks: Sequence[int] = (),
     runs: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Return what the spaces of one run would run, as JSON can hold it.
@@ -34,7 +36,8 @@ def plans(
         spaces: The spaces, resolved.
         confirm: Whether their winners are repeated.
         top: How many configurations to confirm per space; without it, as the space says.
-        seeds: How many fresh seeds each; without it, as the space says.
+        looks: The plan of the fresh seeds: the numbers of seeds at which results are looked at,
+            one for a fixed number; without it, as the space says.
         runs: The folder with the runs by which the time on this machine is estimated.
 
     Returns:
@@ -44,12 +47,10 @@ def plans(
     found = []
     for space in spaces:
         asked = space.confirm.model_copy(
-            update={
-                "top": (top or space.confirm.top) if confirm else 0,
-                "seeds": seeds or space.confirm.seeds,
-            }
+            update={"top": (top or space.confirm.top) if confirm else 0}
         )
-        found.append(plan(dataclasses.replace(space, confirm=asked)) | {"estimate": None})
+        planned = plan(dataclasses.replace(space, confirm=asked), looks)
+        found.append(planned | {"estimate": None})
     if runs is not None:
         slots = TrialSize.of([space.resources for space in spaces]).own_slots()
         for space, planned in zip(spaces, found, strict=True):
@@ -57,8 +58,12 @@ def plans(
     return found
 
 
-def plan(space: SearchSpace) -> dict[str, Any]:
+def plan(space: SearchSpace, looks: Sequence[int] = ()) -> dict[str, Any]:
     """Return the plan of a space as plain values for JSON.
+
+    Args:
+        space: The space.
+        looks: As of `plans`.
 
     Returns:
         The knobs with their domains and origins, the task and resources, trials, rungs with their
@@ -116,14 +121,23 @@ def plan(space: SearchSpace) -> dict[str, Any]:
         }
         if selects(select.top, proposals.total, proposals.total)
         else None,
-        "confirm": {
-            "top": space.confirm.top,
-            "seeds": space.confirm.seeds,
-            "budget": space.confirm.top * space.confirm.seeds * budget.per_trial,
-        },
+        "confirm": _confirm(space, looks or (space.confirm.seeds,)),
         "first_configurations": [
             {"origin": proposal.origin, "knobs": proposal.knobs} for proposal in drawn
         ],
+    }
+
+
+def _confirm(space: SearchSpace, looks: Sequence[int]) -> dict[str, Any]:
+    """Return the confirmation: at most and expected, equal for a fixed number of seeds."""
+    top, most = space.confirm.top, looks[-1]
+    expected = most if len(looks) == 1 else min(TYPICAL_SEEDS, most)
+    return {
+        "top": top,
+        "seeds": most,
+        "looks": [*looks],
+        "budget": top * most * space.budget.per_trial,
+        "budget_expected": top * expected * space.budget.per_trial,
     }
 
 
@@ -194,7 +208,13 @@ def plan_text(plan: dict[str, Any]) -> str:
 def _confirmed(confirm: dict[str, Any], kind: str) -> str:
     if not confirm["top"]:
         return "none"
-    return f"{confirm['top']} x {confirm['seeds']} repeats, {confirm['budget']:g} {kind}"
+    *before, most = confirm["looks"]
+    if not before:
+        return f"{confirm['top']} x {most} repeats, {confirm['budget']:g} {kind}"
+    return (
+        f"{confirm['top']} x {', '.join(map(str, before))} or {most} repeats, until decided, "
+        f"about {confirm['budget_expected']:g} {kind} expected, {confirm['budget']:g} at most"
+    )
 
 
 def _selected(select: dict[str, Any], kind: str) -> str:

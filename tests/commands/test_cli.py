@@ -197,12 +197,12 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     succeed(["run", "asam", "--dry-run", "--set", "eta=0"])
     out, err = capsys.readouterr()
     assert "using the shipped space" in err
-    assert "32, each at most 20 see = 10 epochs (2 see per epoch)" in out
+    assert "24, each at most 20 see = 10 epochs (2 see per epoch)" in out
     assert "8, 16 see" in out and "--set" in out and "default of asam" in out
     assert out.count("sampled ") == 5 and out.count("default   lr=") == 1
     succeed(["run", "asam", "--dry-run", "--json"])
     (plan,) = json.loads(capsys.readouterr().out)["spaces"]
-    assert len(plan["first_configurations"]) == 6 and plan["budget_at_most"] == 640
+    assert len(plan["first_configurations"]) == 6 and plan["budget_at_most"] == 480
     assert not Path("runs").exists()
 
 

@@ -7,15 +7,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_look import message, typed
 from test_sweep import record_of
 
+from analysis.statistics import until_decided
 from samtune.cluster.size import TrialSize
 from samtune.messages import SEE
 from samtune.record.rows import State
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.search_stage import SearchStage
+from samtune.views.plan import TYPICAL_SEEDS
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +75,40 @@ def test_an_estimate_follows_what_the_command_is_asked_for(
     assert plan["estimate"]["confirm_s"] == 0 and plan["confirm"]["budget"] == 0
     assert plan["estimate"]["seconds"] == pytest.approx((plan["budget_expected"] + 120) * 4)
     (plan,) = planned(capsys, runs, "sam", "--top", "2", "--seeds", "3")
-    assert plan["confirm"] == {"top": 2, "seeds": 3, "budget": 120}
+    assert plan["confirm"] == {
+        **{"top": 2, "seeds": 3, "looks": [3]},
+        **{"budget": 120, "budget_expected": 120},
+    }
     assert plan["estimate"]["confirm_s"] == pytest.approx(2 * 20 * 4)
+    (plan,) = planned(capsys, runs, "sam", "--max-seeds", "10")
+    assert plan["confirm"] == {
+        **{"top": 1, "seeds": 10, "looks": [5, 10]},
+        **{"budget": 200, "budget_expected": 200},
+    }
     # One trial is never faster than its own budget.
     (plan,) = planned(capsys, runs, "sam", "--no-confirm", "--set", "budget.trials=1")
     assert plan["estimate"]["seconds"] == pytest.approx(20 * 4)
+
+
+def test_more_than_three_spaces_are_planned_until_decided(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("sgd", "sam", "asam", "--dry-run", "--runs", str(runs))
+    _, few, _ = typed(capsys, "run", *words)
+    assert few.count("  confirm         1 x 5 repeats, 100 see\n") == 3
+    _, many, _ = typed(capsys, "run", "gsam", *words)
+    line = "1 x 5, 10, 15 or 20 repeats, until decided, about 250 see expected, 400 at most\n"
+    assert many.count(f"  confirm         {line}") == 4
+
+
+def test_the_expected_seeds_are_those_of_a_lead_of_one_and_a_half_deviations() -> None:
+    rng = np.random.default_rng(1)
+    seeds = []
+    for _ in range(300):
+        base, lead = rng.normal(size=(2, 20)) / 100
+        scores = {"sgd": list(0.9 + base), "sam": list(0.915 + lead)}
+        seeds.append(until_decided(scores, "sgd", None, 0.002)["sam"][1])
+    assert np.mean(seeds) == pytest.approx(TYPICAL_SEEDS, abs=0.8)
 
 
 @pytest.mark.parametrize(
