@@ -30,11 +30,12 @@ from samtune.sweep.stages import StagePlan
 from samtune.sweep.stop import Stop
 
 # By seed, of 1,000 test images: `good` is better than sgd, `same` is tied with it, `near` stays
-# open, and `lost` diverges once.
+# open, `lost` diverges once, and `late` is better after ten seeds.
 LAB = """
 import samtune
 
 LEADS = {"sgd": [0], "good": [50, 54], "same": [1, -1], "near": [-20, 28], "lost": [5]}
+LEADS["late"] = [10, 40]
 
 def metrics(config):
     row, seed = config.knobs["row"], config.seeds.init % 1000
@@ -169,6 +170,19 @@ def test_a_kill_anywhere_changes_no_decision(runs: Path, lab: str) -> None:
         assert per_row(record) == {"sgd": 10, "good": 5, "same": 5, "near": 10}
         assert count == {"after 5 seeds: sgd, near go on": 1}
         assert len({(row["space"], row["seed_bundle"]) for row in repeats_of(record)}) == 30
+
+
+def test_a_look_that_was_cut_short_decides_nothing(runs: Path, lab: str) -> None:
+    spaces = rows_of(lab, "sgd", "late")
+    with recorded(runs, spaces) as record:
+        stage, told = confirming(record, spaces)
+        play(stage, record, 19)
+        last = stage.next()
+        assert last is not None and told == ["after 5 seeds: sgd, late go on"]
+        record.start_attempt(last)
+        record.end_trial(last.trial, "cancelled")
+        assert play(confirming(record, spaces)[0], record) == 1
+        assert per_row(record) == {"sgd": 10, "late": 10}
 
 
 def test_a_look_waits_for_all_repeats_before_it(runs: Path, lab: str) -> None:
