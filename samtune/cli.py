@@ -14,7 +14,7 @@ import click
 from samtune import __version__
 from samtune.commands.streams import OutputError, standard_streams
 from samtune.errors import SamtuneError
-from samtune.messages import nearest, printable
+from samtune.messages import as_setting, nearest, printable
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 failed; 2 wrong usage or space file; 3 done, but some trials failed;
@@ -113,6 +113,8 @@ def _run(words: Sequence[str]) -> int:
         return error.exit_code
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and (hint := as_setting(error.option_name)):
+            _say([hint])
         return _failed(words, [error.format_message()], error.exit_code)
     except click.Abort:
         messages, code = ["stopped; nothing was changed"], 75

@@ -41,6 +41,12 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted((shipped_folder() / "studies").glob("*.yaml"))}
 
 
+def reference_spaces() -> dict[str, Path]:
+    """Return the example settings of torch-unified-SAM-optimization, by `reference/NAME`."""
+    files = sorted((shipped_folder() / "reference").glob("*.yaml"))
+    return {f"reference/{path.stem}": path for path in files if path.stem != "setting"}
+
+
 @dataclass(frozen=True)
 class Found:
     """The file behind a reference; `from_shipped` if the reference is no path of a file."""
@@ -67,6 +73,8 @@ def find(reference: str | Path) -> Found:
             )
             raise SpaceError([message])
         return Found(name, path, from_shipped=False)
+    if (known := reference_spaces().get(text.removesuffix(".yaml"))) is not None:
+        return Found(known.stem, known, from_shipped=True)
     spaces = shipped()
     what = "is a folder, not a file" if os.path.isdir(text) else "no such file"
     if path.suffix in {"", ".yaml", ".yml"} and path.stem in spaces:

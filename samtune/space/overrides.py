@@ -6,7 +6,7 @@ import contextlib
 import difflib
 from collections.abc import Sequence
 
-from samtune.messages import quoted
+from samtune.messages import elsewhere, quoted
 from samtune.space import strict_yaml
 from samtune.space.errors import SpaceError
 from samtune.space.files import replaced
@@ -46,6 +46,9 @@ def override(root: Node, items: Sequence[str]) -> tuple[Node, list[Problem]]:
 
 def _unknown(path: str, known: Sequence[str]) -> str:
     short = [name.removeprefix("knobs.") for name in known]
+    *section, word = path.removeprefix("knobs.").split(".")
+    if (meant := ".".join([*section, elsewhere(word)])) in {*short, *Document.model_fields}:
+        return f"{quoted(path)} is nothing that can be set; did you mean {meant!r}?"
     near = difflib.get_close_matches(path, short, 3, 0.3)
     choices = ", ".join(near) or ", ".join(short[:3])
     return f"{quoted(path)} is nothing that can be set; nearest: {choices}"
