@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from samtune.record.folder import RunError
 from samtune.terminal import say
 
 
@@ -19,7 +21,29 @@ class LaunchOptions(TypedDict, total=False):
     log: Sequence[str]
     hook: str | None
     progress: bool
+    time_limit: float | str | None
     cut_short: Callable[[Path, int], None]
+
+
+_TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_SECONDS = (86400, 3600, 60, 1)
+
+
+def seconds_of(time: float | str) -> float:
+    """Return a time such as `8h`, `1d12h` or `90m` in seconds; a number is seconds.
+
+    Raises:
+        RunError: It is no time above 0 (exit code 2).
+    """
+    seconds = 0.0
+    if isinstance(time, int | float) or time.isdecimal():
+        seconds = float(time)
+    elif found := _TIME.fullmatch(time):
+        counts = (int(count or 0) for count in found.groups())
+        seconds = float(sum(n * each for n, each in zip(counts, _SECONDS, strict=True)))
+    if not seconds > 0:
+        raise RunError(f"{time!r} is no time limit; write 8h, 90m, 1d12h or 300s", exit_code=2)
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -33,6 +57,8 @@ class Launch:
         log: Any of `tensorboard`, `wandb` and `mlflow`.
         hook: `module:function`, called with a dict for each report.
         progress: Whether progress is shown on standard error.
+        time_limit: Seconds of work after which the search begins no more trials, counted over all
+            resumes; None leaves it as it was.
         tell: Called with each sentence about the run.
         cut_short: Called with the run's folder and the exit code before the process ends because
             Ray does not let go of it after a stop. Until then the run is whole.
@@ -44,5 +70,6 @@ class Launch:
     log: Sequence[str] = ()
     hook: str | None = None
     progress: bool = True
+    time_limit: float | str | None = None
     tell: Callable[[str], None] = say
     cut_short: Callable[[Path, int], None] = lambda folder, code: None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from samtune.api.launch import Launch, LaunchOptions
+from samtune.api.launch import Launch, LaunchOptions, seconds_of
 from samtune.api.spaces import Reference, Space, resolved
 from samtune.messages import nearest
 from samtune.record.folder import RunError, check_name, is_locked, refuse_taken
@@ -469,6 +469,8 @@ def _launch(options: LaunchOptions) -> Launch:
             exit_code=5,
         )
     launch = Launch(**options)
+    if launch.time_limit is not None:
+        launch = dataclasses.replace(launch, time_limit=seconds_of(launch.time_limit))
     if launch.storage is not None and "://" not in launch.storage:
         # Workers have a working folder of their own.
         return dataclasses.replace(launch, storage=str(Path(launch.storage).absolute()))

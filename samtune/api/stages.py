@@ -98,6 +98,9 @@ def run_stages(
                 yield plan
 
         progresses = driver.run_stages(opened(), record, on, shown, stop, told)
+    for progress in progresses:
+        for study, why in progress.ends.items():
+            launch.tell(f"{progress.studies[study]}: the search ended early  {why}")
     if stop.requested:
         code = stopped(record, stop)
     elif not any(record.trials(states={"completed"})):

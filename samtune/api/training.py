@@ -264,6 +264,8 @@ def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[Stop
         if new:
             stack.enter_context(record.removed_if_empty())
         stack.enter_context(enough_room(record))
+        if launch.time_limit is not None:
+            record.set_meta("time_limit", launch.time_limit)
         stack.enter_context(copied(record, launch.storage, new=new))
         yield stop
 

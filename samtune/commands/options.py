@@ -123,6 +123,12 @@ _LAUNCH_OPTIONS = (
         metavar="MODULE:FUNCTION",
         help="Call this function with a dict for each report.",
     ),
+    click.option(
+        "--time-limit",
+        metavar="TIME",
+        help="Begin no more trials of the search after 8h, 90m, ... of work, counted over all "
+        "resumes. What runs goes on, and the winners are confirmed.",
+    ),
     quiet_option,
 )
 
@@ -138,6 +144,7 @@ def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ship_code: bool,
         log: tuple[str, ...],
         hook: str | None,
+        time_limit: str | None,
         quiet: bool,
         **others: Any,
     ) -> Any:
@@ -148,6 +155,7 @@ def launch_options(command: Callable[..., Any]) -> Callable[..., Any]:
             log=log,
             hook=hook,
             progress=not quiet,
+            time_limit=time_limit,
         )
         return command(*words, launch=launch, **others)
 

@@ -311,11 +311,17 @@ class Reader:
         )
         return {trial: rung for trial, rung in rows}
 
-    def used(self) -> dict[int, float]:
-        """Return the budget that each study's trials have used, in the budget's unit."""
-        rows = self.query(
+    def used(self, stage: Stage | None = None) -> dict[int, float]:
+        """Return the budget that each study's trials have used, in the budget's unit.
+
+        Args:
+            stage: Only the trials of this stage.
+        """
+        where, values = _where(stage=stage)
+        rows = self._db.execute(
             "SELECT t.study, SUM(r.used) FROM trials t"
-            f" JOIN reports r ON {_LAST_REPORT} GROUP BY 1"
+            f" JOIN reports r ON {_LAST_REPORT} {where} GROUP BY 1",
+            values,
         )
         return {study: used for study, used in rows}
 

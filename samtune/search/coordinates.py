@@ -6,6 +6,7 @@ stay exact up to 64 bits, because steps are counted in integers and in decimal a
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from fractions import Fraction
 from statistics import NormalDist
@@ -16,6 +17,8 @@ from samtune.space.knobs import Choice, Domain, Fixed, Grid, Range, Value, same,
 
 # TPE draws the number of a step. It loses the share of one step of more in float64.
 _MAX_STEPS = 2**45
+# The standard deviations around a prior, as shares of the range on its scale.
+_SPREADS = {"low": 1 / 3, "medium": 1 / 6, "high": 1 / 12}
 
 
 def at_step(domain: Range, k: int) -> float:
@@ -32,6 +35,8 @@ def place(domain: Domain, u: float) -> Value:
         return domain.value
     if isinstance(domain, Choice | Grid):
         return domain.values[int(u * len(domain.values))]
+    if domain.prior is not None and domain.confidence is not None:
+        u = _leaning(domain, domain.prior, _SPREADS[domain.confidence], u)
     count, width = steps(domain), float(step_size(domain))
     if domain.mean is not None and domain.sd is not None:
         # Each of the steps, if there are any, has its value in its middle.
@@ -48,6 +53,17 @@ def place(domain: Domain, u: float) -> Value:
     if count is None:
         return min(max(value, domain.low), domain.high)
     return at_step(domain, min(max(int((value - domain.low) // width), 0), count - 1))
+
+
+def _leaning(domain: Range, prior: float, spread: float, u: float) -> float:
+    """Return the share of a range below which a share `u` of a bell around the prior lies."""
+    low, high, middle = domain.low, domain.high, prior
+    if domain.scale == "log":
+        low, high, middle = math.log(low), math.log(high), math.log(prior)
+    bell = NormalDist((middle - low) / (high - low) if high > low else 0.5, spread)
+    below, above = bell.cdf(0), bell.cdf(1)
+    share = bell.inv_cdf(min(max(below + u * (above - below), 1e-300), 1 - 1e-16))
+    return min(max(share, 0.0), math.nextafter(1.0, 0.0))
 
 
 def encoded(domain: Domain, value: Value) -> float | int:

@@ -37,6 +37,11 @@ class LearningStudy:
         trial = self._open[number] = self.study.ask()
         return trial
 
+    @property
+    def completed(self) -> int:
+        """The number of trials that completed."""
+        return len(self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
+
     def tell(self, number: int, state: str, values: Mapping[int, float]) -> FrozenTrial | None:
         """Record how a trial ended; `values` are its reports by epoch.
 

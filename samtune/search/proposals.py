@@ -32,14 +32,13 @@ from samtune.space.knobs import (
     same,
     steps,
 )
+from samtune.space.schema import PLACED
 from samtune.space.search_space import SearchSpace
 
 # The name under which the index of a tied point is drawn; no knob can be called so.
 POINT = "(point)"
 
 _UNKNOWN = object()
-# The methods that place all of their points before the search.
-_PLACED = ("random", "sobol", "grid")
 
 
 @dataclass(frozen=True)
@@ -98,14 +97,19 @@ class Proposals:
         self.total = len(self._plan)
         self.asked = 0
         self.learning = None
-        if method not in _PLACED:
+        if method not in PLACED:
             search, domains = space.search, self._sampled.values()
             samplers = Samplers(method, search.seed, search.sobol, domains)
             self.learning = LearningStudy(samplers, search.mode)
 
+    @property
+    def is_over(self) -> bool:
+        """True if all proposals have been made."""
+        return self.asked >= self.total
+
     def ask(self) -> Proposal | None:
         """Return the next proposal, or None when all have been made."""
-        if self.asked >= self.total:
+        if self.is_over:
             return None
         number = self.asked
         self.asked += 1

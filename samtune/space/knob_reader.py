@@ -163,20 +163,22 @@ class _RangeReader:
             _when(shape),
             shape.mean,
             shape.sd,
+            numbers.get("prior"),
+            None if shape.prior is None else shape.confidence or "medium",
         )
         self._check_ends(domain)
         for end in ("min", "max"):
             self.reader.checked(self.name, numbers[end], self.words.get(end, self.node))
         if len(self.reader.problems) > before:
             return None
-        written = numbers.get("default")
-        if written is None:
-            default: Value | None = self.reader.usual(self.name, domain, _middle(domain))
-        else:
+        default: Value | None = self.reader.usual(self.name, domain, _middle(domain))
+        for word in ("prior", "default"):
+            if (written := numbers.get(word)) is None:
+                continue
             default = fitted(domain, written)
             if default is None:
                 between = "" if domain.step is None else f" in steps of {domain.step}"
-                self.wrong("default", f"default {written} is not in {low} to {high}{between}")
+                self.wrong(word, f"{word} {written} is not in {low} to {high}{between}")
         if default is None or isinstance(default, str):
             return None
         return dataclasses.replace(domain, default=default)
@@ -198,6 +200,10 @@ class _RangeReader:
             self.wrong("", f"{missing[0]!r} is missing; a range is {{min: ..., max: ...}}")
         elif bell and shape.scale == "log":
             self.wrong("scale", "mean and sd belong to a linear scale; remove `scale: log`")
+        elif bell and shape.prior is not None:
+            self.wrong("prior", "a normal distribution has its mean; remove the prior")
+        elif shape.confidence is not None and shape.prior is None:
+            self.wrong("confidence", "it is about a prior; write `prior: ...`")
         elif knob is not None and knob.kind is int and shape.type == "float":
             self.wrong("type", "whole numbers only; write type: int, or leave it out")
 
@@ -206,7 +212,11 @@ class _RangeReader:
         if self.shape.type or self.knob is not None:
             own = "int" if self.knob is not None and self.knob.kind is int else "float"
             return self.shape.type or own
-        ends = [self.words[word].value for word in ("min", "max", "default") if word in self.words]
+        ends = [
+            self.words[word].value
+            for word in ("min", "max", "default", "prior")
+            if word in self.words
+        ]
         if not all(isinstance(end, int) for end in ends):
             return "float"
         step = self.words["step"].value if "step" in self.words else None
@@ -224,7 +234,7 @@ class _RangeReader:
         """Return the numbers of the range in their type, with ends for a normal distribution."""
         numbers: dict[str, Any] = {
             word: self.words[word].value
-            for word in ("min", "max", "step", "default")
+            for word in ("min", "max", "step", "default", "prior")
             if word in self.words and self.words[word].value is not None
         }
         if self.shape.mean is not None and self.shape.sd is not None:

@@ -24,7 +24,7 @@ class Range:
     """The numbers from `low` to `high`, both included.
 
     With `step` there are only low, low + step, ... With `mean` and `sd` the numbers are normally
-    distributed, cut off at both ends.
+    distributed, cut off at both ends. With `prior` the points that a search places lie near it.
     """
 
     low: float
@@ -36,6 +36,8 @@ class Range:
     when: When = field(default_factory=dict)
     mean: float | None = None
     sd: float | None = None
+    prior: float | None = None
+    confidence: Literal["low", "medium", "high"] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,10 @@ def written(domain: Domain) -> Any:
     words: dict[str, Any]
     if isinstance(domain, Range):
         words = {"min": domain.low, "max": domain.high, "scale": domain.scale}
-        rest = {"step": domain.step, "mean": domain.mean, "sd": domain.sd}
+        rest = {
+            **{"step": domain.step, "mean": domain.mean, "sd": domain.sd},
+            **{"prior": domain.prior, "confidence": domain.confidence},
+        }
         words |= {word: value for word, value in rest.items() if value is not None}
         words |= {"type": domain.type, "default": domain.default}
     else:

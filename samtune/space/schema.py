@@ -22,6 +22,8 @@ from samtune.space.strict_yaml import scalar as yaml_scalar
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 Method = Literal["tpe", "gp", "cmaes", "auto", "random", "sobol", "grid"]
 METHODS = get_args(Method)
+PLACED = ("random", "sobol", "grid")
+"""The methods that place all of their points before the search."""
 _PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 NOTHING = "nothing is written here; write a value, or remove the line"
 
@@ -135,6 +137,13 @@ class RangeShape(_Words):
     type: Literal["int", "float"] | None = Field(
         default=None, description="int for whole numbers."
     )
+    prior: Number | None = Field(
+        default=None,
+        description="The value that you expect to be good; the first points lie near.",
+    )
+    confidence: Literal["low", "medium", "high"] | None = Field(
+        default=None, description="How near to the prior; medium unless it says so."
+    )
     default: Number | None = Field(default=None, description="The value tried first.")
     when: When | None = Field(
         default=None, description="Used only if these other knobs have these values."
@@ -193,6 +202,10 @@ class BudgetSettings(_Words):
     )
     per_trial: Positive = Field(default=20, description="In units of kind.")
     trials: Count = Field(default=24, description="Number of configurations sampled.")
+    total: Positive | None = Field(
+        default=None,
+        description="The most that all trials of a search use, in units of kind; none: no limit.",
+    )
 
 
 class SearchSettings(_Words):
@@ -223,6 +236,14 @@ class SearchSettings(_Words):
     )
     mode: Literal["max", "min"] = Field(
         default="max", description="max where a higher metric is better, min for a loss."
+    )
+    target: Number | None = Field(
+        default=None, description="The search ends when a completed trial has this value."
+    )
+    enough: Literal["noise"] | None = Field(
+        default=None,
+        description="noise: the search ends when less improvement is possible than the standard "
+        "error of validation.",
     )
 
 

@@ -289,7 +289,7 @@ def _assembled(
         "knobs": {name: written(domain) for name, domain in knobs.items()},
         **({"points": [dict(point) for point in points]} if points else {}),
         "task": task,
-        **{word: getattr(document, word).model_dump() for word in SECTIONS},
+        **{word: getattr(document, word).model_dump(exclude_none=True) for word in SECTIONS},
     }
     if document.member == MemberSettings():
         del resolved["member"]

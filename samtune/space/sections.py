@@ -19,7 +19,7 @@ from samtune.space.knobs import (
     steps,
 )
 from samtune.space.sampler import method_fault
-from samtune.space.schema import Document
+from samtune.space.schema import PLACED, Document
 from samtune.space.strict_yaml import Node
 
 MAX_GRID = 100_000
@@ -96,6 +96,7 @@ class Sections:
                 "give each gpus: 1, or the trial workers: 1"
             )
             self._wrong(self.root.at("resources", "workers"), message)
+        self._ends()
         if document.search.method == "grid":
             self._grid(knobs)
         if fault := method_fault(document.search.method):
@@ -108,6 +109,33 @@ class Sections:
                 self._wrong(nodes[index], f"search.first[{index}]: this point is listed twice")
             if isinstance(point, Mapping):
                 self._first(point, nodes[index], knobs, points, faulty)
+
+    def _ends(self) -> None:
+        """Check the words that end a search before its last trial."""
+        budget, search, asha = self.document.budget, self.document.search, self.document.asha
+        if budget.total is not None and budget.total < budget.per_trial:
+            message = f"budget.total: {budget.total:g} is less than one trial's budget"
+            self._wrong(self.root.at("budget", "total"), f"{message} ({budget.per_trial:g})")
+        most = budget.trials * budget.per_trial
+        if budget.total is not None and most < budget.total:
+            message = (
+                f"budget.total: {budget.trials} trials use at most {most:g}, so it is never "
+                "reached; write more budget.trials"
+            )
+            self.reader.warnings.append((self.root.at("budget", "total").mark, message))
+        if search.enough and search.method in PLACED:
+            message = "search.enough: it needs a method that learns: tpe, gp, cmaes or auto"
+            self._wrong(self.root.at("search", "enough"), message)
+        if search.enough and "loss" in search.metric:
+            message = f"search.enough: the noise of {search.metric} is not known, an accuracy's is"
+            self._wrong(self.root.at("search", "enough"), message)
+        early = budget.total is not None or search.target is not None or search.enough
+        if early and asha.mode == "halving":
+            message = (
+                "asha.mode: the rungs of halving wait for all trials, and this search may end "
+                "before its last one; write `mode: stop`, or remove its total, target and enough"
+            )
+            self._wrong(self.root.at("asha", "mode"), message)
 
     def _grid(self, knobs: Mapping[str, Domain]) -> None:
         size = 1

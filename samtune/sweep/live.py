@@ -120,5 +120,6 @@ def progress_table(progress: Progress) -> Group:
             if rungs
             else "-",
         )
+    ends = [Text(f"{progress.studies[k]} ended early  {why}") for k, why in progress.ends.items()]
     meaning = [Text(SEE, "dim")] if progress.kind == "compute" else []
-    return Group(head, Text(states), table, *meaning)
+    return Group(head, Text(states), table, *ends, *meaning)

@@ -38,6 +38,7 @@ class Progress:
         used: How much of its budget each trial has used.
         best: The best of each study.
         rungs: The rungs of each study.
+        ends: Why a search proposes no more trials before its last one, by study.
         ended_before: How many trials had ended before the stage was resumed.
         started: When the stage was started or resumed, by the monotonic clock.
     """
@@ -53,6 +54,7 @@ class Progress:
     used: dict[int, float] = field(default_factory=dict)
     best: dict[int, Best] = field(default_factory=dict)
     rungs: dict[int, Rungs] = field(default_factory=dict)
+    ends: dict[int, str] = field(default_factory=dict)
     ended_before: int = 0
     started: float = field(default_factory=time.monotonic)
 

@@ -13,6 +13,7 @@ from samtune.search.journal import Journal
 from samtune.search.proposals import Proposals
 from samtune.search.rungs import standard_error
 from samtune.space.search_space import SearchSpace
+from samtune.sweep.ends import Ends
 from samtune.sweep.progress import Best
 from samtune.sweep.search_rebuild import rebuild
 from samtune.sweep.stages import rungs_of, stage_progress
@@ -24,8 +25,8 @@ class SearchStage:
 
     The space with the fewest running trials is next, so spaces share the cluster evenly, however
     long their trials take. Equals take turns. The first searches of a study come before its second
-    ones. Interrupted trials go first, then promoted ones,
-    then new ones.
+    ones. Interrupted trials go first, then promoted ones, then new ones. A search may end before
+    its last trial; see `ends`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class SearchStage:
             study: rungs_of(space, self.proposals[study].total)
             for study, space in enumerate(spaces)
         }
+        self._ends = Ends(record, spaces, self.proposals, self.progress)
         self._waiting, self._turn = rebuild(self, record)
         self.progress.total = sum(
             each.total if study in self._active else each.asked
@@ -85,9 +87,10 @@ class SearchStage:
             self._active,
             key=lambda k: (self.spaces[k].member.search, held[k], (k - self._turn) % count),
         ):
-            proposal = self.proposals[study].ask()
-            if proposal is None:
+            if self.proposals[study].is_over or not self._ends.has_room(study, self._on(study)):
                 continue
+            proposal = self.proposals[study].ask()
+            assert proposal is not None, "a search that is not over has a proposal"
             self._turn = study + 1
             config = _config(self.spaces[study], proposal.knobs)
             trial = self._record.add_trial(
@@ -96,6 +99,10 @@ class SearchStage:
             self.journal.add(trial, {})
             return trial
         return None
+
+    def _on(self, study: int) -> list[int]:
+        """Return the running trials of a study."""
+        return [trial for trial, own in self._running.items() if own == study]
 
     def again(self, trial: TrialRow) -> None:
         """Put a trial back, so that `next` returns it before all others."""

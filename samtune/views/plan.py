@@ -77,6 +77,9 @@ def plan(space: SearchSpace, looks: Sequence[int] = ()) -> dict[str, Any]:
     step = {"compute": per_epoch, "epochs": 1.0}.get(budget.kind)
     stretches = forecast(proposals.total, rungs, space.asha, budget.per_trial, step)
     expected_budget = sum(stretch.budget for stretch in stretches)
+    at_most = proposals.total * budget.per_trial
+    if budget.total is not None:
+        at_most, expected_budget = min(at_most, budget.total), min(expected_budget, budget.total)
     see = {"compute": 1.0, "epochs": per_epoch}.get(budget.kind)
     expected_see = None if see is None else expected_budget * see
     return {
@@ -111,7 +114,7 @@ def plan(space: SearchSpace, looks: Sequence[int] = ()) -> dict[str, Any]:
         "rungs": list(rungs),
         "rungs_mode": space.asha.mode,
         "rungs_cost": [dataclasses.asdict(stretch) for stretch in stretches],
-        "budget_at_most": proposals.total * budget.per_trial,
+        "budget_at_most": at_most,
         "budget_expected": expected_budget,
         "see_expected": expected_see,
         "select": {
@@ -270,6 +273,8 @@ def domain_text(domain: Domain) -> str:
             words: list[str] = [word for word in (scale, kind) if word in {"log", "int"}]
             if domain.mean is not None:
                 words.append(f"normal {_number(domain.mean)} +- {_number(domain.sd or 0)},")
+            if domain.prior is not None:
+                words.append(f"near {_number(domain.prior)} ({domain.confidence}),")
             by = [f"by {_number(step)}"] if step else []
             text = " ".join([*words, f"{_number(low)} .. {_number(high)}", *by])
         case Choice(values=values):

@@ -44,7 +44,8 @@ def status_of(record: Reader) -> dict[str, Any]:
                 "search": study.settings.get("search", 0),
                 "variant": study.variant,
                 "metric": _frozen(study, "search").get("metric", "val_acc"),
-                "trials": study.settings["trials"],
+                "trials": _searched(record, study),
+                "ended_early": (record.meta("ends") or {}).get(str(study.study)),
                 "states": counts.get((study.study, "search"), {}),
                 "selects": counts.get((study.study, "select"), {}),
                 "repeats": counts.get((study.study, "confirm"), {}),
@@ -111,7 +112,7 @@ def _clock(record: Reader) -> dict[str, Any]:
 def _is_finished(record: Reader, studies: Sequence[StudyRow]) -> bool:
     """Return True if the search, and the confirmation if requested, have ended."""
     raced = record.meta("raced") or {}
-    trials = (s.settings["trials"] for s in studies if str(s.study) not in raced)
+    trials = (_searched(record, study) for study in studies if str(study.study) not in raced)
     if record.ended("search") < sum(trials):
         return False
     if not (record.meta("asked") or {}).get("confirm", True):
@@ -142,10 +143,17 @@ def _seconds_left(record: Reader, studies: Sequence[StudyRow]) -> float | None:
     return max(0.0, now() - begun["at"]) / done * left if done else None
 
 
+def _searched(record: Reader, study: StudyRow) -> int:
+    """Return how many trials a search has in all, fewer than planned where it ended early."""
+    if str(study.study) in (record.meta("ends") or {}):
+        return sum(record.counts().get((study.study, "search"), {}).values())
+    return int(study.settings["trials"])
+
+
 def _planned(record: Reader, study: StudyRow, stage: Stage) -> int:
     """Return how many trials a stage of a study has in all."""
     if stage == "search":
-        return int(study.settings["trials"])
+        return _searched(record, study)
     completed = record.counts().get((study.study, "search"), {}).get("completed", 0)
     asked = (record.meta("asked") or {}) if stage == "confirm" else {}
     frozen = _frozen(study, stage)
@@ -224,6 +232,8 @@ def _study_lines(study: dict[str, Any], running: bool) -> list[str]:
     cut = {} if running else {"running": "cut off"}
     states = "  ".join(f"{cut.get(s, s)} {count}" for s, count in study["states"].items())
     lines = [f"  {study['space']}: {done}/{study['trials']} trials  {states}".rstrip()]
+    if study["ended_early"]:
+        lines.append(f"    the search ended early  {study['ended_early']}")
     if study["rungs"]:
         lines.append(f"    judged at rungs: {'  '.join(map(str, study['rungs']))}")
     if best := study["best"]:
