@@ -224,6 +224,7 @@ def _of_classifier(done: pd.DataFrame) -> dict[str, float | None]:
         "test_binom_se": math.sqrt(max(0.0, p * (1 - p)) / n) if n and p is not None else None,
         "test_nll_mean": number(done["test_nll"].mean()),
         "test_ece_mean": number(done["test_ece"].mean()),
+        "test_brier_mean": number(column(done, "test_brier").mean()),
     }
 
 

@@ -61,6 +61,7 @@ class TrialConfig:
         workers: The number of processes that run the trainable. With more than one, each has the
             environment that torchrun sets: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. All
             processes report alike, and only the report of rank 0 counts.
+        sharpness: Whether the last report has the sharpness of the model, as `sharp_` metrics.
         used: The part of the budget that earlier attempts at this trial have used, by the record.
     """
 
@@ -77,6 +78,7 @@ class TrialConfig:
     cpus: float = 1
     gpus: float = 0
     workers: int = 1
+    sharpness: bool = False
     used: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:

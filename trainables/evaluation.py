@@ -85,7 +85,9 @@ def evaluate_samples(
     sampled_weights: Callable[[int], AbstractContextManager[None]],
     samples: int = 32,
 ) -> dict[str, float]:
-    """Return `loss` and `acc` of the mean class probabilities over draws of the weights.
+    """Return figures of the mean class probabilities over draws of the weights.
+
+    These are `loss`, `acc`, and for calibration `ece` and `brier`, as on test.
 
     Costs `samples` evaluations. The authors of bSAM average 32.
     """
@@ -97,7 +99,12 @@ def evaluate_samples(
     mean = torch.as_tensor(total) / samples
     loss = F.nll_loss(mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), labels)
     accuracy = (mean.argmax(dim=1) == labels).double().mean()
-    return {"loss": loss.item(), "acc": accuracy.item()}
+    return {
+        "loss": loss.item(),
+        "acc": accuracy.item(),
+        "ece": calibration_error(mean, labels),
+        "brier": brier_score(mean, labels),
+    }
 
 
 def evaluate_test(predict: Predictor, split: Split) -> tuple[dict[str, float], str]:
@@ -105,22 +112,39 @@ def evaluate_test(predict: Predictor, split: Split) -> tuple[dict[str, float], s
 
     `test_loss` is the mean of the task's loss and `test_nll` the mean negative log-likelihood of
     the true class; they are equal as long as the loss is plain cross-entropy. `test_ece` is
-    the calibration error, and `test_correct` of `n_test` images are right. `packed` has packed
-    which ones these are, in the order of the split.
+    the calibration error, `test_brier` the Brier score, and `test_correct` of `n_test` images are
+    right. `packed` has packed which ones these are, in the order of the split.
     """
     logits, labels = predict(split)
     loss = F.cross_entropy(logits, labels).item()
+    probabilities = logits.softmax(dim=1)
     hits = logits.argmax(dim=1) == labels
     correct = int(hits.sum())
     figures = {
         "test_acc": correct / len(labels),
         "test_loss": loss,
         "test_nll": loss,
-        "test_ece": calibration_error(logits.softmax(dim=1), labels),
+        "test_ece": calibration_error(probabilities, labels),
+        "test_brier": brier_score(probabilities, labels),
         "n_test": len(labels),
         "test_correct": correct,
     }
     return figures, packed(hits)
+
+
+def brier_score(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the Brier score (Brier 1950): 0 is best, 2 is worst.
+
+    This is the mean over images of the squared distance between the vector of probabilities and
+    that of the label, which has a 1 at its class.
+
+    Args:
+        probabilities: shape (N, classes).
+        labels: shape (N,).
+    """
+    p = probabilities.double()
+    missing = 1 - 2 * p.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return float((p.square().sum(dim=1) + missing).mean())
 
 
 def packed(hits: Tensor) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from samtune.optimizers import GradientOracle, Scheduled, Variant
 from samtune.optimizers.two_pass import Sharpened
-from samtune.trial import TrialConfig, Value, report
+from samtune.trial import TrialConfig, Value, report, warn
 from trainables import checkpoint
 from trainables.allocator import keep_freed_memory
 from trainables.augment import Augment, Normaliser
@@ -33,6 +33,7 @@ from trainables.evaluation import (
     evaluate_samples,
     evaluate_test,
 )
+from trainables.measurement import Measurement, rebuilt
 from trainables.models import build_for
 from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision
@@ -105,6 +106,7 @@ class Trial:
         shape = channels, height, width
         model = build_for(task, shape, data.classes, self.config.seeds.init)
         words = tuple(task[word] for word in ("model", "dropout", "freeze"))
+        self.classes = data.classes
         self.model = self.precision.place(model, (words, shape, data.classes))
         normalise = Normaliser(data.mean.to(self.device), data.std.to(self.device))
         self.augment = Augment(str(task["augment"]), normalise, seed, self.precision.memory_format)
@@ -167,6 +169,8 @@ class Trial:
         finite = all(math.isfinite(value) for value in metrics.values())
         if finite and self.meter.finished() and self.config.test_permit is not None:
             metrics |= self._test()
+        if finite and self.meter.finished() and self.config.sharpness:
+            metrics |= self._sharpness()
         # What describes the trial does not end it, whatever its value.
         metrics |= self.sums.sharpness() | self._costs()
         send = partial(self._report, self.meter.epoch, metrics)
@@ -281,6 +285,21 @@ class Trial:
         self.meter.eval_s += perf_counter() - started
         return metrics
 
+    def _sharpness(self) -> dict[str, float]:
+        """Return the sharpness of the trained model; every rank measures the same."""
+        task, started = self.config.task, perf_counter()
+        model = rebuilt(task, self.train, self.classes, self.model.state_dict())
+        try:
+            found = Measurement().of(
+                model.to(self.device), self.train, self.predict.normalise, task
+            )
+        except RuntimeError as error:
+            # No memory is left, or the model has an operator without a second derivative.
+            warn(f"sharpness was not measured: {str(error).splitlines()[0]}")
+            return {}
+        self.meter.eval_s += perf_counter() - started
+        return {name: float(value) for name, value in found.items() if name != "sharp_bn_mode"}
+
     def _sampled(self, split: Split) -> dict[str, float]:
         """Return the metrics of the posterior's mean prediction, none without a posterior."""
         draws = int(self.config.task["posterior_samples"])
@@ -328,6 +347,7 @@ class Trial:
             "torch_version": str(torch.__version__),
             "deterministic": repeatable and self.config.budget.kind != "seconds",
             **({} if self.test_bits is None else {"test_bits": self.test_bits}),
+            **({"sharp_bn_mode": Measurement().batch_norm} if self.config.sharpness else {}),
         }
 
     def _report(

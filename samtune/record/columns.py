@@ -199,6 +199,7 @@ test_acc float64  accuracy on test, a share of 1: `test_correct` / `n_test`
 test_loss float64  loss of the task on test
 test_nll float64  mean negative log-likelihood of the true class on test
 test_ece float64  expected calibration error on test
+test_brier float64  Brier score on test: 0 is best, 2 is worst
 n_test int64  images of the test split
 test_correct int64  test images that are classified rightly
 test_bits binary  test images in their order, a bit each, 1 where right: `numpy.packbits`
@@ -249,6 +250,7 @@ between_search_sd float64  standard deviation of searches on test, beyond that o
 test_binom_se float64  standard error of one test reading: sqrt(p (1 - p) / n_test)
 test_nll_mean float64  mean of `test_nll` over the repeats
 test_ece_mean float64  mean of `test_ece` over the repeats
+test_brier_mean float64  mean of `test_brier` over the repeats
 val_acc_mean float64  mean accuracy on validation over the repeats
 optimism float64  how much the search flattered its winner: its value minus the repeats' mean
 test_openings! int32  how often test was read for this row

@@ -35,7 +35,7 @@ _METRICS = {
     *("sam_loss_gap", "cos_grads"),
     *("sharp_lambda_max", "sharp_trace", "sharp_worst_rho", "sharp_worst_adaptive"),
     *("sharp_samples", "sharp_m", "sharp_rho"),
-    *("test_acc", "test_loss", "test_nll", "test_ece", "n_test", "test_correct"),
+    *("test_acc", "test_loss", "test_nll", "test_ece", "test_brier", "n_test", "test_correct"),
 }
 
 

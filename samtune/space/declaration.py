@@ -94,6 +94,12 @@ def ask_trainable(
     except (ValueError, SamtuneError) as error:
         reader.problems.append((root.at("knobs").mark, str(error)))
         return
+    if document.confirm.sharpness and not hasattr(declared.trainable, "sharpness"):
+        problem = (
+            f"confirm.sharpness: {declared.name} has no method sharpness(config, settings), so "
+            "its models are not measured; remove this line"
+        )
+        reader.problems.append((root.at("confirm", "sharpness").mark, problem))
     if check_task and cost and budget.kind != "seconds":
         per_epoch = cost(knobs, declared.base) if budget.kind == "compute" else 1.0
         try:

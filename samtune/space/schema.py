@@ -342,6 +342,10 @@ class ConfirmSettings(_Words):
         description="Largest difference of the metric that counts as a tie; auto: 2 % of the "
         "baseline's error, and for an accuracy at least its binomial standard error.",
     )
+    sharpness: bool = Field(
+        default=False,
+        description="Whether each repeat of the best measures the sharpness of its model.",
+    )
 
 
 class MemberSettings(_Words):

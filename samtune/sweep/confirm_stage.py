@@ -129,7 +129,11 @@ class ConfirmStage:
     def _new(self, winner: TrialRow, rank: int, bundle: int, origin: str) -> TrialRow:
         self._count += 1
         seed = _FIRST_BUNDLE + bundle
-        config = dataclasses.replace(winner.config, seeds=Seeds(seed, seed, seed))
+        config = dataclasses.replace(
+            winner.config,
+            seeds=Seeds(seed, seed, seed),
+            sharpness=rank == 0 and self.spaces[winner.study].confirm.sharpness,
+        )
         trial = self._record.add_trial(
             winner.study,
             "confirm",

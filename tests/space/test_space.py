@@ -16,7 +16,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_space import HEAD, SCHEDULED, load, same
+from toy_space import HEAD, SCHEDULED, load, messages, same
 
 import samtune
 from samtune.space import strict_yaml
@@ -372,3 +372,10 @@ def test_a_frozen_space_is_read_back_equal(
             assert math.isfinite(domain.value)
             assert copy.knobs[name] == domain
             assert type(copy.knobs[name].value) is float  # type: ignore[union-attr]
+
+
+def test_sharpness_is_asked_of_a_trainable_that_can_measure_it() -> None:
+    with_it = "confirm: {sharpness: true}\n"
+    assert load(with_it, head="samtune: 1\ntrainable: sam\n").confirm.sharpness
+    (message,) = messages(with_it)
+    assert message.startswith("lab.yaml:3:22: confirm.sharpness: toy has no method sharpness(")

@@ -248,6 +248,17 @@ def test_a_run_without_a_plan_had_a_fixed_one(runs: Path, lab: str) -> None:
         assert settled(record, Asked(seeds=4), spaces) == SeedPlan((3,), 4)
 
 
+def test_repeats_measure_their_sharpness_where_the_space_says_so(runs: Path, lab: str) -> None:
+    (space,) = rows_of(lab, "sgd")
+    for asked in (True, False):
+        confirm = space.confirm.model_copy(update={"sharpness": asked})
+        own = replace(space, confirm=confirm)
+        with recorded(runs, [own], f"sharp-{asked}".lower()) as record:
+            play(ConfirmStage(record, [own], None, [1]), record)
+            (repeat,) = record.trials(stage="confirm")
+        assert repeat.config.sharpness is asked
+
+
 def test_a_plan_can_change_until_test_may_be_opened(runs: Path, lab: str) -> None:
     spaces = rows_of(lab, "sgd")
     with recorded(runs, spaces) as record:

@@ -156,3 +156,19 @@ def test_a_rest_of_one_sample_joins_the_batch_before_it_where_batch_norm_trains(
     assert [len(y) for _, y in on.batches()] == [30]
     assert math.isfinite(worst_case(on, rho=0.1, m=29, steps=2))
     assert [len(y) for _, y in surface(net(), batch=29).batches()] == [29, 1]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_products_with_the_hessian_are_those_of_curvlinops(model: nn.Sequential) -> None:
+    """Over batches of unequal size, whose means do not count alike."""
+    from curvlinops import HessianLinearOperator
+
+    on = surface(model, batch=7)
+    # The operator's loss is a mean over a batch, and it weighs each batch by its samples.
+    data = [(x, y) for x, y in on.batches()]
+    theirs = HessianLinearOperator(model, nn.CrossEntropyLoss(), list(model.parameters()), data)
+    generator = torch.Generator().manual_seed(2)
+    size = sum(p.numel() for p in model.parameters())
+    for _ in range(3):
+        v = torch.randn(size, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(on.hessian_times(v), theirs @ v, rtol=1e-8, atol=1e-11)

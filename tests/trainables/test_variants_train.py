@@ -60,15 +60,17 @@ def test_a_short_trial(name):
     assert all(math.isfinite(value) for value in last.values())
     assert last["val_acc"] >= 0 and last["step"] == 8
     assert ("rho" in last) == (name not in {"sgd", "adamw"})
-    sampled = {"val_acc_sampled", "val_loss_sampled", "val_sampled_forward_samples"}
+    sampled = {f"val_{figure}_sampled" for figure in ("acc", "loss", "ece", "brier")}
+    sampled |= {"val_sampled_forward_samples"}
     assert sampled & set(first) == set()
     assert sampled & set(last) == (sampled if name == "bayesian_sam" else set())
 
 
 def test_a_confirmed_posterior_is_tested_at_its_mean_and_averaged():
     last = trained("bayesian_sam", test_permit="a test")[-1]["metrics"]
-    for figure in ("loss", "acc"):
-        assert f"test_{figure}_sampled" in last
+    assert 0 <= last["test_acc_sampled"] <= 1
+    for figure in ("loss", "ece", "brier"):
+        assert last[f"test_{figure}_sampled"] != last[f"test_{figure}"]
     assert math.isfinite(last["test_loss_sampled"])
     assert last["test_loss_sampled"] not in (last["test_loss"], last["val_loss_sampled"])
     assert last["val_sampled_forward_samples"] == 8 * 297

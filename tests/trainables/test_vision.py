@@ -23,7 +23,7 @@ from samtune.trial import Budget, Seeds, running
 from trainables import checkpoint, data, loop, vision
 from trainables.budget import Meter
 from trainables.datasets import digits
-from trainables.evaluation import calibration_error
+from trainables.evaluation import brier_score, calibration_error
 from trainables.models import ModelError, build
 from trainables.task import TASK
 
@@ -212,6 +212,7 @@ def test_a_confirmed_trial_opens_the_test_split_once_at_its_end(
     assert metrics["test_acc"] == metrics["test_correct"] / 500
     assert metrics["test_loss"] == metrics["test_nll"] > 0
     assert 0 <= metrics["test_ece"] <= 1
+    assert 0 < metrics["test_brier"] < 2
     bits = last["facts"]["test_bits"]
     hits = np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=500)
     assert hits.sum() == metrics["test_correct"] and len(base64.b64decode(bits)) == 63
@@ -323,6 +324,15 @@ def test_a_model_is_drawn_from_its_seed_alone() -> None:
 def test_the_small_cnn_takes_images_of_any_size(in_shape: tuple[int, int, int]) -> None:
     model = build("small_cnn", in_shape, 7, 0)
     assert model(torch.zeros(2, *in_shape)).shape == (2, 7)
+
+
+def test_the_brier_score_of_known_cases() -> None:
+    sure = torch.eye(3)
+    assert brier_score(sure, torch.arange(3)) == 0
+    assert brier_score(sure, torch.tensor([1, 2, 0])) == 2
+    # (1 - 0.7)^2 + 0.2^2 + 0.1^2, and 0.7^2 + (1 - 0.2)^2 + 0.1^2.
+    unsure = torch.tensor([[0.7, 0.2, 0.1]]).expand(2, 3)
+    assert brier_score(unsure, torch.tensor([0, 1])) == pytest.approx((0.14 + 1.14) / 2)
 
 
 def test_calibration_error_of_known_cases() -> None:
