@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.charts.frame import NARROW, Panel, apart
+from analysis.charts.frame import LETTER, NARROW, Panel, apart
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
 from analysis.charts.svg import element, number
@@ -99,8 +99,11 @@ def _add_names(panel: Panel, ends: dict[str, pd.Series[float]]) -> None:
     """Name the lines where they end, above their marks and apart from each other."""
     wanted = [panel.to_y(end["best"]) - 7 for end in ends.values()]
     for (name, end), y in zip(ends.items(), apart(wanted, 12, panel.top), strict=True):
-        place = {"text_anchor": "end", "class_": "halo"}
-        panel.over.append(panel.words(name, panel.to_x(end["see"]) - 9, y, 200, **place))
+        x = panel.to_x(end["see"])
+        # A search that ends early has no room on the left of its mark.
+        early = x - panel.left < 16 + LETTER * len(name)
+        place = {"text_anchor": "start" if early else "end", "class_": "halo"}
+        panel.over.append(panel.words(name, x + (9 if early else -9), y, 200, **place))
 
 
 def _add_tests(

@@ -74,6 +74,10 @@ def _panel(trials: pd.DataFrame, reports: pd.DataFrame, metric: Metric, most: in
     }
     for trial in drawn.sort_values(["won", "full"], kind="stable").to_dict("records"):
         points = thinned(lines[trial["key"]])
+        if len(points) == 1:
+            kind = "point" if trial["full"] else "stopped hollow"
+            panel.marks.append(panel.point(look, *points[0], kind, key=trial["key"]))
+            continue
         kind = f"{look} line{' winner' if trial['won'] else ''}"
         if not trial["full"]:
             kind = f"{look.name} stopped line thin"

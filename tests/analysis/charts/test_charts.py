@@ -117,6 +117,12 @@ def test_the_rings_of_the_leaderboard_are_the_seeds(run_tables: dict[str, pd.Dat
     assert drawn == pytest.approx(seeds, abs=0.02)
 
 
+def test_a_trial_that_has_reported_once_is_a_mark(run_tables: dict[str, pd.DataFrame]) -> None:
+    run_tables["curves"] = run_tables["curves"].groupby("trial_key").tail(1)
+    panels = draw("curves", run_tables).panels
+    assert sum(len(re.findall(r"data-k=", "".join(panel.marks))) for panel in panels) == 60
+
+
 def test_names_cannot_add_elements(run_tables: dict[str, pd.DataFrame]) -> None:
     evil = '</text><script>alert(1)</script>"\u202e'
     for table in ("trials", "repeats", "leaderboard"):
