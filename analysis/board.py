@@ -45,6 +45,9 @@ def efforts(board: pd.DataFrame) -> str:
     Args:
         board: rows of one question.
     """
+    # The row of a study that has the defaults of a space is not searched.
+    default = board["space"].str.endswith("-default") & (board["trials"] == board["searches"])
+    board = board[~default]
     if board["trials"].nunique() <= 1:
         return ""
     several = board["run"].nunique() > 1

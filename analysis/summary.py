@@ -10,6 +10,8 @@ import pandas as pd
 from analysis.board import is_accuracy
 from analysis.verdicts import Key, key
 
+_TURNED = {"better": "worse", "worse": "better"}
+
 
 def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """Return a summary: the leader, the undecided rows, and what would decide them.
@@ -19,6 +21,7 @@ def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
         pairs: The pairs of the board; those of other questions are left out.
 
     """
+    rows = board.to_dict("records")
     ranked = board[board["rank"].notna()].sort_values("rank")
     if ranked.empty:
         return "No configuration is confirmed, so there is no verdict."
@@ -30,7 +33,7 @@ def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
     first = key(ranked.iloc[0].to_dict())
     if len(ranked) == 1:
         return f"{label(first)} is the only confirmed row, so there is nothing to compare."
-    own = _of(pairs, first, {key(row) for row in board.to_dict("records")})
+    own = _against_baseline(_of(pairs, first, {key(row) for row in rows}), first, rows)
     groups: dict[str, list[Key]] = {}
     for other, pair in own.items():
         groups.setdefault(pair["verdict"], []).append(other)
@@ -50,15 +53,32 @@ def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 def _of(pairs: pd.DataFrame, first: Key, shown: set[Key]) -> dict[Key, dict[Any, Any]]:
     """Return the pairs of a row by the other row, with the word for the row."""
-    turned = {"better": "worse", "worse": "better"}
     found = {}
     for pair in pairs.to_dict("records"):
         a, b = (pair["run_a"], pair["space_a"]), (pair["run_b"], pair["space_b"])
         if first in (a, b) and {a, b} <= shown:
             word = pair["verdict"]
             found[b if a == first else a] = pair | (
-                {} if a == first else {"verdict": turned.get(word, word)}
+                {} if a == first else {"verdict": _TURNED.get(word, word)}
             )
+    return found
+
+
+def _against_baseline(
+    own: Mapping[Key, dict[Any, Any]], first: Key, rows: Sequence[Mapping[Any, Any]]
+) -> dict[Key, dict[Any, Any]]:
+    """Return the pairs of a row, with the board's own words where one of the two is the baseline.
+
+    The comparisons with the baseline are a family of their own, smaller than that of all pairs.
+    """
+    by_key = {key(row): row for row in rows}
+    found = dict(own)
+    for other, pair in own.items():
+        if by_key[other]["verdict"] == "baseline":
+            found[other] = pair | {"verdict": by_key[first]["verdict"]}
+        elif by_key[first]["verdict"] == "baseline":
+            word = by_key[other]["verdict"]
+            found[other] = pair | {"verdict": _TURNED.get(word, word)}
     return found
 
 

@@ -160,3 +160,28 @@ def test_pairs_are_written_and_read(tmp_path: Path) -> None:
     path = tmp_path / "pairs.parquet"
     tables.write(path, tables.schema("pairs"), [{str(k): v for k, v in r.items()} for r in rows])
     assert tables.read(path, "pairs").num_rows == 3
+
+
+def test_the_summary_and_the_board_agree_about_the_baseline() -> None:
+    from analysis.summary import summary
+
+    who = {"metric": "val_acc", "run": "r", "margin": 0.01, "tie_margin": None}
+    board = pd.DataFrame(
+        [
+            who | {"space": "sgd", "rank": 1, "verdict": "baseline"},
+            who | {"space": "sam", "rank": 2, "verdict": "worse"},
+            who | {"space": "asam", "rank": 3, "verdict": "underpowered"},
+        ]
+    )
+    undecided = {"verdict": "underpowered", "n": 5, "seeds_needed": None, "margin": 0.01}
+    undecided |= {"verdict_about": "configuration", "run_a": "r", "run_b": "r"}
+    # The family of all pairs is larger, so it may leave open what the baseline's has decided.
+    pairs = pd.DataFrame(
+        [
+            undecided | {"space_a": a, "space_b": b}
+            for a, b in (("sgd", "sam"), ("asam", "sgd"), ("sam", "asam"))
+        ]
+    )
+    text = summary(board, pairs)
+    assert "sgd leads. It is better than sam." in text
+    assert "It cannot be distinguished from asam" in text
