@@ -58,6 +58,43 @@ def efforts(board: pd.DataFrame) -> str:
     return f"The search efforts are not equal; trials: {', '.join(counts)}."
 
 
+def by_budget(board: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return a table for each task: its title, headings and cells, a column for each budget.
+
+    A cell has the mean on test, its interval and the verdict within its own budget.
+    """
+    found = []
+    task = [word for word in QUESTION if not word.startswith("budget")]
+    for _, rows in board.groupby(task, sort=False):
+        budgets = sorted(set(zip(rows["budget_kind"], rows["budget_max"], strict=True)))
+        names = list(dict.fromkeys(zip(rows["run"], rows["space"], strict=True)))
+        several = rows["run"].nunique() > 1
+        by = {
+            (row["run"], row["space"], row["budget_kind"], row["budget_max"]): _in_short(row)
+            for row in rows.to_dict("records")
+        }
+        title, _, _ = questions(rows)[0][0].rpartition(" per trial")
+        title = ", ".join(title.split(", ")[:-1])
+        cells = [
+            ["/".join(name) if several else name[1], *(by.get((*name, *b), "-") for b in budgets)]
+            for name in names
+        ]
+        heads = [f"{most:g} {unit(kind)} per trial" for kind, most in budgets]
+        found.append((title, ["variant", *heads], cells))
+    return found
+
+
+def _in_short(row: dict[Any, Any]) -> str:
+    mean, low, high = (
+        score(row[f"{row['test_metric']}_{end}"], row["metric"]) for end in ("mean", "lo", "hi")
+    )
+    if not row["repeats"]:
+        return "not confirmed"
+    interval = "" if low == "-" else f" ({low} to {high})"
+    word = verdict(row)
+    return f"{mean}{interval}" + ("" if word == "-" else f" {word}")
+
+
 def headings(board: pd.DataFrame) -> list[str]:
     """Return the headings of the columns; a narrow terminal loses columns from the end.
 

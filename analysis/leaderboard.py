@@ -22,7 +22,7 @@ from analysis.tables import QUESTION, ROW, confirmed, read, read_selects
 from samtune.record import tables
 
 
-def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
+def leaderboard(folders: Sequence[Path], *, by_search: bool = False) -> pd.DataFrame:
     """Return one row per run, question and space, the best test score first.
 
     A row stands for all searches of its space. Ranks count within equal task, budget and metric
@@ -31,6 +31,7 @@ def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
 
     Args:
         folders: run folders, or other folders that hold a run's tables.
+        by_search: return a row per search, whose `space` is `NAME search 0`.
 
     Returns:
         The columns of `columns.COLUMNS`, and those of each metric that a run searched by.
@@ -39,14 +40,15 @@ def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
         TableError: a folder's tables cannot be read.
     """
     rows = []
+    one = [*ROW, "search"] if by_search else ROW
     for folder in dict.fromkeys(folders):
         trials, repeats = (read(folder, table) for table in ("trials", "repeats"))
         selects = read_selects(folder)
         others = [repeats.iloc[:0] if selects is None else selects, repeats, confirmed(repeats)]
-        by_row = [dict(list(each.groupby(ROW, dropna=False))) for each in others]
+        by_row = [dict(list(each.groupby(one, dropna=False))) for each in others]
         metadata = tables.metadata(folder / "trials.parquet")
         seconds = json.loads(metadata.get("samtune.search_wall_s", "{}"))
-        for key, own in trials.groupby(ROW, sort=False, dropna=False):
+        for key, own in trials.groupby(one, sort=False, dropna=False):
             found = [
                 each.get(key, whole.iloc[:0]) for each, whole in zip(by_row, others, strict=True)
             ]
@@ -54,6 +56,8 @@ def leaderboard(folders: Sequence[Path]) -> pd.DataFrame:
             names = [*map(str, own["study"].unique()), own["space"].iloc[0]]
             known = [seconds[name] for name in names if name in seconds]
             rows.append(row(own, *found) | {"search_wall_s": sum(known) if known else None})
+            if by_search:
+                rows[-1]["space"] += f" search {own['search'].iloc[0]}"
     fixed = tables.schema("leaderboard").names
     columns = dict.fromkeys([*fixed, *(name for row in rows for name in row)])
     return _ranked(pd.DataFrame(rows, columns=list(columns)))

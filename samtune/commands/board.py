@@ -13,12 +13,19 @@ from samtune.commands.tables import latex_table, markdown_table, print_table
 from samtune.messages import SEE
 
 
-def print_board(board: pd.DataFrame, pairs: pd.DataFrame, form: str) -> None:
-    """Print a judged leaderboard in one of the forms `table`, `md`, `latex`, `csv` and `json`."""
+def print_board(board: pd.DataFrame, pairs: pd.DataFrame | None, form: str) -> None:
+    """Print a leaderboard in one of the forms `table`, `md`, `latex`, `csv` and `json`.
+
+    Args:
+        board: the rows.
+        pairs: the pairs of the judged board; None where the rows are not judged.
+        form: the form.
+    """
     match form:
         case "json":
-            found, compared = text.records(board), text.records(pairs)
-            click.echo(json.dumps({"schema": "leaderboard/1", "rows": found, "pairs": compared}))
+            compared = [] if pairs is None else text.records(pairs)
+            found = {"schema": "leaderboard/1", "rows": text.records(board), "pairs": compared}
+            click.echo(json.dumps(found))
         case "csv":
             click.echo(text.csv(board), nl=False)
         case "md":
@@ -32,9 +39,23 @@ def print_board(board: pd.DataFrame, pairs: pd.DataFrame, form: str) -> None:
                 _print_question(question, rows, pairs)
 
 
-def _markdown(question: str, board: pd.DataFrame, pairs: pd.DataFrame) -> str:
+def print_budgets(board: pd.DataFrame, form: str) -> None:
+    """Print a table for each task, its budgets side by side, as `table`, `md` or `latex`."""
+    for title, headings, cells in text.by_budget(board):
+        if form == "latex":
+            click.echo(latex_table(headings, cells, title))
+            continue
+        click.echo(f"{title}\n")
+        if form == "md":
+            click.echo(markdown_table(headings, cells))
+        else:
+            print_table(headings, cells, least=2)
+
+
+def _markdown(question: str, board: pd.DataFrame, pairs: pd.DataFrame | None) -> str:
     table = markdown_table([*text.headings(board), "winning knobs"], _with_winners(board))
-    parts = (question, summary(board, pairs), text.efforts(board), table)
+    words = "" if pairs is None else summary(board, pairs)
+    parts = (question, words, text.efforts(board), table)
     return "\n\n".join(part for part in parts if part)
 
 
@@ -48,10 +69,11 @@ def _with_winners(board: pd.DataFrame) -> list[list[str]]:
     return [[*row, knobs] for row, knobs in zip(text.cells(board), winners, strict=True)]
 
 
-def _print_question(question: str, board: pd.DataFrame, pairs: pd.DataFrame) -> None:
+def _print_question(question: str, board: pd.DataFrame, pairs: pd.DataFrame | None) -> None:
     """Print the verdict in words, the table and its winners."""
     click.echo(question)
-    click.echo(summary(board, pairs))
+    if pairs is not None:
+        click.echo(summary(board, pairs))
     if unequal := text.efforts(board):
         click.echo(unequal)
     print_table(text.headings(board), text.cells(board))

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import click
 
+from analysis.leaderboard import leaderboard as by_search
 from analysis.leaderboard import save
+from analysis.selection import best_of_variants, order, where
+from analysis.sources import merged, rules
 from analysis.verdicts import compare
 from samtune.api.tables import write_tables
-from samtune.commands.board import print_board
+from samtune.commands.board import print_board, print_budgets
 from samtune.commands.options import json_option, runs_option
 from samtune.record.folder import RunError
 from samtune.record.record import Record
@@ -21,9 +24,21 @@ from samtune.search.journal import write_journal
 @click.argument("names", nargs=-1, required=True, metavar="RUN...")
 @runs_option
 @click.option(
+    "--by",
+    type=click.Choice(["task", "variant", "budget", "search"]),
+    default="task",
+    show_default=True,
+    help="task: a table for each task and budget; variant: of each variant the row best on "
+    "validation; budget: budgets side by side; search: a row for each search.",
+)
+@click.option(
+    "--where", "condition", metavar="CONDITION", help="Rows to show: 'variant in (sam, asam)'."
+)
+@click.option("--sort", metavar="COLUMN", help="Order of the rows; -COLUMN has the largest first.")
+@click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "md", "latex", "csv", "json"]),
+    type=click.Choice(["table", "md", "latex", "csv", "json", "parquet"]),
     default="table",
     show_default=True,
 )
@@ -43,23 +58,57 @@ from samtune.search.journal import write_journal
 def leaderboard(
     names: tuple[str, ...],
     runs: Path,
+    by: str,
+    condition: str | None,
+    sort: str | None,
     form: str,
     output: Path | None,
     baseline: str,
     as_json: bool,
 ) -> None:
-    """Compare the confirmed winners of one or several runs."""
-    folders = []
-    for name in dict.fromkeys(names):
-        with Record.open(runs, name, read_only=True) as record:
-            write_tables(record)
-            folders.append(record.folder)
-    board, pairs = compare(folders, baseline)
+    """Compare the confirmed winners of one or several runs.
+
+    RUN is the name of a run, its folder, or a folder with its tables from another machine. What is
+    shown by --where or --by changes no verdict and no rank: these are of the whole board.
+    """
+    if form == "parquet" and output is None:
+        raise RunError("--format parquet needs a file: -o leaderboard.parquet", exit_code=2)
+    folders, notes = merged([_tables(runs, name) for name in dict.fromkeys(names)])
+    if by == "search":
+        board, pairs = by_search(folders, by_search=True), None
+    else:
+        board, pairs = compare(folders, baseline)
+    notes += rules(board)
+    shown = where(board, condition) if condition else board
+    shown = best_of_variants(shown) if by == "variant" else shown
+    shown = order(shown, sort) if sort else shown
+    if len(shown) < len(board):
+        notes.append(f"{len(shown)} of {len(board)} rows are shown.")
     if output is not None:
         if not output.absolute().parent.is_dir():
             raise RunError(f"{output.absolute().parent} is no folder; make it first", exit_code=5)
-        save(board, output, folders)
-    print_board(board, pairs, "json" if as_json else form)
+        save(shown, output, folders)
+    if form == "parquet":
+        return
+    form = "json" if as_json else form
+    for note in notes:
+        click.echo(note, err=form in {"json", "csv", "latex"})
+    if by == "budget" and form in {"table", "md", "latex"}:
+        print_budgets(shown, form)
+    else:
+        print_board(shown, pairs, form)
+
+
+def _tables(runs: Path, name: str) -> Path:
+    """Return the folder of a run's tables; those of a run on this machine are written again."""
+    folder = Path(name)
+    if folder.is_dir() and ("/" in name or not (runs / name).is_dir()):
+        if not (folder / "sweep.db").is_file():
+            return folder.absolute()
+        runs, name = folder.absolute().parent, folder.absolute().name
+    with Record.open(runs, name, read_only=True) as record:
+        write_tables(record)
+        return record.folder
 
 
 @click.command("export")

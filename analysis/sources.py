@@ -1,0 +1,85 @@
+"""Several runs on one board: which folders count, and what a reader has to know about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.tables import QUESTION
+from samtune.record import tables
+
+
+def merged(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return the folders that count, and sentences about them.
+
+    Of copies of one run only the copy with the most trials and repeats counts.
+
+    Args:
+        folders: Folders that hold the tables of a run each.
+
+    Raises:
+        TableError: A table cannot be read, or two different runs have one name.
+
+    """
+    kept: dict[str, tuple[Path, object, int]] = {}
+    notes = []
+    for folder in dict.fromkeys(folders):
+        name, identity, size = _run(folder)
+        if name not in kept:
+            kept[name] = folder, identity, size
+            continue
+        other, known, largest = kept[name]
+        if identity != known:
+            raise tables.TableError(
+                f"two different runs are called {name}: {other} and {folder}; "
+                f"rename one, by `samtune mv {name} NEW` where it was made",
+                exit_code=2,
+            )
+        if size > largest:
+            kept[name] = folder, identity, size
+        notes.append(f"{other} and {folder} are the same run; {kept[name][0]} counts.")
+    found = [folder for folder, _, _ in kept.values()]
+    return found, notes + _versions({name: kept[name][0] for name in kept})
+
+
+def rules(board: pd.DataFrame) -> list[str]:
+    """Return a sentence for each question whose winners were not chosen by one rule."""
+    found = []
+    searched = board[board["n_knobs"] > 0]
+    for _, rows in searched.groupby(QUESTION, sort=False):
+        several = rows["run"].nunique() > 1
+        by: dict[str, list[str]] = {}
+        for row in rows.to_dict("records"):
+            selected = "" if pd.isna(row["select_mean"]) else ", select runs"
+            rule = f"{row['search_alg']}, {row['scheduler']}{selected}"
+            by.setdefault(rule, []).append(
+                f"{row['run']}/{row['space']}" if several else row["space"]
+            )
+        if len(by) > 1:
+            each = "; ".join(f"{', '.join(names)} by {rule}" for rule, names in by.items())
+            found.append(f"The winners were chosen by different rules: {each}.")
+    return found
+
+
+def _run(folder: Path) -> tuple[str, object, int]:
+    """Return the name of a run, what tells it from other runs of that name, and its size."""
+    path = folder / "trials.parquet"
+    trials = tables.read(path, "trials", ["trial_key", "started_at"])
+    repeats = tables.read(folder / "repeats.parquet", "repeats", ["run"])
+    first = min(trials["started_at"].to_pylist(), default=None)
+    about = tables.metadata(path)
+    name = about.get("samtune.run", folder.name)
+    return name, first, trials.num_rows + repeats.num_rows
+
+
+def _versions(folders: dict[str, Path]) -> list[str]:
+    by: dict[str, list[str]] = {}
+    for name, folder in folders.items():
+        version = tables.metadata(folder / "trials.parquet").get("samtune.version", "unknown")
+        by.setdefault(version, []).append(name)
+    if len(by) < 2:
+        return []
+    each = "; ".join(f"{version} ({', '.join(names)})" for version, names in by.items())
+    return [f"The runs are of different versions of samtune: {each}."]
