@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from samtune.commands.options import json_option, runs_option
+from samtune.record.published import SUMS
 from samtune.record.record import Record
-from samtune.views.replay import replay_of, replay_text
+from samtune.views.replay import replay_of, replay_of_published, replay_text
 
 
 @click.command()
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN|DIR")
 @click.option(
     "--asha",
     "rules",
@@ -41,10 +42,14 @@ def replay(
     """Estimate what other rungs would have spent and missed.
 
     Nothing is trained: this replays the curves of RUN, which must have run without early stopping
-    (`--set asha.grace=BUDGET`, where BUDGET is the budget per trial).
+    (`--set asha.grace=BUDGET`, where BUDGET is the budget per trial). DIR is a folder that
+    `samtune publish` wrote; its checksums are verified.
     """
-    with Record.open(runs, name, read_only=True) as record:
-        studies = replay_of(record, rules, slots, seeds)
+    if (Path(name) / SUMS).is_file():
+        studies = replay_of_published(Path(name), rules, slots, seeds)
+    else:
+        with Record.open(runs, name, read_only=True) as record:
+            studies = replay_of(record, rules, slots, seeds)
     if as_json:
         click.echo(json.dumps({"schema": "replay/1", "run": name, "studies": studies}))
     else:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from samtune.messages import unit
+from samtune.record import published, tables
+from samtune.record.curves import metric_columns
 from samtune.record.folder import RunError
 from samtune.record.reader import Reader
-from samtune.record.rows import ReportRow, StudyRow, TrialRow
+from samtune.record.rows import ReportRow, StudyRow
 from samtune.search.rungs import standard_error
 from samtune.space.errors import read_document
 from samtune.space.files import parse
@@ -33,11 +38,58 @@ def replay_of(
         SpaceError: every mistake in the texts.
         RunError: a study has no whole curve (exit code 2).
     """
+    studies = [(row.name, row.space, partial(curves_of, record, row)) for row in record.studies()]
+    return _replayed(studies, texts, slots, seeds)
+
+
+def replay_of_published(
+    folder: Path, texts: Sequence[str], slots: int, seeds: int
+) -> list[dict[str, Any]]:
+    """Return what `replay_of` returns, for a folder that `samtune publish` wrote.
+
+    Raises:
+        SpaceError: every mistake in the texts.
+        RunError: the folder is not as it was published, or a study has no whole curve.
+    """
+    published.verify(folder)
+    columns = ["trial_key", "study", "state", "n_val", "budget_max", "budget_kind", "mode"]
+    trials = tables.read(folder / "trials.parquet", "trials", [*columns, "metric"]).to_pylist()
+    metric = next((str(trial["metric"]) for trial in trials), "val_acc")
+    value = metric_columns("curves", [metric])[metric]
+    columns = ["trial_key", "epoch", "used", "superseded", value]
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for report in tables.read(folder / "curves.parquet", "curves", columns).to_pylist():
+        if not report["superseded"]:
+            reports.setdefault(report["trial_key"], []).append(report)
+    studies = []
+    for number, path in enumerate(sorted((folder / "spaces").glob("*.yaml"))):
+        name = path.stem.partition(".")[2]
+        known = []
+        for trial in trials:
+            if trial["study"] == number:
+                own = sorted(reports.get(trial["trial_key"], []), key=lambda r: r["epoch"])
+                points = [(r["used"], math.nan if r[value] is None else r[value]) for r in own]
+                known.append((str(trial["state"]), points, trial["n_val"]))
+        about = next((trial for trial in trials if trial["study"] == number), trials[0])
+        search = StudyCurves(
+            name, [], {}, about["budget_max"], about["budget_kind"], metric, about["mode"]
+        )
+        studies.append((name, path.read_text(), partial(_whole, folder.name, search, known)))
+    return _replayed(studies, texts, slots, seeds)
+
+
+def _replayed(
+    studies: Sequence[tuple[str, str, Callable[[], StudyCurves]]],
+    texts: Sequence[str],
+    slots: int,
+    seeds: int,
+) -> list[dict[str, Any]]:
+    """Return the results for studies, each with its name, its space and its curves."""
     found = []
-    for row in record.studies():
-        document, _, _ = read_document(parse(row.space.encode(), row.name))
+    for name, space, curves in studies:
+        document, _, _ = read_document(parse(space.encode(), name))
         rules = rules_of(texts, document.asha)
-        study = curves_of(record, row)
+        study = curves()
         finals = [value for curve in study.curves if (value := curve.final) is not None]
         found.append(
             {
@@ -61,6 +113,9 @@ def replay_of(
         )
     return found
 
+
+# The budget that the advice names where a study has no trial.
+_LIMIT = 20.0
 
 HEADINGS = (
     *("rule", "spent", "of all", "time", "regret", "worst", "missed", "reach end", "wrong stops"),
@@ -116,42 +171,55 @@ def curves_of(record: Reader, study: StudyRow) -> StudyCurves:
         # A later attempt's report of an epoch replaces an earlier one's.
         reports.setdefault(report.trial, {})[report.epoch] = report
     trials = list(record.trials(study=study.study, stage="search"))
-    curves, unknown = [], Counter[str]()
+    known = []
     for trial in trials:
         own = sorted(reports.get(trial.trial, {}).values(), key=lambda report: report.epoch)
-        whole = bool(own) and own[-1].used >= trial.config.budget.per_trial * (1 - 1e-9)
-        diverged = bool(own) and trial.state == "diverged"
-        if not (diverged or (whole and trial.state in {"completed", "pruned"})):
-            unknown[trial.state] += 1
-            continue
-        values = [report.value for report in own]
-        if diverged:
-            values[-1] = math.nan
-        errors = [
-            standard_error(trial.config.metric, value, trial.facts.get("n_val"))
-            for value in values
-        ]
-        used = tuple(report.used for report in own)
-        curves.append(Curve(used, tuple(values), tuple(errors)))
-    if not any(curve.final is not None for curve in curves):
-        raise RunError(
-            f"{record.name} has no trial of {study.name} that used its full budget, so there is "
-            "nothing to replay; run the space without early stopping first: "
-            f"samtune run {study.name} --no-confirm --set search.method=random "
-            f"--set asha.grace={_limit(trials):g}",
-            exit_code=2,
-        )
-    config = trials[0].config
-    return StudyCurves(
+        points = [(report.used, report.value) for report in own]
+        known.append((str(trial.state), points, trial.facts.get("n_val")))
+    config = trials[0].config if trials else None
+    search = StudyCurves(
         study.name,
-        curves,
-        dict(unknown),
-        config.budget.per_trial,
-        config.budget.kind,
-        config.metric,
+        [],
+        {},
+        _LIMIT if config is None else config.budget.per_trial,
+        "compute" if config is None else config.budget.kind,
+        "val_acc" if config is None else config.metric,
         study.settings["mode"],
     )
+    return _whole(record.name, search, known)
 
 
-def _limit(trials: Sequence[TrialRow]) -> float:
-    return float(trials[0].config.budget.per_trial) if trials else 20.0
+def _whole(
+    name: str,
+    search: StudyCurves,
+    trials: Sequence[tuple[str, Sequence[tuple[float, float]], Any]],
+) -> StudyCurves:
+    """Return a search with its whole curves. Raise RunError (exit code 2) when it has none.
+
+    Args:
+        name: the run.
+        search: the search without its curves.
+        trials: the state of each trial, the budget used and the value of each report, and the
+            size of the validation split.
+    """
+    curves, unknown = [], Counter[str]()
+    for state, points, n_val in trials:
+        whole = bool(points) and points[-1][0] >= search.limit * (1 - 1e-9)
+        diverged = bool(points) and state == "diverged"
+        if not (diverged or (whole and state in {"completed", "pruned"})):
+            unknown[state] += 1
+            continue
+        values = [value for _, value in points]
+        if diverged:
+            values[-1] = math.nan
+        errors = [standard_error(search.metric, value, n_val) for value in values]
+        curves.append(Curve(tuple(used for used, _ in points), tuple(values), tuple(errors)))
+    if not any(curve.final is not None for curve in curves):
+        raise RunError(
+            f"{name} has no trial of {search.name} that used its full budget, so there is "
+            "nothing to replay; run the space without early stopping first: "
+            f"samtune run {search.name} --no-confirm --set search.method=random "
+            f"--set asha.grace={search.limit:g}",
+            exit_code=2,
+        )
+    return replace(search, curves=curves, unknown=dict(unknown))
