@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-_FEWEST_TASKS = 5
+FEWEST_TASKS = 5
 # Methods whose trials are drawn independently of what earlier trials reached.
-_INDEPENDENT = frozenset({"random", "sobol"})
+INDEPENDENT = frozenset({"random", "sobol"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def expected_best(values: Sequence[float], n: int, method: str) -> float | None:
             for any method other than `random` and `sobol`.
 
     """
-    if method not in _INDEPENDENT or not len(values):
+    if method not in INDEPENDENT or not len(values):
         return None
     ordered = np.sort(np.asarray(values, float))
     shares = np.arange(len(ordered) + 1) / len(ordered)
@@ -201,9 +201,9 @@ def friedman(scores: Mapping[str, Sequence[float]]) -> Friedman:
 
     """
     tasks = min(len(values) for values in scores.values())
-    if tasks < _FEWEST_TASKS:
+    if tasks < FEWEST_TASKS:
         raise ValueError(
-            f"Friedman's test needs {_FEWEST_TASKS} tasks, and there are {tasks}; "
+            f"Friedman's test needs {FEWEST_TASKS} tasks, and there are {tasks}; "
             "compare the variants per task"
         )
     table = np.array([np.asarray(values, float) for values in scores.values()])

@@ -10,11 +10,13 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from analysis import sharpness, statistics
+from analysis import descriptive, sharpness, statistics
+from analysis.board import is_accuracy
 from analysis.tables import on_test
 
 _FACTS = (
@@ -43,7 +45,7 @@ class Search:
     selects: pd.DataFrame
     repeats: pd.DataFrame
 
-    @property
+    @cached_property
     def done(self) -> pd.DataFrame:
         """The winner's completed repeats."""
         return self.repeats[self.repeats["state"] == "completed"]
@@ -134,7 +136,8 @@ def row(
     found["between_search_sd"] = (
         statistics.between_searches(by_search) if len(by_search) >= SEARCHES else None
     )
-    return found | _of_classifier(done) | sharpness.means(done)
+    found |= _of_classifier(done) | sharpness.means(done)
+    return found | _of_draws(trials, metric, sign)
 
 
 def _search(
@@ -225,6 +228,32 @@ def _of_classifier(done: pd.DataFrame) -> dict[str, float | None]:
         "test_nll_mean": number(done["test_nll"].mean()),
         "test_ece_mean": number(done["test_ece"].mean()),
         "test_brier_mean": number(column(done, "test_brier").mean()),
+    }
+
+
+def _of_draws(trials: pd.DataFrame, metric: str, sign: int) -> dict[str, float | None]:
+    """Return the share of trials that diverged, and of random trials within 1 point of their best.
+
+    The second needs an accuracy, trials that were drawn independently of each other, and none of
+    them stopped early: what a stopped trial would have reached is not known. A diverged trial
+    lies outside.
+    """
+    ended = trials[trials["state"].isin(["completed", "pruned", "diverged"])]
+    diverged = ended["state"] == "diverged"
+    shares: dict[str, descriptive.Share | None] = {
+        "diverged": descriptive.wilson(int(diverged.sum()), len(ended)) if len(ended) else None
+    }
+    drawn = ended[ended["origin"] == "sampled"]
+    independent = trials["search_alg"].isin(descriptive.INDEPENDENT).all()
+    fair = independent and is_accuracy(metric) and not (drawn["state"] == "pruned").any()
+    values = (sign * column(drawn, metric)).where(drawn["state"] == "completed", -math.inf)
+    shares["within_1pp"] = (
+        descriptive.share_within(values.tolist()) if fair and len(drawn) else None
+    )
+    return {
+        f"{name}_{end}": None if found is None else getattr(found, end)
+        for name, found in shares.items()
+        for end in ("share", "lo", "hi")
     }
 
 

@@ -15,15 +15,34 @@ QUESTION = ["dataset", "model", "task", "budget_kind", "budget_max", "metric", "
 ROW = ["run", *QUESTION, "space"]
 """What a row of the leaderboard stands for: all searches of a space for one question."""
 
+# A table of a large run has more columns than a leaderboard can afford to copy.
+_NEEDED = (
+    *("run", "study", "space", "search", "variant", "base_optimizer", "dataset", "model"),
+    *("label_noise", "augment", "task", "budget_kind", "budget_max", "metric", "mode"),
+    *("tie_margin", "search_alg", "scheduler", "knobs_searched", "config_json", "config_sha"),
+    *("trial", "trial_key", "state", "origin", "see", "peak_rss_mb"),
+    *("source_trial_key", "rank_in_search", "seed_bundle", "plan", "test_openings"),
+    *("test_nll", "test_ece", "n_test", "train_s"),
+)
+
 
 def read(folder: Path, table: str) -> pd.DataFrame:
-    """Return the table `trials`, `selects` or `repeats` of a run.
+    """Return what a leaderboard needs of the table `trials`, `selects` or `repeats` of a run.
 
     Raises:
         TableError: The table cannot be read.
 
     """
-    return filled(tables.read(folder / f"{table}.parquet", table).to_pandas())
+    import pyarrow.parquet as pq
+
+    path = folder / f"{table}.parquet"
+    named = tables.read(path, table, ["metric"]).column("metric").unique().to_pylist()
+    metrics = {"val_acc", *filter(None, named)}
+    needed = {*_NEEDED, *metrics, *map(on_test, metrics)}
+    columns = [
+        name for name in pq.read_schema(path).names if name in needed or name.startswith("sharp_")
+    ]
+    return filled(tables.read(path, table, columns).to_pandas())
 
 
 def read_selects(folder: Path) -> pd.DataFrame | None:

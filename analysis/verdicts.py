@@ -27,7 +27,7 @@ Key = tuple[str, str]
 
 COLUMNS = (
     *("baseline", "verdict", "verdict_about", "plan", "look", "margin", "rank_lo", "rank_hi"),
-    *("n", "diff_mean", "diff_lo", "diff_hi", "p", "p_holm", "p_tied", "wins", "mde"),
+    *("n", "diff_mean", "diff_se", "diff_lo", "diff_hi", "p", "p_holm", "p_tied", "wins", "mde"),
     *("seeds_needed", "searches_needed"),
 )
 
@@ -188,6 +188,7 @@ def _figures(judged: Judged, compared: Comparison, alpha: float) -> dict[str, An
         "look": (judged.look or None) if compared.looks else None,
         "n": pair.n,
         "diff_mean": pair.mean,
+        "diff_se": pair.se,
         "diff_lo": _finite(pair.lo),
         "diff_hi": _finite(pair.hi),
         "p": pair.p,

@@ -7,7 +7,13 @@ scipy.
 """
 
 from analysis.statistics.anytime import e_reach, e_value
-from analysis.statistics.nested import between_searches, over_images, over_studies, over_tasks
+from analysis.statistics.nested import (
+    between_searches,
+    over_images,
+    over_studies,
+    over_task_means,
+    over_tasks,
+)
 from analysis.statistics.pairs import ALPHA, Paired, Scores, Word, holm, margin, paired, word
 from analysis.statistics.plans import (
     LEVELS,
@@ -40,6 +46,7 @@ __all__ = [
     "margin",
     "over_images",
     "over_studies",
+    "over_task_means",
     "over_tasks",
     "paired",
     "power",

@@ -27,12 +27,28 @@ def over_tasks(diffs: Sequence[Sequence[float]]) -> tuple[float, float, float, f
     values = [np.asarray(task, float) for task in diffs]
     if not values or any(len(task) < 2 for task in values):
         raise ValueError("each task needs two paired differences")
-    v = np.array([task.var(ddof=1) / len(task) for task in values])
-    mean = float(np.mean([task.mean() for task in values]))
-    freedom = np.array([len(task) - 1 for task in values])
-    total = float(v.sum())
+    return over_task_means(
+        [float(task.mean()) for task in values],
+        [math.sqrt(task.var(ddof=1) / len(task)) for task in values],
+        [len(task) for task in values],
+    )
+
+
+def over_task_means(
+    means: Sequence[float], errors: Sequence[float], n: Sequence[int]
+) -> tuple[float, float, float, float]:
+    """Average the mean differences of tasks as `over_tasks` does.
+
+    Args:
+        means: The mean difference of each task.
+        errors: Its standard error.
+        n: The number of differences that it is the mean of, at least two.
+
+    """
+    v, freedom = np.asarray(errors, float) ** 2, np.asarray(n) - 1
+    mean, total = float(np.mean(means)), float(v.sum())
     df = total**2 / float((v**2 / freedom).sum()) if total else float(freedom.sum())
-    half = float(special.stdtrit(df, 0.975)) * math.sqrt(total) / len(values)
+    half = float(special.stdtrit(df, 0.975)) * math.sqrt(total) / len(v)
     return mean, mean - half, mean + half, df
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis import board as text
 from analysis.summary import summary
+from analysis.tasks import over_tasks, sentences
 from samtune.commands.tables import latex_table, markdown_table, print_table
 from samtune.messages import SEE
 
@@ -21,22 +22,26 @@ def print_board(board: pd.DataFrame, pairs: pd.DataFrame | None, form: str) -> N
         pairs: the pairs of the judged board; None where the rows are not judged.
         form: the form.
     """
+    # Rows that are not judged have no differences to average.
+    tasks = over_tasks(board.iloc[:0] if pairs is None else board)
     match form:
         case "json":
             compared = [] if pairs is None else text.records(pairs)
             found = {"schema": "leaderboard/1", "rows": text.records(board), "pairs": compared}
-            click.echo(json.dumps(found))
+            click.echo(json.dumps(found | {"tasks": text.records(tasks)}))
         case "csv":
             click.echo(text.csv(board), nl=False)
         case "md":
             parts = (_markdown(*each, pairs) for each in text.questions(board))
-            click.echo("\n\n".join(parts))
+            click.echo("\n\n".join([*parts, *sentences(tasks)]))
         case "latex":
             click.echo("\n\n".join(_latex(*each) for each in text.questions(board)))
         case _:
             click.echo(SEE)
             for question, rows in text.questions(board):
                 _print_question(question, rows, pairs)
+            for sentence in sentences(tasks):
+                click.echo(sentence)
 
 
 def print_budgets(board: pd.DataFrame, form: str) -> None:

@@ -52,17 +52,19 @@ sharp_bn_mode string  statistics of BatchNorm: `eval` for the running ones, `tra
 """
 
 _COMPARISON = """
-n int16  seed bundles that both completed
+n int16  seed bundles that both completed; searches where the verdict is about the variant
 diff_mean float64  mean paired difference on test; positive where the row (or `a`) is better
-diff_lo float64  lower end of its 95 % paired t interval
-diff_hi float64  upper end of its 95 % paired t interval
-p float64  two-sided p of the paired t test, n - 1 degrees of freedom
+diff_se float64  standard error of `diff_mean`, from n differences
+diff_lo float64  lower end of its 95 % paired t interval; with added seeds, of the e-value's
+diff_hi float64  upper end of the interval of the difference
+p float64  two-sided p of the paired t test, n - 1 degrees of freedom; with added seeds 1 / e-value
 p_holm float64  `p` after Holm, over the rows compared with the baseline (or over all pairs)
 p_tied float64  larger p of two one-sided t tests of |difference| >= margin
-wins float64  share of bundles in which the row (or `a`) is better; a tie counts one half
+wins float64  share of the n in which the row (or `a`) is better; a tie counts one half
 margin float64  largest difference that counts as a tie
-mde float64  least difference found with 80 % power at n bundles and level 0.05 / comparisons
-seeds_needed float64  bundles for 80 % power at `diff_mean`; null where no number suffices
+mde float64  least difference found with 80 % power at this n and level 0.05 / comparisons
+seeds_needed float64  bundles for 80 % power at `diff_mean`; null where no number suffices, and
+    where the verdict is about the variant
 searches_needed float64  searches for 80 % power, where the verdict is about the variant
 """
 
@@ -226,33 +228,46 @@ n_knobs! int16  how many knobs were searched
 knobs_searched! string  names of the searched knobs, as JSON
 search_alg! string  search method
 scheduler! string  rule that stops trials early
-config_json! string  base optimizer and knobs of the winner, as JSON
+config_json! string  base optimizer and knobs of the winner, as JSON; of several searches the one
+    with the best value on validation
 config_sha! string  digest of the winner's configuration; empty where no trial was completed
-trials! int32  trials of the search
+trials! int32  trials of all searches
 trials_completed! int32  of these, used their full budget
 trials_pruned! int32  of these, stopped at a rung
 trials_diverged! int32  of these, ended at a loss that is not finite
 trials_error! int32  of these, failed
 trials_cancelled! int32  of these, ended by a stop of the run
+diverged_share float64  share of the ended trials that diverged
+diverged_lo float64  lower end of the 95 % Wilson interval of `diverged_share`
+diverged_hi float64  upper end of the 95 % Wilson interval of `diverged_share`
+within_1pp_share float64  share of random or Sobol trials within 1 point of their best; null where
+    a trial was stopped early
+within_1pp_lo float64  lower end of the 95 % Wilson interval of `within_1pp_share`
+within_1pp_hi float64  upper end of the 95 % Wilson interval of `within_1pp_share`
 search_wall_s float64  seconds in which at least one trial of a search ran, summed over them
-best_val_acc float64  accuracy on validation of the winner in the search, a share of 1
+best_val_acc float64  accuracy on validation of the winner in its search, a share of 1; mean over
+    the searches
 median_val_acc float64  median accuracy on validation of all trials
 default_val_acc float64  accuracy on validation of the default configuration
-tuning_gain float64  winner minus default on validation, by the metric
+tuning_gain float64  winner minus default on validation, by the metric; mean over the searches
 select_mean float64  mean of the metric over the winners' select runs, on validation
 repeats! int16  repeats that completed
 repeats_diverged! int16  repeats that diverged
-test_acc_mean float64  mean accuracy on test over the repeats, a share of 1
-test_acc_sd float64  standard deviation over the repeats
-test_acc_lo float64  lower end of the 95 % Student t interval of the mean
-test_acc_hi float64  upper end of the 95 % Student t interval of the mean
-between_search_sd float64  standard deviation of searches on test, beyond that of their repeats
+test_acc_mean float64  mean accuracy on test over the repeats, a share of 1;
+    each search counts alike
+test_acc_sd float64  standard deviation over the repeats of a search: root of the mean variance
+test_acc_lo float64  lower end of the 95 % Student t interval of the mean; from three
+    searches on of their means
+test_acc_hi float64  upper end of the interval of the mean on test
+between_search_sd float64  sqrt(max(0, var(search means) - mean(variance / repeats))) on test, from
+    three searches on
 test_binom_se float64  standard error of one test reading: sqrt(p (1 - p) / n_test)
 test_nll_mean float64  mean of `test_nll` over the repeats
 test_ece_mean float64  mean of `test_ece` over the repeats
 test_brier_mean float64  mean of `test_brier` over the repeats
 val_acc_mean float64  mean accuracy on validation over the repeats
-optimism float64  how much the search flattered its winner: its value minus the repeats' mean
+optimism float64  how much validation flattered the winner: `select_mean`, or its value in the
+    search, minus the repeats' mean
 test_openings! int32  how often test was read for this row
 see_per_run float64  mean compute of a repeat, SGD-epoch equivalents
 train_s_per_run float64  mean training seconds of a repeat

@@ -240,6 +240,26 @@ def test_the_end_of_an_interval_is_shown_as_it_is(tmp_path: Path) -> None:
     assert board["test_acc_hi"][0] > 1 and cells(board)[0][3] == "31.47 to 158.53"
 
 
+@pytest.mark.parametrize(
+    ("method", "stopped", "share"),
+    [("random", False, 0.5), ("random", True, None), ("tpe", False, None)],
+)
+def test_how_many_draws_come_near_the_best(
+    tmp_path: Path, method: str, stopped: bool, share: float | None
+) -> None:
+    ends = [("completed", 0.9), ("completed", 0.895), ("completed", 0.88), ("diverged", None)]
+    trials = [trial(k, *end, search_alg=method) for k, end in enumerate(ends)]
+    trials += [trial(4, "completed", 0.99, search_alg=method, origin="default")]
+    trials += [trial(5, "error", None, search_alg=method)]
+    if stopped:
+        trials += [trial(6, "pruned", 0.9, search_alg=method)]
+    row = records(leaderboard([folder(tmp_path / "r", trials, [])]))[0]
+    assert row["within_1pp_share"] == share
+    assert row["diverged_share"] == pytest.approx(1 / (6 if stopped else 5))
+    # Wilson's interval of 1 in 5 by any table.
+    assert stopped or row["diverged_lo"] == pytest.approx(0.0362, abs=1e-4)
+
+
 def test_a_space_where_nothing_was_completed_still_has_a_row(tmp_path: Path) -> None:
     board = leaderboard([folder(tmp_path / "r", [trial(0, "error", None)], [])])
     row = records(board)[0]

@@ -16,6 +16,7 @@ from analysis.statistics import (
     margin,
     over_images,
     over_studies,
+    over_task_means,
     over_tasks,
     paired,
     power,
@@ -202,6 +203,10 @@ def test_tasks_are_averaged_with_satterthwaite_and_searches_by_their_means() -> 
         near(0.06968275424),
         near(0.2254033308),
     )
+    means, errors, n = zip(
+        *((np.mean(d), np.std(d, ddof=1) / math.sqrt(len(d)), len(d)) for d in tasks), strict=True
+    )
+    assert over_task_means(means, errors, n) == pytest.approx(over_tasks(tasks))
     with pytest.raises(ValueError, match="each task needs two"):
         over_tasks([[0.1, 0.2], [0.3]])
     with pytest.raises(ValueError, match="two of them, and there are 1"):
