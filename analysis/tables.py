@@ -21,8 +21,8 @@ _NEEDED = (
     *("label_noise", "augment", "task", "budget_kind", "budget_max", "metric", "mode"),
     *("tie_margin", "search_alg", "scheduler", "knobs_searched", "config_json", "config_sha"),
     *("trial", "trial_key", "state", "origin", "see", "peak_rss_mb"),
-    *("source_trial_key", "rank_in_search", "seed_bundle", "plan", "test_openings"),
-    *("test_nll", "test_ece", "n_test", "train_s"),
+    *("source_trial_key", "rank_in_search", "seed_bundle", "plan"),
+    *("n_test", "train_s"),
 )
 
 
