@@ -79,6 +79,7 @@ def confirmed(repeats: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_confirmed(folders: Iterable[Path]) -> pd.DataFrame:
-    """Return the repeats of the winners of several runs."""
+    """Return the repeats of the winners of several runs, also of two copies of a run."""
     found = [confirmed(read(folder, "repeats")) for folder in dict.fromkeys(folders)]
-    return pd.concat(found, ignore_index=True)
+    whole = pd.concat(found, ignore_index=True)
+    return whole.drop_duplicates([*ROW, "search", "seed_bundle"], keep="last")

@@ -165,6 +165,14 @@ def test_tasks_of_one_run_are_apart(tmp_path: Path) -> None:
     assert found.loc[(0.4, "sam"), "rank"] == found.loc[(0.0, "sgd"), "rank"] == 1
 
 
+def test_two_copies_of_a_run_are_read(tmp_path: Path) -> None:
+    rows = [searched("sgd", of([[0.0] * 3])), searched("sam", of(LEADS[:1]))]
+    (tmp_path / "copy").mkdir()
+    places = [run(tmp_path, *rows), run(tmp_path / "copy", *rows)]
+    board, _ = judged(leaderboard(places), places)
+    assert set(board.loc[board["space"] == "sam", "n"]) == {3}
+
+
 def test_tables_without_searches_have_one(tmp_path: Path) -> None:
     place = run(tmp_path, searched("sgd", of([[0.0] * 3])), searched("sam", of(LEADS[:1])))
     expected = judged(leaderboard([place]), [place])[0]
