@@ -40,7 +40,9 @@ def read(folder: Path, table: str) -> pd.DataFrame:
     metrics = {"val_acc", *filter(None, named)}
     needed = {*_NEEDED, *metrics, *map(on_test, metrics)}
     columns = [
-        name for name in pq.read_schema(path).names if name in needed or name.startswith("sharp_")
+        name
+        for name in pq.read_schema(path).names
+        if name in needed or name.startswith(("sharp_", "test_"))
     ]
     return filled(tables.read(path, table, columns).to_pandas())
 
