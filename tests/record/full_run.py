@@ -35,7 +35,7 @@ SHARPNESS = {
     **{"sharp_worst_adaptive": 0.1, "sharp_samples": 9, "sharp_m": 3, "sharp_rho": 0.1},
     "sharp_bn_mode": "eval",
 }
-TEST = {"test_loss": 0.1, "test_nll": 0.1, "test_ece": 0.1, "n_test": 500}
+TEST = {"test_loss": 0.1, "test_nll": 0.1, "test_ece": 0.1, "test_brier": 0.1, "n_test": 500}
 
 
 def make(runs: Path, name: str = "all", searches: int = 1) -> Path:
