@@ -129,8 +129,8 @@ def create(runs: Path, tmp_path: Path) -> Callable[..., tuple[Record, list[Searc
 
 def told(search: SearchStage) -> list[tuple[Any, ...]]:
     """Return the trials that the study knows, in its own order; none if it does not learn."""
-    tpe = search.proposals[0].tpe
-    rows = tpe.study.get_trials(deepcopy=False) if tpe is not None else []
+    learning = search.proposals[0].learning
+    rows = learning.study.get_trials(deepcopy=False) if learning is not None else []
     return [(r.state, r.params, r.values, r.intermediate_values) for r in rows]
 
 
