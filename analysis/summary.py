@@ -93,6 +93,8 @@ def _takes(undecided: Mapping[str, Mapping[Any, Any]]) -> str:
     if not more:
         return ""
     count, kind, name = min(more)
+    if count == 1:
+        kind = {"searches": "search", "seeds": "seed"}[kind]
     which = "them" if len(undecided) == 1 else f"it from {name}"
     return f"; about {count:,} more {kind} each would distinguish {which}"
 

@@ -32,7 +32,7 @@ def active(record: Record, spaces: Sequence[SearchSpace], search: int) -> set[in
             continue
         before = [k for k in question if spaces[k].member.search < search]
         beaten = left_out(
-            _scores(record, [studies[k] for k in before], spaces),
+            scores(record, [studies[k] for k in before], spaces),
             spaces[question[0]].member.keep,
         )
         for k in question:
@@ -73,7 +73,7 @@ def _questions(spaces: Sequence[SearchSpace]) -> list[list[int]]:
     return list(found.values())
 
 
-def _scores(
+def scores(
     record: Reader, studies: Iterable[StudyRow], spaces: Sequence[SearchSpace]
 ) -> dict[str, list[float]]:
     """Return the select values of each row's winners, of the rows that have all of them."""
