@@ -10,7 +10,7 @@ from analysis import board as text
 from analysis.leaderboard import save
 from analysis.sources import merged, rules
 from analysis.summary import summary
-from analysis.verdicts import BASELINE, compare
+from analysis.verdicts import compare
 from samtune.errors import SamtuneError
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folder of tables")
     parser.add_argument("-o", "--output", type=Path, default=Path("leaderboard.parquet"))
     parser.add_argument("--pairs", type=Path, help="also write the pairs of the rows")
-    parser.add_argument("--baseline", default=BASELINE)
+    parser.add_argument("--baseline", help="without it, the study's, or sgd")
     options = parser.parse_args()
     try:
         folders, notes = merged(options.folders)

@@ -33,19 +33,26 @@ COLUMNS = (
 
 
 def compare(
-    folders: Sequence[Path], baseline: str = BASELINE
+    folders: Sequence[Path], baseline: str | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the judged leaderboard of runs, and its pairs.
 
     Args:
         folders: Folders that hold the tables of a run each.
-        baseline: Variant or space that the rows are compared with.
+        baseline: Variant or space that the rows are compared with; None for that of the study,
+            or tuned SGD.
 
     Raises:
         TableError: A folder's tables cannot be read.
 
     """
-    return judged(leaderboard(folders), folders, baseline)
+    return judged(leaderboard(folders), folders, baseline or _of_study(folders) or BASELINE)
+
+
+def _of_study(folders: Sequence[Path]) -> str:
+    """Return the baseline that a study names; empty where no run is one."""
+    named = (tables.metadata(folder / "trials.parquet") for folder in folders)
+    return next((found for each in named if (found := each.get("samtune.baseline"))), "")
 
 
 def judged(

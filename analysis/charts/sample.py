@@ -20,7 +20,7 @@ By = Literal["space", "variant", "search"]
 BY: tuple[By, ...] = ("space", "variant", "search")
 
 # Trials on a page, and the fewest of each row of the board.
-_PAGE = 1200
+_PAGE = 960
 _FEWEST = 24
 _LEAST = 16
 # The columns that charts need; a table of trials has some eighty.

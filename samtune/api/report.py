@@ -136,9 +136,13 @@ def _page(folders: Sequence[Path], spaces: Mapping[str, str], reload_s: int | No
 
 
 def _spaces(records: Sequence[Reader]) -> dict[str, str]:
-    """Return the frozen text of each space, by run and space."""
+    """Return the frozen text of each space, by run and space.
+
+    Of the searches of a study's row only the first: the others differ from it in their seeds.
+    """
     return {
         f"{record.name}/{study.name}": study.space
         for record in records
         for study in record.studies()
+        if not study.settings.get("search")
     }

@@ -431,12 +431,13 @@ def load(run: str | Path, runs: str | Path | None = None) -> Run:
         return Run(record.folder)
 
 
-def leaderboard(*runs: Run | str | Path, baseline: str = "sgd") -> pd.DataFrame:
+def leaderboard(*runs: Run | str | Path, baseline: str | None = None) -> pd.DataFrame:
     """Compare the confirmed winners of one or several runs, the best first.
 
     Args:
         runs: Runs, their folders or their names.
-        baseline: Variant or space that the verdicts compare each row with.
+        baseline: Variant or space that the verdicts compare each row with; None for that of the
+            study, or tuned SGD.
 
     Returns:
         One row per run and space.

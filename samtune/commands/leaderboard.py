@@ -50,9 +50,8 @@ from samtune.search.journal import write_journal
 )
 @click.option(
     "--baseline",
-    default="sgd",
-    show_default=True,
-    help="Variant or space that the verdicts compare each row with.",
+    help="Variant or space that the verdicts compare each row with; without it, that of the "
+    "study, or sgd.",
 )
 @json_option
 def leaderboard(
@@ -63,7 +62,7 @@ def leaderboard(
     sort: str | None,
     form: str,
     output: Path | None,
-    baseline: str,
+    baseline: str | None,
     as_json: bool,
 ) -> None:
     """Compare the confirmed winners of one or several runs.

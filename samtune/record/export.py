@@ -91,6 +91,7 @@ class _Run:
         }
         facts = (trial.facts.get("data_sha256") for trial in self.trials)
         return {
+            "samtune.baseline": next((s.settings.get("baseline", "") for s in self.studies), ""),
             "samtune.version": str(self._record.meta("samtune_version")),
             "samtune.run": self._record.name,
             "samtune.space_sha256": ",".join(study.sha256 for study in self.studies),

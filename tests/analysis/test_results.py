@@ -23,11 +23,19 @@ def pairs() -> pd.DataFrame:
     return pd.read_parquet(RESULTS / "digits" / "pairs.parquet")
 
 
-def test_the_board_is_that_of_the_tables(
-    board: pd.DataFrame, pairs: pd.DataFrame, capsys: pytest.CaptureFixture[str]
-) -> None:
-    print_board(board, pairs, "md")
-    assert capsys.readouterr().out == (RESULTS / "digits" / "board.md").read_text()
+@pytest.mark.parametrize("study", ["digits", "aa"])
+def test_the_board_is_that_of_the_tables(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [pd.read_parquet(RESULTS / study / f"{t}.parquet") for t in ("leaderboard", "pairs")]
+    print_board(found[0], found[1], "md")
+    assert capsys.readouterr().out == (RESULTS / study / "board.md").read_text()
+
+
+def test_a_variant_is_not_better_than_itself() -> None:
+    board = pd.read_parquet(RESULTS / "aa" / "leaderboard.parquet").set_index("space")
+    assert board["verdict"].to_dict() == {"sgd_a": "baseline", "sgd_b": "tied"}
+    assert set(board["searches"]) == {3}
+    mean, low, high = (100 * board.loc["sgd_b", f"diff_{end}"] for end in ("mean", "lo", "hi"))
+    assert f"{mean:.2f} points ({low:.2f} to {high:.2f})" in TEXT
 
 
 def test_every_row_has_three_searches_of_five_seeds(board: pd.DataFrame) -> None:

@@ -73,6 +73,7 @@ def test_a_row_that_cannot_be_best_is_not_searched_again(study: Path) -> None:
         count = len(list(record.trials()))
     assert run.status()["finished"]
     board = run.leaderboard.set_index("space")
+    assert set(board["baseline"]) == {"good"}, "the baseline of the study"
     assert board.loc["good", "searches"] == 4 and board.loc["poor", "searches"] < 4
     # The same command again, and with more searches: what is done is not done again.
     assert run.resume(progress=False).exit_code == 0
