@@ -44,7 +44,10 @@ COMMANDS = {
     ),
     "plot": ("plot:plot", "Draw a chart of a run."),
     "export": ("leaderboard:export_tables", "Write the tables of a run again from its record."),
-    "publish": ("publish:publish", "Write a run as a tabular benchmark, with checksums."),
+    "publish": (
+        "publish:publish",
+        "Write the tables and spaces of RUN to DIR, with a datasheet and checksums.",
+    ),
     "replay": ("replay:replay", "Estimate what other rungs would have spent and missed."),
     "import": ("imports:import_", "Make a space file from another tuner's results."),
     "ls": ("runs:list_runs", "List all runs, the newest first."),

@@ -6,6 +6,7 @@ Readers accept extra columns and refuse a higher version of a table.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,7 +86,8 @@ def write(
     """
     import pyarrow.parquet as pq
 
-    typed = typed.with_metadata({**(typed.metadata or {}), **(metadata or {})})
+    own = {"samtune.columns": _digest(typed.names)}
+    typed = typed.with_metadata({**(typed.metadata or {}), **(metadata or {}), **own})
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, typed, compression="zstd", write_page_checksum=True) as writer:
         for batch in _batches(rows, typed):
@@ -160,9 +162,13 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
 
     if not path.exists():
         raise TableError(f"{path}: no such file")
+    whole = pa.BufferReader(path.read_bytes())
     try:
+        # The checksums of the pages do not cover the names of the columns.
+        names = pq.read_schema(whole).names
+        whole.seek(0)
         content = pq.read_table(
-            pa.BufferReader(path.read_bytes()),
+            whole,
             columns=columns and list(columns),
             page_checksum_verification=True,
             # Threads of pyarrow that are still at work when a short command ends abort it.
@@ -173,14 +179,24 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
         raise TableError(
             f"{path}: damaged ({error}); `samtune leaderboard` on its run writes it again"
         ) from error
-    label = (content.schema.metadata or {}).get(b"samtune.schema", b"?").decode()
+    label = (content.schema.metadata or {}).get(b"samtune.schema", b"?").decode(errors="replace")
     name, _, version = label.partition("/")
     if name != table or not version.isdigit() or int(version) > VERSIONS[table]:
         raise TableError(
             f"{path}: holds {label}, and this samtune reads {table}/{VERSIONS[table]}; "
             "a newer samtune wrote it"
         )
+    known = content.schema.metadata.get(b"samtune.columns")
+    if known is not None and known.decode(errors="replace") != _digest(names):
+        raise TableError(
+            f"{path}: damaged (its columns are not those that were written); "
+            "`samtune leaderboard` on its run writes it again"
+        )
     return content
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def metadata(path: Path) -> dict[str, str]:
