@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from blocks import Block, blocks, commands, indented
+from marked_blocks import Block, blocks, commands, indented
 
 import samtune
 from docs.figures import DOCUMENTS
