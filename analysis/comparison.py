@@ -57,7 +57,7 @@ class Scores:
 
     @property
     def about(self) -> About:
-        """What a comparison with a row of the same searches is about."""
+        """The subject of a comparison with a row of the same searches."""
         return _about(self.search[np.isfinite(self.values)])
 
 

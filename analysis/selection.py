@@ -1,4 +1,4 @@
-"""Which rows of a board are shown: conditions on columns, an order, and one row per variant.
+"""The rows of a board to show: conditions on columns, an order, and one row per variant.
 
 A condition is read by Python's parser and evaluated here, so it can compare columns and do nothing
 else. What is shown does not change verdicts and ranks, which are those of the whole board.

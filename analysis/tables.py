@@ -13,7 +13,7 @@ from samtune.record import tables
 # Rows that differ in one of these answer different questions, so they are ranked apart.
 QUESTION = ["dataset", "model", "task", "budget_kind", "budget_max", "metric", "mode"]
 ROW = ["run", *QUESTION, "space"]
-"""What a row of the leaderboard stands for: all searches of a space for one question."""
+"""The columns that identify a row of the leaderboard: all searches of a space for a question."""
 
 # A table of a large run has more columns than a leaderboard can afford to copy.
 _NEEDED = (

@@ -30,7 +30,7 @@ from trainables.targets import cross_entropy
 
 @dataclass(frozen=True)
 class Measurement:
-    """How sharpness is measured. Only figures of equal settings can be compared.
+    """The settings of a sharpness measurement. Only figures of equal settings can be compared.
 
     Attributes:
         samples: Images of the training split, chosen by hash; all of a smaller split.

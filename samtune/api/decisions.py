@@ -1,4 +1,4 @@
-"""Which winners need no more seeds: the verdicts of the leaderboard, as they are at a look."""
+"""The winners that need no more seeds, by the verdicts of the leaderboard at a look."""
 
 from __future__ import annotations
 

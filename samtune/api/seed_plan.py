@@ -1,4 +1,4 @@
-"""How many fresh seeds the winners of a run are confirmed on: the plan, and what came after it.
+"""The plan of the fresh seeds on which a run confirms its winners, and the seeds added after it.
 
 A verdict holds at its level only if the number of seeds was not chosen by looking at test. So the
 plan is on record before test can be opened, and it cannot change from then on.

@@ -14,7 +14,7 @@ from samtune.record.rows import StudyRow, TrialRow
 from samtune.space.trainable import resolve
 
 SETTINGS: Mapping[str, Any] = {"samples": 1024, "m": 128, "rho": 0.1, "batch_norm": "eval"}
-"""How sharpness is measured unless something else is asked for."""
+"""The settings of a sharpness measurement for which no others are given."""
 
 
 def measure(

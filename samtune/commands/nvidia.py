@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of this machine's GPUs, without torch."""
+"""The GPUs of this machine as NVIDIA's driver lists them, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a search may still improve on its best trial."""
+"""An estimate of how much a search may still improve on its best trial."""
 
 from __future__ import annotations
 
