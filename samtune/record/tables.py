@@ -86,8 +86,10 @@ def write(
     """
     import pyarrow.parquet as pq
 
-    own = {"samtune.columns": _digest(typed.names)}
-    typed = typed.with_metadata({**(typed.metadata or {}), **(metadata or {}), **own})
+    # Arrow gives keys as bytes, and takes one key as bytes and as text for two.
+    new = {**(metadata or {}), "samtune.columns": _digest(typed.names)}
+    encoded = {key.encode(): value.encode() for key, value in new.items()}
+    typed = typed.with_metadata({**(typed.metadata or {}), **encoded})
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, typed, compression="zstd", write_page_checksum=True) as writer:
         for batch in _batches(rows, typed):

@@ -179,7 +179,9 @@ def test_a_kill_at_a_random_epoch_repeats_at_most_one(
                 for k in (0, 1)
             )
             died_in.append(random.Random(f"{trial.trial:05d}").randrange(96) // 16 + 1)
-            assert first == set(range(1, died_in[-1]))
+            # A report waits until its checkpoint is written behind the training, so the kill can
+            # come before that of the last whole epoch.
+            assert first in (set(range(1, died_in[-1])), set(range(1, died_in[-1] - 1)))
             assert first | second == set(range(1, 7)) and min(second) >= died_in[-1] - 1
         assert len({*died_in}) > 1
 
