@@ -96,7 +96,8 @@ def _started_again(
     A study that has gained members since the run began adds them to it.
     """
     with Record.open(runs, name) as record:
-        known = [study.sha256 for study in record.studies()]
+        # Read again, so that a word that samtune has learnt since then has its default in both.
+        known = [space.sha256 for space in _frozen(record)]
         given = {space.sha256: space for space in spaces}
         added = [space for space in spaces if space.sha256 not in known]
         if not given.keys() >= set(known) or any(not space.member.study for space in added):

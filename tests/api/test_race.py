@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,7 @@ def test_a_study_that_gains_searches_adds_them_to_its_run(study: Path) -> None:
     samtune.run("own.yaml", name="grown", set=words, progress=False)
     with Record.open(Path("runs"), "grown", read_only=True) as record:
         first = [(t.key, t.ended_at) for t in record.trials()]
+    _begun_before_the_word("grown", "  sharpness: false\n")
     words[-1] = "study.searches=2"
     run = samtune.run("own.yaml", name="grown", set=words, progress=False)
     with Record.open(Path("runs"), "grown", read_only=True) as record:
@@ -99,6 +102,20 @@ def test_a_study_that_gains_searches_adds_them_to_its_run(study: Path) -> None:
     other = ["study.race=false", "budget.trials=3", "study.searches=2"]
     with pytest.raises(samtune.SamtuneError, match="exists"):
         samtune.run("own.yaml", name="grown", set=other, progress=False)
+
+
+def _begun_before_the_word(name: str, word: str) -> None:
+    """Make the record of a run such as a samtune left it that did not know the word."""
+    with Record.open(Path("runs"), name) as record, record.lock():
+        studies = []
+        for study in record.studies():
+            assert word in study.space
+            older = study.space.replace(word, "")
+            sha = hashlib.sha256(older.encode()).hexdigest()
+            row = {"name": study.name, "variant": study.variant, "base": study.base}
+            settings = json.dumps(study.settings)
+            studies.append({**row, "space": older, "sha256": sha, "settings": settings})
+        record.grow(studies, "made older")
 
 
 def test_the_rank_sets_decide(study: Path) -> None:
