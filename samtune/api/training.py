@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from samtune.api import race
 from samtune.api.decisions import decisions
 from samtune.api.growth import change, grown, refuse_fewer
@@ -24,8 +26,10 @@ from samtune.record.copies import copied, fetched
 from samtune.record.folder import RunError, check_name, taken
 from samtune.record.provenance import code_hashes, versions
 from samtune.record.record import Record
+from samtune.record.rows import StudyRow, canonical
 from samtune.search.proposals import Proposals
 from samtune.space.by_value import is_by_value, kept
+from samtune.space.errors import SpaceError
 from samtune.space.search_space import SearchSpace, resolve
 from samtune.space.trainable import imported
 from samtune.sweep import observers
@@ -96,10 +100,9 @@ def _started_again(
     A study that has gained members since the run began adds them to it.
     """
     with Record.open(runs, name) as record:
-        # Read again, so that a word that samtune has learnt since then has its default in both.
-        known = [space.sha256 for space in _frozen(record)]
-        given = {space.sha256: space for space in spaces}
-        added = [space for space in spaces if space.sha256 not in known]
+        known = [_content_now(study) for study in record.studies()]
+        given = {_content(space): space for space in spaces}
+        added = [space for content, space in given.items() if content not in known]
         if not given.keys() >= set(known) or any(not space.member.study for space in added):
             raise taken(runs, name)
         with _held(record, launch) as stop:
@@ -108,12 +111,27 @@ def _started_again(
             if asked.confirm:
                 settled(record, asked, spaces)
             if added:
-                _add_members(record, [given[sha] for sha in known], added, launch)
+                _add_members(record, [given[content] for content in known], added, launch)
             record.set_meta("asked", dataclasses.asdict(asked))
             ended = _go_on(record, launch, stop)
             if ended is None:
                 raise taken(runs, name)
             return record.folder, ended
+
+
+def _content(space: SearchSpace) -> str:
+    """Return what a space says, in one form whatever the order of its words is."""
+    return canonical(yaml.safe_load(space.text))
+
+
+def _content_now(study: StudyRow) -> str:
+    """Return what a frozen space says, with the words that samtune has learnt since then."""
+    try:
+        space = SearchSpace.from_text(study.space, study.name, study.name, frozen=False)
+    except SpaceError:
+        # The given spaces were read without a mistake, so this one is not among them.
+        return ""
+    return _content(space)
 
 
 def _add_members(

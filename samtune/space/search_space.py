@@ -186,7 +186,13 @@ class SearchSpace:
 
     @classmethod
     def from_text(
-        cls, text: str, name: str, source_name: str, overrides: Sequence[str] = ()
+        cls,
+        text: str,
+        name: str,
+        source_name: str,
+        overrides: Sequence[str] = (),
+        *,
+        frozen: bool = True,
     ) -> SearchSpace:
         """Return the space of a frozen `text`, without importing its trainable.
 
@@ -195,6 +201,8 @@ class SearchSpace:
             name: The name of the space.
             source_name: What places in the text are named after.
             overrides: `path=value` each, applied on top in order.
+            frozen: False checks it against its trainable as any space, which gives words that are
+                newer than the text their defaults.
 
         Raises:
             SpaceError: The text was damaged, or an override is wrong.
@@ -204,7 +212,7 @@ class SearchSpace:
         except StrictYamlError as error:
             raise space_error(error.problems) from None
         root, problems = override(root, overrides)
-        return _built(root, problems, name, frozen=True)
+        return _built(root, problems, name, frozen=frozen)
 
     @property
     def row(self) -> str:
