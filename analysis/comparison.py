@@ -35,6 +35,9 @@ class Scores:
         added: Where this repeat was added outside the plan.
         search: The search of each place.
         plan: The plan of the other repeats: `fixed 5`, or `looks 5 10 15 20`.
+        test_split: The digest of the test split that all its repeats share; empty where they do
+            not, or did not say.
+        right: Which images of that split each repeat got right, shape (places, images).
     """
 
     values: NDArray[np.float64]
@@ -42,6 +45,8 @@ class Scores:
     added: NDArray[np.bool_]
     search: NDArray[np.int64]
     plan: str
+    test_split: str = ""
+    right: NDArray[np.bool_] | None = None
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -87,8 +92,26 @@ def scores(rows: Mapping[Name, pd.DataFrame], metric: str, sign: float) -> dict[
         text = str(known.iloc[-1]) if len(known) else f"fixed {_per_search(search[here])}"
         added = index.isin(own.index[plan == ADDED])
         there = np.asarray(values.reindex(index), np.float64)
-        found[name] = Scores(there, here, added, search, text)
+        images = _images(own, index) if metric == "test_acc" else ("", None)
+        found[name] = Scores(there, here, added, search, text, *images)
     return found
+
+
+def _images(own: pd.DataFrame, index: pd.MultiIndex) -> tuple[str, NDArray[np.bool_] | None]:
+    """Return the test split that all completed repeats share, and what each got right there."""
+    done = own[own["state"] == "completed"]
+    split, bits = done.get("test_split"), done.get("test_bits")
+    if split is None or bits is None or bits.isna().any() or len({*split}) != 1:
+        return "", None
+    if split.isna().any() or done["n_test"].nunique() != 1:
+        return "", None
+    size = int(done["n_test"].iloc[0])
+    rows = [np.frombuffer(each, np.uint8) for each in bits]
+    if any(8 * len(row) < size for row in rows):
+        return "", None
+    right = np.zeros((len(index), size), np.bool_)
+    right[index.get_indexer(done.index)] = [np.unpackbits(row, count=size) for row in rows]
+    return str(split.iloc[0]), right
 
 
 class Comparison:
@@ -118,6 +141,8 @@ class Comparison:
         # Seeds up to the first look are what they are, whatever a look then decides.
         if self.about == "variant" and looks:
             self._used = self._planned & (self._place < looks[0])
+        shared = a.test_split == b.test_split and bool(a.test_split) and not outside
+        self._right = (a.right[both], b.right[both]) if shared else None  # type: ignore[index]
         self._outside = outside
         self.looks: tuple[int, ...] = () if self.about == "variant" or outside else looks
 
@@ -158,6 +183,32 @@ class Comparison:
             hi=found.mean + half,
             p_tied=1.0 if planned is None else planned.p_tied,
         )
+
+    def images(self, look: int | None = None) -> tuple[float, float, float] | None:
+        """Return the interval and p of the mean difference if test images were drawn anew too.
+
+        It is over the same repeats as `pair`.
+
+        Args:
+            look: The look.
+
+        Returns:
+            None where the two rows do not share one test split, or have seeds outside the plan.
+
+        """
+        used = self._used if look is None else self._planned & (self._place < look)
+        if self._right is None or used.sum() < 2:
+            return None
+        sides = [each[used].astype(float) for each in self._right]
+        if self.about == "variant":
+            search = self._search[used]
+            if len(np.unique(search)) < 2:
+                return None
+            sides = [
+                np.stack([each[search == own].mean(axis=0) for own in np.unique(search)])
+                for each in sides
+            ]
+        return statistics.images_test(*sides)[1:]
 
     def _paired(self, used: NDArray[np.bool_], margin: float) -> Paired | None:
         if used.sum() < 2:

@@ -48,6 +48,7 @@ def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
     if "underpowered" in named:
         takes = _takes({label(row): own[row] for row in groups["underpowered"]})
         parts.append(f"It cannot be distinguished from {named['underpowered']}{takes}.")
+    parts += _images({label(row): pair for row, pair in own.items()})
     return " ".join([*parts, *_margin(board, pairs), _about(list(own.values()))])
 
 
@@ -97,6 +98,23 @@ def _takes(undecided: Mapping[str, Mapping[Any, Any]]) -> str:
         kind = {"searches": "search", "seeds": "seed"}[kind]
     which = "them" if len(undecided) == 1 else f"it from {name}"
     return f"; about {count:,} more {kind} each would distinguish {which}"
+
+
+def _images(own: Mapping[str, Mapping[Any, Any]]) -> list[str]:
+    """Return which decisions hold for the images of a shared test split alone."""
+    named = [
+        name
+        for name, pair in own.items()
+        if pair["verdict"] in _TURNED
+        and not pd.isna(pair.get("images_lo"))
+        and pair["images_lo"] <= 0 <= pair["images_hi"]
+    ]
+    if not named:
+        return []
+    return [
+        "All repeats share one test split, and with other images of its kind the difference to "
+        f"{_listed(named)} may vanish."
+    ]
 
 
 def _margin(board: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:

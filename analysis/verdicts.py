@@ -25,10 +25,13 @@ BASELINE = "sgd"
 Key = tuple[str, str]
 """A row of the board: its run and its space."""
 
+IMAGES = ("images_lo", "images_hi", "images_p")
+"""What the test says where its images count as drawn by chance, like the seeds."""
+
 COLUMNS = (
     *("baseline", "verdict", "verdict_about", "plan", "look", "margin", "rank_lo", "rank_hi"),
     *("n", "diff_mean", "diff_se", "diff_lo", "diff_hi", "p", "p_holm", "p_tied", "wins", "mde"),
-    *("seeds_needed", "searches_needed"),
+    *("seeds_needed", "searches_needed", *IMAGES),
 )
 
 
@@ -190,9 +193,11 @@ def _figures(judged: Judged, compared: Comparison, alpha: float) -> dict[str, An
     if pair is None:
         return {"verdict": judged.word, "n": 0}
     needed = "searches_needed" if compared.about == "variant" else "seeds_needed"
+    look = (judged.look or None) if compared.looks else None
+    images = compared.images(look) or (None, None, None)
     return {
         "verdict": judged.word,
-        "look": (judged.look or None) if compared.looks else None,
+        "look": look,
         "n": pair.n,
         "diff_mean": pair.mean,
         "diff_se": pair.se,
@@ -201,6 +206,7 @@ def _figures(judged: Judged, compared: Comparison, alpha: float) -> dict[str, An
         "p": pair.p,
         "p_holm": judged.p_holm,
         "p_tied": pair.p_tied,
+        **dict(zip(IMAGES, images, strict=True)),
         "wins": pair.wins,
         "mde": statistics.detectable(pair.sd, pair.n, alpha),
         needed: _finite(statistics.seeds_needed(pair.mean, pair.sd, alpha)),

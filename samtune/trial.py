@@ -164,7 +164,8 @@ def report(
         facts: Constants of the trial, such as `n_params` and `device`: numbers, texts, True or
             False. One report with them is enough. A repeat that has opened test may add
             `test_bits`, which says of each test image whether it is classified correctly:
-            `base64.b64encode(np.packbits(correct)).decode()`.
+            `base64.b64encode(np.packbits(correct)).decode()`, and `test_split`, a text that is
+            equal for repeats with the same test images.
         metrics: Numbers: of Python, or 0-dim tensors and arrays. The metric of the sweep
             (`val_acc` unless the space names another) is always needed. A budget of kind
             `compute` needs `see` too: the SGD-epoch equivalents since the start of the trial. A

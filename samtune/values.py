@@ -23,7 +23,7 @@ _COUNTS = {
     **{"n_params": 2**63 - 1, "threads": 2**15 - 1, "workers": 2**15 - 1},
 }
 _FLAGS = {"deterministic", "compiled", "channels_last"}
-_TEXTS = {"device", "precision", "data_sha256", "torch_version", "test_bits"}
+_TEXTS = {"device", "precision", "data_sha256", "torch_version", "test_bits", "test_split"}
 
 
 class ReportError(SamtuneError):

@@ -8,6 +8,7 @@ alone: equal seeds give equal splits and equal label noise in every process.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,17 @@ from trainables.datasets.labels import confusions
 from trainables.sampling import Rows, add_asymmetric_noise, add_symmetric_noise, split_by_class
 from trainables.split import Split, Streamed
 
-__all__ = ["TASK", "DataError", "Split", "TrainVal", "doubts", "load", "make_ready", "open_test"]
+__all__ = [
+    "TASK",
+    "DataError",
+    "Split",
+    "TrainVal",
+    "digest",
+    "doubts",
+    "load",
+    "make_ready",
+    "open_test",
+]
 
 # A tenth of the official training images is for validation unless the task or the set says else.
 _VAL_SIZE = Size(0.1, is_count=False)
@@ -120,6 +131,22 @@ def open_test(task: Mapping[str, Value], split_seed: int, permit: str | None) ->
             "`samtune confirm` gives one to each repeat of the chosen configuration"
         )
     return _test(DataTask.of(task), split_seed)
+
+
+def digest(test: Split, task: Mapping[str, Value], sha256: str) -> str:
+    """Return a digest of a test split: equal where two trials are tested on the same images.
+
+    Args:
+        test: The test images, as `open_test` returns them.
+        task: The words of the task.
+        sha256: The hash of the whole data set.
+    """
+    wanted = DataTask.of(task)
+    about = f"{sha256} {wanted.corruption} {wanted.severity}"
+    found = hashlib.sha256(about.encode())
+    for numbers in (test.rows, test.labels):
+        found.update(numbers.cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 # Workers are reused: the next trial of a sweep often needs the split of the last one.

@@ -24,7 +24,7 @@ from trainables.allocator import keep_freed_memory
 from trainables.augment import Augment, Normaliser
 from trainables.batch_norm import SharedNorm
 from trainables.budget import SKIPS_IN_A_ROW, Meter
-from trainables.data import TrainVal, load, open_test
+from trainables.data import TrainVal, digest, load, open_test
 from trainables.device import device_for
 from trainables.evaluation import (
     Posterior,
@@ -93,7 +93,8 @@ class Trial:
         self.meter = Meter(config.budget, n_train, batch_size, schedule)
         folder = config.checkpoint_dir
         self.saver = Saver(Path(folder)) if folder is not None else None
-        self.test_bits: str | None = None
+        # What a repeat says of its test split: of its images, and which of them it got right.
+        self.tested: dict[str, str] = {}
 
     def _resident(self, split: Split) -> Split:
         return split.resident(self.device, min(1.0, self.config.gpus))
@@ -279,8 +280,10 @@ class Trial:
     def _test(self) -> dict[str, float]:
         started = perf_counter()
         split = open_test(self.config.task, self.config.seeds.split, self.config.test_permit)
+        which = digest(split, self.config.task, self.data_sha256)
         split = self._resident(split)
-        metrics, self.test_bits = evaluate_test(self.predict, split)
+        metrics, bits = evaluate_test(self.predict, split)
+        self.tested = {"test_bits": bits, "test_split": which}
         metrics |= {f"test_{name}": value for name, value in self._sampled(split).items()}
         self.meter.eval_s += perf_counter() - started
         return metrics
@@ -346,7 +349,7 @@ class Trial:
             "data_sha256": self.data_sha256,
             "torch_version": str(torch.__version__),
             "deterministic": repeatable and self.config.budget.kind != "seconds",
-            **({} if self.test_bits is None else {"test_bits": self.test_bits}),
+            **self.tested,
             **({"sharp_bn_mode": Measurement().batch_norm} if self.config.sharpness else {}),
         }
 
@@ -371,7 +374,7 @@ class Trial:
             "scaler": self.scaler.state_dict() if self.scaler else {},
             "ranks": self.ranks.states(self._own_state()),
             "metrics": dict(metrics),
-            "test_bits": self.test_bits,
+            "tested": self.tested,
         }
         if self.ranks.rank > 0:
             send(None)
@@ -415,7 +418,8 @@ class Trial:
             self.optimizer.load_state_dict(
                 {**self.optimizer.state_dict(), "memory": own["variant"]}
             )
-        self.test_bits = state["test_bits"]
+        # A checkpoint of an earlier samtune has none.
+        self.tested = state.get("tested", {})
         metrics = state["metrics"] | {"train_s": self.meter.train_s}
         self._report(self.meter.epoch, metrics, checkpoint.verify(path) if path else None)
 

@@ -9,6 +9,7 @@ scipy.
 from analysis.statistics.anytime import e_reach, e_value
 from analysis.statistics.nested import (
     between_searches,
+    images_test,
     over_images,
     over_studies,
     over_task_means,
@@ -43,6 +44,7 @@ __all__ = [
     "e_reach",
     "e_value",
     "holm",
+    "images_test",
     "margin",
     "over_images",
     "over_studies",

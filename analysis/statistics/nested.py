@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from analysis.statistics.pairs import ratio
@@ -105,15 +105,51 @@ def over_images(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
         The mean difference, its standard error, and the standard error of the seeds alone.
 
     """
-    d = np.asarray(a, float) - np.asarray(b, float)
+    d = _differences(a, b)
+    variance, of_seeds, _ = _crossed(d)
+    return float(d.mean()), math.sqrt(variance), math.sqrt(of_seeds)
+
+
+def images_test(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float, float]:
+    """Test the mean difference of `over_images` by Student's t, as if new images were drawn too.
+
+    The degrees of freedom are Satterthwaite's for the sum of the three mean squares, those of the
+    seeds where these alone make the variance.
+
+    Args:
+        a: Correctness of the first variant, shape (seeds, images); of searches, the share of a
+            search's seeds that are right.
+        b: Correctness of the second variant, same shape.
+
+    Returns:
+        The mean difference, the ends of its 95 % interval and the two-sided p-value.
+
+    """
+    d = _differences(a, b)
+    variance, _, df = _crossed(d)
+    mean, se = float(d.mean()), math.sqrt(variance)
+    half = float(special.stdtrit(df, 0.975)) * se
+    return mean, mean - half, mean + half, 2 * float(special.stdtr(df, -abs(ratio(mean, se))))
+
+
+def _differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    d: NDArray[np.float64] = np.asarray(a, float) - np.asarray(b, float)
     if d.ndim != 2 or min(d.shape) < 2:
         raise ValueError("correctness has shape (seeds, images), with two of each at least")
+    return d
+
+
+def _crossed(d: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the variance of the mean, that of the seeds alone, and the degrees of freedom."""
     n, images = d.shape
     mean, of_seed, of_image = d.mean(), d.mean(axis=1), d.mean(axis=0)
     ms_seed = images * float(((of_seed - mean) ** 2).sum()) / (n - 1)
     ms_image = n * float(((of_image - mean) ** 2).sum()) / (images - 1)
     rest = d - of_seed[:, None] - of_image[None, :] + mean
     ms_rest = float((rest**2).sum()) / ((n - 1) * (images - 1))
-    of_seeds = ms_seed / (n * images)
-    variance = max((ms_seed + ms_image - ms_rest) / (n * images), of_seeds)
-    return float(mean), math.sqrt(variance), math.sqrt(of_seeds)
+    total = ms_seed + ms_image - ms_rest
+    if ms_image <= ms_rest:
+        return ms_seed / (n * images), ms_seed / (n * images), n - 1
+    spread = ms_seed**2 / (n - 1) + ms_image**2 / (images - 1)
+    spread += ms_rest**2 / ((n - 1) * (images - 1))
+    return total / (n * images), ms_seed / (n * images), total**2 / spread

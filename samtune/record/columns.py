@@ -60,6 +60,10 @@ diff_hi float64  upper end of the interval of the difference
 p float64  two-sided p of the paired t test, n - 1 degrees of freedom; with added seeds 1 / e-value
 p_holm float64  `p` after Holm, over the rows compared with the baseline (or over all pairs)
 p_tied float64  larger p of two one-sided t tests of |difference| >= margin
+images_lo float64  lower end of the 95 % interval of the difference if test images were drawn anew
+    too (crossed design of seeds and images); null unless all repeats share one test split
+images_hi float64  upper end of the interval over seeds and images
+images_p float64  two-sided p over seeds and images, before Holm
 wins float64  share of the n in which the row (or `a`) is better; a tie counts one half
 margin float64  largest difference that counts as a tie
 mde float64  least difference found with 80 % power at this n and level 0.05 / comparisons
@@ -204,6 +208,7 @@ test_ece float64  expected calibration error on test
 test_brier float64  Brier score on test: 0 is best, 2 is worst
 n_test int64  images of the test split
 test_correct int64  test images that are classified rightly
+test_split string  digest of the test images; equal where repeats were tested on the same ones
 test_bits binary  test images in their order, a bit each, 1 where right: `numpy.packbits`
 sharp_lambda_max float64  largest eigenvalue of the Hessian of the training loss, by Lanczos
 sharp_trace float64  trace of that Hessian, by Hutchinson's estimate

@@ -151,6 +151,7 @@ class _Run:
                 **{columns[name]: value for name, value in end.metrics.items()},
                 **{name: whole(end.metrics.get(name)) for name in _COUNTS},
                 "test_bits": bits(trial.facts.get("test_bits")),
+                "test_split": trial.facts.get("test_split"),
                 "ckpt_sha256": end.checkpoint_sha256,
                 "sharp_bn_mode": trial.facts.get("sharp_bn_mode"),
                 **self.sharpness.get(trial.key, {}),

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
@@ -13,6 +14,7 @@ from analysis.statistics import (
     detectable,
     e_value,
     holm,
+    images_test,
     margin,
     over_images,
     over_studies,
@@ -255,3 +257,25 @@ def test_the_e_value_and_the_crossed_design() -> None:
     assert over_images(a, b) == (near(0.2777777778), near(0.05555555556), near(0.05555555556))
     with pytest.raises(ValueError, match=r"shape \(seeds, images\)"):
         over_images([1, 0], [0, 1])
+    # The images differ no more than the rest does, so the seeds alone decide: a plain t test.
+    plain = stats.ttest_rel(np.mean(a, axis=1), np.mean(b, axis=1))
+    low, high = plain.confidence_interval()
+    assert images_test(a, b) == (near(0.2777777778), near(low), near(high), near(plain.pvalue))
+
+
+def test_an_interval_over_images_covers_what_new_images_would_give() -> None:
+    """The interval of the seeds alone does not."""
+    rng = np.random.default_rng(5)
+    boards, n, images = 400, 5, 200
+    covered = np.zeros(2)
+    for _ in range(boards):
+        # An image is right in a variant with a chance of its own; the true difference is zero.
+        ease = rng.normal(size=(2, 1, images))
+        luck = 0.5 * rng.normal(size=(2, n, images)) + 0.1 * rng.normal(size=(2, n, 1))
+        a, b = ease + luck > 0
+        plain = paired(a.mean(axis=1).tolist(), b.mean(axis=1).tolist(), None, 0.0)
+        _, low, high, p = images_test(a, b)
+        covered += [plain.lo <= 0 <= plain.hi, low <= 0 <= high]
+        assert (p > 0.05) == (low <= 0 <= high)
+    seeds, both = covered / boards
+    assert both >= 0.95 - 2 * math.sqrt(0.05 * 0.95 / boards) and seeds < 0.9

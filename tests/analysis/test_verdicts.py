@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_leaderboard import folder, repeat, trial
 from test_statistics import COUNTS
 
 from analysis.leaderboard import leaderboard
+from analysis.statistics import images_test
 from analysis.summary import summary
 from analysis.verdicts import judged
 from samtune.record import tables
@@ -89,6 +91,48 @@ def test_pairing_is_by_bundle_and_never_by_place(tmp_path: Path) -> None:
         by_space(judged(leaderboard([place]), [place])[0])["sam"] for place in (straight, mixed)
     )
     assert first["p"] == second["p"] == pytest.approx(0.01240333159)
+
+
+def shared(space: str, split: str, drawn: int) -> tuple[dict[str, Any], list[Any]]:
+    """Return a row whose repeats get 450 of the same 500 images right, and 0 to 40 others."""
+    search, own = rows_of(space)
+    for k, row in enumerate(own):
+        right = np.arange(500) < (450 if space == "sgd" else 465)
+        right[470:] = np.random.default_rng(drawn + k).random(30) < 0.5
+        row |= {"test_bits": np.packbits(right).tobytes(), "test_split": split}
+        row |= {"test_correct": int(right.sum()), "test_acc": right.mean()}
+    return search, own
+
+
+def test_on_a_shared_test_split_the_images_count_too(tmp_path: Path) -> None:
+    found = [shared("sgd", "one", 1), shared("sam", "one", 2)]
+    place = folder(tmp_path / "r", [f[0] for f in found], [row for f in found for row in f[1]])
+    board, pairs = judged(leaderboard([place]), [place])
+    sam, pair = by_space(board)["sam"], pairs.iloc[0]
+    bits = {
+        name: [np.unpackbits(np.frombuffer(row["test_bits"], np.uint8), count=500) for row in own]
+        for name, (_, own) in zip(("sgd", "sam"), found, strict=True)
+    }
+    mean, low, high, p = images_test(bits["sam"], bits["sgd"])
+    assert sam["diff_mean"] == pytest.approx(mean)
+    assert (sam["images_lo"], sam["images_hi"], sam["images_p"]) == pytest.approx((low, high, p))
+    assert (pair["images_lo"], pair["images_p"]) == pytest.approx((low, p))
+    assert sam["images_lo"] < sam["diff_lo"] and "may vanish" not in summary(board, pairs)
+    pairs["images_lo"] = -0.001
+    assert "with other images of its kind the difference to sgd may vanish" in summary(
+        board, pairs
+    )
+
+
+@pytest.mark.parametrize("change", [{"test_split": "two"}, {"test_bits": None}, {"plan": "added"}])
+def test_without_a_shared_test_split_there_is_no_interval_over_images(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    found = [shared("sgd", "one", 1), shared("sam", "one", 2)]
+    found[1][1][-1] |= change
+    place = folder(tmp_path / "r", [f[0] for f in found], [row for f in found for row in f[1]])
+    board, pairs = judged(leaderboard([place]), [place])
+    assert board["images_p"].isna().all() and pairs["images_p"].isna().all()
 
 
 def test_bundles_that_one_row_lacks_are_left_out(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,16 @@ def test_what_a_search_trial_gets_has_no_test_split() -> None:
 def test_test_stays_shut_without_a_permit(permit: str | None) -> None:
     with pytest.raises(DataError, match=r"samtune confirm.* gives one"):
         open_test(TASK, 0, permit)
+
+
+def test_the_digest_of_a_test_split_names_its_images() -> None:
+    def named(seed: int = 1, sha256: str = digits_file.SHA256, **words: Any) -> str:
+        return data.digest(open_test(CLEAN, seed, "a test"), CLEAN | words, sha256)
+
+    noisy = data.digest(open_test(TASK, 1, "a test"), TASK, digits_file.SHA256)
+    assert named() == noisy and len(noisy) == 16
+    others = {named(seed=2), named(sha256="0"), named(corruption="fog"), named(severity=3)}
+    assert len(others - {noisy}) == 4
 
 
 def test_a_misspelt_data_set_names_the_right_one() -> None:
