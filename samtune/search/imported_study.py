@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from samtune.messages import nearest, quoted
 from samtune.space.conversion import Converted, scalar
 from samtune.space.errors import SpaceError
-from samtune.space.schema import NAME
+from samtune.space.word_types import NAME
 
 _STARTS = 3
 

@@ -32,8 +32,8 @@ from samtune.space.knobs import (
     same,
     steps,
 )
-from samtune.space.schema import PLACED
 from samtune.space.search_space import SearchSpace
+from samtune.space.search_words import PLACED
 
 # The name under which the index of a tied point is drawn; no knob can be called so.
 POINT = "(point)"

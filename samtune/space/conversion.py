@@ -13,7 +13,7 @@ import yaml
 from samtune.messages import quoted
 from samtune.space.errors import SpaceError
 from samtune.space.frozen import dump
-from samtune.space.schema import NAME
+from samtune.space.word_types import NAME
 
 # Epochs per trial where the other tuner's file has no budget.
 _EPOCHS = 10

@@ -9,9 +9,10 @@ from samtune.messages import nearest, quoted
 from samtune.space.errors import SpaceError
 from samtune.space.knob_reader import KnobReader
 from samtune.space.knobs import Value
-from samtune.space.schema import NAME, Document, not_a_number
+from samtune.space.schema import Document
 from samtune.space.strict_yaml import Node, Problem
 from samtune.space.trainable import Declared
+from samtune.space.word_types import NAME, not_a_number
 
 
 def declaration(

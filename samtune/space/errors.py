@@ -14,8 +14,9 @@ from pydantic_core import ErrorDetails
 
 from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
-from samtune.space.schema import NOTHING, SECTIONS, ChoiceShape, Document, GridShape, RangeShape
+from samtune.space.schema import SECTIONS, ChoiceShape, Document, GridShape, RangeShape
 from samtune.space.strict_yaml import Node, Problem
+from samtune.space.word_types import NOTHING
 
 
 class SpaceError(SamtuneError):

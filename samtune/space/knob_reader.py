@@ -23,9 +23,10 @@ from samtune.space.knobs import (
     step_size,
     steps,
 )
-from samtune.space.schema import NOTHING, ChoiceShape, GridShape, RangeShape, not_a_number
+from samtune.space.schema import ChoiceShape, GridShape, RangeShape
 from samtune.space.strict_yaml import Node, Problem
 from samtune.space.trainable import Declared
+from samtune.space.word_types import NOTHING, not_a_number
 
 if TYPE_CHECKING:
     from samtune.optimizers.knobs import Knob

@@ -7,8 +7,9 @@ from typing import Any
 from samtune.messages import quoted
 from samtune.space.knob_reader import KnobReader
 from samtune.space.knobs import Domain, Fixed, Value, same
-from samtune.space.schema import NAME, Document
+from samtune.space.schema import Document
 from samtune.space.strict_yaml import Node
+from samtune.space.word_types import NAME
 
 
 class KnobSection:

@@ -3,123 +3,28 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+
+from samtune.space.search_words import SearchSettings
+from samtune.space.word_types import (
+    NAMES,
+    Count,
+    Named,
+    Number,
+    Positive,
+    Value,
+    Values,
+    When,
+    Words,
+    auto_or,
+    number,
+    whole,
 )
 
-from samtune.messages import nearest, quoted
-from samtune.space.strict_yaml import scalar as yaml_scalar
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-Method = Literal["tpe", "gp", "cmaes", "auto", "random", "sobol", "grid"]
-METHODS = get_args(Method)
-PLACED = ("random", "sobol", "grid")
-"""The methods that place all of their points before the search."""
-_PATH = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
-NOTHING = "nothing is written here; write a value, or remove the line"
-
-
-def not_a_number(value: object) -> str:
-    """Return why `value` is no number, and what to type."""
-    if value is None:
-        return NOTHING
-    if isinstance(value, dict | list):
-        return f"a {'map' if isinstance(value, dict) else 'list'} where a number belongs"
-    if isinstance(value, bool):
-        return f"{str(value).lower()} is not a number"
-    meant = yaml_scalar(str(value).replace("_", "").replace(",", "."))
-    if isinstance(meant, float | int) and not isinstance(meant, bool):
-        return f"{quoted(value)} is text, not a number; write {meant} without quotes"
-    return f"{quoted(value)} is text, not a number"
-
-
-def _scalar(value: Any) -> Any:
-    if value is None:
-        raise ValueError(NOTHING)
-    if isinstance(value, list):
-        message = "a list where one value belongs; to try each: {choice: [...]} or {grid: [...]}"
-        raise ValueError(message)
-    if isinstance(value, dict):
-        raise ValueError("a map where one value belongs")
-    return value
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(not_a_number(value))
-    return value
-
-
-def _whole(value: Any) -> Any:
-    _number(value)
-    if not isinstance(value, int):
-        raise ValueError(f"{value} is not a whole number")
-    return value
-
-
-def _auto_or(check: Callable[[Any], Any], kind: str) -> Callable[[Any], Any]:
-    """Return a validator that accepts `auto`, and what `check` accepts if it is above 0."""
-
-    def validate(value: Any) -> Any:
-        if value == "auto":
-            return value
-        try:
-            number = check(value)
-        except ValueError as error:
-            raise ValueError(f"{error}; or write `auto`") from None
-        if number <= 0:
-            raise ValueError(f"{value} is neither {kind} nor `auto`")
-        return value
-
-    return validate
-
-
-def _method(value: Any) -> Any:
-    """Return a method of search: a word, or the path of a sampler."""
-    if isinstance(value, str) and (value in METHODS or re.fullmatch(_PATH, value, re.ASCII)):
-        return value
-    near = nearest(value, METHODS) if isinstance(value, str) else ""
-    near = f"; {near}" if near.startswith("did") else ""
-    raise ValueError(
-        f"{quoted(value)} is none of {', '.join(METHODS)}, nor a path such as "
-        f"my_module:my_sampler{near}"
-    )
-
-
-def _first(value: Any) -> Any:
-    if value == "default" or isinstance(value, dict):
-        return value
-    raise ValueError(
-        f"{quoted(value)} is neither `default` nor a map such as {{lr: 0.1, rho: 0.5}}"
-    )
-
-
-Value = Annotated[bool | int | float | str, BeforeValidator(_scalar)]
-Number = Annotated[float, BeforeValidator(_number)]
-Positive = Annotated[float, Field(gt=0), BeforeValidator(_number)]
-Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 32), BeforeValidator(_whole)]
-Values = Annotated[list[Value], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
-# The check of names has its own message; the JSON Schema says the same by these words.
-_NAMES: dict[str, Any] = {"propertyNames": {"pattern": f"^{NAME.pattern}$"}}
-Named = Annotated[dict[str, Value], Field(json_schema_extra=_NAMES)]
-When = Annotated[dict[str, Value | Values], Field(json_schema_extra=_NAMES)]
-
-
-class _Words(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
-
-
-class RangeShape(_Words):
+class RangeShape(Words):
     """A range: {min, max} or {mean, sd}, and optionally scale, step, type, default, when."""
 
     min: Number | None = Field(default=None, description="Lower end, included.")
@@ -150,7 +55,7 @@ class RangeShape(_Words):
     )
 
 
-class ChoiceShape(_Words):
+class ChoiceShape(Words):
     """A choice: the search picks one of the values for each trial."""
 
     choice: Values | None = Field(description="The values to pick from.")
@@ -160,7 +65,7 @@ class ChoiceShape(_Words):
     )
 
 
-class GridShape(_Words):
+class GridShape(Words):
     """A grid: each value is tried with each value of the other grids, for each sampled point."""
 
     grid: Values | None = Field(description="The values to try, each one.")
@@ -194,7 +99,7 @@ KnobShape = Annotated[
 ]
 
 
-class BudgetSettings(_Words):
+class BudgetSettings(Words):
     """The budget limit of one trial, and the number of trials."""
 
     kind: Literal["compute", "epochs", "seconds"] = Field(
@@ -208,46 +113,7 @@ class BudgetSettings(_Words):
     )
 
 
-class SearchSettings(_Words):
-    """The choice of configurations."""
-
-    method: Annotated[
-        Method | Annotated[str, Field(pattern=f"^{_PATH}$")], BeforeValidator(_method)
-    ] = Field(
-        default="tpe",
-        description="How configurations are proposed; auto: gp where only numbers are searched, "
-        "else tpe. A path names a function "
-        "or class of your own that takes a seed and gives an Optuna sampler.",
-    )
-    seed: Seed = Field(default=1, description="Seed of the proposals and of the trials.")
-    first: list[Annotated[Literal["default"] | Named, BeforeValidator(_first)]] = Field(
-        default=["default"],
-        description="Tried before all others: default, or maps of knob values.",
-    )
-    sobol: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
-        default=8,
-        description="A method that learns begins with this many points, `first` among them, "
-        "spread evenly.",
-    )
-    metric: str = Field(
-        default="val_acc",
-        description="What a trial reports and the search improves.",
-        json_schema_extra={"not": {"pattern": "^test_"}},
-    )
-    mode: Literal["max", "min"] = Field(
-        default="max", description="max where a higher metric is better, min for a loss."
-    )
-    target: Number | None = Field(
-        default=None, description="The search ends when a completed trial has this value."
-    )
-    enough: Literal["noise"] | None = Field(
-        default=None,
-        description="noise: the search ends when less improvement is possible than the standard "
-        "error of validation.",
-    )
-
-
-class AshaSettings(_Words):
+class AshaSettings(Words):
     """Early stopping by successive halving: rungs at grace, grace * factor, ..."""
 
     mode: Literal["stop", "promote", "halving"] = Field(
@@ -256,20 +122,20 @@ class AshaSettings(_Words):
         "there until it is among the best. halving: the best go on when all are there.",
     )
     grace: Annotated[
-        Positive | Literal["auto"], BeforeValidator(_auto_or(_number, "a number above 0"))
+        Positive | Literal["auto"], BeforeValidator(auto_or(number, "a number above 0"))
     ] = Field(
         default="auto",
         description="No trial stops before this, in units of the budget; auto: 40 % of it.",
     )
-    factor: Annotated[float, Field(gt=1), BeforeValidator(_number)] = Field(
+    factor: Annotated[float, Field(gt=1), BeforeValidator(number)] = Field(
         default=2, description="One in `factor` trials goes on at each rung."
     )
-    tolerance: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+    tolerance: Annotated[float, Field(ge=0), BeforeValidator(number)] = Field(
         default=1,
         description="Near ties go on as well: within this many standard errors of the cutoff, "
         "or equal to it; 0 for none.",
     )
-    audit: Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)] = Field(
+    audit: Annotated[float, Field(ge=0, le=1), BeforeValidator(number)] = Field(
         default=0,
         description="Share of the stopped trials that run on, to measure the wrong stops.",
     )
@@ -284,7 +150,7 @@ class AshaSettings(_Words):
         return float(f"{0.4 * per_trial:.4g}") if isinstance(self.grace, str) else self.grace
 
 
-class SelectSettings(_Words):
+class SelectSettings(Words):
     """The choice of a search's winner: its best trials again on fresh seeds, by validation.
 
     Skipped where the search has fewer than 20 trials, or fewer than 2 that completed.
@@ -296,16 +162,16 @@ class SelectSettings(_Words):
     seeds: Count = Field(default=2, description="How many fresh seeds each.")
 
 
-class ResourceSettings(_Words):
+class ResourceSettings(Words):
     """The resources of one trial while it runs."""
 
     cpus: Positive = Field(default=1, description="CPUs of each process of a trial.")
-    gpus: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+    gpus: Annotated[float, Field(ge=0), BeforeValidator(number)] = Field(
         default=0,
         description="May be a fraction: 0.5 puts two trials on a GPU.",
         json_schema_extra={"anyOf": [{"maximum": 1}, {"type": "integer"}]},
     )
-    gpu_memory_gb: Annotated[float, Field(ge=0), BeforeValidator(_number)] = Field(
+    gpu_memory_gb: Annotated[float, Field(ge=0), BeforeValidator(number)] = Field(
         default=0,
         description="Memory that must be free on its GPU when a trial starts; 0: not asked.",
     )
@@ -315,28 +181,28 @@ class ResourceSettings(_Words):
     )
     parallel: Annotated[
         Annotated[int, Field(ge=1)] | Literal["auto"],
-        BeforeValidator(_auto_or(_whole, "a whole number of at least 1")),
+        BeforeValidator(auto_or(whole, "a whole number of at least 1")),
     ] = Field(default="auto", description="Most trials at a time; auto: as many as fit.")
-    retries: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
+    retries: Annotated[int, Field(ge=0), BeforeValidator(whole)] = Field(
         default=2,
         description="How often a trial is tried again whose worker died or stalled.",
     )
     stall_after: Annotated[
         Positive | Literal["auto"],
-        BeforeValidator(_auto_or(_number, "a number of seconds above 0")),
+        BeforeValidator(auto_or(number, "a number of seconds above 0")),
     ] = Field(
         default="auto",
         description="Seconds without a report after which a trial is killed; auto: by its pace.",
     )
 
 
-class ConfirmSettings(_Words):
+class ConfirmSettings(Words):
     """Fresh-seed repeats of the best configurations; the test split is opened only there."""
 
     top: Count = Field(default=1, description="How many configurations, best first.")
     seeds: Count = Field(default=5, description="How many fresh seeds each.")
     margin: Annotated[
-        Positive | Literal["auto"], BeforeValidator(_auto_or(_number, "a number above 0"))
+        Positive | Literal["auto"], BeforeValidator(auto_or(number, "a number above 0"))
     ] = Field(
         default="auto",
         description="Largest difference of the metric that counts as a tie; auto: 2 % of the "
@@ -348,22 +214,22 @@ class ConfirmSettings(_Words):
     )
 
 
-class MemberSettings(_Words):
+class MemberSettings(Words):
     """The place of a space in a study. Written by the study, not by hand."""
 
     study: str = Field(default="", description="The study; empty: none.")
     row: str = Field(default="", description="The row of the leaderboard; empty: the space.")
     task: str = Field(default="", description="The study's name of the task.")
-    search: Annotated[int, Field(ge=0, lt=1000), BeforeValidator(_whole)] = Field(
+    search: Annotated[int, Field(ge=0, lt=1000), BeforeValidator(whole)] = Field(
         default=0, description="Which of the row's independent searches this is, from 0."
     )
     baseline: str = Field(default="", description="The row that the study compares with.")
-    keep: Annotated[int, Field(ge=0), BeforeValidator(_whole)] = Field(
+    keep: Annotated[int, Field(ge=0), BeforeValidator(whole)] = Field(
         default=0, description="Rows that a race keeps at least; 0: there is no race."
     )
 
 
-class Document(_Words):
+class Document(Words):
     """A samtune space file: what to train, which knobs to search, and with what budget."""
 
     model_config = ConfigDict(title="samtune space")
@@ -382,7 +248,7 @@ class Document(_Words):
     knobs: dict[str, KnobShape | None] = Field(
         default={},
         description="Each a value, a range, a choice or a grid; null removes an inherited one.",
-        json_schema_extra=_NAMES,
+        json_schema_extra=NAMES,
     )
     points: Annotated[list[Named], Field(min_length=1)] | None = Field(
         default=None,
@@ -403,7 +269,7 @@ class Document(_Words):
     member: MemberSettings = MemberSettings()
 
 
-SECTIONS: dict[str, type[_Words]] = {
+SECTIONS: dict[str, type[Words]] = {
     "budget": BudgetSettings,
     "search": SearchSettings,
     "asha": AshaSettings,

@@ -50,10 +50,10 @@ from samtune.space.schema import (
     Document,
     MemberSettings,
     ResourceSettings,
-    SearchSettings,
     SelectSettings,
     space_schema,
 )
+from samtune.space.search_words import SearchSettings
 from samtune.space.sections import Sections
 from samtune.space.strict_yaml import Node, Problem, StrictYamlError
 from samtune.space.trainable import resolve

@@ -19,7 +19,8 @@ from samtune.space.knobs import (
     steps,
 )
 from samtune.space.sampler import method_fault
-from samtune.space.schema import PLACED, Document
+from samtune.space.schema import Document
+from samtune.space.search_words import PLACED
 from samtune.space.strict_yaml import Node
 
 MAX_GRID = 100_000

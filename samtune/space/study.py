@@ -17,9 +17,10 @@ from samtune.messages import nearest, quoted
 from samtune.space.errors import SpaceError, faults, space_error
 from samtune.space.files import read, shipped_studies
 from samtune.space.knobs import Value
-from samtune.space.schema import SECTIONS, Count, Named, Positive
+from samtune.space.schema import SECTIONS
 from samtune.space.search_space import SearchSpace
 from samtune.space.strict_yaml import Mark, Node, Problem, load
+from samtune.space.word_types import Count, Named, Positive
 
 _ALLOWED = {"samtune", "study", "task", *SECTIONS} - {"member"}
 _SET = "study."
