@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,3 +75,24 @@ class Launch:
     time_limit: float | str | None = None
     tell: Callable[[str], None] = say
     cut_short: Callable[[Path, int], None] = lambda folder, code: None
+
+    @classmethod
+    def of(cls, options: LaunchOptions) -> Launch:
+        """Return the settings of these options.
+
+        Raises:
+            RunError: The time limit is none (exit code 2), or Ray cannot work in this Python (5).
+        """
+        if sys.flags.optimize > 1:
+            raise RunError(
+                "Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO), and Ray cannot be "
+                "imported then; unset PYTHONOPTIMIZE, or set it to 1",
+                exit_code=5,
+            )
+        launch = cls(**options)
+        if launch.time_limit is not None:
+            launch = dataclasses.replace(launch, time_limit=seconds_of(launch.time_limit))
+        if launch.storage is not None and "://" not in launch.storage:
+            # Workers have a working folder of their own.
+            return dataclasses.replace(launch, storage=str(Path(launch.storage).absolute()))
+        return launch

@@ -1,364 +1,21 @@
-"""A run from Python: start it, read it while it runs, stop it, continue it and confirm it."""
+"""Runs from Python: start one, open one, and compare several."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import signal
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from samtune.api.launch import Launch, LaunchOptions, seconds_of
-from samtune.api.spaces import Reference, Space, resolved
-from samtune.messages import nearest
-from samtune.record.folder import RunError, check_name, is_locked, refuse_taken
+from samtune.api.launch import Launch, LaunchOptions
+from samtune.api.run import Run, concluded
+from samtune.api.spaces import Reference, each_of, resolved
+from samtune.record.folder import check_name, refuse_taken
 from samtune.record.record import Record
-from samtune.sweep.stop import ask_to_stop, withdraw
-from samtune.views.best import python, space_file, winner_of
-from samtune.views.status import status_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from analysis.charts.figure import Figure
-    from analysis.charts.palette import Theme
-    from analysis.charts.sample import By
-    from samtune.api.report import Page
-    from samtune.api.stages import Ended
-
-_LOOK_S = 0.2
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal has stopped a run cleanly: everything is on record.
-
-    Attributes:
-        run: The run, which `run.resume()` continues.
-    """
-
-    def __init__(self, run: Run, number: int) -> None:
-        super().__init__(
-            f"{signal.Signals(number).name} stopped {run.name}; all of it is on record: "
-            f"samtune.load({str(run.folder)!r}).resume() continues"
-        )
-        self.run = run
-
-
-@dataclass(frozen=True)
-class Best:
-    """The winning configuration of a space.
-
-    Attributes:
-        run: Name of the run.
-        space: Name of the space.
-        trainable: Reference of the trainable.
-        trial: The trial's number within the space.
-        value: Its metric at its full budget, as the search saw it.
-        repeats: How many repeats on fresh seeds have completed.
-        confirmed: The mean of the metric over these repeats; None without repeats.
-        knobs: The value of each knob.
-        space_file: A space file that trains this configuration alone.
-        python: A complete script that trains this configuration.
-    """
-
-    run: str
-    space: str
-    trainable: str
-    trial: str
-    value: float
-    repeats: int
-    confirmed: float | None
-    knobs: Mapping[str, Any]
-    space_file: str
-    python: str
-
-
-class Run:
-    """A run in its folder.
-
-    Attributes:
-        folder: Where everything about the run is.
-        exit_code: What the command that did the same would have ended with: 0 done, 1 failed,
-            3 done but some trials failed, 75 stopped; 0 for a run that was only loaded.
-    """
-
-    def __init__(self, folder: Path, exit_code: int = 0) -> None:
-        """Open the run in `folder`, which `samtune.run` and `samtune.load` do for you."""
-        self.folder = folder
-        self.exit_code = exit_code
-
-    def __repr__(self) -> str:
-        """Return the name and the folder."""
-        return f"<samtune run {self.name!r} in {self.folder}>"
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return self.folder.name
-
-    @property
-    def trials(self) -> pd.DataFrame:
-        """One row per trial of the search, as of now."""
-        return self._table("trials")
-
-    @property
-    def curves(self) -> pd.DataFrame:
-        """One row per report, as of now."""
-        return self._table("curves")
-
-    @property
-    def repeats(self) -> pd.DataFrame:
-        """One row per repeat on fresh seeds, as of now."""
-        return self._table("repeats")
-
-    @property
-    def leaderboard(self) -> pd.DataFrame:
-        """One row per space, the best first, as of now."""
-        return leaderboard(self)
-
-    @property
-    def pairs(self) -> pd.DataFrame:
-        """One row per pair of confirmed spaces, with the paired comparison, as of now."""
-        return self._table("pairs")
-
-    def best(self, space: str | None = None) -> Best:
-        """Return the winning configuration.
-
-        Args:
-            space: Name of a space; without it, the best of all spaces.
-
-        Raises:
-            RunError: There is no such space (exit code 2), or no trial was completed.
-        """
-        with self._record() as record:
-            winner = winner_of(record, space)
-        return Best(
-            run=self.name,
-            space=winner.study.name,
-            trainable=winner.trial.config.trainable,
-            trial=str(winner.trial.number),
-            value=winner.value,
-            repeats=winner.repeats,
-            confirmed=winner.confirmed,
-            knobs=dict(winner.trial.config.knobs),
-            space_file=space_file(winner),
-            python=python(winner),
-        )
-
-    def status(self) -> dict[str, Any]:
-        """Return the progress of the run: what `samtune status --json` prints for one run."""
-        with self._record() as record:
-            return status_of(record)
-
-    def is_running(self) -> bool:
-        """Return whether a process is writing this run."""
-        return is_locked(self.folder)
-
-    def stop(self, timeout: float = 30.0) -> bool:
-        """Ask the process that runs this to stop, and wait until it has stopped.
-
-        Works from any process or machine that shares the folder.
-
-        Args:
-            timeout: Seconds to wait.
-
-        Returns:
-            Whether nothing runs any more.
-        """
-        if not self.is_running():
-            return True
-        # The record itself is left alone: another machine may be writing it.
-        ask_to_stop(self.folder)
-        deadline = time.monotonic() + timeout
-        while self.is_running():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_LOOK_S)
-        withdraw(self.folder)
-        return True
-
-    def resume(
-        self,
-        *,
-        confirm: bool = True,
-        accept_version_change: bool = False,
-        **options: Unpack[LaunchOptions],
-    ) -> Run:
-        """Continue the run to its end; interrupted trials continue from their checkpoints.
-
-        Args:
-            confirm: Whether to confirm the winners, if the run was begun so.
-            accept_version_change: Whether to continue although versions or code have changed.
-            options: The options of `samtune.run`.
-
-        Returns:
-            The run itself.
-        """
-        # Ray takes two seconds to import, and code that only reads a run does not need it.
-        from samtune.api import training
-
-        launch = _launch(options)
-        folder, ended = training.resume(
-            self.folder.parent,
-            self.name,
-            launch,
-            confirm=confirm,
-            accept_version_change=accept_version_change,
-        )
-        return _concluded(folder, ended)
-
-    def add(
-        self,
-        *spaces: Reference | Sequence[Reference],
-        set: Mapping[str, Any] | Sequence[str] = (),
-        confirm: bool = True,
-        top: int | None = None,
-        seeds: int | None = None,
-        **options: Unpack[LaunchOptions],
-    ) -> Run:
-        """Add spaces to the run, or trials to all of its spaces, and run what is new.
-
-        The task, budget, search, rungs and resources of an added space are those of the run.
-        What has been done is not done again.
-
-        Args:
-            spaces: As of `samtune.run`.
-            set: `{"budget.trials": 64}` is the new number of trials of each space; nothing else
-                can change in a run.
-            confirm: Whether to confirm the winners, if the run was begun so.
-            top: How many configurations to confirm per space; without it, as before.
-            seeds: How many fresh seeds each; without it, as before.
-            options: As of `samtune.run`.
-
-        Returns:
-            The run itself.
-
-        Raises:
-            SamtuneError: A space is wrong, or the run cannot grow so.
-        """
-        from samtune.api import training
-        from samtune.api.seed_plan import Asked
-
-        asked = Asked(confirm=confirm, top=top, seeds=seeds)
-        more, launch = [*_each(spaces)], _launch(options)
-        return _concluded(*training.grow(self.folder.parent, self.name, more, set, asked, launch))
-
-    def confirm(
-        self,
-        *,
-        top: int | None = None,
-        seeds: int | None = None,
-        until_decided: bool | None = None,
-        max_seeds: int | None = None,
-        **options: Unpack[LaunchOptions],
-    ) -> Run:
-        """Repeat the best configurations on fresh seeds; each repeat opens the test split once.
-
-        Repeats that the run already has are kept, so `seeds=10` after a plan of 5 adds 5. These
-        are marked as added, because the plan is on record before test is opened.
-
-        Args:
-            top: How many configurations per space; without it, as the space says.
-            seeds: How many fresh seeds each; without it, as the run's plan or the space says.
-            until_decided: As of `samtune.run`.
-            max_seeds: As of `samtune.run`.
-            options: As of `samtune.run`.
-
-        Returns:
-            The run itself.
-        """
-        from samtune.api import training
-        from samtune.api.seed_plan import Asked
-
-        asked = Asked(True, top, seeds, until_decided, max_seeds)
-        ended = training.confirm(self.folder.parent, self.name, asked, _launch(options))
-        return _concluded(*ended)
-
-    def export(self, folder: str | Path | None = None) -> list[Path]:
-        """Write all tables as Parquet and return their paths.
-
-        Args:
-            folder: Where to write them; without it, the run's own folder.
-
-        Raises:
-            RunError: They cannot be written there (exit code 5).
-        """
-        from samtune.api.tables import write_tables
-
-        place = self.folder if folder is None else Path(folder)
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            with self._record() as record:
-                return write_tables(record, place)[0]
-        except OSError as error:
-            raise RunError(
-                f"cannot write {error.filename or place}: {error.strerror}; choose another folder",
-                exit_code=5,
-            ) from None
-
-    def report(self, *others: Run) -> Page:
-        """Return a page of HTML about this run, and others, as of now.
-
-        The page shows itself in a notebook, and its `save` writes it as a file.
-        """
-        from samtune.api.report import report_of
-
-        with ExitStack() as stack:
-            records = [stack.enter_context(each._record()) for each in (self, *others)]
-            return report_of(records)
-
-    def plot(
-        self, kind: str, *, by: By = "space", width: float = 1080, theme: Theme = "light"
-    ) -> Figure:
-        """Return a chart of the run as of now; it shows itself in a notebook.
-
-        Args:
-            kind: A kind that `samtune plot --list` lists, such as `curves`.
-            by: What a panel or a line puts together: all trials of a `space`, a `variant`, or a
-                `search`.
-            width: Width in pixels.
-            theme: `light` or `dark`.
-
-        Raises:
-            RunError: There is no such kind, or nothing to draw of it (exit code 2).
-        """
-        from analysis.charts import KINDS, draw
-
-        if kind not in KINDS:
-            raise RunError(
-                f"no kind of chart is called {kind!r}; {nearest(kind, KINDS)}", exit_code=2
-            )
-        from samtune.api.report import chart_tables
-
-        with tempfile.TemporaryDirectory() as scratch:
-            self.export(scratch)
-            tables = chart_tables([Path(scratch)])
-        try:
-            return draw(kind, tables, width, theme, by)
-        except LookupError as error:
-            raise RunError(f"{self.name}: {error.args[0]}", exit_code=2) from None
-
-    def _record(self) -> Record:
-        return Record.open(self.folder.parent, self.folder.name, read_only=True)
-
-    def _table(self, name: str) -> pd.DataFrame:
-        return self._tables([name])[name]
-
-    def _tables(self, names: Sequence[str]) -> dict[str, pd.DataFrame]:
-        from samtune.record import tables
-
-        with tempfile.TemporaryDirectory() as scratch:
-            self.export(scratch)
-            return {
-                name: tables.read(Path(scratch, f"{name}.parquet"), name).to_pandas()
-                for name in names
-            }
 
 
 def run(
@@ -403,16 +60,16 @@ def run(
         Interrupted: A signal such as Ctrl-C has stopped the run, which can be resumed.
     """
     folder = _runs_folder(runs)
-    launch = _launch(options)
+    launch = Launch.of(options)
     if name is not None and not (folder / check_name(name) / "sweep.db").is_file():
         refuse_taken(folder, name)
-    loaded = resolved([*_each(spaces)], set, on, launch.tell)
+    loaded = resolved([*each_of(spaces)], set, on, launch.tell)
 
     from samtune.api import training
     from samtune.api.seed_plan import Asked
 
     asked = Asked(confirm, top, seeds, until_decided, max_seeds)
-    return _concluded(*training.start(folder, name, loaded, asked, launch))
+    return concluded(*training.start(folder, name, loaded, asked, launch))
 
 
 def load(run: str | Path, runs: str | Path | None = None) -> Run:
@@ -453,37 +110,5 @@ def leaderboard(*runs: Run | str | Path, baseline: str | None = None) -> pd.Data
         return compare(folders, baseline)[0]
 
 
-def _each(spaces: Sequence[Reference | Sequence[Reference]]) -> Iterator[Reference]:
-    """Yield the spaces, and those of each list among them."""
-    for given in spaces:
-        if isinstance(given, str | Path | Mapping | Space):
-            yield given
-        else:
-            yield from given
-
-
-def _launch(options: LaunchOptions) -> Launch:
-    if sys.flags.optimize > 1:
-        raise RunError(
-            "Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO), and Ray cannot be imported "
-            "then; unset PYTHONOPTIMIZE, or set it to 1",
-            exit_code=5,
-        )
-    launch = Launch(**options)
-    if launch.time_limit is not None:
-        launch = dataclasses.replace(launch, time_limit=seconds_of(launch.time_limit))
-    if launch.storage is not None and "://" not in launch.storage:
-        # Workers have a working folder of their own.
-        return dataclasses.replace(launch, storage=str(Path(launch.storage).absolute()))
-    return launch
-
-
 def _runs_folder(runs: str | Path | None) -> Path:
     return Path(runs or os.environ.get("SAMTUNE_RUNS") or "runs")
-
-
-def _concluded(folder: Path, ended: Ended) -> Run:
-    run = Run(folder, ended.exit_code)
-    if ended.signal is not None:
-        raise Interrupted(run, ended.signal)
-    return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -178,3 +178,12 @@ def disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
         for word, found in wanted
         if len(found) > 1
     ]
+
+
+def each_of(spaces: Sequence[Reference | Sequence[Reference]]) -> Iterator[Reference]:
+    """Yield the spaces, and those of each list among them."""
+    for given in spaces:
+        if isinstance(given, str | Path | Mapping | Space):
+            yield given
+        else:
+            yield from given

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from samtune.api import race
 from samtune.api.decisions import decisions
+from samtune.api.frozen import check_versions, content, content_now, frozen_spaces, study_row
 from samtune.api.growth import change, grown, refuse_fewer
 from samtune.api.launch import Launch
+from samtune.api.readiness import check_data, imported_by, note_by_value
 from samtune.api.report import write_report
 from samtune.api.seed_plan import Asked, settled
 from samtune.api.spaces import Reference
 from samtune.api.stages import Ended, enough_room, run_stages
 from samtune.api.tables import write_tables
 from samtune.record.copies import copied, fetched
-from samtune.record.folder import RunError, check_name, taken
-from samtune.record.provenance import code_hashes, versions
+from samtune.record.folder import check_name, taken
+from samtune.record.provenance import code_hashes
 from samtune.record.record import Record
-from samtune.record.rows import StudyRow, canonical
 from samtune.search.proposals import Proposals
-from samtune.space.by_value import is_by_value, kept
-from samtune.space.errors import SpaceError
-from samtune.space.search_space import SearchSpace, resolve
-from samtune.space.trainable import imported
+from samtune.space.search_space import SearchSpace
 from samtune.sweep import observers
 from samtune.sweep.confirm_stage import ConfirmStage
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.select_stage import SelectStage
-from samtune.sweep.stages import StagePlan, has_work, searched
+from samtune.sweep.stages import StagePlan, has_work
 from samtune.sweep.stop import Stop
-from samtune.views.rules import rule_text
-
-# Characters shown of a version or a SHA-256.
-_SHOWN = 24
 
 
 def start(
@@ -66,11 +56,11 @@ def start(
     observers.check(launch.log, launch.hook)
     if name is not None and is_run(runs, name):
         return _started_again(runs, name, spaces, asked, launch)
-    own_code = _imported(spaces)
-    _find_data(spaces, launch)
+    own_code = imported_by(spaces)
+    check_data(spaces, launch)
     hashes = code_hashes(space.trainable for space in spaces)
     proposals = [Proposals(space) for space in spaces]
-    studies = [_study(space, each.total) for space, each in zip(spaces, proposals, strict=True)]
+    studies = [study_row(space, each.total) for space, each in zip(spaces, proposals, strict=True)]
     with (
         Record.create(
             runs,
@@ -82,7 +72,7 @@ def start(
         ) as record,
         _held(record, launch, new=True) as stop,
     ):
-        _note_by_value(record, spaces)
+        note_by_value(record, spaces)
         stages = _stages(record, spaces, asked, launch, proposals)
         return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
 
@@ -100,14 +90,14 @@ def _started_again(
     A study that has gained members since the run began adds them to it.
     """
     with Record.open(runs, name) as record:
-        known = [_content_now(study) for study in record.studies()]
-        given = {_content(space): space for space in spaces}
+        known = [content_now(study) for study in record.studies()]
+        given = {content(space): space for space in spaces}
         added = [space for content, space in given.items() if content not in known]
         if not given.keys() >= set(known) or any(not space.member.study for space in added):
             raise taken(runs, name)
         with _held(record, launch) as stop:
-            _check_versions(record, accepted=False)
-            _imported(spaces)
+            check_versions(record, accepted=False)
+            imported_by(spaces)
             if asked.confirm:
                 settled(record, asked, spaces)
             if added:
@@ -119,27 +109,12 @@ def _started_again(
             return record.folder, ended
 
 
-def _content(space: SearchSpace) -> str:
-    """Return what a space says, in one form whatever the order of its words is."""
-    return canonical(yaml.safe_load(space.text))
-
-
-def _content_now(study: StudyRow) -> str:
-    """Return what a frozen space says, with the words that samtune has learnt since then."""
-    try:
-        space = SearchSpace.from_text(study.space, study.name, study.name, frozen=False)
-    except SpaceError:
-        # The given spaces were read without a mistake, so this one is not among them.
-        return ""
-    return _content(space)
-
-
 def _add_members(
     record: Record, spaces: Sequence[SearchSpace], added: Sequence[SearchSpace], launch: Launch
 ) -> None:
     """Add the members that a study has gained to its run."""
     together = [*spaces, *added]
-    studies = [_study(space, Proposals(space).total) for space in together]
+    studies = [study_row(space, Proposals(space).total) for space in together]
     code = code_hashes(space.trainable for space in added)
     record.set_meta("versions", code | (record.meta("versions") or {}))
     record.grow(studies, change(record, studies))
@@ -173,7 +148,7 @@ def resume(
     if launch.storage and not is_run(runs, name):
         fetched(runs, name, launch.storage)
     with Record.open(runs, name) as record, _held(record, launch) as stop:
-        _check_versions(record, accept_version_change)
+        check_versions(record, accept_version_change)
         if not confirm:
             unconfirmed = dataclasses.replace(Asked.of(record), confirm=False)
             record.set_meta("asked", dataclasses.asdict(unconfirmed))
@@ -207,15 +182,15 @@ def grow(
     """
     observers.check(launch.log, launch.hook)
     with Record.open(runs, name) as record, _held(record, launch) as stop:
-        _check_versions(record, accepted=False)
-        frozen = _frozen(record)
+        check_versions(record, accepted=False)
+        frozen = frozen_spaces(record)
         spaces = grown(record, frozen, more, overrides, launch.tell)
         added = spaces[len(frozen) :]
-        _imported(spaces)
-        _find_data(added, launch)
+        imported_by(spaces)
+        check_data(added, launch)
         totals = [Proposals(space).total for space in spaces]
         refuse_fewer(record, spaces, totals)
-        studies = [_study(space, total) for space, total in zip(spaces, totals, strict=True)]
+        studies = [study_row(space, total) for space, total in zip(spaces, totals, strict=True)]
         code = code_hashes(space.trainable for space in added)
         record.set_meta("versions", code | (record.meta("versions") or {}))
         before = Asked.of(record)
@@ -229,7 +204,7 @@ def grow(
         record.set_meta("asked", dataclasses.asdict(asked))
         if gained := change(record, studies):
             record.grow(studies, gained)
-            _note_by_value(record, added)
+            note_by_value(record, added)
             launch.tell(f"{name} grows: {gained}")
         return record.folder, _to_the_end(record, launch, stop)
 
@@ -248,9 +223,9 @@ def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, 
     """
     observers.check(launch.log, launch.hook)
     with Record.open(runs, name) as record, _held(record, launch) as stop:
-        spaces = _frozen(record)
-        own_code = _imported(spaces)
-        _find_data(spaces, launch)
+        spaces = frozen_spaces(record)
+        own_code = imported_by(spaces)
+        check_data(spaces, launch)
         stages: list[Callable[[], StagePlan]] = [
             partial(SelectStage, record, spaces),
             _confirm(record, spaces, asked, launch),
@@ -289,84 +264,6 @@ def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[Stop
         yield stop
 
 
-def _study(space: SearchSpace, trials: int) -> dict[str, str]:
-    """Return a space in the form that the record stores."""
-    settings = {
-        "search_alg": space.search.method,
-        "scheduler": rule_text(space.asha.model_dump()),
-        "mode": space.search.mode,
-        "margin": None if space.confirm.margin == "auto" else space.confirm.margin,
-        "trials": trials,
-        "row": space.row,
-        "search": space.member.search,
-        "baseline": space.member.baseline,
-        "searched": sorted(searched(space)),
-    }
-    return {
-        "name": space.name,
-        "variant": space.variant,
-        "base": space.base,
-        "space": space.text,
-        "sha256": space.sha256,
-        "settings": json.dumps(settings),
-    }
-
-
-def _frozen(record: Record) -> list[SearchSpace]:
-    """Return the spaces that the run was started with, even if their files have changed.
-
-    Raises:
-        RunError: The trainable of one was sent by value, and is not in this process (exit code 2).
-    """
-    spaces = [
-        SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
-        for study in record.studies()
-    ]
-    for space in spaces:
-        if is_by_value(space.trainable) and not _is_here(space.trainable):
-            raise RunError(
-                f"the trainable {space.trainable.partition(':')[2]!r} of {space.name} was defined "
-                "in a notebook or a script, and is kept nowhere else: continue the run from "
-                f"there, with `samtune.load({str(record.folder)!r}).resume()`",
-                exit_code=2,
-            )
-    return spaces
-
-
-def _check_versions(record: Record, accepted: bool) -> None:
-    """Refuse a run that was started by other versions or code, unless that is accepted.
-
-    Raises:
-        RunError: Versions or code differ, and that is not accepted (exit code 2).
-    """
-    began, now = record.meta("versions") or {}, versions()
-    if accepted or not _changed(began, now):
-        # Other versions may not be able to read the spaces.
-        now |= code_hashes(space.trainable for space in _frozen(record))
-    changed = _changed(began, now)
-    if not changed:
-        return
-    if not accepted:
-        raise RunError(
-            f"{record.name} was begun with other versions or code: {changed}; its later trials "
-            f"may not compare with its earlier ones: `samtune resume {record.name} "
-            "--accept-version-change` continues all the same",
-            exit_code=2,
-        )
-    _imported(_frozen(record))
-    record.add_event("version change accepted", changed)
-    record.set_meta("versions", now)
-
-
-def _changed(began: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return a text of the packages and files that changed, with their versions or SHA-256."""
-    return ", ".join(
-        f"{name} was {began[name][:_SHOWN]} and is {now[name][:_SHOWN]}"
-        for name in sorted(began.keys() & now.keys())
-        if began[name] != now[name]
-    )
-
-
 def _to_the_end(record: Record, launch: Launch, stop: Stop) -> Ended:
     """Run what a run has left to do, and say when that is nothing."""
     ended = _go_on(record, launch, stop)
@@ -380,15 +277,15 @@ def _to_the_end(record: Record, launch: Launch, stop: Stop) -> Ended:
 
 def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
     """Run the rest of a run, or return None when nothing is left."""
-    spaces = _frozen(record)
-    own_code = _imported(spaces)
+    spaces = frozen_spaces(record)
+    own_code = imported_by(spaces)
     asked = Asked.of(record)
     left = _stages(record, spaces, asked, launch)
     while not has_work(plan := left.pop(0)()):
         plan.finish()
         if not left:
             return None
-    _find_data(spaces, launch)
+    check_data(spaces, launch)
     record.add_event("resumed", f"{plan.progress.stage} to do")
     return run_stages(record, spaces, [lambda: plan, *left], launch, own_code, stop)
 
@@ -422,56 +319,3 @@ def _stages(
 def _searched(record: Record, spaces: Sequence[SearchSpace], number: int) -> SearchStage:
     """Return the stage of one search of a race, without the members that were left out."""
     return SearchStage(record, spaces, active=race.active(record, spaces, number))
-
-
-def _imported(spaces: Sequence[SearchSpace]) -> list[str]:
-    """Import everything that the spaces name, and return the references of the user's own code.
-
-    A frozen space was checked when its run began; its code may be gone since.
-
-    Raises:
-        SpaceError: Something cannot be imported here, so it cannot be in a worker either.
-    """
-    found = [imported(space.trainable, space.base, space.task) for space in spaces]
-    return [each for references in found for each in references if not is_by_value(each)]
-
-
-def _is_here(reference: str) -> bool:
-    """Return whether this process has a trainable that no other process can import."""
-    module, _, name = reference.partition(":")
-    return kept(reference) is not None or callable(getattr(sys.modules[module], name, None))
-
-
-def _note_by_value(record: Record, spaces: Sequence[SearchSpace]) -> None:
-    """Record which trainables only this process has."""
-    for space in spaces:
-        if is_by_value(space.trainable):
-            record.add_event(
-                "by value",
-                f"{space.trainable} was sent to this run's workers by value: the run can be "
-                "resumed only where it is defined",
-            )
-
-
-def _find_data(spaces: Sequence[SearchSpace], launch: Launch) -> None:
-    """Let each trainable check its device and data before Ray starts: one error for all trials.
-
-    A cluster's machines have GPUs and data of their own, so this is done without a cluster only.
-
-    Raises:
-        SamtuneError: A trainable reports that no trial can start.
-    """
-    for space in spaces:
-        if launch.address is not None:
-            continue
-        trainable = resolve(space.trainable)
-        no_gpu = getattr(trainable, "no_gpu", None)
-        if space.resources.gpus and no_gpu is not None and (problem := no_gpu()) is not None:
-            raise RunError(f"{space.name}: no trial could begin: {problem}", exit_code=5)
-        ready = getattr(trainable, "make_ready", None)
-        if ready is None:
-            continue
-        try:
-            ready(space.task)
-        except ValueError as error:
-            raise RunError(f"{space.name}: no trial could begin: {error}", exit_code=5) from error

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from samtune.api.launch import LaunchOptions
-from samtune.api.runs import Run
+from samtune.api.run import Run
 from samtune.record.folder import check_name
 
 runs_option = click.option(

@@ -12,7 +12,7 @@ import click
 import samtune
 from samtune.api.growth import is_space, run_named
 from samtune.api.launch import LaunchOptions
-from samtune.api.runs import Interrupted, Run
+from samtune.api.run import Interrupted, Run
 from samtune.api.spaces import resolved
 from samtune.commands.board import print_board
 from samtune.commands.options import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from samtune.api.runs import Run
+from samtune.api.run import Run
 from samtune.commands.options import runs_option
 from samtune.record.folder import found
 from samtune.terminal import say

@@ -10,6 +10,7 @@ import pytest
 
 import samtune
 from samtune.api import training
+from samtune.api.frozen import frozen_spaces, study_row
 from samtune.cli import main
 from samtune.record.reader import Reader
 from samtune.record.record import Record
@@ -54,7 +55,7 @@ def first(here: Path, monkeypatch: pytest.MonkeyPatch) -> samtune.Run:
     text = "samtune: 1\ntrainable: sgd\nknobs: {lr: {min: 0.01, max: 0.1}}\nbudget: {trials: 4}\n"
     (here / "own.yaml").write_text(text + "resources: {parallel: 1}\n")
     loaded = samtune.api.spaces.resolved(["own.yaml"])
-    studies = [training._study(each, 4) for each in loaded]
+    studies = [study_row(each, 4) for each in loaded]
     Record.create(Path("runs"), "first", studies, {"confirm": False}).__exit__()
     return samtune.load("first")
 
@@ -117,7 +118,7 @@ def test_a_resume_without_confirmation_ends_with_the_search(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = samtune.api.spaces.resolved([space(1)])
-    studies = [training._study(each, 1) for each in loaded]
+    studies = [study_row(each, 1) for each in loaded]
     Record.create(Path("runs"), "first", studies, {"confirm": True}).__exit__()
     assert typed("resume", "first", "--no-confirm", "--quiet") == 0
     run = samtune.load("first")
@@ -176,7 +177,7 @@ def test_what_a_run_cannot_gain_is_refused_in_a_sentence(
 
 def test_fewer_trials_than_were_tried_are_refused(first: samtune.Run) -> None:
     with Record.open(Path("runs"), "first") as record:
-        (frozen,) = training._frozen(record)
+        (frozen,) = frozen_spaces(record)
         for number in range(3):
             trial = samtune.TrialConfig(
                 frozen.trainable, "sgd", "sgd", {"lr": 0.05}, {}, frozen.trial_budget,

@@ -126,11 +126,11 @@ def test_the_rank_sets_decide(study: Path) -> None:
 
 
 def test_without_a_race_all_members_of_a_search_take_part(study: Path) -> None:
-    from samtune.api import training
+    from samtune.api.frozen import study_row
     from samtune.api.spaces import resolved
 
     spaces: list[SearchSpace] = resolved(["own.yaml"])
-    studies = [training._study(space, 20) for space in spaces]
+    studies = [study_row(space, 20) for space in spaces]
     with Record.create(Path("runs"), "new", studies) as record:
         assert active(record, spaces, 1) == {3, 4, 5}
         assert record.meta("raced") == {}
