@@ -13,8 +13,6 @@ import numpy as np
 from scipy import stats
 
 FEWEST_TASKS = 5
-# Methods whose trials are drawn independently of what earlier trials reached.
-INDEPENDENT = frozenset({"random", "sobol"})
 
 
 @dataclass(frozen=True)
@@ -49,42 +47,20 @@ def interquartile_mean(values: Sequence[float]) -> float:
     return float(stats.trim_mean(np.asarray(values, float), 0.25))
 
 
-def expected_best(values: Sequence[float], n: int, method: str) -> float | None:
+def expected_best(values: Sequence[float], n: int) -> float:
     """Return the expected best of `n` trials drawn from those of a search.
 
     V(n) = sum_i v_(i) [(i/N)^n - ((i-1)/N)^n] (Dodge et al., 2021).
 
     Args:
-        values: Final scores of all trials, all at one fidelity.
+        values: Final scores of all trials, all at one fidelity, one at least. They must have been
+            drawn independently of each other, as by `random` and `sobol`.
         n: Number of trials drawn.
-        method: The search method. The formula needs independent trials, so the answer is None
-            for any method other than `random` and `sobol`.
 
     """
-    if method not in INDEPENDENT or not len(values):
-        return None
     ordered = np.sort(np.asarray(values, float))
     shares = np.arange(len(ordered) + 1) / len(ordered)
     return float(ordered @ np.diff(shares**n))
-
-
-def tuning_gain(best: float, default: float) -> float:
-    """Return how much the search improved on the default configuration."""
-    return best - default
-
-
-def trials_to_reach(values: Sequence[float], target: float, method: str) -> int | None:
-    """Return the least number of trials whose expected best reaches `target`.
-
-    None where the search never reaches it, or where `expected_best` does not apply.
-    """
-    for n in range(1, len(values) + 1):
-        reached = expected_best(values, n, method)
-        if reached is None:
-            return None
-        if reached >= target:
-            return n
-    return None
 
 
 def share_within(values: Sequence[float], tolerance: float = 0.01) -> Share:
@@ -93,10 +69,24 @@ def share_within(values: Sequence[float], tolerance: float = 0.01) -> Share:
     return wilson(int((scores >= scores.max() - tolerance).sum()), len(scores))
 
 
-def plateau_decades(
+@dataclass(frozen=True)
+class Plateau:
+    """The radius of the best score, and the radii around it that do almost as well."""
+
+    star: float
+    lo: float
+    hi: float
+
+    @property
+    def decades(self) -> float:
+        """Return log10(hi / lo)."""
+        return math.log10(self.hi / self.lo)
+
+
+def plateau(
     rho: Sequence[float], values: Sequence[float], tolerance: float = 0.01, bins: int = 12
-) -> float:
-    """Return the width in decades of the radii whose best score stays within `tolerance`.
+) -> Plateau:
+    """Return the radii whose best score stays within `tolerance` of the best.
 
     The radii are put into `bins` bins of equal width in log10 rho. The profile is the best score
     per bin, over all other knobs. The plateau is the run of bins around the best one; an empty
@@ -111,9 +101,6 @@ def plateau_decades(
     """
     logs, scores = np.log10(np.asarray(rho, float)), np.asarray(values, float)
     edges = np.linspace(logs.min(), logs.max(), bins + 1)
-    width = float(edges[1] - edges[0])
-    if width == 0:
-        return 0.0
     place = np.clip(np.digitize(logs, edges) - 1, 0, bins - 1)
     profile = np.array([scores[place == b].max(initial=-math.inf) for b in range(bins)])
     inside = profile >= scores.max() - tolerance
@@ -122,7 +109,8 @@ def plateau_decades(
         low -= 1
     while high < bins - 1 and inside[high + 1]:
         high += 1
-    return (high - low + 1) * width
+    star = float(rho[int(scores.argmax())])
+    return Plateau(star, float(10 ** edges[low]), float(10 ** edges[high + 1]))
 
 
 def transfer_regret(scores: Mapping[str, Mapping[str, float]], chosen_on: str) -> float:

@@ -15,9 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import descriptive, sharpness, statistics
-from analysis.board import is_accuracy
-from analysis.tables import on_test
+from analysis import draws, sharpness, statistics
+from analysis.tables import column, number, on_test
 
 _FACTS = (
     *("run", "space", "variant", "base_optimizer", "dataset", "label_noise", "model"),
@@ -137,7 +136,7 @@ def row(
         statistics.between_searches(by_search) if len(by_search) >= SEARCHES else None
     )
     found |= _of_classifier(done) | sharpness.means(done)
-    return found | _of_draws(trials, metric, sign)
+    return found | draws.columns(trials, metric, sign)
 
 
 def _search(
@@ -231,38 +230,6 @@ def _of_classifier(done: pd.DataFrame) -> dict[str, float | None]:
     }
 
 
-def _of_draws(trials: pd.DataFrame, metric: str, sign: int) -> dict[str, float | None]:
-    """Return the share of trials that diverged, and of random trials within 1 point of their best.
-
-    The second needs an accuracy, trials that were drawn independently of each other, and none of
-    them stopped early: what a stopped trial would have reached is not known. A diverged trial
-    lies outside.
-    """
-    ended = trials[trials["state"].isin(["completed", "pruned", "diverged"])]
-    diverged = ended["state"] == "diverged"
-    shares: dict[str, descriptive.Share | None] = {
-        "diverged": descriptive.wilson(int(diverged.sum()), len(ended)) if len(ended) else None
-    }
-    drawn = ended[ended["origin"] == "sampled"]
-    independent = trials["search_alg"].isin(descriptive.INDEPENDENT).all()
-    fair = independent and is_accuracy(metric) and not (drawn["state"] == "pruned").any()
-    values = (sign * column(drawn, metric)).where(drawn["state"] == "completed", -math.inf)
-    shares["within_1pp"] = (
-        descriptive.share_within(values.tolist()) if fair and len(drawn) else None
-    )
-    return {
-        f"{name}_{end}": None if found is None else getattr(found, end)
-        for name, found in shares.items()
-        for end in ("share", "lo", "hi")
-    }
-
-
-def column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
-    """Return a column, or one of NaN where nobody reported it."""
-    found = frame.get(name)
-    return pd.Series(math.nan, index=frame.index) if found is None else found.astype(float)
-
-
 def mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that there are."""
     known = [value for value in values if number(value) is not None]
@@ -272,8 +239,3 @@ def mean(values: Iterable[float | None]) -> float | None:
 def difference(best: float | None, other: float | None, sign: int) -> float | None:
     """Return by how much `best` is better than `other`."""
     return None if best is None or other is None else sign * (best - other)
-
-
-def number(value: Any) -> float | None:
-    """Return a value as a float, None for one that is missing."""
-    return None if value is None or pd.isna(value) else float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ _NEEDED = (
     *("tie_margin", "search_alg", "scheduler", "knobs_searched", "config_json", "config_sha"),
     *("trial", "trial_key", "state", "origin", "see", "peak_rss_mb"),
     *("source_trial_key", "rank_in_search", "seed_bundle", "plan"),
-    *("n_test", "train_s"),
+    *("n_test", "train_s", "knob.rho", "first_rung_value", "audited"),
 )
 
 
@@ -85,3 +86,14 @@ def read_confirmed(folders: Iterable[Path]) -> pd.DataFrame:
     found = [confirmed(read(folder, "repeats")) for folder in dict.fromkeys(folders)]
     whole = pd.concat(found, ignore_index=True)
     return whole.drop_duplicates([*ROW, "search", "seed_bundle"], keep="last")
+
+
+def column(frame: pd.DataFrame, name: str) -> pd.Series[float]:
+    """Return a column, or one of NaN where nobody reported it."""
+    found = frame.get(name)
+    return pd.Series(math.nan, index=frame.index) if found is None else found.astype(float)
+
+
+def number(value: Any) -> float | None:
+    """Return a value as a float, None for one that is missing."""
+    return None if value is None or pd.isna(value) else float(value)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import statistics
+from analysis import draws, statistics
 from analysis.comparison import Comparison, judge, rank_sets, scores
 from analysis.leaderboard import leaderboard
 from analysis.statistics import Judged
@@ -29,6 +29,7 @@ IMAGES = ("images_lo", "images_hi", "images_p")
 """What the test says where its images count as drawn by chance, like the seeds."""
 
 COLUMNS = (
+    *("error_reduction", "trials_to_baseline"),
     *("baseline", "verdict", "verdict_about", "plan", "look", "margin", "rank_lo", "rank_hi"),
     *("n", "diff_mean", "diff_se", "diff_lo", "diff_hi", "p", "p_holm", "p_tied", "wins", "mde"),
     *("seeds_needed", "searches_needed", *IMAGES),
@@ -74,10 +75,12 @@ def judged(
     """
     own = read_confirmed(folders).groupby(ROW, dropna=False)
     repeats: dict[Hashable, pd.DataFrame] = {key: rows for key, rows in own}
+    several = board["expected_best_1"].notna().sum() > 1
+    drawn = draws.by_row(folders) if several else {}
     columns: dict[Any, dict[str, Any]] = {}
     pairs: list[dict[str, Any]] = []
     for _, rows in board.groupby(QUESTION, sort=False, dropna=False):
-        question = _Question(rows, repeats)
+        question = _Question(rows, repeats, drawn)
         columns |= question.columns(baseline)
         pairs += question.pairs(baseline)
     found = pd.DataFrame.from_dict(columns, orient="index", columns=list(COLUMNS))
@@ -89,9 +92,14 @@ def judged(
 class _Question:
     """The confirmed rows of one question, and the comparisons of all their pairs."""
 
-    def __init__(self, rows: pd.DataFrame, repeats: Mapping[Hashable, pd.DataFrame]) -> None:
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        repeats: Mapping[Hashable, pd.DataFrame],
+        drawn: Mapping[Hashable, Sequence[float]],
+    ) -> None:
         first = rows.iloc[0]
-        self.rows = rows
+        self.rows, self.drawn = rows, drawn
         self.metric = str(first["metric"])
         ranked = rows[rows["rank"].notna()].to_dict("records")
         own = {key(row): repeats[tuple(row[word] for word in ROW)] for row in ranked}
@@ -141,9 +149,23 @@ class _Question:
                 columns |= judged.get(key(row), {})
             if against is not None:
                 columns["baseline"] = against["space"]
+                columns |= self._beside(row, columns, against)
                 if key(row) == key(against):
                     columns |= {"verdict": "baseline", "margin": self.margin(against)}
             found[index] = columns
+        return found
+
+    def _beside(
+        self, row: Mapping[Any, Any], columns: Mapping[str, Any], baseline: Mapping[Any, Any]
+    ) -> dict[str, Any]:
+        """Return how a row stands to the baseline apart from the test of their difference."""
+        found: dict[str, Any] = {}
+        error = 1 - float(baseline["test_acc_mean"] if self.n_test else math.nan)
+        if error > 0 and columns.get("diff_mean") is not None:
+            found["error_reduction"] = columns["diff_mean"] / error
+        own, base = (self.drawn.get(tuple(each[word] for word in ROW)) for each in (row, baseline))
+        if own and base:
+            found["trials_to_baseline"] = draws.trials_to_reach(own, base, self.metric)
         return found
 
     def _against(self, baseline: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:

@@ -9,8 +9,8 @@ from analysis.charts.palette import looks
 from analysis.charts.svg import element, number, text, visible
 
 CAPTION = (
-    "PED-ANOVA: how much the best quarter of the trials differs from the others in each knob, all "
-    "at the first rung. From a few dozen trials it is a hint."
+    "PED-ANOVA: how much the best quarter of the trials differs from the others in each knob, by "
+    "their values at the first rung, or at the end. From a few dozen trials it is a hint."
 )
 _BAR = 24.0
 # Room for the figure beside a bar of 100 %.
@@ -22,8 +22,8 @@ def importance(values: pd.DataFrame, board: pd.DataFrame) -> list[Panel]:
     """Return a panel per row of the board.
 
     Args:
-        values: The columns `run`, `space`, `knob`, `importance` (shares of 1) and `trials` (how
-            many they are from).
+        values: The columns `run`, `space`, `knob`, `importance` (shares of 1), `trials` (how
+            many they are from) and `at` (the budget at which these were valued, in words).
         board: Rows of one question.
 
     """
@@ -41,7 +41,7 @@ def _panel(own: pd.DataFrame, variant: str) -> Panel:
     shown = own.head(_MOST)
     told = [f"{visible(knob, 30)} {_percent(share)}" for knob, share in _shares(shown)]
     panel = Panel(
-        title=f"{name}: {int(own['trials'].iloc[0])} trials",
+        title=f"{name}: {int(own['trials'].iloc[0])} trials {own['at'].iloc[0]}",
         label=f"Importance of the knobs of {name}: {', '.join(told)}",
         x=(0.0, _RIGHT),
         y=(len(shown) - 0.5, -0.5),

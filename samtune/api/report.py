@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.leaderboard import leaderboard
 from analysis.report.page import page
 from analysis.tables import ROW, filled
-from analysis.verdicts import judged
+from analysis.verdicts import compare
 from samtune import durable
 from samtune.api.tables import write_tables
+from samtune.messages import unit
 from samtune.record import tables
 from samtune.record.reader import Reader
 from samtune.record.rows import digest
@@ -93,7 +93,7 @@ def chart_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
         )
         for name in _TABLES
     }
-    board, pairs = judged(leaderboard(folders), folders)
+    board, pairs = compare(folders)
     found |= {"leaderboard": board, "pairs": pairs}
     return {**found, "importance": _importance(found["trials"], found["curves"])}
 
@@ -109,10 +109,12 @@ def _importance(trials: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         if metric not in curves:
             continue
         at = curves[curves["trial_key"].isin(own["trial_key"]) & ~curves["superseded"]]
-        values = at[at["rung"] == 0].groupby("trial_key")[metric].last().dropna()
+        first = at[at["rung"] == 0]
+        values = first.groupby("trial_key")[metric].last().dropna()
+        where = f"at {first['used'].median():.3g} {unit(own['budget_kind'].iloc[0])}"
         if values.empty:
             done = own[own["state"] == "completed"].set_index("trial_key")
-            values = done[metric].dropna()
+            values, where = done[metric].dropna(), "at the end"
         values = values[sorted(values.index, key=digest)[:_MOST]]
         known = own.set_index("trial_key").loc[values.index]
         names = json.loads(own["knobs_searched"].iloc[0])
@@ -125,10 +127,10 @@ def _importance(trials: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         found = importance(given, list(map(float, values)), own["mode"].iloc[0] == "max")
         asked = dict(zip(ROW, row, strict=True))
         rows += [
-            {**asked, "knob": knob, "importance": share, "trials": len(values)}
+            {**asked, "knob": knob, "importance": share, "trials": len(values), "at": where}
             for knob, share in found.items()
         ]
-    return pd.DataFrame(rows, columns=[*ROW, "knob", "importance", "trials"])
+    return pd.DataFrame(rows, columns=[*ROW, "knob", "importance", "trials", "at"])
 
 
 def _page(folders: Sequence[Path], spaces: Mapping[str, str], reload_s: int | None = None) -> Page:

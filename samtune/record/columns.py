@@ -123,6 +123,8 @@ state! string  `completed`, `pruned`, `diverged`, `error`, `cancelled`, `running
 state_reason string  why it ended so, in a sentence
 rung_reached int8  last rung that judged it, from 0
 rung_value float64  value that this rung judged
+first_rung_value float64  value that the first rung judged
+audited bool  whether it went on after its stop, only to check whether the stop was right
 epochs_done! int64  last epoch reported
 steps_done! int64  optimizer steps
 see! float64  compute in SGD-epoch equivalents: (forward + 2 backward samples) / (3 `n_train`)
@@ -249,6 +251,23 @@ within_1pp_share float64  share of random or Sobol trials within 1 point of thei
     a trial was stopped early
 within_1pp_lo float64  lower end of the 95 % Wilson interval of `within_1pp_share`
 within_1pp_hi float64  upper end of the 95 % Wilson interval of `within_1pp_share`
+expected_best_1 float64  expected best value on validation of n = 1 trial drawn from N random or
+    Sobol ones: sum of v_i ((i/N)^n - ((i-1)/N)^n), v sorted; null where one was stopped early
+expected_best_4 float64  the same of 4 trials; null for fewer draws
+expected_best_16 float64  the same of 16 trials
+expected_best_64 float64  the same of 64 trials
+trials_to_baseline int32  least number of such trials whose expected best reaches that of all
+    trials of the baseline; null where none does
+rho_star float64  radius of the best random or Sobol trial
+rho_lo float64  lower end of the radii around it whose best trial stays within 1 point, in 12 bins
+    of log10 rho
+rho_hi float64  upper end of these radii
+rho_plateau_decades float64  log10(`rho_hi` / `rho_lo`)
+rung_spearman float64  Spearman's correlation of the value at the first rung with the final one,
+    over the trials that ran to the end; null without an audit
+wrong_stop_share float64  share of the audited stops whose trial beats all that were not stopped
+wrong_stop_lo float64  lower end of its exact 95 % interval (Clopper-Pearson)
+wrong_stop_hi float64  upper end of the interval of `wrong_stop_share`
 search_wall_s float64  seconds in which at least one trial of a search ran, summed over them
 best_val_acc float64  accuracy on validation of the winner in its search, a share of 1; mean over
     the searches
@@ -284,6 +303,7 @@ sharp_worst_adaptive_mean float64  mean of `sharp_worst_adaptive` over the repea
 {_SHARP_SETTINGS}
 baseline string  space that the row is compared with
 verdict string  `better`, `worse`, `tied`, `underpowered`, `baseline` or `diverged k of n`
+error_reduction float64  `diff_mean` as a share of the baseline's error on test; accuracies only
 verdict_about string  `configuration`, or `variant` from three independent searches on
 plan string  plan of the seeds, and what came after it: `fixed 5, then 3 added`
 look int16  look at which the row was decided, where the plan has several

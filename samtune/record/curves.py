@@ -64,6 +64,8 @@ class End:
         repeated: how many epochs were reported again by a later attempt.
         rung: the last rung that judged the trial.
         rung_value: the value it judged.
+        first_rung_value: the value that the first rung judged.
+        audited: whether the trial went on after its stop, to check the stop.
         best: the best value of the search's metric.
         best_epoch: the epoch of that value.
     """
@@ -75,6 +77,8 @@ class End:
     repeated: int = 0
     rung: int | None = None
     rung_value: float | None = None
+    first_rung_value: float | None = None
+    audited: bool = False
     best: float | None = None
     best_epoch: int | None = None
 
@@ -167,6 +171,9 @@ class Curves:
         finite = [k for k, v in enumerate(values) if v is not None and math.isfinite(v)]
         best = max(finite, key=lambda k: self._sign * values[k], default=None)
         judged = [k for k, rung in enumerate(columns["rung"][span]) if rung is not None]
+        first = next((k for k in judged if columns["rung"][start + k] == 0), None)
+        decisions = columns["decision"][span]
+        checked = decisions[decisions.index("audit") :] if "audit" in decisions else []
         last = json.loads(columns["metrics"][end - 1])
         self.ends[columns["trial"][start]] = End(
             metrics={name: value for name, value in last.items() if math.isfinite(value)},
@@ -176,6 +183,9 @@ class Curves:
             repeated=len(epochs) - len(newest),
             rung=columns["rung"][start + judged[-1]] if judged else None,
             rung_value=values[judged[-1]] if judged else None,
+            first_rung_value=None if first is None else values[first],
+            # A trial that was promoted later is no longer audited.
+            audited=bool(checked) and "continue" not in checked,
             best=None if best is None else values[best],
             best_epoch=None if best is None else epochs[best],
         )

@@ -208,6 +208,8 @@ def _trial(trial: TrialRow, end: End) -> dict[str, Any]:
         "state_reason": trial.reason,
         "rung_reached": end.rung,
         "rung_value": end.rung_value,
+        "first_rung_value": end.first_rung_value,
+        "audited": end.audited,
         "epochs_done": end.epoch,
         **dict.fromkeys(("see", "train_s", "eval_s", "data_s"), 0.0),
         **{columns[name]: value for name, value in last.items() if name not in _RENAMED},

@@ -75,9 +75,10 @@ def with_board(
     }
     shares = [
         {**{word: row[word] for word in ROW}, "knob": knob, "importance": share, "trials": 40}
+        | {"at": "at 8 see"}
         for row in board.to_dict("records")
         for knob, share in (("lr", 0.7), ("rho", 0.3))
     ]
-    importance = pd.DataFrame(shares, columns=[*ROW, "knob", "importance", "trials"])
+    importance = pd.DataFrame(shares, columns=[*ROW, "knob", "importance", "trials", "at"])
     boards = {"leaderboard": board, "pairs": pairs, "importance": importance}
     return {**read, "curves": reports, **boards}

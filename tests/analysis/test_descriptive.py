@@ -15,12 +15,10 @@ from analysis.descriptive import (
     interquartile_mean,
     kendall_in_bins,
     performance_profile,
-    plateau_decades,
+    plateau,
     rung_fidelity,
     share_within,
     transfer_regret,
-    trials_to_reach,
-    tuning_gain,
     wilson,
     wrong_stops,
 )
@@ -43,30 +41,22 @@ def test_the_expected_best_equals_enumeration() -> None:
     values = [0.2, 0.9, 0.5, 0.7]
     for n in (1, 2, 3):
         draws = [max(draw) for draw in itertools.product(values, repeat=n)]
-        assert expected_best(values, n, "random") == pytest.approx(np.mean(draws))
-    assert expected_best(values, 2, "tpe") is None
-    assert expected_best([], 2, "random") is None
-
-
-def test_the_gain_of_tuning_and_the_trials_to_a_target() -> None:
-    values = [0.2, 0.9, 0.5, 0.7]
-    assert tuning_gain(0.9, 0.7) == pytest.approx(0.2)
-    assert trials_to_reach(values, 0.575, "sobol") == 1
-    assert trials_to_reach(values, 0.7, "random") == 2
-    assert trials_to_reach(values, 0.95, "random") is None
-    assert trials_to_reach(values, 0.1, "tpe") is None
+        assert expected_best(values, n) == pytest.approx(np.mean(draws))
 
 
 def test_the_share_near_the_best_and_the_plateau_of_rho() -> None:
     assert share_within([0.95, 0.945, 0.9, 0.2]).share == 0.5
     rho = np.logspace(-2, 1, 37)
     flat_to_one = np.where(rho <= 1.0, 0.9, 0.5)
-    assert plateau_decades(rho, flat_to_one) == pytest.approx(2.0, abs=0.26)
+    wide = plateau(rho, flat_to_one)
+    assert (wide.lo, wide.hi) == pytest.approx((0.01, 1.0), rel=0.8) and wide.star == rho[0]
+    assert wide.decades == pytest.approx(2.0, abs=0.26)
     # A second region of equal height that a poor one separates does not count.
     gap = np.where((rho > 0.1) & (rho < 0.4), 0.5, 0.9)
     gap[-1] = 0.905
-    assert plateau_decades(rho, gap) == pytest.approx(1.5, abs=0.26)
-    assert plateau_decades([0.1, 0.1], [0.8, 0.9]) == 0.0
+    right = plateau(rho, gap)
+    assert right.decades == pytest.approx(1.5, abs=0.26) and right.lo > 0.3
+    assert plateau([0.1, 0.1], [0.8, 0.9]).decades == 0.0
 
 
 def test_the_regret_of_a_transfer_is_a_mean_over_the_other_tasks() -> None:

@@ -258,6 +258,55 @@ def test_how_many_draws_come_near_the_best(
     assert row["diverged_share"] == pytest.approx(1 / (6 if stopped else 5))
     # Wilson's interval of 1 in 5 by any table.
     assert stopped or row["diverged_lo"] == pytest.approx(0.0362, abs=1e-4)
+    # Of the four draws the diverged one counts as zero; there are no sixteen of them.
+    four = sum(v * ((k + 1) ** 4 - k**4) for k, v in enumerate([0.0, 0.88, 0.895, 0.9])) / 4**4
+    expected = (0.66875, four) if share else (None, None)
+    found = row["expected_best_1"], row["expected_best_4"]
+    assert found == tuple(each and pytest.approx(each) for each in expected)
+    assert row["expected_best_16"] is None
+
+
+def test_the_plateau_of_the_radius_is_that_of_the_draws(tmp_path: Path) -> None:
+    radii = [0.01, 0.1, 1.0, 10.0]
+    knobs = {"search_alg": "sobol", "knobs_searched": '["rho"]'}
+    rows = [
+        trial(k, "completed", value, **knobs, **{"knob.rho": rho})
+        for k, (rho, value) in enumerate(zip(radii, [0.90, 0.905, 0.5, 0.3], strict=True))
+    ]
+    place = folder(tmp_path / "r", rows, [])
+    tables.write(place / "trials.parquet", tables.schema("trials", knobs={"rho": radii}), rows)
+    (row,) = records(leaderboard([place]))
+    assert row["rho_star"] == 0.1 and row["rho_lo"] <= 0.1 <= row["rho_hi"] < 1
+    decades = math.log10(row["rho_hi"] / row["rho_lo"])
+    assert row["rho_plateau_decades"] == pytest.approx(decades)
+
+
+def test_an_audit_says_how_often_the_rungs_were_wrong(tmp_path: Path) -> None:
+    values = [(0.5, 0.8), (0.6, 0.9), (0.4, 0.95), (0.3, 0.7), (0.2, None)]
+    rows = [
+        trial(
+            *(k, "diverged" if final is None else "completed", final),
+            audited=k >= 2,
+            first_rung_value=early,
+        )
+        for k, (early, final) in enumerate(values)
+    ]
+    (row,) = records(leaderboard([folder(tmp_path / "a", rows, [])]))
+    # One of three, by Clopper and Pearson's table.
+    assert row["wrong_stop_share"] == pytest.approx(1 / 3)
+    assert (row["wrong_stop_lo"], row["wrong_stop_hi"]) == pytest.approx(
+        (0.0084, 0.9057), abs=1e-4
+    )
+    assert row["rung_spearman"] == pytest.approx(0.4)
+    # A second search is judged by its own best; lower is better in a loss.
+    less = {"metric": "val_loss", "mode": "min", "search": 1}
+    other = [trial(9, "completed", 0.1, val_loss=0.4, audited=True, **less)]
+    other += [trial(8, "completed", 0.1, val_loss=0.5, **less)]
+    rows = [row | {"val_loss": 0.1, "metric": "val_loss", "mode": "min"} for row in rows[:2]]
+    (row,) = records(leaderboard([folder(tmp_path / "b", rows + other, [])]))
+    assert row["wrong_stop_share"] == 1.0 and row["rung_spearman"] is None
+    (row,) = records(leaderboard([folder(tmp_path / "c", rows, [])]))
+    assert row["wrong_stop_share"] is None
 
 
 def test_a_space_where_nothing_was_completed_still_has_a_row(tmp_path: Path) -> None:

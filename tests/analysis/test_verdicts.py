@@ -55,6 +55,29 @@ def test_each_row_is_compared_with_the_baseline(tmp_path: Path) -> None:
     assert (rows["sgd"]["rank_lo"], rows["sgd"]["rank_hi"]) == (3, 3)
 
 
+def test_a_row_says_what_share_of_the_errors_it_saves(tmp_path: Path) -> None:
+    sam = by_space(board_of(tmp_path, "sgd", "sam")[0])["sam"]
+    # 0.024 of the baseline's 0.08.
+    assert sam["error_reduction"] == pytest.approx(0.024 / 0.08)
+
+
+def test_random_searches_say_how_soon_they_reach_the_baseline(tmp_path: Path) -> None:
+    searches, repeats = [], []
+    for space, values in (("sgd", [0.5, 0.6]), ("sam", [0.5, 0.6, 0.7]), ("asam", [0.1, 0.2])):
+        who = {"space": space, "variant": space}
+        searches += [trial(1, "completed", max(values), **who, search_alg="random")]
+        searches += [
+            trial(2 + k, "completed", value, **who, search_alg="random")
+            for k, value in enumerate(values[:-1])
+        ]
+        repeats += [repeat(k, 0.5 + k / 100, **who) for k in range(2)]
+    place = folder(tmp_path / "r", searches, repeats)
+    rows = by_space(judged(leaderboard([place]), [place])[0])
+    # Both of SGD's are expected to reach 0.575; one of SAM's reaches 0.6, the mean.
+    assert rows["sam"]["trials_to_baseline"] == 1 and pd.isna(rows["asam"]["trials_to_baseline"])
+    assert rows["sgd"]["trials_to_baseline"] == 2
+
+
 def test_all_pairs_are_a_family_of_their_own(tmp_path: Path) -> None:
     board, pairs = board_of(tmp_path, "sgd", "sam", "asam")
     found = {(row["space_a"], row["space_b"]): row for row in pairs.to_dict("records")}

@@ -40,9 +40,13 @@ SHARPNESS = {
 TEST = {"test_loss": 0.1, "test_nll": 0.1, "test_ece": 0.1, "test_brier": 0.1, "n_test": 500}
 
 
-def make(runs: Path, name: str = "all", searches: int = 1) -> Path:
-    """Make a run of sgd and sam, three repeats per search, and return its folder."""
+def make(runs: Path, name: str = "all", searches: int = 1, draws: int = 0) -> Path:
+    """Make a run of sgd and sam, three repeats per search, and return its folder.
+
+    With `draws` its searches are random and have so many trials more, and each stop is audited.
+    """
     settings = json.loads(STUDY["settings"]) | {"margin": 0.01}
+    settings |= {"search_alg": "random", "searched": ["lr", "rho"]} if draws else {}
     members = [(row, search) for row in ("sgd", "sam") for search in range(searches)]
     studies = []
     for row, search in members:
@@ -56,7 +60,12 @@ def make(runs: Path, name: str = "all", searches: int = 1) -> Path:
         for study, (row, search) in enumerate(members):
             config = dataclasses.replace(CONFIG, variant=row)
             best = _trial(record, (study, "search", 0), "default", config, 0.9)
-            _trial(record, (study, "search", 1), "sampled", config, 0.8, stopped=True)
+            stopped = "audit" if draws else "stop"
+            _trial(record, (study, "search", 1), "sampled", config, 0.8, stopped)
+            for k in range(draws):
+                knobs = dict(config.knobs, rho=0.01 * (k + 1))
+                own = dataclasses.replace(config, knobs=knobs)
+                _trial(record, (study, "search", 2 + k), "sampled", own, 0.7 + k / 1000)
             more = {"source": best, "rank": 0}
             _trial(record, (study, "select", 0), "repeat", config, 0.88, bundle=-1, **more)
             for k in range(3):
@@ -83,7 +92,7 @@ def _trial(
     origin: str,
     config: Any,
     value: float,
-    stopped: bool = False,
+    stopped: str = "",
     **more: Any,
 ) -> int:
     study, stage, number = where
@@ -99,7 +108,10 @@ def _trial(
         seq = record.add_report(trial.trial, attempt, report, config.metric)
         if stage == "search":
             decision = "stop" if stopped and epoch == 2 else "continue"
-            record.add_decision(seq, Verdict(decision, epoch - 1, 10.0 * epoch, 0.5))
-    state, reason = ("pruned", "stopped at rung 1") if stopped else ("completed", None)
+            if audited := stopped == "audit" and epoch == 2:
+                decision = "continue"
+            record.add_decision(seq, Verdict(decision, epoch - 1, 10.0 * epoch, 0.5, audited))
+    ended = "pruned" if stopped == "stop" else "completed"
+    state, reason = (ended, "stopped at rung 1" if stopped else None)
     record.end_trial(trial.trial, state, reason, wall_s=1.0)
     return trial.trial
