@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis import draws, sharpness, statistics
 from analysis.tables import column, number, on_test
+from samtune.record.columns import BESIDE
 
 _FACTS = (
     *("run", "space", "variant", "base_optimizer", "dataset", "label_noise", "model"),
@@ -227,6 +228,7 @@ def _of_classifier(done: pd.DataFrame) -> dict[str, float | None]:
         "test_nll_mean": number(done["test_nll"].mean()),
         "test_ece_mean": number(done["test_ece"].mean()),
         "test_brier_mean": number(column(done, "test_brier").mean()),
+        **{f"{name}_mean": number(column(done, name).mean()) for name in BESIDE},
     }
 
 

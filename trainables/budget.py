@@ -29,6 +29,7 @@ class Meter:
         samples: images of these steps.
         forward_samples: samples of all forward passes.
         backward_samples: samples of all backward passes.
+        averaged_samples: samples of forward passes at averaged weights; no training.
         skipped_steps: steps that a loss scaler skipped.
         skipped_in_a_row: skipped steps since the last one that was not.
         train_s: seconds in steps.
@@ -46,6 +47,7 @@ class Meter:
     samples: int = 0
     forward_samples: int = 0
     backward_samples: int = 0
+    averaged_samples: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     train_s: float = 0.0

@@ -22,6 +22,7 @@ from samtune.trial import TrialConfig, Value, report, warn
 from trainables import checkpoint
 from trainables.allocator import keep_freed_memory
 from trainables.augment import Augment, Normaliser
+from trainables.averaging import Average, has_statistics, renew
 from trainables.batch_norm import SharedNorm
 from trainables.budget import SKIPS_IN_A_ROW, Meter
 from trainables.data import TrainVal, digest, load, open_test
@@ -42,10 +43,13 @@ from trainables.schedule import Schedule
 from trainables.split import Split, sent
 from trainables.sums import Sums
 from trainables.targets import Mixer, cross_entropy
+from trainables.task import TASK
 
 # Steps of an epoch whose two gradients are compared, the first ones. An optimizer may perturb in
 # each tenth step only.
 _COMPARED = 10
+# What is reported of the averaged weights on test too.
+_ON_TEST = ("test_acc", "test_loss", "test_ece", "test_brier")
 # The split seed and the order seed may be equal. Without this word, the first epoch would then
 # begin with the images that have noisy labels.
 _ORDER = 1
@@ -87,6 +91,7 @@ class Trial:
         n_train = len(data.train)
         self.sums = Sums(self.device)
         self.optimizer = make_optimizer(self.model, n_train)
+        self.average = Average.of(config.task, self.model)
         self.shared_norm = self._shared_norm()
         batch_size = min(int(config.task["batch_size"]), n_train)
         schedule = Schedule.of(config.task, float(config.knobs["lr"]))
@@ -168,6 +173,7 @@ class Trial:
         self.meter.epoch += 1
         metrics = self._train_epoch() | self._validate()
         finite = all(math.isfinite(value) for value in metrics.values())
+        metrics |= self._averaged(metrics)
         if finite and self.meter.finished() and self.config.test_permit is not None:
             metrics |= self._test()
         if finite and self.meter.finished() and self.config.sharpness:
@@ -216,6 +222,10 @@ class Trial:
                 started - made if self.ranks.rank == 0 else 0.0,
             )
             meter.count(share.count, (round(forward), round(backward)), result.skipped, seconds)
+            if self.average is not None and self.average.by_step:
+                self.average.update(meter.progress)
+                meter.eval_s += perf_counter() - started
+                started = perf_counter()
             if self.saver is not None and self.ranks.size == 1:
                 self.saver.settle(wait=False)
                 started = perf_counter()
@@ -277,6 +287,43 @@ class Trial:
         self.meter.eval_s += perf_counter() - started
         return {f"val_{name}": value for name, value in metrics.items()}
 
+    def _averaged(self, plain: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of the averaged weights on validation, none without an average.
+
+        Until the average begins they are the `plain` ones.
+        """
+        average, meter, started = self.average, self.meter, perf_counter()
+        if average is None:
+            return {}
+        if not average.by_step:
+            average.update(meter.progress)
+        metrics = {name: plain[f"val_{name}"] for name in ("loss", "acc")}
+        if average.begun:
+            with average.shown():
+                self._settle_norms(average)
+                metrics = evaluate(self.predict, self.val)
+            meter.averaged_samples += len(self.val)
+        meter.eval_s += perf_counter() - started
+        return {f"val_{name}_averaged": value for name, value in metrics.items()}
+
+    def _settle_norms(self, average: Average) -> None:
+        """Give the averaged weights, which the model has now, their BatchNorm statistics."""
+        if not average.by_step and has_statistics(self.model):
+            renew(self.model, self._training_images(), self.precision.autocast)
+            self.meter.averaged_samples += self.meter.n_train
+        if self.shared_norm is None:
+            self.ranks.average_buffers(self.model)
+
+    def _training_images(self) -> Iterator[Tensor]:
+        """Yield this rank's share of each batch of the last epoch again, augmented alike."""
+        self.augment.start(self.meter.epoch)
+        for share, images, _ in self.ranks.batches(
+            self.train, self._order(), self.meter.batches, self.device, whole=False
+        ):
+            if self.shared_norm is not None:
+                self.shared_norm.on = share.copies == 1
+            yield self.augment(images, share.rows, share.count)
+
     def _test(self) -> dict[str, float]:
         started = perf_counter()
         split = open_test(self.config.task, self.config.seeds.split, self.config.test_permit)
@@ -285,6 +332,11 @@ class Trial:
         metrics, bits = evaluate_test(self.predict, split)
         self.tested = {"test_bits": bits, "test_split": which}
         metrics |= {f"test_{name}": value for name, value in self._sampled(split).items()}
+        if self.average is not None:
+            with self.average.shown():
+                averaged, _ = evaluate_test(self.predict, split)
+            self.meter.averaged_samples += len(split)
+            metrics |= {f"{name}_averaged": averaged[name] for name in _ON_TEST}
         self.meter.eval_s += perf_counter() - started
         return metrics
 
@@ -329,6 +381,7 @@ class Trial:
             "peak_rss_mb": rss / (2**20 if sys.platform == "darwin" else 2**10),
             "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else 0.0,
             **({} if rho is None else {"rho": rho}),
+            **({"averaged_forward_samples": meter.averaged_samples} if self.average else {}),
         }
 
     def _rho(self) -> float | None:
@@ -370,6 +423,7 @@ class Trial:
             "trial": _identity(self.config),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
             "counters": self.meter.counters(),
             "scaler": self.scaler.state_dict() if self.scaler else {},
             "ranks": self.ranks.states(self._own_state()),
@@ -400,7 +454,7 @@ class Trial:
             path = checkpoint.latest(Path(folder))
             if path is not None:
                 state = checkpoint.load(path)
-                checkpoint.refuse_other_trial(path, state["trial"], _identity(self.config))
+                checkpoint.refuse_other_trial(path, *_identities(state["trial"], self.config))
         # The other ranks may be on machines without the folder.
         state = self.ranks.broadcast(state)
         if not state:
@@ -408,6 +462,8 @@ class Trial:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
         self.meter = dataclasses.replace(self.meter, **state["counters"])
@@ -422,6 +478,18 @@ class Trial:
         self.tested = state.get("tested", {})
         metrics = state["metrics"] | {"train_s": self.meter.train_s}
         self._report(self.meter.epoch, metrics, checkpoint.verify(path) if path else None)
+
+
+def _identities(
+    theirs: Mapping[str, Value], config: TrialConfig
+) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return the identities of a checkpoint and of a trial.
+
+    An older samtune did not know all words of a task, and trained as their defaults do.
+    """
+    ours = _identity(config)
+    words = {f"task.{name}": knob.default for name, knob in TASK.items()}
+    return {**{word: words[word] for word in words.keys() & ours.keys()}, **theirs}, ours
 
 
 def _identity(config: TrialConfig) -> dict[str, Value]:

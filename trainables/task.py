@@ -6,7 +6,7 @@ import os
 
 from samtune.optimizers import Knob
 from samtune.optimizers.knobs import KnobError
-from trainables import augment, data_task, models, precision, schedule
+from trainables import augment, averaging, data_task, models, precision, schedule
 
 
 class _ModelKnob(Knob):
@@ -157,6 +157,7 @@ _KNOBS = (
         "variant with a posterior (bayesian_sam), one evaluation each; 0: none",
         source="bSAM's code: 32",
     ),
+    *averaging.KNOBS,
     Knob(
         name="batch_norm",
         kind=str,

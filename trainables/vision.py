@@ -45,6 +45,7 @@ from samtune.optimizers import (
 )
 from samtune.optimizers.knobs import KnobError, reject_unknown
 from samtune.trial import TrialConfig, Value
+from trainables import averaging
 from trainables.data import DataError, doubts, make_ready
 from trainables.device import no_gpu
 from trainables.loop import Trial
@@ -122,6 +123,8 @@ class Vision:
             model = build_for(task, shape, classes, seed=0)
         if task["batch_size"] == 1:
             check_single_images(model, shape)
+        if task["average"] != "none":
+            averaging.check(model)
 
     def no_gpu(self) -> str | None:
         """Return why no trial could use a GPU of this machine; None if it could."""

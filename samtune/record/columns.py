@@ -51,6 +51,30 @@ sharp_rho float64  radius of the worst-case measures
 sharp_bn_mode string  statistics of BatchNorm: `eval` for the running ones, `train` for the batch's
 """
 
+_BESIDE = {
+    "sampled": "of the mean prediction of bSAM's draws (`task.posterior_samples`)",
+    "averaged": "of the averaged weights (`task.average`)",
+}
+_FIGURES = {
+    "acc": "accuracy on test",
+    "loss": "loss on test",
+    "ece": "expected calibration error on test",
+    "brier": "Brier score on test",
+}
+# What a repeat reports of another model than that of its last weights.
+BESIDE = {
+    f"test_{figure}_{model}": f"{what} {of}"
+    for model, of in _BESIDE.items()
+    for figure, what in _FIGURES.items()
+}
+_ON_TEST = "\n".join(f"{name} float64  {meaning}" for name, meaning in BESIDE.items())
+_MEANS = "\n".join(f"{name}_mean float64  mean of `{name}` over the repeats" for name in BESIDE)
+
+_AVERAGED = """
+val_loss_averaged float64  loss on validation of the averaged weights (`task.average`)
+val_acc_averaged float64  accuracy on validation of the averaged weights, a share of 1
+"""
+
 _COMPARISON = """
 n int16  seed bundles that both completed; searches where the verdict is about the variant
 diff_mean float64  mean paired difference on test; positive where the row (or `a`) is better
@@ -144,6 +168,7 @@ channels_last bool  whether tensors were in channels_last order
 hostname_hash string  digest of the machine's name
 val_acc float64  accuracy on validation at the last report, a share of 1
 val_loss float64  loss on validation at the last report
+{_AVERAGED}
 train_acc float64  accuracy on training batches of the last epoch, a share of 1
 train_loss float64  loss on training batches of the last epoch
 sam_loss_gap float64  loss at the perturbed weights minus loss, nats, mean of the last epoch
@@ -160,7 +185,7 @@ samtune_version! string  version of samtune that made the run
 torch_version string  version of torch in the worker
 git_commit string  commit of samtune's code; null for an installed samtune
 """,
-    "curves": """
+    "curves": f"""
 run! string  name of the run
 trial_key! string  key of the trial or repeat
 stage! string  stage of the run: `search`, `select` or `confirm`
@@ -176,6 +201,7 @@ train_loss float64  loss on training batches of the epoch
 train_acc float64  accuracy on training batches of the epoch, a share of 1
 val_loss float64  loss on validation
 val_acc float64  accuracy on validation, a share of 1
+{_AVERAGED}
 sam_loss_gap float64  loss at the perturbed weights minus loss, nats, mean of the epoch
 cos_grads float64  cosine of the gradients at the weights and the perturbed ones, mean of the epoch
 rung int8  rung that judged the report, from 0
@@ -208,6 +234,7 @@ test_loss float64  loss of the task on test
 test_nll float64  mean negative log-likelihood of the true class on test
 test_ece float64  expected calibration error on test
 test_brier float64  Brier score on test: 0 is best, 2 is worst
+{_ON_TEST}
 n_test int64  images of the test split
 test_correct int64  test images that are classified rightly
 test_split string  digest of the test images; equal where repeats were tested on the same ones
@@ -289,6 +316,7 @@ test_binom_se float64  standard error of one test reading: sqrt(p (1 - p) / n_te
 test_nll_mean float64  mean of `test_nll` over the repeats
 test_ece_mean float64  mean of `test_ece` over the repeats
 test_brier_mean float64  mean of `test_brier` over the repeats
+{_MEANS}
 val_acc_mean float64  mean accuracy on validation over the repeats
 optimism float64  how much validation flattered the winner: `select_mean`, or its value in the
     search, minus the repeats' mean

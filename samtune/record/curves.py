@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from samtune.record import tables
-from samtune.record.columns import COLUMNS
+from samtune.record.columns import BESIDE, COLUMNS
 from samtune.record.reader import Reader
 from samtune.record.rows import TrialRow
 
@@ -32,6 +32,7 @@ _COLUMNS = (
 _METRICS = {
     *("step", "see", "train_s", "eval_s", "data_s", "lr", "rho"),
     *("train_loss", "train_acc", "val_loss", "val_acc", "peak_rss_mb", "peak_gpu_mb"),
+    *("val_loss_averaged", "val_acc_averaged", *BESIDE),
     *("sam_loss_gap", "cos_grads"),
     *("sharp_lambda_max", "sharp_trace", "sharp_worst_rho", "sharp_worst_adaptive"),
     *("sharp_samples", "sharp_m", "sharp_rho"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from test_record import CONFIG, STUDY
 
+from samtune.record.columns import BESIDE
 from samtune.record.record import Record
 from samtune.record.rows import Verdict
 from samtune.space.search_space import SearchSpace
@@ -31,6 +32,7 @@ COSTS = {
         "data_s": 1.0,
     },
     **{"peak_rss_mb": 9.0, "peak_gpu_mb": 9.0, "train_loss": 0.1, "train_acc": 0.9},
+    **{"val_loss_averaged": 0.2, "val_acc_averaged": 0.8},
 }
 SHARPNESS = {
     **{"sharp_lambda_max": 1.0, "sharp_trace": 9.0, "sharp_worst_rho": 0.1},
@@ -38,6 +40,7 @@ SHARPNESS = {
     "sharp_bn_mode": "eval",
 }
 TEST = {"test_loss": 0.1, "test_nll": 0.1, "test_ece": 0.1, "test_brier": 0.1, "n_test": 500}
+TEST |= dict.fromkeys(BESIDE, 0.1)
 
 
 def make(runs: Path, name: str = "all", searches: int = 1, draws: int = 0) -> Path:

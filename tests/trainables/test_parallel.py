@@ -31,6 +31,8 @@ CASES: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
         {"model": "test_parallel:plain", "batch_size": 50, "train_size": 0.1},
     ),
     "posterior": ("bayesian_sam", {"m": 1}, {"batch_size": 50}),
+    "exponential average": ("sam", {}, {"batch_size": 50, "average": "ema"}),
+    "equal average": ("sgd", {}, {"average": "swa", "average_start": 0.5}),
     "selecting": ("esam", {"gamma": 0.05}, {}),
     "selecting twice": ("k_sam", {"kept": 0.05}, {"batch_size": 50}),
 }

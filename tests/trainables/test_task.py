@@ -53,6 +53,8 @@ OF_SCHEDULES = {"every", "lr_gamma", "lr_step", "lr_milestones", "lr_power"}
 """Of some schedules alone; tests/trainables/test_schedule.py has them."""
 OF_BAYESIAN_SAM = {"posterior_samples"}
 """Of one variant alone; tests/trainables/test_variants_train.py has it."""
+OF_AVERAGES = {"average", "average_decay", "average_start"}
+"""They change no training; tests/trainables/test_averaging.py has them."""
 OF_CHECKPOINTS = {"checkpoint_every"}
 """tests/trainables/test_saver.py has it."""
 
@@ -100,9 +102,8 @@ def trajectory(**task: Any) -> list[float]:
 
 
 def test_every_word_is_examined_here() -> None:
-    elsewhere = (
-        OF_FOLDERS | OF_TEST_IMAGES | OF_GROUPS | OF_BAYESIAN_SAM | OF_CHECKPOINTS | OF_SCHEDULES
-    )
+    elsewhere = OF_FOLDERS | OF_TEST_IMAGES | OF_GROUPS | OF_BAYESIAN_SAM | OF_AVERAGES
+    elsewhere |= OF_CHECKPOINTS | OF_SCHEDULES
     assert set(TASK) == {*OTHERWISE, *OF_THE_MODEL, *FACTS} | elsewhere
 
 

@@ -98,6 +98,20 @@ def test_the_checkpoint_lies_on_disk_when_its_report_is_sent(tmp_path: Path) -> 
     assert seen == [1, 2]
 
 
+def test_a_checkpoint_from_before_a_word_of_the_task_goes_on(tmp_path: Path) -> None:
+    config = config_of(vision.sgd, budget=Budget("epochs", 2), checkpoint_dir=str(tmp_path))
+    with pytest.raises(CutError):
+        train(config, cut_at=1)
+    state = checkpoint.load(tmp_path / "epoch-00001")
+    del state["trial"]["task.average"], state["average"], state["counters"]["averaged_samples"]
+    checkpoint.save(tmp_path, 1, state)
+    assert [report["epoch"] for report in train(config)] == [1, 2]
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"average is 'none' there and 'ema' here"
+    ):
+        train(replace(config, task={**config.task, "average": "ema"}))
+
+
 def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
     config = config_of(vision.sgd, checkpoint_dir=str(tmp_path))
     train(config)
