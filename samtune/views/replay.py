@@ -84,12 +84,21 @@ def _replayed(
     slots: int,
     seeds: int,
 ) -> list[dict[str, Any]]:
-    """Return the results for studies, each with its name, its space and its curves."""
-    found = []
+    """Return the results for studies, each with its name, its space and its curves.
+
+    A study that has nothing to replay has the reason as `left_out`.
+    """
+    found: list[dict[str, Any]] = []
     for name, space, curves in studies:
         document, _, _ = read_document(parse(space.encode(), name))
         rules = rules_of(texts, document.asha)
-        study = curves()
+        try:
+            study = curves()
+        except RunError as error:
+            if len(studies) == 1:
+                raise
+            found.append({"space": name, "left_out": str(error)})
+            continue
         finals = [value for curve in study.curves if (value := curve.final) is not None]
         found.append(
             {
@@ -124,6 +133,8 @@ HEADINGS = (
 
 def replay_text(study: dict[str, Any]) -> str:
     """Return a result of `replay_of` for one study as text."""
+    if "left_out" in study:
+        return f"{study['space']}: {study['left_out']}"
     kind = unit(study["budget_kind"])
     lines = [
         f"{study['space']}: {study['curves']} curves of {study['budget_per_trial']:g} {kind}, "
@@ -204,9 +215,12 @@ def _whole(
     """
     curves, unknown = [], Counter[str]()
     for state, points, n_val in trials:
-        whole = bool(points) and points[-1][0] >= search.limit * (1 - 1e-9)
-        diverged = bool(points) and state == "diverged"
-        if not (diverged or (whole and state in {"completed", "pruned"})):
+        # A completed trial may end a little below its budget: the next epoch would not fit.
+        whole = state == "completed" or (
+            state == "pruned" and bool(points) and points[-1][0] >= search.limit * (1 - 1e-9)
+        )
+        diverged = state == "diverged"
+        if not points or not (diverged or whole):
             unknown[state] += 1
             continue
         values = [value for _, value in points]

@@ -292,6 +292,20 @@ def test_a_run_without_whole_curves_says_how_to_get_them(
     assert code == 2 and "no run 'nosuch'" in err
 
 
+def test_a_search_without_whole_curves_does_not_hide_the_others(runs: Path) -> None:
+    with Record.create(runs, "two", [STUDY, STUDY | {"name": "gam"}]) as record:
+        for study, state, last in ((0, "pruned", LIMIT / 2), (1, "completed", LIMIT - 0.1)):
+            trial = record.add_trial(study, "search", 0, "sampled", CONFIG)
+            attempt, _ = record.start_attempt(trial)
+            record.add_report(trial.trial, attempt, message(1, last, 0.5), "val_acc")
+            record.end_trial(trial.trial, state)
+        none, whole = replay_of(record, ["grace=2"], 1, 2)
+    assert "no trial of sam that used its full budget" in none["left_out"]
+    assert replay_text(none).startswith("sam: two has no trial")
+    # Its next epoch would not have fitted, so it is at its end.
+    assert (whole["space"], whole["curves"], whole["best"]) == ("gam", 1, 0.5)
+
+
 @pytest.mark.parametrize("mode", ["stop", "promote", "halving"])
 def test_wrong_stops_are_read_from_the_record(runs: Path, mode: str) -> None:
     """Trials one after another, each with its reports judged and on record."""
