@@ -12,7 +12,7 @@ import click
 
 from samtune.api.launch import LaunchOptions
 from samtune.api.run import Run
-from samtune.record.folder import check_name
+from samtune.record.folder import place
 
 runs_option = click.option(
     "--runs",
@@ -74,8 +74,8 @@ def until_decided_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def named(runs: Path, name: str) -> Run:
-    """Return the run of this name. Raises RunError (exit code 2) for what is no name."""
-    return Run(runs.absolute() / check_name(name))
+    """Return the run of this name or folder. Raises RunError (exit code 2) for what is no name."""
+    return Run(place(runs, name))
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -52,9 +52,9 @@ def remove_runs(names: tuple[str, ...], yes: bool, runs: Path) -> None:
 @runs_option
 def rename_run(name: str, new: str, runs: Path) -> None:
     """Rename a run."""
-    rename(runs, name, new)
+    folder = rename(runs, name, new)
     # The tables hold the run's name.
-    named(runs, new).export()
+    named(folder.parent, new).export()
     say(f"{name} is now {new}")
 
 

@@ -37,6 +37,19 @@ def check_name(name: str) -> str:
     return name
 
 
+def place(runs: Path, word: str) -> Path:
+    """Return the folder of the run that a word names, by its name or as `runs/first`.
+
+    Raises:
+        RunError: the name is no name for a run (exit code 2).
+    """
+    if os.sep in word:
+        folder = Path(word).absolute()
+        check_name(folder.name)
+        return folder
+    return runs.absolute() / check_name(word)
+
+
 def refuse_taken(runs: Path, name: str) -> None:
     """Raise RunError if `name` is no name (exit code 2) or is taken (exit code 4)."""
     if os.path.lexists(runs.absolute() / check_name(name)):
@@ -88,9 +101,15 @@ def names(runs: Path) -> list[str]:
 
 
 def found(runs: Path, name: str) -> Path:
-    """Return the folder of the run `name`. Raise RunError (exit code 2) when there is none."""
-    folder = runs.absolute() / check_name(name)
+    """Return the folder of the run `name`. Raise RunError (exit code 2) when there is none.
+
+    Args:
+        runs: the folder that holds the runs.
+        name: name of the run, or its folder as `runs/first`.
+    """
+    folder = place(runs, name)
     if not (folder / "sweep.db").is_file():
+        runs = Path(name).parent if os.sep in name.rstrip(os.sep) else runs
         known = names(runs)
         hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
         raise RunError(f"no run {name!r}; {hint}", exit_code=2)

@@ -26,7 +26,7 @@ def remove(runs: Path, name: str) -> None:
     """
     folder = run_folder.found(runs, name)
     with run_folder.locked(folder):
-        aside = folder.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
+        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         try:
             # A removal that is cut short leaves no half run under the name.
             durable.rename(folder, aside)
@@ -45,7 +45,7 @@ def rename(runs: Path, name: str, new: str) -> Path:
             process writes the run (4); the folder cannot be renamed (5).
     """
     folder = run_folder.found(runs, name)
-    run_folder.refuse_taken(runs, new)
+    run_folder.refuse_taken(folder.parent, new)
     target = folder.with_name(new)
     with run_folder.locked(folder):
         try:

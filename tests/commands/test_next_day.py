@@ -63,6 +63,20 @@ def test_a_run_is_renamed_with_its_tables(here: Path, capsys: pytest.CaptureFixt
     assert Path("runs/first/trials.parquet").is_file() and not Path("runs/one").exists()
 
 
+def test_a_run_is_named_by_its_folder_too(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    folder = here / "runs" / "one"
+    assert typed(capsys, "status", f"{folder}/")[0] == 0
+    assert typed(capsys, "note", str(folder), "from afar")[0] == 0
+    assert typed(capsys, "mv", str(folder), "first")[0] == 0
+    assert typed(capsys, "rm", str(folder.with_name("first")), "--yes")[0] == 0
+    assert [path.name for path in folder.parent.iterdir()] == ["two"]
+    code, _, err = typed(capsys, "best", str(folder))
+    assert code == 2 and f"no run '{folder}'; runs in {folder.parent}: two" in err
+
+
 def test_a_run_is_removed_only_when_that_is_confirmed(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
