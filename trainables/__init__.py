@@ -19,6 +19,8 @@ These attributes say what a space file may set:
     metrics: dict[str, "max" | "min"]     what a search may improve, and which way
     check(knobs, base)                    raises ValueError for knobs that exclude each other
     check_task(task, epochs)              raises ValueError for words no such trial can have
+    one_gpu: bool                         a process of it computes on one GPU, so gpus above 1 is
+                                          refused
     make_ready(task)                      raises ValueError when no trial could begin
     doubts(task) -> list[str]             what makes its data doubtful, shown by --dry-run
     references(task, base) -> list[str]   the user's own code that the words name, `module:name`

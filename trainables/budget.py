@@ -85,6 +85,21 @@ class Meter:
         if self.step % len(self.batches) == 0:
             self.epoch_progress = self.progress
 
+    def divide(self, before: tuple[float, float], of_batches: float | None) -> None:
+        """Divide an epoch's seconds between batches and steps as the device did.
+
+        A budget in seconds keeps what the host counted: it must never become less.
+
+        Args:
+            before: `data_s` and `train_s` at the begin of the epoch.
+            of_batches: the share of the batches; None keeps the host's.
+        """
+        if of_batches is None or self.budget.kind == "seconds":
+            return
+        seconds = self.data_s + self.train_s - sum(before)
+        self.data_s = before[0] + of_batches * seconds
+        self.train_s = before[1] + (1 - of_batches) * seconds
+
     def charge(self, used: float) -> None:
         """Count the seconds that earlier attempts used after the checkpoint of this one."""
         if self.budget.kind == "seconds":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from samtune.errors import SamtuneError
@@ -24,6 +28,25 @@ def device_for(gpus: float) -> torch.device:
     if (problem := no_gpu()) is not None:
         raise DeviceError(problem)
     return torch.device("cuda")
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Compute the same bits in every run inside the block; an operation that cannot is an error.
+
+    Off, the mode of the process stays as it is.
+    """
+    if not on:
+        yield
+        return
+    # cuBLAS reads it when a process first uses the GPU.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 def no_gpu() -> str | None:

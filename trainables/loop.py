@@ -25,6 +25,7 @@ from trainables.augment import Augment, Normaliser
 from trainables.averaging import Average, has_statistics, renew
 from trainables.batch_norm import SharedNorm
 from trainables.budget import SKIPS_IN_A_ROW, Meter
+from trainables.clock import EpochClock
 from trainables.data import TrainVal, digest, load, open_test
 from trainables.device import device_for
 from trainables.evaluation import (
@@ -37,7 +38,7 @@ from trainables.evaluation import (
 from trainables.measurement import Measurement, rebuilt
 from trainables.models import build_for
 from trainables.parallel import ALONE, Ranks, RankShare
-from trainables.precision import Precision
+from trainables.precision import Precision, compiling
 from trainables.saver import Saver, Send
 from trainables.schedule import Schedule
 from trainables.split import Split, sent
@@ -151,6 +152,11 @@ class Trial:
         """
         if not self.precision.compiled:
             return
+        with compiling():
+            self._pass_once()
+
+    def _pass_once(self) -> None:
+        """Evaluate and differentiate one batch."""
         state = checkpoint.rng_state(self.device)
         count = min(self.meter.batch_size, len(self.val))
         few = dataclasses.replace(
@@ -199,10 +205,9 @@ class Trial:
         self.model.train()
         self.augment.start(meter.epoch)
         self.mix.start(meter.epoch)
-        started = perf_counter()
+        before, clock = (meter.data_s, meter.train_s), EpochClock(self.device)
         for share, inputs, targets in self._batches():
-            made = perf_counter()
-            meter.data_s += made - started
+            meter.data_s += clock.lap()
 
             share_of_lr = meter.lr_share
             for group in self.optimizer.base.param_groups:
@@ -214,26 +219,26 @@ class Trial:
             result = self.optimizer.step(self._oracle(share, inputs, targets, compare))
             self.sums.add(result, targets, share.copies)
 
-            started = perf_counter()
+            seconds = clock.lap()
             forward, backward, seconds = self.ranks.total(
                 result.forward_samples / share.copies,
                 result.backward_samples / share.copies,
                 # One clock for all ranks: a budget of seconds ends at the same step in each.
-                started - made if self.ranks.rank == 0 else 0.0,
+                seconds if self.ranks.rank == 0 else 0.0,
             )
             meter.count(share.count, (round(forward), round(backward)), result.skipped, seconds)
             if self.average is not None and self.average.by_step:
                 self.average.update(meter.progress)
-                meter.eval_s += perf_counter() - started
-                started = perf_counter()
+                meter.eval_s += clock.rest()
             if self.saver is not None and self.ranks.size == 1:
                 self.saver.settle(wait=False)
-                started = perf_counter()
+                clock.rest()
             if meter.finished() or meter.skipped_in_a_row >= SKIPS_IN_A_ROW:
                 break
         # What was still queued on the device is training time.
         self.sums.settle(self.ranks)
-        meter.train_s += self.ranks.first(perf_counter() - started)
+        meter.train_s += self.ranks.first(clock.rest())
+        meter.divide(before, clock.of_batches())
         self.ranks.check_equal(self.model)
         if self.shared_norm is None:
             self.ranks.average_buffers(self.model)

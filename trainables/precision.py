@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from samtune.errors import SamtuneError
@@ -39,6 +41,7 @@ class Precision:
         precision: fp32, bf16 or fp16.
         channels_last: layout of images and convolutions.
         compiled: the model is compiled.
+        combo_kernels: kernels that do not need each other are compiled into one.
         device: where the trial computes.
     """
 
@@ -46,6 +49,7 @@ class Precision:
     channels_last: bool
     compiled: bool
     device: torch.device
+    combo_kernels: bool = False
 
     @classmethod
     def of(cls, task: Mapping[str, Value], device: torch.device) -> Precision:
@@ -61,7 +65,8 @@ class Precision:
             precision = "bf16" if fast else "fp32"
         layout = task["memory_format"]
         channels_last = on_gpu if layout == "auto" else layout == "channels_last"
-        return cls(precision, channels_last, bool(task["compile"]), device)
+        combo = bool(task["compile"] and task["combo_kernels"])
+        return cls(precision, channels_last, bool(task["compile"]), device, combo)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -93,8 +98,8 @@ class Precision:
         """
         model = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if self.compiled:
-            _refuse_without_compiler(self.device)
-            compile_forward(model, (architecture, self))
+            _find_compiler(self.device)
+            compile_forward(model, (architecture, self), combo_kernels=self.combo_kernels)
         return model
 
     def facts(self) -> dict[str, Value]:
@@ -109,7 +114,13 @@ class Precision:
 _compiled_for: Hashable = None
 
 
-def compile_forward(model: nn.Module, program: Hashable, backend: str = "inductor") -> None:
+def compile_forward(
+    model: nn.Module,
+    program: Hashable,
+    backend: str = "inductor",
+    *,
+    combo_kernels: bool = False,
+) -> None:
     """Compile `model.forward` in place for batches of any size, at its first call.
 
     The batch size is a symbol from the first batch on. So the last batch of an epoch, or the part
@@ -123,18 +134,19 @@ def compile_forward(model: nn.Module, program: Hashable, backend: str = "inducto
         model: changed in place.
         program: the key of the compiled program: architecture, dtype, layout and device.
         backend: of `torch.compile`.
+        combo_kernels: put kernels that do not need each other into one, which launches fewer.
     """
     global _compiled_for
     if backend == "inductor":
         # Otherwise each trial of a node starts as many compilers as the node has processors.
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(torch.get_num_threads()))
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "samtune" / "inductor"))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache()))
     if program != _compiled_for:
         # torch counts recompilations per function, across models, and stops after eight.
         torch.compiler.reset()
         _compiled_for = program
-    forward = torch.compile(model.forward, backend=backend)
+    options: dict[str, Any] | None = {"combo_kernels": True} if combo_kernels else None
+    forward = torch.compile(model.forward, backend=backend, options=options)
 
     def of_any_size(inputs: Tensor) -> Tensor:
         torch._dynamo.maybe_mark_dynamic(inputs, 0)
@@ -145,16 +157,51 @@ def compile_forward(model: nn.Module, program: Hashable, backend: str = "inducto
     model.forward = of_any_size
 
 
-def _refuse_without_compiler(device: torch.device) -> None:
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Let one process of a machine compile in the block at a time.
+
+    The trials of a node compile the same program. The first one does the work, and the others
+    then find its code on disk.
+    """
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _cache())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".compiling.lock")
+        lock.acquire()
+    except OSError:
+        # Without a folder nobody finds another's code, so there is nothing to wait for.
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cache() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "samtune" / "inductor"
+
+
+def _find_compiler(device: torch.device) -> None:
+    """Find any compiler of the language that torch needs, and name it to torch.
+
+    Raises:
+        CompileError: None is installed.
+    """
     # On a GPU, Triton builds its launchers in C.
-    gpu = device.type == "cuda"
-    if gpu:
-        language, wanted = "C", (os.environ.get("CC", "gcc"), "clang", "cc")
+    if device.type == "cuda":
+        language, variable, known = "C", "CC", ("gcc", "clang", "cc")
     else:
-        language, wanted = "C++", (os.environ.get("CXX", "g++"), "clang++", "c++")
-    if not any(map(shutil.which, wanted)):
+        language, variable, known = "C++", "CXX", ("g++", "clang++", "c++")
+    named = os.environ.get(variable)
+    wanted = (named,) if named else known
+    found = next((name for name in wanted if shutil.which(name.split()[0])), None)
+    if found is None:
         raise CompileError(
             f"task.compile is true, and torch needs a {language} compiler for that: none of "
-            f"{', '.join(dict.fromkeys(wanted))} was found; install {'gcc' if gpu else 'g++'}, or "
-            "leave task.compile out"
+            f"{', '.join(wanted)} was found; install {known[0]}, or leave task.compile out"
         )
+    # torch itself looks for few of them.
+    os.environ[variable] = found

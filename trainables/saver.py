@@ -32,7 +32,7 @@ class Saver:
     def start(self, epoch: int, state: dict[str, Any], send: Send) -> None:
         """Begin to write `state` as it is now; `send` then gets the checkpoint."""
         self.settle(wait=True)
-        copied = held(state)
+        copied = [held(state)]
         on_host = torch.cuda.Event() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
         if on_host is not None:
             on_host.record()
@@ -40,7 +40,8 @@ class Saver:
         def write() -> checkpoint.Saved:
             if on_host is not None:
                 on_host.synchronize()
-            return checkpoint.save(self._folder, epoch, copied)
+            # Popped, so that the memory is free for the next copy once this returns.
+            return checkpoint.save(self._folder, epoch, copied.pop())
 
         self._writing = self._pool.submit(write), send
 

@@ -138,6 +138,22 @@ _KNOBS = (
         source="trainables/precision.py",
     ),
     Knob(
+        name="combo_kernels",
+        kind=bool,
+        default=False,
+        doc="with compile: kernels that do not need each other become one, which launches fewer; "
+        "not measured on a GPU yet",
+        source="torch's option for inductor",
+    ),
+    Knob(
+        name="deterministic",
+        kind=bool,
+        default=False,
+        doc="only kernels that compute the same bits in every run, which are slower on a GPU; an "
+        "operation without one is an error. The CPU's are such in any case",
+        source="torch.use_deterministic_algorithms",
+    ),
+    Knob(
         name="checkpoint_every",
         kind=int,
         default=1,

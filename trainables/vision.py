@@ -47,7 +47,7 @@ from samtune.optimizers.knobs import KnobError, reject_unknown
 from samtune.trial import TrialConfig, Value
 from trainables import averaging
 from trainables.data import DataError, doubts, make_ready
-from trainables.device import no_gpu
+from trainables.device import deterministic, no_gpu
 from trainables.loop import Trial
 from trainables.measurement import Measurement, of_checkpoint
 from trainables.models import build_for, external
@@ -64,6 +64,7 @@ class Vision:
         self.variant = variant_class.name
         self.bases = variant_class.bases
         self.other_bases = True
+        self.one_gpu = True
         self.task = dict(TASK)
         self.metrics = {"val_acc": "max", "val_loss": "min"}
 
@@ -173,7 +174,7 @@ class Vision:
                 "task.compile cannot go with BatchNorm over several workers; "
                 "set task.batch_norm to local, or task.compile to false"
             )
-        with Ranks.joined(config.workers) as ranks:
+        with deterministic(bool(task["deterministic"])), Ranks.joined(config.workers) as ranks:
             Trial(config, lambda model, n: self._optimizer(model, n, config), ranks).run()
 
     def sharpness(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from samtune.optimizers import sizes
 from samtune.optimizers.batch import Batch, Index, detached, joined
-from samtune.optimizers.buffers import Buffers
+from samtune.optimizers.buffers import Buffers, release, snapshot
 from samtune.optimizers.cosine import Cosine
 from samtune.optimizers.finite import FiniteCheck
 from samtune.optimizers.passes import Forward, LossFunction, check_model, differentiate, per_sample
@@ -253,7 +253,7 @@ class GradientOracle:
         counts = sizes.even(len(self), count)
         parts = []
         self._averages = False
-        self._before = Buffers(self._modules)
+        self._before = snapshot(self.model, self._modules)
         for batch in self.batch.split(counts):
             part = copy.copy(self)
             part.batch = batch
@@ -261,6 +261,8 @@ class GradientOracle:
             part._is_part = True
             part._cosine = self._cosine and Cosine()
             yield part
+            release(self.model, part._after)
+            part._after = None
             self.forward_samples += part.forward_samples
             self.backward_samples += part.backward_samples
             parts.append(part)
@@ -326,6 +328,9 @@ class GradientOracle:
     def finish(self) -> None:
         """End the step: a loss scaler learns if one of its passes overflowed."""
         self.scaling.update()
+        release(self.model, self._before)
+        release(self.model, self._after)
+        self._before = self._after = None
 
     def _evaluate(self, index: Index | None, parameters: Sequence[Tensor] = ()) -> Tensor:
         """Return the mean loss; with parameters, leave its gradient in their `.grad`."""
@@ -388,14 +393,14 @@ class GradientOracle:
                     "call grad(parameters) or losses() before asking for part of it"
                 )
             if not self._is_part:
-                self._before = Buffers(self._modules)
+                self._before = snapshot(self.model, self._modules)
             if self.replay_rng:
                 self._replay = Replay(generators(self._modules, self._devices()))
             yield
             if self._replay:
                 self._replay.end()
             return
-        self._after = self._after or Buffers(self._modules)
+        self._after = self._after or snapshot(self.model, self._modules)
         try:
             with self._replay.again() if self._replay else nullcontext():
                 yield

@@ -105,6 +105,9 @@ class Variant(torch.optim.Optimizer, ABC):
     """State for the next step: numbers, tensors, and lists in the order of `weights`."""
     progress: float = field(default=0.0, init=False, repr=False)
     lr_share: float | None = field(default=None, init=False, repr=False)
+    _generators: dict[torch.device, torch.Generator] = field(
+        default_factory=dict, init=False, repr=False
+    )
     _known: int = field(default=0, init=False, repr=False)
     _groups: int = field(default=0, init=False, repr=False)
 
@@ -235,17 +238,20 @@ class Variant(torch.optim.Optimizer, ABC):
         self.lr_share = cosine if lr_share is None else lr_share
 
     def generator(self, device: torch.device, *words: object) -> torch.Generator:
-        """Return a random generator that depends on `seed` and the words alone.
+        """Return the random generator of the device, seeded by `seed` and the words alone.
 
-        Without words it depends on the number of generators so far, which `memory` keeps: a
-        resumed run draws the same numbers, and so does the step after a skipped one.
+        Each call seeds it anew. Without words the seed depends on the number of calls so far,
+        which `memory` keeps: a resumed run draws the same numbers, and so does the step after a
+        skipped one.
         """
         if not words:
             words = ("draw", self.memory.get("draws", 0))
             self.memory["draws"] = self.memory.get("draws", 0) + 1
         # torch's CPU generator reads only 32 bits of a seed, so these have to be mixed.
         mixed = random.Random(" ".join(map(str, (self.seed, *words)))).getrandbits(63)
-        return torch.Generator(device).manual_seed(mixed)
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device)
+        return self._generators[device].manual_seed(mixed)
 
     def gradient(self, oracle: GradientOracle, index: Index | None = None) -> Gradients:
         """Return the gradient at the current weights, a new tensor for each of `weights`.
@@ -428,7 +434,9 @@ class Variant(torch.optim.Optimizer, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # torch's own keeps the groups only. A scheduler's wrapper of `step` must not be copied.
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "_"}
+        state = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "_"}
+        # Every draw seeds its generator, so a copy makes generators of its own.
+        return {**state, "_generators": {}}
 
     def first_step(self, *_: Any, **__: Any) -> NoReturn:
         """Raise TypeError: a variant makes both passes of SAM in one call of `step`."""

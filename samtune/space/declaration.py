@@ -80,8 +80,8 @@ def ask_trainable(
 ) -> None:
     """Let the trainable check that knobs and task words go together.
 
-    A trainable may offer `check(knobs, base)`, `check_task(task, epochs)` and
-    `see_per_epoch(knobs, base)`.
+    A trainable may offer `check(knobs, base)`, `check_task(task, epochs)`,
+    `see_per_epoch(knobs, base)` and `one_gpu`.
     """
     declared, budget = reader.declared, document.budget
     assert declared is not None
@@ -95,6 +95,13 @@ def ask_trainable(
     except (ValueError, SamtuneError) as error:
         reader.problems.append((root.at("knobs").mark, str(error)))
         return
+    gpus = document.resources.gpus
+    if gpus > 1 and getattr(declared.trainable, "one_gpu", False):
+        problem = (
+            f"resources.gpus: {gpus:g}, and a process of {declared.name} computes on one GPU; "
+            f"write `resources: {{gpus: 1, workers: {gpus:g}}}` for a trial on {gpus:g} of them"
+        )
+        reader.problems.append((root.at("resources", "gpus").mark, problem))
     if document.confirm.sharpness and not hasattr(declared.trainable, "sharpness"):
         problem = (
             f"confirm.sharpness: {declared.name} has no method sharpness(config, settings), so "

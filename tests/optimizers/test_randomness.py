@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import numpy as np
 import problems
 import pytest
 import torch
-from problems import batches, loss_fn, make, seeded, train
+from problems import batches, loss_fn, make, plain_net, seeded, train
 from torch import nn
 
 from samtune.optimizers import VARIANTS, GradientOracle
@@ -137,3 +138,20 @@ def test_the_devices_generators_draw_the_same(name):
         assert len(set(model.drawn)) == 1
         ends.append(model.drawn[0])
     assert ends[0] != ends[1]
+
+
+def test_a_variant_has_one_generator_and_seeds_it_for_each_draw():
+    """Defect 9 of the GPU survey: a new generator each step, which no CUDA graph can hold."""
+    cpu, model = torch.device("cpu"), seeded(plain_net)
+    variant = make("esam", model, seed=3)
+    first = variant.generator(cpu)
+    drawn = torch.rand(4, generator=first), torch.randn(3, generator=first)
+    assert variant.generator(cpu) is first and variant.generator(cpu, "mask", 1) is first
+    copied = copy.deepcopy(variant)
+    assert copied.generator(cpu) is not first
+    # A generator of its own draws the same, whatever this one drew before.
+    again = make("esam", model, seed=3).generator(cpu)
+    assert torch.equal(torch.rand(4, generator=again), drawn[0])
+    assert torch.equal(torch.randn(3, generator=again), drawn[1])
+    variant.memory["draws"] = 0
+    assert torch.equal(torch.rand(4, generator=variant.generator(cpu)), drawn[0])

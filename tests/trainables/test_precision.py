@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -96,7 +98,7 @@ def test_on_the_cpu_auto_is_float32_as_it_lies(
     task: dict[str, Any], expected: tuple[str, bool, bool]
 ) -> None:
     words = {"precision": "auto", "memory_format": "auto", "compile": False, **task}
-    found = Precision.of(words, CPU)
+    found = Precision.of({"combo_kernels": False, **words}, CPU)
     assert (found.precision, found.channels_last, found.compiled) == expected
     assert found.facts() == dict(
         zip(("precision", "channels_last", "compiled"), expected, strict=True)
@@ -325,7 +327,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, nothing_compiled: None) -> dict[str
 
     original = compile_forward
     monkeypatch.setattr(
-        precision, "compile_forward", lambda model, program: original(model, program, backend)
+        precision, "compile_forward", lambda model, program, **_: original(model, program, backend)
     )
     return count
 
@@ -352,7 +354,7 @@ def test_a_compiled_sam_step_has_one_graph_for_both_passes(
     layout: str, counted: dict[str, int]
 ) -> None:
     model = build("small_cnn", (1, 8, 8), 10, 0)
-    words = {"precision": "auto", "memory_format": layout, "compile": True}
+    words = {"precision": "auto", "memory_format": layout, "compile": True, "combo_kernels": False}
     how = Precision.of(words, CPU)
     model = how.place(model, "small_cnn")
     sam = SAM(BASES["sgd"].build(model.parameters(), lr=0.1))
@@ -424,6 +426,96 @@ def test_without_a_compiler_the_trial_says_what_to_install(
     monkeypatch.setattr(model, "to", lambda *_, **__: model)
     with pytest.raises(CompileError, match=r"a C compiler .* install gcc"):
         gpu.place(model, "none")
+
+
+def test_any_compiler_will_do_and_torch_learns_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Defect 17 of the GPU survey: the check looked for g++ only, and so does torch."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    for name in ("clang++", "cc"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    precision._find_compiler(CPU)
+    precision._find_compiler(torch.device("cuda"))
+    assert (os.environ["CXX"], os.environ["CC"]) == ("clang++", "cc")
+    monkeypatch.setenv("CXX", "ccache g++")
+    with pytest.raises(CompileError, match=r"none of ccache g\+\+ was found"):
+        precision._find_compiler(CPU)
+
+
+def test_one_process_of_a_machine_compiles_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Defect 12 of the GPU survey: K trials compiled one graph K times, each by 32 processes."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    other = FileLock(tmp_path / "cache" / ".compiling.lock", is_singleton=False)
+    with precision.compiling(), pytest.raises(Timeout):
+        other.acquire(timeout=0)
+    with other:
+        pass
+    compile_forward(nn.Flatten(), "none")
+    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == str(torch.get_num_threads())
+    # No folder, no lock.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/dev/null/cache")
+    with precision.compiling():
+        pass
+
+
+def test_the_first_compilation_of_a_trial_holds_the_lock(
+    counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 12, in the trial."""
+    graphs = []
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        graphs.append(counted["graphs"])
+        yield
+        graphs.append(counted["graphs"])
+
+    monkeypatch.setattr(loop, "compiling", noted)
+    train(config_of(vision.sam, compile=True, train_size=0.15))
+    assert graphs == [0, counted["graphs"]]
+
+
+def test_combo_kernels_are_an_option_of_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        torch, "compile", lambda forward, backend, options: asked.append(options) or forward
+    )
+    monkeypatch.setattr(precision, "_find_compiler", lambda device: None)
+    for combo in (False, True):
+        words = {"precision": "auto", "memory_format": "auto", "compile": True}
+        Precision.of({**words, "combo_kernels": combo}, CPU).place(nn.Flatten(), f"{combo}")
+    assert asked == [None, {"combo_kernels": True}]
+    assert set(asked[1]) <= set(torch._inductor.list_options())
+
+
+def test_a_deterministic_trial_uses_no_other_kernels() -> None:
+    """Defect 17 of the GPU survey: no switch asked CUDA for the same bits in every run.
+
+    Which kernels of CUDA give the same bits is torch's word; without a device only the refusals
+    are tested, by `tests/fakegpu`.
+    """
+    seen = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return cross_entropy(0)(outputs, targets)
+
+    config = config_of(vision.sam, train_size=0.15)
+    plain = train(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "cross_entropy", lambda smoothing: loss)
+        found = train(replace(config, task={**config.task, "deterministic": True}))
+    assert set(seen) == {True}
+    assert losses(found) == losses(plain)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_compiled_model_cannot_share_its_batch_norm() -> None:

@@ -45,6 +45,8 @@ OF_THE_MODEL = {"model", "dropout", "weights"}
 """The last two in tests/trainables/test_pretrained.py."""
 # How, and not what, is computed: the same but for rounding, so the record has to tell.
 FACTS = {"memory_format": ("channels_last", "channels_last"), "compile": (True, "compiled")}
+OF_THE_DEVICE = {"combo_kernels", "deterministic"}
+"""tests/trainables/test_precision.py has them."""
 OF_TEST_IMAGES = {"corruption", "severity"}
 """Of cifar10 and cifar100 alone; tests/trainables/test_datasets.py has them."""
 OF_GROUPS = {"batch_norm", "sync_perturbation"}
@@ -103,7 +105,7 @@ def trajectory(**task: Any) -> list[float]:
 
 def test_every_word_is_examined_here() -> None:
     elsewhere = OF_FOLDERS | OF_TEST_IMAGES | OF_GROUPS | OF_BAYESIAN_SAM | OF_AVERAGES
-    elsewhere |= OF_CHECKPOINTS | OF_SCHEDULES
+    elsewhere |= OF_CHECKPOINTS | OF_SCHEDULES | OF_THE_DEVICE
     assert set(TASK) == {*OTHERWISE, *OF_THE_MODEL, *FACTS} | elsewhere
 
 
@@ -125,7 +127,7 @@ def test_each_augmentation_is_another(kind: str) -> None:
 def test_a_word_of_how_to_compute_is_told_to_the_record(
     word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainables.precision.compile_forward", lambda model, program: None)
+    monkeypatch.setattr("trainables.precision.compile_forward", lambda model, program, **_: None)
     value, fact = FACTS[word]
     assert not train()[0]["facts"][fact]
     assert train(**{word: value})[0]["facts"][fact]

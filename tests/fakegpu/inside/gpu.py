@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import traceback
 import warnings
 from collections import Counter
@@ -29,7 +30,11 @@ NAMES = (
     *("LAUNCH", "LIBRARY", "H2D", "H2D_PINNED", "D2H", "D2H_PINNED", "D2D", "MEMSET"),
     *("WAIT", "MALLOC", "FREE", "HOST_ALLOC", "CAPTURED", "REFUSED"),
 )
-_COUNTS = (ctypes.c_long * len(NAMES)).in_dll(_LIBRARY, "fake_counts")
+_COUNTS = ctypes.c_long * len(NAMES)
+# Elsewhere the tests can be collected only.
+_COUNTS = (
+    _COUNTS.in_dll(_LIBRARY, "fake_counts") if "SAMTUNE_FAKE_GPU" in os.environ else _COUNTS()
+)
 LAUNCHES = ("LAUNCH", "LIBRARY", "D2D", "MEMSET", "H2D", "H2D_PINNED", "D2H", "D2H_PINNED")
 
 

@@ -103,3 +103,35 @@ def test_a_checkpoint_is_copied_without_a_wait(tmp_path: Path) -> None:
     assert (first["D2H"], first["D2H_PINNED"]) == (0, 122 + 62)
     assert max(first["WAIT"], second["WAIT"]) <= 1
     assert second["HOST_ALLOC"] <= first["HOST_ALLOC"] / 10, "the memory is used again"
+
+
+def test_the_events_of_the_device_divide_the_time_of_an_epoch() -> None:
+    """Defect 13: the host's clock put the wait of a full queue anywhere."""
+    first, second = (report["metrics"] for report in run())
+    # The fake device takes 1 ms for anything, so three batches take as long as three steps.
+    assert first["data_s"] == pytest.approx(first["train_s"])
+    assert second["data_s"] == pytest.approx(second["train_s"])
+
+
+@pytest.mark.parametrize("kind", BATCH)
+def test_a_deterministic_trial_finds_only_kernels_that_are(kind: str) -> None:
+    """Defect 17: no switch asked for them. Whether they are needs a real GPU."""
+    seen = []
+
+    def noted(self: torch.nn.Module, *_: object) -> None:
+        seen.append((torch.are_deterministic_algorithms_enabled(), benchmark()))
+
+    def benchmark() -> bool:
+        return torch.backends.cudnn.benchmark
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "benchmark", True)
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(noted)
+        try:
+            for deterministic in (True, False):
+                task = {"augment": kind, "precision": "fp32", "deterministic": deterministic}
+                (report,) = run("sam", 1, task={**task, "mixup": 0.2})
+                assert report["facts"]["deterministic"] is deterministic
+        finally:
+            hook.remove()
+    assert set(seen) == {(True, False), (False, True)}
