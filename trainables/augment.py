@@ -7,13 +7,15 @@ and a resumed trial sees the images that it would have seen.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from samtune.trial import Value, warn
 from trainables.crops import (
     Staging,
     at_a_time,
@@ -24,12 +26,24 @@ from trainables.crops import (
     padded_crops,
     resized_crop,
 )
+from trainables.datasets.decode import Crops
 from trainables.randaugment import OPERATIONS, randaugment
-from trainables.split import Batch
+from trainables.split import Batch, Split, Streamed
 
 KINDS = ("none", "standard", "cutout", "randaugment", "imagenet")
 _CROPPED = ("standard", "cutout", "randaugment")
 _ALL = slice(None)
+
+
+def warn_of_squares(task: Mapping[str, Value], split: Split) -> None:
+    """Warn where `imagenet` finds only the middle squares of images, because these are mapped."""
+    resized = task["image_size"] or task["dataset"] == "imagenet"
+    if task["augment"] == "imagenet" and resized and not isinstance(split, Streamed):
+        warn(
+            "augment: imagenet takes random parts of the middle squares that the memory map has, "
+            "and not of whole images, as the papers do; a set above 2 GB that was never fetched "
+            "by `samtune data fetch` is decoded for each batch, with parts of whole images"
+        )
 
 
 class Normaliser:
@@ -59,7 +73,8 @@ class Augment:
         randaugment  standard, two random `OPERATIONS` at magnitude 9 of 30 (Cubuk et al. 2020),
                      then cutout
         imagenet     a random part of the image, 8 to 100 % of its area, resized to the whole
-                     (Szegedy et al. 2015), and the flip
+                     (Szegedy et al. 2015), and the flip. Images that are decoded for each batch
+                     give a part of all that their file has, others of the stored square
     """
 
     def __init__(
@@ -85,9 +100,21 @@ class Augment:
         self._out: Tensor | None = None
         self._staging: Staging
         self._rows = _ALL
+        self._epoch = 0
+        self._cut_when_decoded = False
+
+    def source(self, split: Split) -> Split:
+        """Return the split of this epoch's images, whose batches are to be augmented."""
+        self._cut_when_decoded = (
+            self.kind == "imagenet" and isinstance(split, Streamed) and split.encoded.resize
+        )
+        if not self._cut_when_decoded:
+            return split
+        return dataclasses.replace(split, crops=Crops(self.seed, self._epoch))  # type: ignore[call-arg]
 
     def start(self, epoch: int) -> None:
         """Begin an epoch: the draws for the next batches are those of this epoch."""
+        self._epoch = epoch
         # torch's CPU generator reads 32 bits of a seed only, so the words have to be mixed.
         words = np.random.SeedSequence((self.seed, epoch, 1))
         self._generator.manual_seed(int(words.generate_state(1)[0]))
@@ -128,6 +155,8 @@ class Augment:
         if self.kind == "none":
             return []
         flip = self._whole(2, count)
+        if self._cut_when_decoded:
+            return [flip]
         if self.kind == "imagenet":
             boxes = draw_boxes(count, height, width, self._generator)
             return [*(edges[self._rows] for edges in boxes), flip]
@@ -142,7 +171,10 @@ class Augment:
         return [dy, dx, flip, *cut_lines(y, x, self._staging), *itertools.chain(*operations)]
 
     def _augment(self, images: Tensor, out: Tensor, drawn: list[Tensor]) -> None:
-        if self.kind == "imagenet":
+        if self._cut_when_decoded:
+            (flip,) = drawn
+            images = torch.where(flip.view(-1, 1, 1, 1) == 1, images.flip(-1), images)
+        elif self.kind == "imagenet":
             images = resized_crop(images.float(), *drawn)
         if self.kind == "randaugment":
             for which, sign in zip(drawn[2::2], drawn[3::2], strict=True):

@@ -21,7 +21,7 @@ from samtune.optimizers.two_pass import Sharpened
 from samtune.trial import TrialConfig, Value, report, warn
 from trainables import checkpoint
 from trainables.allocator import keep_freed_memory
-from trainables.augment import Augment, Normaliser
+from trainables.augment import Augment, Normaliser, warn_of_squares
 from trainables.averaging import Average, has_statistics, renew
 from trainables.batch_norm import SharedNorm
 from trainables.budget import SKIPS_IN_A_ROW, Meter
@@ -86,6 +86,7 @@ class Trial:
         checkpoint.seed_rng(config.seeds.order, ranks.rank)
 
         data = load(config.task, config.seeds.split)
+        warn_of_squares(config.task, data.train)
         self.train, self.val = self._resident(data.train), self._resident(data.val)
         self.data_sha256 = data.sha256
         self._build(data)
@@ -251,8 +252,9 @@ class Trial:
         """Yield this rank's share of each batch of the epoch, augmented."""
         # An image may be mixed with one in another rank's share.
         whole = self.mix.mixes
+        source = self.augment.source(self.train)
         for share, images, labels in self.ranks.batches(
-            self.train, self._order(), self.meter.batches, self.device, whole=whole
+            source, self._order(), self.meter.batches, self.device, whole=whole
         ):
             if whole:
                 inputs, targets = self.mix(self.augment(images), labels)
@@ -322,8 +324,9 @@ class Trial:
     def _training_images(self) -> Iterator[Tensor]:
         """Yield this rank's share of each batch of the last epoch again, augmented alike."""
         self.augment.start(self.meter.epoch)
+        source = self.augment.source(self.train)
         for share, images, _ in self.ranks.batches(
-            self.train, self._order(), self.meter.batches, self.device, whole=False
+            source, self._order(), self.meter.batches, self.device, whole=False
         ):
             if self.shared_norm is not None:
                 self.shared_norm.on = share.copies == 1

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainables.datasets.decode import Encoded
+from trainables.datasets.decode import Crops, Encoded
 
 # Share of a trial's memory on a device, or of a machine's; the rest is for training.
 _SHARE = 0.4
@@ -206,9 +206,11 @@ class Streamed(Split):
 
     Attributes:
         encoded: The encoded images; `rows` are the rows of these.
+        crops: Random parts to take of them; None takes each as a whole, or its middle.
     """
 
     encoded: Encoded
+    crops: Crops | None = None
 
     def resident(self, device: torch.device, share: float = 1.0) -> Split:
         """Return the split itself: its images are decoded on the CPU."""
@@ -218,7 +220,7 @@ class Streamed(Split):
         return False
 
     def _fill(self, out: Tensor, rows: Tensor) -> None:
-        self.encoded.fill(out, rows.tolist())
+        self.encoded.fill(out, rows.tolist(), self.crops)
 
 
 def _memory() -> int:
