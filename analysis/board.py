@@ -158,15 +158,17 @@ def _verdict_cells(row: dict[Any, Any]) -> list[str]:
 def verdict(row: dict[Any, Any]) -> str:
     """Return a row's verdict as the board shows it.
 
-    `underpowered` names the seeds that the lead seen would need; other words say that they are
-    about the configuration, where fewer than three searches stand behind the row.
+    `underpowered` names the seeds or searches that the lead seen would need. Other words say that
+    they are about the configuration, where fewer than three searches stand behind the row.
     """
     word = row["verdict"]
     if word is None or pd.isna(word):
         return "-"
-    if word == "underpowered" and not pd.isna(row["seeds_needed"]):
-        more = max(1.0, row["seeds_needed"] - row["n"])
-        return f"underpowered (about {more:,.0f} more seeds)"
+    if word == "underpowered":
+        for one, many, has in (("search", "searches", "searches"), ("seed", "seeds", "n")):
+            if not pd.isna(needed := row[f"{many}_needed"]):
+                more = max(1, round(needed - row[has]))
+                return f"underpowered (about {more:,} more {one if more == 1 else many})"
     if word in {"better", "worse", "tied"} and row["verdict_about"] == "configuration":
         return f"{word} (this configuration)"
     return str(word)
