@@ -60,7 +60,10 @@ class Search:
 
     def selected(self, metric: str) -> float | None:
         """Return the winner's mean in the select stage."""
-        return number(column(self.selects, metric).mean())
+        values = column(self.selects, metric)
+        if _counts_search(self.selects) and (best := self.best(metric)) is not None:
+            values = pd.concat([values, pd.Series([best])])
+        return number(values.mean())
 
     def promise(self, metric: str) -> float | None:
         """Return what validation promises of the winner: its select mean, else its best."""
@@ -158,12 +161,21 @@ def _winner(
     elif metric in completed:
         lost = selects.loc[selects["state"] != "completed", "source_trial_key"]
         fresh = selects[~selects["source_trial_key"].isin(lost)]
-        means = column(fresh, metric).groupby(fresh["source_trial_key"]).mean()
+        values = column(fresh, metric).set_axis(fresh["source_trial_key"])
+        if _counts_search(selects):
+            own = completed.set_index("trial_key")[metric]
+            values = pd.concat([values, own[own.index.isin(values.index)]])
+        means = values.groupby(level=0).mean()
         value = completed["trial_key"].map(means).dropna()
         value = value if len(value) else completed[metric]
         ordered = value.sort_values(ascending=mode == "min", kind="stable")
         completed = completed.loc[ordered.index]
     return completed.iloc[0] if len(completed) else None
+
+
+def _counts_search(selects: pd.DataFrame) -> bool:
+    """Return whether the value of the search counts in a select mean as that of a seed."""
+    return bool(column(selects, "with_search").eq(True).any())
 
 
 def _chosen(searches: Sequence[Search], metric: str, sign: int) -> pd.Series[Any] | None:

@@ -33,6 +33,7 @@ def study_row(space: SearchSpace, trials: int) -> dict[str, str]:
         "trials": trials,
         "row": space.row,
         "search": space.member.search,
+        "with_search": space.select.with_search,
         "baseline": space.member.baseline,
         "searched": sorted(searched(space)),
     }

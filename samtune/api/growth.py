@@ -66,9 +66,11 @@ def grown(
         for space in spaces
     ]
     for before, after in zip(spaces, longer, strict=True):
-        if before.sha256 != after.sha256 and after.asha.mode != "stop":
+        for_all = after.asha.mode != "stop" or after.asha.rescue
+        if before.sha256 != after.sha256 and for_all:
+            word = "rescue" if after.asha.rescue else f"mode {after.asha.mode}"
             raise RunError(
-                f"{before.name} has asha.mode {after.asha.mode}, whose rungs are made for "
+                f"{before.name} has asha.{word}, whose rungs are made for "
                 f"{before.budget.trials} trials, so {record.name} cannot gain trials; start "
                 f"another run with --set {_TRIALS}={after.budget.trials}",
                 exit_code=2,

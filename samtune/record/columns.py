@@ -205,7 +205,8 @@ val_acc float64  accuracy on validation, a share of 1
 sam_loss_gap float64  loss at the perturbed weights minus loss, nats, mean of the epoch
 cos_grads float64  cosine of the gradients at the weights and the perturbed ones, mean of the epoch
 rung int8  rung that judged the report, from 0
-decision string  `continue`, `stop`, `pause`, or `audit`: it continues only to check a stop
+decision string  `continue`, `stop`, `pause`, `complete` at `asha.until`, or `audit`: it continues
+    only to check a stop
 rung_cutoff float64  worst value that stays at this rung at that moment
 superseded! bool  whether a later attempt reported this epoch again
 reported_at! timestamp  when it was committed to the record
@@ -216,6 +217,7 @@ trial_key string  key of the run, for joins with curves
 {_TASK}
 {_BUDGET}
 {_AGAIN}
+with_search bool  whether the value of the search counts in the select mean (`select.with_search`)
 {_METRIC}
 {_VALIDATED}
 """,
@@ -301,7 +303,8 @@ best_val_acc float64  accuracy on validation of the winner in its search, a shar
 median_val_acc float64  median accuracy on validation of all trials
 default_val_acc float64  accuracy on validation of the default configuration
 tuning_gain float64  winner minus default on validation, by the metric; mean over the searches
-select_mean float64  mean of the metric over the winners' select runs, on validation
+select_mean float64  mean of the metric over the winners' select runs, on validation; with the
+    value of the search where `with_search` counts it
 repeats! int16  repeats that completed
 repeats_diverged! int16  repeats that diverged
 test_acc_mean float64  mean accuracy on test over the repeats, a share of 1;

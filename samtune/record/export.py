@@ -146,6 +146,7 @@ class _Run:
                 "source_trial_key": keys[trial.source],
                 "rank_in_search": trial.rank,
                 "seed_bundle": trial.bundle,
+                "with_search": self.studies[trial.study].settings.get("with_search", False),
                 "plan": "added" if trial.origin == "added" else plan,
                 "test_openings": openings[trial.trial],
                 **{columns[name]: value for name, value in end.metrics.items()},

@@ -69,7 +69,7 @@ def after_report(
     if verdict.decision == "stop":
         return End("pruned", at, "pruned")
     # Most trainables end here by themselves. Ending the others gives all the same budget.
-    if used >= budget.per_trial * (1 - 1e-9):
+    if used >= budget.per_trial * (1 - 1e-9) or verdict.decision == "complete":
         return End("completed", None, "completed")
     if verdict.decision == "pause":
         return End("paused", at, "paused")

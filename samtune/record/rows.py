@@ -109,7 +109,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-Decision = Literal["continue", "stop", "pause"]
+Decision = Literal["continue", "stop", "pause", "complete"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from samtune.record.rows import Decision, Verdict
 
@@ -78,7 +78,7 @@ class Rungs(ABC):
 
     A report is judged only at the highest milestone that it reached, and each trial only once at
     each milestone. A value that is not finite never enters a rung. A trial that has used its whole
-    budget is done, and is not stopped any more.
+    budget, or reached `until`, is done, and is not stopped any more.
 
     Equal values share the places that are left. Near ties go on as well: trials without a place
     within `tolerance` standard errors of the cutoff, equal ones among them, while one of the
@@ -95,6 +95,7 @@ class Rungs(ABC):
         tolerance: The distance of near ties from the cutoff, in standard errors; 0 for none.
         audit: The share of the stopped trials that run on.
         seed: Decides which stopped trials run on.
+        until: The budget at which a trial is completed before its `limit`; None for none.
     """
 
     def __init__(
@@ -107,11 +108,13 @@ class Rungs(ABC):
         tolerance: float = 0.0,
         audit: float = 0.0,
         seed: int = 0,
+        until: float | None = None,
     ) -> None:
         self.factor = factor
-        self.milestones = milestones(grace, factor, limit)
+        self._limit = limit if until is None else min(until, limit)
+        self._completes = self._limit < limit
+        self.milestones = milestones(grace, factor, self._limit)
         self.audited: set[int] = set()
-        self._limit = limit
         self._sign = 1.0 if mode == "max" else -1.0
         self._tolerance = tolerance
         self._audit = audit
@@ -142,6 +145,12 @@ class Rungs(ABC):
             return Verdict("stop", audited=trial in self.audited)
         if used >= self._limit * _ROUNDING:
             self._done.add(trial)
+        verdict = self._judged(trial, used, value, error)
+        if self._completes and trial in self._done and verdict.decision == "continue":
+            return replace(verdict, decision="complete", audited=False)
+        return verdict
+
+    def _judged(self, trial: int, used: float, value: float, error: float) -> Verdict:
         if trial in self.audited:
             return Verdict("continue", audited=True)
         reached = sum(used >= level * _ROUNDING for level in self.milestones) - 1

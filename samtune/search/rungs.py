@@ -5,7 +5,8 @@ a sweep can therefore be rebuilt from its record, and another rule can be replay
 (`samtune replay`). A space names one of three rules:
 
     stop      Li et al. 2020 (arXiv 1810.05934) in the form that stops: a trial is judged once, on
-              arrival, and goes on if it is then among the best 1/factor of its rung.
+              arrival, and goes on if it is then among the best 1/factor of its rung. With a
+              `rescue` the most promising of the stopped go on at the end.
     promote   Li et al. 2020, algorithm 2: a trial pauses at its rung and goes on as soon as it is
               among the best 1/factor there, which may be on arrival or much later.
     halving   Jamieson and Talwalkar 2016 (arXiv 1502.07943): the best 1/factor of a rung go on
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from samtune.search.judging import Rungs, extra_places, milestones, standard_error
 from samtune.search.pausing import PausingRungs
+from samtune.search.rescue import RescuingRungs
 from samtune.search.stopping import StoppingRungs
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PausingRungs",
+    "RescuingRungs",
     "RungForecast",
     "Rungs",
     "StoppingRungs",
@@ -58,7 +61,12 @@ def rungs_for(
         seed: Decides which of the stopped trials are audited.
     """
     numbers = (asha.grace_of(limit), asha.factor, limit, mode)
-    rule: dict[str, Any] = {"tolerance": asha.tolerance, "audit": asha.audit, "seed": seed}
+    rule: dict[str, Any] = {
+        **{"tolerance": asha.tolerance, "audit": asha.audit},
+        **{"seed": seed, "until": asha.until},
+    }
+    if asha.rescue:
+        return RescuingRungs(*numbers, total=trials_total, rescue=asha.rescue, **rule)
     if asha.mode == "stop":
         return StoppingRungs(*numbers, **rule)
     return PausingRungs(*numbers, total=trials_total, early=asha.mode == "promote", **rule)
@@ -85,19 +93,20 @@ def forecast(
     """Return what a search is expected to cost, if as many trials go on as have places.
 
     Near ties, and trials that go on because they come early, cost more; trials that diverge cost
-    less.
+    less. The rescued trials are counted in the last stretch.
 
     Args:
         trials: The number of trials of the search.
         rungs: The milestones.
         asha: The rule and its numbers.
-        limit: The full budget of a trial.
+        limit: The budget at which a trial of the search ends.
         step: The budget between two reports, if it is known: a trial is stopped by its first
             report at or past a rung.
     """
     levels = [ceil(rung / step - 1e-9) * step if step else rung for rung in rungs]
     stretches, running, begin, audits = [], float(trials), 0.0, 0.0
     for end in [*(min(level, limit) for level in levels), limit]:
+        running += min(asha.rescue, trials - running) if end == limit else 0
         stretches.append(RungForecast(end, running, running * (end - begin) + audits))
         going_on = running / asha.factor
         if asha.mode != "stop":

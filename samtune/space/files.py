@@ -16,6 +16,8 @@ from samtune.space.schema import SECTIONS, shape_of
 from samtune.space.strict_yaml import MAX_BYTES, Mark, Node, Problem, StrictYamlError
 
 SHARED = "common"
+# What spaces extend, and no spaces themselves.
+PARTS = (SHARED, "thrifty")
 # The words that compared variants share; the rest of a space belongs to its variant.
 _SETTING = {"task", *SECTIONS} - {"member"}
 # A shipped space may be named as if it lay in one of these folders.
@@ -31,9 +33,9 @@ def shipped_folder() -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    """Return the spaces that come with samtune, by name, without the part that they share."""
+    """Return the spaces that come with samtune, by name, without the parts that they share."""
     files = sorted(shipped_folder().glob("*.yaml"))
-    return {path.stem: path for path in files if path.stem != SHARED}
+    return {path.stem: path for path in files if path.stem not in PARTS}
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -215,7 +217,7 @@ class _Reader:
         if os.path.isfile(beside):
             return beside
         stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-        spaces = {**shipped(), SHARED: shipped_folder() / f"{SHARED}.yaml"}
+        spaces = {**shipped(), **{part: shipped_folder() / f"{part}.yaml" for part in PARTS}}
         if "/" not in name and stem in spaces:
             return spaces[stem]
         return f"no file {quoted(name)} beside this one; {nearest(stem, spaces, 'shipped')}"

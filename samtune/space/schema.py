@@ -113,6 +113,10 @@ class BudgetSettings(Words):
     )
 
 
+# A shorter search needs all of its trials: to select would take from it (see docs).
+LEAST_TRIALS = 20
+
+
 class AshaSettings(Words):
     """Early stopping by successive halving: rungs at grace, grace * factor, ..."""
 
@@ -139,6 +143,19 @@ class AshaSettings(Words):
         default=0,
         description="Share of the stopped trials that run on, to measure the wrong stops.",
     )
+    until: Positive | None = Field(
+        default=None,
+        description="Trials of the search end here, in units of the budget; none: at its end.",
+    )
+    rescue: Annotated[int, Field(ge=0), BeforeValidator(whole)] = Field(
+        default=0,
+        description="How many stopped trials go on after all, the most promising, when every "
+        "trial has been judged. Needs `mode: stop` and no audit.",
+    )
+
+    def end_of(self, per_trial: float) -> float:
+        """Return the budget at which a trial of the search ends."""
+        return per_trial if self.until is None else self.until
 
     def grace_of(self, per_trial: float) -> float:
         """Return the grace for a budget.
@@ -153,13 +170,28 @@ class AshaSettings(Words):
 class SelectSettings(Words):
     """The choice of a search's winner: its best trials again on fresh seeds, by validation.
 
-    Skipped where the search has fewer than 20 trials, or fewer than 2 that completed.
+    Skipped where the search has fewer than 20 trials, unless its values count too, and where fewer
+    than 2 completed.
     """
 
     top: Count = Field(
         default=3, description="How many of the best trials; 1 takes the best as it is."
     )
     seeds: Count = Field(default=2, description="How many fresh seeds each.")
+    with_search: bool = Field(
+        default=False,
+        description="Whether the value of the search counts in the mean, as that of a seed.",
+    )
+
+    def takes_place(self, trials: int, completed: int) -> bool:
+        """Return whether a search has this stage.
+
+        Args:
+            trials: How many trials it has.
+            completed: How many of them completed.
+        """
+        long = trials >= LEAST_TRIALS or self.with_search
+        return self.top > 1 and long and completed > 1
 
 
 class ResourceSettings(Words):
@@ -278,21 +310,6 @@ SECTIONS: dict[str, type[Words]] = {
     "confirm": ConfirmSettings,
     "member": MemberSettings,
 }
-
-
-# A shorter search needs all of its trials: to select would take from it (see docs).
-LEAST_TRIALS = 20
-
-
-def selects(top: int, trials: int, completed: int) -> bool:
-    """Return whether a search has a select stage.
-
-    Args:
-        top: `select.top` of its space.
-        trials: How many trials it has.
-        completed: How many of them completed.
-    """
-    return top > 1 and trials >= LEAST_TRIALS and completed > 1
 
 
 def space_schema() -> dict[str, Any]:

@@ -60,15 +60,7 @@ class Sections:
     ) -> None:
         """Add to the reader's problems and warnings. The knobs in `faulty` already have one."""
         document, better = self.document, self.metrics
-        asha, gpus = document.asha, document.resources.gpus
-        unread = {("asha", "grace"), ("budget", "per_trial")} & self.broken
-        grace = asha.grace_of(document.budget.per_trial)
-        if grace > document.budget.per_trial and not unread:
-            message = (
-                f"asha.grace: {grace:g} is more than budget.per_trial "
-                f"({document.budget.per_trial:g}), so no trial is stopped early"
-            )
-            self.reader.warnings.append((self.root.at("asha", "grace").mark, message))
+        gpus = document.resources.gpus
         metric = document.search.metric
         if metric.startswith("test_"):
             message = f"search.metric: {metric} would choose on the test split; name a val_ metric"
@@ -97,6 +89,7 @@ class Sections:
                 "give each gpus: 1, or the trial workers: 1"
             )
             self._wrong(self.root.at("resources", "workers"), message)
+        self._rungs()
         self._ends()
         if document.search.method == "grid":
             self._grid(knobs)
@@ -110,6 +103,26 @@ class Sections:
                 self._wrong(nodes[index], f"search.first[{index}]: this point is listed twice")
             if isinstance(point, Mapping):
                 self._first(point, nodes[index], knobs, points, faulty)
+
+    def _rungs(self) -> None:
+        """Check the words of early stopping against the budget and against each other."""
+        asha, limit = self.document.asha, self.document.budget.per_trial
+        grace, until = asha.grace_of(limit), asha.until
+        if {("asha", "grace"), ("asha", "until"), ("budget", "per_trial")} & self.broken:
+            return
+        if grace > limit:
+            message = (
+                f"asha.grace: {grace:g} is more than budget.per_trial "
+                f"({limit:g}), so no trial is stopped early"
+            )
+            self.reader.warnings.append((self.root.at("asha", "grace").mark, message))
+        if until is not None and until > limit:
+            message = f"asha.until: {until:g} is more than budget.per_trial ({limit:g})"
+            self._wrong(self.root.at("asha", "until"), message)
+        if asha.rescue and (asha.mode != "stop" or asha.audit):
+            other = "audit" if asha.audit else f"mode: {asha.mode}"
+            message = f"asha.rescue: it needs `mode: stop` without an audit; remove `{other}`"
+            self._wrong(self.root.at("asha", "rescue"), message)
 
     def _ends(self) -> None:
         """Check the words that end a search before its last trial."""

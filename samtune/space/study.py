@@ -146,6 +146,7 @@ class _Place:
             twice = 2 * base.budget.per_trial
             grace = 2 * base.asha.grace_of(base.budget.per_trial)
             words = [f"budget.per_trial={twice}", f"asha.grace={grace}"]
+            words += [] if base.asha.until is None else [f"asha.until={2 * base.asha.until}"]
             found += self._searches(base, f"{base.name}-2x", words)
         return found
 

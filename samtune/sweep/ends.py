@@ -66,7 +66,7 @@ class Ends:
         why = known or self._target(study) or self._noise(study) or self._time()
         if not why:
             left = self._left(study, running)
-            if left is None or left >= self._spaces[study].budget.per_trial:
+            if left is None or left >= self._per_trial(study):
                 return True
             if running:
                 # One that stops early leaves some of its budget to others.
@@ -99,8 +99,12 @@ class Ends:
         if budget.total is None:
             return None
         used = self._record.used(stage="search").get(study, 0.0)
-        ahead = sum(budget.per_trial - self._progress.used.get(t, 0.0) for t in running)
+        ahead = sum(self._per_trial(study) - self._progress.used.get(t, 0.0) for t in running)
         return budget.total - used - max(0.0, ahead)
+
+    def _per_trial(self, study: int) -> float:
+        """Return the most that a trial of a search uses."""
+        return self._spaces[study].asha.end_of(self._spaces[study].budget.per_trial)
 
     def _total(self, study: int) -> str:
         budget = self._spaces[study].budget

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 from samtune.record.record import Record
 from samtune.record.rows import State, TrialRow, Verdict
-from samtune.space.schema import selects
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.rebuild import rejudge
 from samtune.sweep.stages import settle, stage_progress, unjudged
@@ -44,7 +43,7 @@ class SelectStage:
         self._count = len(runs)
         for study, space in zip(record.studies(), spaces, strict=True):
             candidates = record.ranked(study, most=space.select.top)
-            if not selects(space.select.top, study.settings["trials"], len(candidates)):
+            if not space.select.takes_place(study.settings["trials"], len(candidates)):
                 continue
             for rank, (candidate, _) in enumerate(candidates):
                 for seed in range(space.select.seeds):

@@ -12,7 +12,6 @@ from samtune.cluster.size import TrialSize
 from samtune.messages import SEE, clock, knob_list, unit
 from samtune.search.proposals import Proposals
 from samtune.search.rungs import forecast, milestones
-from samtune.space.schema import selects
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
 from samtune.views.estimate import estimate
 from samtune.views.study import MOST_SPACES, plan_lines
@@ -71,13 +70,14 @@ def plan(space: SearchSpace, looks: Sequence[int] = ()) -> dict[str, Any]:
     """
     proposals = Proposals(space)
     budget, select = space.budget, space.select
-    rungs = milestones(space.asha.grace_of(budget.per_trial), space.asha.factor, budget.per_trial)
+    end = space.asha.end_of(budget.per_trial)
+    rungs = milestones(space.asha.grace_of(budget.per_trial), space.asha.factor, end)
     drawn = itertools.islice(iter(proposals.ask, None), len(space.search.first) + _SAMPLED)
     per_epoch = see_per_epoch(space)
     step = {"compute": per_epoch, "epochs": 1.0}.get(budget.kind)
-    stretches = forecast(proposals.total, rungs, space.asha, budget.per_trial, step)
+    stretches = forecast(proposals.total, rungs, space.asha, end, step)
     expected_budget = sum(stretch.budget for stretch in stretches)
-    at_most = proposals.total * budget.per_trial
+    at_most = proposals.total * end
     if budget.total is not None:
         at_most, expected_budget = min(at_most, budget.total), min(expected_budget, budget.total)
     see = {"compute": 1.0, "epochs": per_epoch}.get(budget.kind)
@@ -108,11 +108,13 @@ def plan(space: SearchSpace, looks: Sequence[int] = ()) -> dict[str, Any]:
         },
         "budget_kind": budget.kind,
         "budget_per_trial": budget.per_trial,
+        "budget_until": end,
         "see_per_epoch": per_epoch,
         "epochs_per_trial": budget.per_trial / step if step else None,
         "trials": proposals.total,
         "rungs": list(rungs),
         "rungs_mode": space.asha.mode,
+        "rescue": space.asha.rescue,
         "rungs_cost": [dataclasses.asdict(stretch) for stretch in stretches],
         "budget_at_most": at_most,
         "budget_expected": expected_budget,
@@ -120,9 +122,10 @@ def plan(space: SearchSpace, looks: Sequence[int] = ()) -> dict[str, Any]:
         "select": {
             "top": select.top,
             "seeds": select.seeds,
+            "with_search": select.with_search,
             "budget": select.top * select.seeds * budget.per_trial,
         }
-        if selects(select.top, proposals.total, proposals.total)
+        if select.takes_place(proposals.total, proposals.total)
         else None,
         "confirm": _confirm(space, looks or (space.confirm.seeds,)),
         "first_configurations": [
@@ -189,10 +192,9 @@ def plan_text(plan: dict[str, Any]) -> str:
     long = f" = {epochs:g} epochs" if epochs and plan["budget_kind"] != "epochs" else ""
     cost = f" ({see:g} see per epoch)" if see else ""
     lines += [
-        f"  trials          {plan['trials']}, each at most {plan['budget_per_trial']:g} {kind}"
-        f"{long}{cost}",
+        f"  trials          {plan['trials']}, each at most {_most(plan)} {kind}{long}{cost}",
         f"  rungs           {', '.join(f'{rung:g}' for rung in plan['rungs']) or 'none'} {kind}"
-        f"{', ' + plan['rungs_mode'] if plan['rungs'] else ''}",
+        f"{', ' + plan['rungs_mode'] if plan['rungs'] else ''}{_rescued(plan['rescue'])}",
         *([f"                  {_cost_of_rungs(plan, kind)}"] if plan["rungs"] else []),
         f"  search          about {plan['budget_expected']:.0f} {kind} expected{in_see}, "
         f"{plan['budget_at_most']:.0f} at most",
@@ -220,8 +222,20 @@ def _confirmed(confirm: dict[str, Any], kind: str) -> str:
     )
 
 
+def _most(plan: dict[str, Any]) -> str:
+    until, whole = plan["budget_until"], plan["budget_per_trial"]
+    return f"{whole:g}" if until == whole else f"{until:g} of its {whole:g}"
+
+
+def _rescued(rescue: int) -> str:
+    return f"; {rescue} of the stopped go on at the end" if rescue else ""
+
+
 def _selected(select: dict[str, Any], kind: str) -> str:
-    return f"the best {select['top']} x {select['seeds']} seeds, {select['budget']:g} {kind}"
+    seeds = "seed" if select["seeds"] == 1 else "seeds"
+    counts = "; the value of the search counts too" if select["with_search"] else ""
+    runs = f"the best {select['top']} x {select['seeds']} {seeds}"
+    return f"{runs}, {select['budget']:g} {kind}{counts}"
 
 
 def _time(estimate: dict[str, Any] | None, kind: str) -> list[str]:

@@ -79,7 +79,7 @@ def replay_of_published(
 
 
 def _replayed(
-    studies: Sequence[tuple[str, str, Callable[[], StudyCurves]]],
+    studies: Sequence[tuple[str, str, Callable[[float | None], StudyCurves]]],
     texts: Sequence[str],
     slots: int,
     seeds: int,
@@ -93,7 +93,7 @@ def _replayed(
         document, _, _ = read_document(parse(space.encode(), name))
         rules = rules_of(texts, document.asha)
         try:
-            study = curves()
+            study = curves(document.asha.until)
         except RunError as error:
             if len(studies) == 1:
                 raise
@@ -175,8 +175,14 @@ def _row(rule: dict[str, Any], study: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def curves_of(record: Reader, study: StudyRow) -> StudyCurves:
-    """Return the study's whole curves. Raise RunError (exit code 2) when it has none."""
+def curves_of(record: Reader, study: StudyRow, until: float | None = None) -> StudyCurves:
+    """Return the study's whole curves. Raise RunError (exit code 2) when it has none.
+
+    Args:
+        record: the run.
+        study: the study.
+        until: its `asha.until`.
+    """
     reports: dict[int, dict[int, ReportRow]] = {}
     for report in record.reports():
         # A later attempt's report of an epoch replaces an earlier one's.
@@ -197,13 +203,14 @@ def curves_of(record: Reader, study: StudyRow) -> StudyCurves:
         "val_acc" if config is None else config.metric,
         study.settings["mode"],
     )
-    return _whole(record.name, search, known)
+    return _whole(record.name, search, known, until)
 
 
 def _whole(
     name: str,
     search: StudyCurves,
     trials: Sequence[tuple[str, Sequence[tuple[float, float]], Any]],
+    until: float | None,
 ) -> StudyCurves:
     """Return a search with its whole curves. Raise RunError (exit code 2) when it has none.
 
@@ -212,12 +219,15 @@ def _whole(
         search: the search without its curves.
         trials: the state of each trial, the budget used and the value of each report, and the
             size of the validation split.
+        until: the search's `asha.until`.
     """
     curves, unknown = [], Counter[str]()
     for state, points, n_val in trials:
-        # A completed trial may end a little below its budget: the next epoch would not fit.
-        whole = state == "completed" or (
-            state == "pruned" and bool(points) and points[-1][0] >= search.limit * (1 - 1e-9)
+        at_limit = bool(points) and points[-1][0] >= search.limit * (1 - 1e-9)
+        # A completed trial may end a little below its budget, where the next epoch would not fit;
+        # under `asha.until` it ends far below.
+        whole = (state == "completed" and (at_limit or until is None)) or (
+            state == "pruned" and at_limit
         )
         diverged = state == "diverged"
         if not points or not (diverged or whole):
@@ -233,7 +243,7 @@ def _whole(
             f"{name} has no trial of {search.name} that used its full budget, so there is "
             "nothing to replay; run the space without early stopping first: "
             f"samtune run {search.name} --no-confirm --set search.method=random "
-            f"--set asha.grace={search.limit:g}",
+            f"--set asha.grace={search.limit:g} --set asha.until={search.limit:g}",
             exit_code=2,
         )
     return replace(search, curves=curves, unknown=dict(unknown))

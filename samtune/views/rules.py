@@ -11,6 +11,9 @@ from samtune.space.search_space import SpaceError
 from samtune.space.strict_yaml import Mark, Node, Problem
 from samtune.space.strict_yaml import scalar as yaml_scalar
 
+# Said where they are not 0 or nothing.
+_WORDS = ("tolerance", "audit", "until", "rescue")
+
 
 def rules_of(texts: Sequence[str], own: AshaSettings) -> list[AshaSettings]:
     """Return the run's own rule and those that the texts name, each once.
@@ -68,4 +71,4 @@ def rule_text(asha: dict[str, Any]) -> str:
     """Return a rule as text: `promote 4 x 3, tolerance 1`."""
     grace = asha["grace"] if isinstance(asha["grace"], str) else f"{asha['grace']:g}"
     said = f"{asha['mode']} {grace} x {asha['factor']:g}"
-    return said + "".join(f", {w} {asha[w]:g}" for w in ("tolerance", "audit") if asha[w])
+    return said + "".join(f", {w} {asha[w]:g}" for w in _WORDS if asha.get(w))

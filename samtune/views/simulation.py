@@ -47,11 +47,12 @@ class Outcome:
         spent: the budget that all trials used, `audit` included.
         audit: what audited trials used after they were stopped.
         span: the time the search takes if a unit of budget takes one unit of time.
-        reached: how many trials reached their full budget.
+        reached: how many trials reached their full budget, or `asha.until`.
         stopped: how many trials were stopped.
         wrong: how many of the stopped trials would have beaten the chosen one.
-        chosen: the trial with the best value among those that reached their full budget.
-        regret: by how much the best value of all exceeds the chosen one's; None without a chosen.
+        chosen: the trial with the best value among those that reached their end.
+        regret: by how much the best value of all exceeds the chosen one's, at the full budget;
+            None without a chosen one.
     """
 
     spent: float
@@ -106,7 +107,8 @@ def simulate(
     # The time of each running trial's next report; of equal times the trial that began earlier.
     running: list[tuple[float, int, int]] = []
     now, begun, audit = 0.0, 0, 0.0
-    reached: set[int] = set()
+    sign = 1 if mode == "max" else -1
+    reached: dict[int, float] = {}
     audited: set[int] = set()
 
     def next_report(trial: int) -> float:
@@ -131,31 +133,31 @@ def simulate(
             audit += curve.used[k] - (curve.used[k - 1] if k else 0.0)
         reported[trial] += 1
         verdict = rungs.judge(trial, curve.used[k], curve.values[k], curve.errors[k])
-        if reported[trial] == len(curve.used):
-            if curve.final is None:
-                rungs.ended(trial)
+        if verdict.decision == "complete" or reported[trial] == len(curve.used):
+            if math.isfinite(curve.values[k]):
+                reached[trial] = sign * curve.values[k]
             else:
-                reached.add(trial)
+                rungs.ended(trial)
         elif verdict.decision == "continue":
             heapq.heappush(running, (next_report(trial), turn, trial))
 
-    sign = 1 if mode == "max" else -1
     finals = {k: sign * v for k, curve in enumerate(curves) if (v := curve.final) is not None}
     audited &= rungs.audited
-    stopped = {k for k, count in enumerate(reported) if count < len(curves[k].used)} | audited
+    cut = {k for k, count in enumerate(reported) if count < len(curves[k].used)}
+    stopped = (cut - reached.keys()) | audited
     # Of equal trials the first wins, as on the leaderboard. Audited trials are left out, because
     # the question is what the rule would have found by itself.
-    chosen = max(sorted(reached - audited), key=finals.__getitem__, default=None)
-    best = max(finals.values())
+    chosen = max(sorted(reached.keys() - audited), key=reached.__getitem__, default=None)
+    final = None if chosen is None else finals.get(chosen)
     return Outcome(
         spent=sum(c.used[n - 1] for c, n in zip(curves, reported, strict=True) if n),
         audit=audit,
         span=now,
-        reached=len(reached - audited),
+        reached=len(reached.keys() - audited),
         stopped=len(stopped),
-        wrong=sum(chosen is None or finals[k] > finals[chosen] for k in stopped & set(finals)),
+        wrong=sum(final is None or finals[k] > final for k in stopped & finals.keys()),
         chosen=chosen,
-        regret=None if chosen is None else best - finals[chosen],
+        regret=None if final is None else max(finals.values()) - final,
     )
 
 

@@ -13,7 +13,7 @@ from samtune.record.reader import Reader
 from samtune.record.record import Record, now
 from samtune.record.rows import Stage, StudyRow
 from samtune.space import strict_yaml
-from samtune.space.schema import selects
+from samtune.space.schema import SelectSettings
 from samtune.views.audit import audit_used, wrong_stops
 from samtune.views.study import MOST_SPACES, status_lines
 
@@ -158,8 +158,10 @@ def _planned(record: Reader, study: StudyRow, stage: Stage) -> int:
     asked = (record.meta("asked") or {}) if stage == "confirm" else {}
     frozen = _frozen(study, stage)
     top, seeds = (asked.get(word) or frozen.get(word, 1) for word in ("top", "seeds"))
-    if stage == "select" and not selects(top, study.settings["trials"], completed):
-        return 0
+    if stage == "select":
+        select = SelectSettings.model_validate(frozen or {"top": 1})
+        if not select.takes_place(study.settings["trials"], completed):
+            return 0
     return int(min(top, completed) * seeds)
 
 

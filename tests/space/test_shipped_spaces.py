@@ -18,7 +18,7 @@ from trainables.models import check_name
 pytestmark = pytest.mark.usefixtures("in_folder")
 
 
-@pytest.mark.parametrize("name", [*shipped(), "common"])
+@pytest.mark.parametrize("name", [*shipped(), "common", "thrifty"])
 def test_shipped_files_fit_the_schema(name: str) -> None:
     path = Path(samtune.__file__).parent.parent / "search_spaces" / f"{name}.yaml"
     plain = strict_yaml.load(path.read_bytes(), name).plain()

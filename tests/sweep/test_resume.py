@@ -108,9 +108,9 @@ def epochs(config: dict[str, Any], checkpoints: dict[str, int]) -> Iterator[dict
         yield {"report": json.dumps(report)}
 
 
-@pytest.fixture(params=["stop", "promote", "halving"])
+@pytest.fixture(params=["mode=stop", "mode=promote", "mode=halving", "rescue=2"])
 def mode(request: pytest.FixtureRequest) -> str:
-    return f"asha.mode={request.param}"
+    return f"asha.{request.param}"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from analysis.leaderboard import leaderboard
 from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.record import Record
@@ -42,6 +43,7 @@ def record(runs: Path, space: SearchSpace) -> Record:
     settings = {
         **{"mode": "max", "trials": space.budget.trials, "searched": ["lr"]},
         **{"scheduler": "asha", "search_alg": "random", "row": space.row, "search": 0},
+        "with_search": space.select.with_search,
     }
     row = {"name": space.name, "variant": "sam", "base": "sgd", "space": space.text}
     return Record.create(
@@ -99,6 +101,28 @@ def test_the_best_mean_on_fresh_seeds_wins(record: Record, space: SearchSpace) -
     by_trial = {trial.trial: trial.number for trial in record.trials(stage="search")}
     assert by_trial[first.source or 0] == 2
     assert first.config.seeds.split == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "space",
+    [["budget.trials=16", "select.seeds=1", "select.with_search=true"]],
+    indirect=True,
+    ids=["thrifty"],
+)
+def test_the_value_of_a_short_search_counts_as_that_of_a_seed(
+    record: Record, space: SearchSpace
+) -> None:
+    assert "the best 3 x 1 seed, 6 epochs; the value of the search" in plan_text(plan(space))
+    searched(record, space)
+    assert status_of(record)["studies"][0]["selects"] == {}
+    run(record, SelectStage(record, [space]), [0.80, 0.82, 0.82])
+    # Means with the search: 0.875 for trial 5, 0.88 for 9 and 0.875 for 2.
+    assert winners(record) == [(9, 0.88), (2, 0.875), (5, 0.875)]
+    export(record)
+    (row,) = leaderboard([record.folder]).to_dict("records")
+    assert row["select_mean"] == pytest.approx(0.88) and row["best_val_acc"] == 0.94
+    selects = tables.read(record.folder / "selects.parquet", "selects")
+    assert selects["with_search"].to_pylist() == [True] * 3
 
 
 def test_a_diverged_select_run_loses(record: Record, space: SearchSpace) -> None:

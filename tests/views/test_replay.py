@@ -17,6 +17,7 @@ from benchmarks.rung_curves import TABLE
 from benchmarks.rungs import row as measure
 from benchmarks.rungs import searches
 from samtune.cli import main
+from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import State
 from samtune.search.rungs import forecast, milestones, rungs_for
@@ -304,6 +305,25 @@ def test_a_search_without_whole_curves_does_not_hide_the_others(runs: Path) -> N
     assert replay_text(none).startswith("sam: two has no trial")
     # Its next epoch would not have fitted, so it is at its end.
     assert (whole["space"], whole["curves"], whole["best"]) == ("gam", 1, 0.5)
+    cut = STUDY | {"space": "samtune: 1\nasha: {grace: 2, until: 7}\n"}
+    with Record.create(runs, "until", [cut]) as record:
+        trial = record.add_trial(0, "search", 0, "sampled", CONFIG)
+        attempt, _ = record.start_attempt(trial)
+        record.add_report(trial.trial, attempt, message(1, LIMIT - 1, 0.5), "val_acc")
+        record.end_trial(trial.trial, "completed")
+        with pytest.raises(RunError, match="until=8"):
+            replay_of(record, ["grace=2"], 1, 2)
+
+
+def test_an_earlier_end_and_a_rescue_can_be_replayed() -> None:
+    """Stopped at 2, trial 1 is rescued; at 6 it leads, and at 8 the other does."""
+    first = Curve(tuple(range(1, 9)), (*[0.5] * 7, 0.9), (0.0,) * 8)
+    second = Curve(tuple(range(1, 9)), (*[0.4] * 4, *[0.6] * 4), (0.0,) * 8)
+    rule = "grace=2,factor=2,tolerance=0,until=6"
+    stopped, rescued = (run(f"{rule},rescue={count}", [first, second], [0, 1]) for count in (0, 1))
+    assert (stopped.chosen, stopped.reached, stopped.stopped, stopped.spent) == (0, 1, 1, 8)
+    assert (rescued.chosen, rescued.reached, rescued.stopped, rescued.spent) == (1, 2, 0, 12)
+    assert stopped.regret == 0 and rescued.regret == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("mode", ["stop", "promote", "halving"])
