@@ -53,6 +53,7 @@ class TrialConfig:
         seeds: The seeds of the trial. `random`, NumPy and torch are seeded from them before the
             trainable is called, equally on each rank.
         metric: The metric that every report must have.
+        aims: Further metrics that every report must have: the search improves or limits them.
         checkpoint_dir: The folder for the trial's own checkpoints, None for no checkpoints. A
             trial that finds a checkpoint there continues from it.
         test_permit: The recorded permit to open the test split. Trials of the search have none.
@@ -73,6 +74,7 @@ class TrialConfig:
     budget: Budget
     seeds: Seeds
     metric: str = "val_acc"
+    aims: tuple[str, ...] = ()
     checkpoint_dir: str | None = None
     test_permit: str | None = None
     cpus: float = 1
@@ -94,6 +96,7 @@ class TrialConfig:
                 **plain,
                 "budget": Budget(**plain["budget"]),
                 "seeds": Seeds(**plain["seeds"]),
+                "aims": tuple(plain.get("aims", ())),
             }
         )
 
@@ -167,10 +170,11 @@ def report(
             `base64.b64encode(np.packbits(correct)).decode()`, and `test_split`, a text that is
             equal for repeats with the same test images.
         metrics: Numbers: of Python, or 0-dim tensors and arrays. The metric of the sweep
-            (`val_acc` unless the space names another) is always needed. A budget of kind
-            `compute` needs `see` too: the SGD-epoch equivalents since the start of the trial. A
-            budget of kind `seconds` counts `train_s` where it is reported (training seconds of
-            all attempts, from `config.used` on), and otherwise the time since the start.
+            (`val_acc` unless the space names another) is always needed, and so are those that
+            the space names as aims or constraints. A budget of kind `compute` needs `see` too:
+            the SGD-epoch equivalents since the start of the trial. A budget of kind `seconds`
+            counts `train_s` where it is reported (training seconds of all attempts, from
+            `config.used` on), and otherwise the time since the start.
 
     Raises:
         ReportError: For a value that cannot be recorded, a missing metric, an epoch or a use of
@@ -272,6 +276,12 @@ def _checked(config: TrialConfig, metrics: Mapping[str, Any]) -> dict[str, float
             f"the report lacks {config.metric!r}, the metric of this sweep; "
             f"it has: {', '.join(sorted(numbers)) or 'nothing'}"
         )
+    for name in config.aims:
+        if name not in numbers:
+            raise ReportError(
+                f"the report lacks {name!r}, which search.metrics or search.constraints need; "
+                f"it has: {', '.join(sorted(numbers))}"
+            )
     return numbers
 
 

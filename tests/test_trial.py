@@ -249,3 +249,15 @@ def test_the_shipped_loop_counts_the_seconds_that_were_used(
     assert meter.spent == spent
     meter.charge(3.0)
     assert meter.spent == spent, "what a checkpoint knows already is not counted twice"
+
+
+def test_a_report_has_every_aim_of_the_search() -> None:
+    aims = ("latency",)
+    assert sent({"epoch": 1, "latency": 2.0}, aims=aims)[0]["metrics"]["latency"] == 2.0
+    with pytest.raises(ReportError, match=r"lacks 'latency', which search.metrics or search.con"):
+        sent({"epoch": 1}, aims=aims)
+    plain = json.loads(json.dumps(config(aims=aims).to_dict()))
+    assert TrialConfig.from_dict(plain) == config(aims=aims)
+    # A run of an older samtune has none.
+    del plain["aims"]
+    assert TrialConfig.from_dict(plain).aims == ()

@@ -29,6 +29,8 @@ def study_row(space: SearchSpace, trials: int) -> dict[str, str]:
         "search_alg": space.search.method,
         "scheduler": rule_text(space.asha.model_dump()),
         "mode": space.search.mode,
+        "aims": dict(space.search.aims.metrics),
+        "constraints": dict(space.search.aims.limits),
         "margin": None if space.confirm.margin == "auto" else space.confirm.margin,
         "trials": trials,
         "row": space.row,

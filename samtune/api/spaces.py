@@ -166,6 +166,9 @@ def disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
         ("search.mode", {space.search.mode for space in spaces}),
         ("confirm.seeds", {str(space.confirm.seeds) for space in spaces}),
     ]
+    for word in ("metrics", "constraints"):
+        said = {json.dumps(getattr(space.search, word)) for space in spaces}
+        wanted.append((f"search.{word}", {text.replace('"', "") for text in said}))
     if not any(space.member.study for space in spaces):
         wanted.append(("budget.per_trial", {f"{space.budget.per_trial:g}" for space in spaces}))
         wanted += [

@@ -93,8 +93,9 @@ def run_stages(
                 plan = make()
                 if isinstance(plan, ConfirmStage):
                     without_winner.extend(plan.without_winner)
+                    studies = {study.name: study for study in record.studies()}
                     for name in plan.without_winner:
-                        launch.tell(f"{name}: no trial was completed, so none is confirmed")
+                        launch.tell(f"{name}: {studies[name].no_winner}, so none is confirmed")
                 yield plan
 
         progresses = driver.run_stages(opened(), record, on, shown, stop, told)

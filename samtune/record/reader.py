@@ -212,25 +212,31 @@ class Reader:
     def best(self, study: StudyRow) -> tuple[TrialRow, float] | None:
         """Return the search's best trial at its full budget and its last value.
 
-        The earlier of equal trials wins. None while no trial has completed.
+        The earlier of equal trials wins. None while no trial has completed within the constraints.
         """
         return next(iter(self.ranked(study, most=1)), None)
 
     def ranked(self, study: StudyRow, most: int = -1) -> list[tuple[TrialRow, float]]:
         """Return the search's completed trials with their last values, the best first.
 
+        A trial that misses a constraint of its search is left out.
+
         Args:
             study: the study, whose settings say which direction is better.
             most: how many to return; all where negative.
         """
         order = "DESC" if study.settings["mode"] == "max" else "ASC"
+        aims = study.aims
         rows = self.query(
-            f"SELECT t.trial, r.value FROM trials t JOIN reports r ON {_LAST_REPORT}"
+            f"SELECT t.trial, r.value, r.metrics FROM trials t JOIN reports r ON {_LAST_REPORT}"
             " WHERE t.study = ? AND stage = 'search' AND state = 'completed'"
             f" ORDER BY r.value {order}, t.trial LIMIT ?",
             study.study,
-            most,
+            -1 if aims.limits else most,
         ).fetchall()
+        if aims.limits:
+            rows = [row for row in rows if aims.keeps(json.loads(row["metrics"]))]
+        rows = rows[: None if most < 0 else most]
         return [(self.trial(row["trial"]), row["value"]) for row in rows]
 
     def winners(self, study: StudyRow, most: int = -1) -> list[tuple[TrialRow, float]]:
@@ -332,6 +338,19 @@ class Reader:
             f" JOIN reports r ON {_LAST_REPORT}"
         )
         return {trial: (value, used, epoch) for trial, value, used, epoch in rows}
+
+    def last_metrics(self, *, study: int | None = None) -> dict[int, dict[str, float]]:
+        """Return all metrics of each trial's last report.
+
+        Args:
+            study: Only the trials of this study.
+        """
+        where, values = _where(study=study)
+        rows = self._db.execute(
+            f"SELECT t.trial, r.metrics FROM trials t JOIN reports r ON {_LAST_REPORT} {where}",
+            values,
+        )
+        return {trial: json.loads(metrics) for trial, metrics in rows}
 
     def curves(self) -> dict[int, dict[int, float]]:
         """Return the finite values of each trial by epoch; the newest attempt's where repeated."""

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from samtune.space.aims import Aims, limit_text
 from samtune.trial import TrialConfig
 
 State = Literal["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
@@ -57,6 +58,18 @@ class StudyRow:
     space: str
     sha256: str
     settings: dict[str, Any]
+
+    @property
+    def aims(self) -> Aims:
+        """What it improves, and its constraints."""
+        return Aims.of(self.settings)
+
+    @property
+    def no_winner(self) -> str:
+        """Why it has no winner, where it has none."""
+        limits = [limit_text(name, limit) for name, limit in self.aims.limits.items()]
+        within = f" within its constraints ({', '.join(limits)})" if limits else ""
+        return f"no trial was completed{within}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,21 +65,41 @@ class Journal:
         self._distributions = [_distributions(space) for space in spaces]
         self._studies = []
         for space in spaces:
-            direction = DIRECTIONS[space.search.mode]
-            optuna.create_study(storage=self._storage, study_name=space.name, direction=direction)
+            self._create(space)
             self._studies.append(self._storage.get_study_id_from_name(space.name))
+        self._aims = [space.search.aims for space in spaces]
         self._ids: dict[int, int] = {}
 
-    def add(self, trial: TrialRow, curve: Mapping[int, float]) -> None:
-        """Add a trial with its finite values by epoch; numbers of a study come in their order."""
-        study = self._studies[trial.study]
-        self._ids[trial.trial] = self._storage.create_new_trial(study, self._row(trial, curve))
+    def _create(self, space: SearchSpace) -> None:
+        metrics = space.search.aims.metrics
+        study = optuna.create_study(
+            storage=self._storage,
+            study_name=space.name,
+            directions=[DIRECTIONS[mode] for mode in metrics.values()],
+        )
+        if len(metrics) > 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(list(metrics))
 
-    def end(self, trial: TrialRow, curve: Mapping[int, float]) -> None:
+    def add(self, trial: TrialRow, curve: Mapping[int, float], last: Mapping[str, float]) -> None:
+        """Add a trial; numbers of a study come in their order.
+
+        Args:
+            trial: The trial.
+            curve: Its finite values of the first metric by epoch.
+            last: All metrics of its last report.
+        """
+        row = self._row(trial, curve, last)
+        self._ids[trial.trial] = self._storage.create_new_trial(self._studies[trial.study], row)
+
+    def end(self, trial: TrialRow, curve: Mapping[int, float], last: Mapping[str, float]) -> None:
         """Finish a trial that was added as a running one, and write the file."""
-        row, known = self._row(trial, curve), self._ids[trial.trial]
-        for epoch, value in sorted(curve.items()):
+        row, known = self._row(trial, curve, last), self._ids[trial.trial]
+        for epoch, value in sorted(row.intermediate_values.items()):
             self._storage.set_trial_intermediate_value(known, epoch, value)
+        for name, attribute in row.system_attrs.items():
+            self._storage.set_trial_system_attr(known, name, attribute)
         for name, attribute in row.user_attrs.items():
             self._storage.set_trial_user_attr(known, name, attribute)
         self._storage.set_trial_state_values(known, row.state, row.values)
@@ -87,11 +109,20 @@ class Journal:
         """Append to the file what is not in it yet."""
         durable.append(self._path, self._lines.taken())
 
-    def _row(self, trial: TrialRow, curve: Mapping[int, float]) -> FrozenTrial:
+    def _row(
+        self, trial: TrialRow, curve: Mapping[int, float], last: Mapping[str, float]
+    ) -> FrozenTrial:
+        aims = self._aims[trial.study]
         state = _STATES.get(trial.state, TrialState.FAIL)
         if trial.state in {"running", "paused"}:
             state = self._unfinished
-        has_value = bool(curve) and trial.state in {"completed", "pruned"}
+        values = None
+        if aims.several and trial.state == "completed":
+            values = aims.values(last)
+            if not all(map(math.isfinite, values)):
+                values, state = None, TrialState.PRUNED
+        elif curve and not aims.several and trial.state in {"completed", "pruned"}:
+            values = [curve[max(curve)]]
         ended = None
         if state.is_finished():
             ended = datetime.datetime.fromtimestamp(trial.ended_at or trial.proposed_at)
@@ -99,19 +130,25 @@ class Journal:
         knobs = {
             name: value for name, value in trial.config.knobs.items() if name in distributions
         }
-        return FrozenTrial(
+        row = FrozenTrial(
             number=trial.number,
             trial_id=trial.number,
             state=state,
-            value=curve[max(curve)] if has_value else None,
+            value=None,
+            values=values,
             datetime_start=datetime.datetime.fromtimestamp(trial.proposed_at),
             datetime_complete=ended,
             params={name: _shown(distributions[name], value) for name, value in knobs.items()},
             distributions={name: distributions[name] for name in knobs},
             user_attrs={"state": trial.state, "origin": trial.origin, "reason": trial.reason},
             system_attrs={},
-            intermediate_values=dict(curve),
+            # Optuna has none of several metrics.
+            intermediate_values={} if aims.several else dict(curve),
         )
+        if last and trial.state in {"completed", "pruned"}:
+            for name, over in aims.excess(last).items():
+                row.set_constraint(name, over)
+        return row
 
 
 def write_journal(record: Record, path: Path) -> None:
@@ -120,11 +157,11 @@ def write_journal(record: Record, path: Path) -> None:
         SearchSpace.from_text(study.space, study.name, f"{record.name}/{study.name}")
         for study in record.studies()
     ]
-    curves = record.curves()
+    curves, ends = record.curves(), record.last_metrics()
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     journal = Journal(aside, spaces, live=record.is_locked())
     for trial in sorted(record.trials(stage="search"), key=lambda trial: trial.number):
-        journal.add(trial, curves.get(trial.trial, {}))
+        journal.add(trial, curves.get(trial.trial, {}), ends.get(trial.trial, {}))
     try:
         journal.write()
         aside.rename(path)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Literal
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from samtune.search.samplers import Samplers
+from samtune.space.aims import Aims
 
 # Its warnings are about what a sampler draws alone or more slowly, which nobody asked for.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -23,11 +24,14 @@ class LearningStudy:
 
     Args:
         samplers: Its samplers, one for each trial.
-        mode: `max` or `min`.
+        aims: What it improves; the trials are told with its constraints.
     """
 
-    def __init__(self, samplers: Samplers, mode: Literal["max", "min"]) -> None:
-        self.study = optuna.create_study(direction=DIRECTIONS[mode])
+    def __init__(self, samplers: Samplers, aims: Aims) -> None:
+        self.study = optuna.create_study(
+            directions=[DIRECTIONS[mode] for mode in aims.metrics.values()]
+        )
+        self._aims = aims
         self._samplers = samplers
         self._open: dict[int, optuna.Trial] = {}
 
@@ -42,13 +46,25 @@ class LearningStudy:
         """The number of trials that completed."""
         return len(self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
 
-    def tell(self, number: int, state: str, values: Mapping[int, float]) -> FrozenTrial | None:
-        """Record how a trial ended; `values` are its reports by epoch.
+    def tell(
+        self, number: int, state: str, values: Mapping[int, float], last: Mapping[str, float]
+    ) -> FrozenTrial | None:
+        """Record how a trial ended.
 
         A pruned trial is PRUNED with its last value. So is a paused one, which is requested again
         if it continues. A diverged one is PRUNED without a value, which TPE ranks below every
         other trial, and the other methods pass over. A trial with an error is FAIL and has no
         influence.
+
+        Of several metrics a pruned trial has none in Optuna: those that grow with the budget, as
+        `see` does, would look better than at a full trial. A completed trial counts as diverged
+        if one of its metrics or constraints is not finite.
+
+        Args:
+            number: The trial.
+            state: How it ended.
+            values: Its reports of the first metric by epoch.
+            last: All metrics of its last report; needed for several metrics and for constraints.
 
         Returns:
             Optuna's row of the trial, or None for one that was pruned after a pause: its pause is
@@ -57,12 +73,23 @@ class LearningStudy:
         trial = self._open.pop(number, None)
         if trial is None:
             return None
-        if state in {"completed", "pruned", "paused"}:
+        found = (
+            self._aims.values(last)
+            if self._aims.several
+            else [values[e] for e in sorted(values)[-1:]]
+        )
+        excess = self._aims.excess({} if state == "diverged" else last)
+        if state == "completed" and not all(map(math.isfinite, [*found, *excess.values()])):
+            state = "diverged"
+        if state in {"completed", "pruned", "paused"} and not self._aims.several:
             for epoch, value in sorted(values.items()):
                 trial.report(value, epoch)
+        if state in {"completed", "pruned", "paused", "diverged"}:
+            for name, over in excess.items():
+                trial.set_constraint(name, over)
         match state:
             case "completed":
-                return self.study.tell(trial, values[max(values)])
+                return self.study.tell(trial, found)
             case "pruned" | "paused" | "diverged":
                 return self.study.tell(trial, state=TrialState.PRUNED)
         return self.study.tell(trial, state=TrialState.FAIL)

@@ -100,7 +100,7 @@ class Proposals:
         if method not in PLACED:
             search, domains = space.search, self._sampled.values()
             samplers = Samplers(method, search.seed, search.sobol, domains)
-            self.learning = LearningStudy(samplers, search.mode)
+            self.learning = LearningStudy(samplers, search.aims)
 
     @property
     def is_over(self) -> bool:
@@ -134,10 +134,23 @@ class Proposals:
             raise ValueError(f"trial {number} of {self.space.name} does not fit its space")
         self._propose(number, known)
 
-    def tell(self, number: int, state: str, values: Mapping[int, float]) -> None:
-        """Use the values of a trial that ended or paused; `values` are its reports by epoch."""
+    def tell(
+        self,
+        number: int,
+        state: str,
+        values: Mapping[int, float],
+        last: Mapping[str, float] | None = None,
+    ) -> None:
+        """Use the values of a trial that ended or paused.
+
+        Args:
+            number: The trial.
+            state: How it ended.
+            values: Its reports of the first metric by epoch.
+            last: All metrics of its last report; needed for several metrics and for constraints.
+        """
         if self.learning is not None:
-            self.learning.tell(number, state, values)
+            self.learning.tell(number, state, values, last or {})
 
     def _propose(self, number: int, known: Mapping[str, Value]) -> dict[str, Value]:
         """Return the configuration with the known values; the study draws the rest."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from samtune.space.knobs import Choice, Domain
@@ -31,7 +31,8 @@ class Samplers:
     """The samplers of one search.
 
     Args:
-        method: `tpe`, `gp`, `cmaes`, `auto`, or the path of a function or class of the user's.
+        method: `tpe`, `gp`, `cmaes`, `nsga2`, `auto`, or the path of a function or class of the
+            user's.
         seed: The seed of the search.
         startup: The number of ended trials from which a sampler learns; 0 for Optuna's default.
         domains: What is searched, which decides for `auto`.
@@ -77,6 +78,12 @@ class Samplers:
                         consider_pruned_trials=True,
                         **self._startup,
                     )
+            case "nsga2":
+                # As many as begin the search are a generation.
+                size = (
+                    {"population_size": max(2, *self._startup.values())} if self._startup else {}
+                )
+                return NSGAIISampler(seed=seed, **size)
         assert self._own is not None, "a method that is no word is a path"
         return self._own(seed=seed)  # type: ignore[no-any-return]
 

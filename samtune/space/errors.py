@@ -103,10 +103,15 @@ def _sentence(
     value = node.value
     match error["type"]:
         case "extra_forbidden":
+            owner = next((s for s, m in SECTIONS.items() if path[-1] in m.model_fields), None)
+            if len(path) == 1 and owner in words:
+                return f"{quoted(path[-1])} is a word of `{owner}:`; move it there"
             known = _known_words(path[:-1], error["loc"], words)
             return f"{quoted(path[-1])} is not a known word here; {nearest(path[-1], known)}"
         case "missing":
             return f"{quoted(path[reached])} is missing"
+        case "too_short" if isinstance(value, dict):
+            return "the map is empty; remove it"
         case "too_short" if path == ("points",):
             return "the list is empty; remove it"
         case "too_short":

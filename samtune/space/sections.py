@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from samtune.messages import nearest, quoted
+from samtune.space.aim_section import AimSection
 from samtune.space.knob_reader import KnobReader
 from samtune.space.knobs import (
     Choice,
@@ -24,7 +25,6 @@ from samtune.space.search_words import PLACED
 from samtune.space.strict_yaml import Node
 
 MAX_GRID = 100_000
-_MORE = {"max": "higher", "min": "lower"}
 
 
 class Sections:
@@ -59,20 +59,9 @@ class Sections:
         faulty: set[str],
     ) -> None:
         """Add to the reader's problems and warnings. The knobs in `faulty` already have one."""
-        document, better = self.document, self.metrics
+        document = self.document
         gpus = document.resources.gpus
-        metric = document.search.metric
-        if metric.startswith("test_"):
-            message = f"search.metric: {metric} would choose on the test split; name a val_ metric"
-            self._wrong(self.root.at("search", "metric"), message)
-        if better and metric in better and better[metric] != document.search.mode:
-            message = f"search.mode: {metric} is the better the {_MORE[better[metric]]} it is"
-            self._wrong(
-                self.root.at("search", "mode"), f"{message}; write `mode: {better[metric]}`"
-            )
-        elif better and metric not in better:
-            message = f"search.metric: {quoted(metric)} is not reported; {nearest(metric, better)}"
-            self._wrong(self.root.at("search", "metric"), message)
+        AimSection(self.reader, self.root, document, self.metrics).check()
         if document.budget.kind == "seconds" and document.resources.parallel != 1:
             message = (
                 "budget.kind: trials that run side by side slow each other down, so seconds "
@@ -138,7 +127,7 @@ class Sections:
             )
             self.reader.warnings.append((self.root.at("budget", "total").mark, message))
         if search.enough and search.method in PLACED:
-            message = "search.enough: it needs a method that learns: tpe, gp, cmaes or auto"
+            message = "search.enough: it needs a method that learns: tpe, gp, cmaes, nsga2 or auto"
             self._wrong(self.root.at("search", "enough"), message)
         if search.enough and "loss" in search.metric:
             message = f"search.enough: the noise of {search.metric} is not known, an accuracy's is"

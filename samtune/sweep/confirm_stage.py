@@ -156,7 +156,13 @@ class ConfirmStage:
         """Let every repeat continue that has not diverged."""
         return unjudged(value)
 
-    def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
+    def ended(
+        self,
+        trial: TrialRow,
+        state: State,
+        values: Mapping[int, float],
+        last: Mapping[str, float] | None = None,
+    ) -> None:
         """Note that a look waits for one repeat less. Its scores are read from the record."""
         self._running.discard(trial.trial)
 

@@ -391,7 +391,7 @@ class Driver:
             reason = f"{end.cause}: {reason}"
         self._record.end_trial(live.trial.trial, state, reason, live.seconds, end.cause)
         self._observers.ended(live.trial, state)
-        self.plan.ended(live.trial, state, live.past.by_epoch())
+        self.plan.ended(live.trial, state, live.past.by_epoch(), live.past.last())
         progress.count("running", -1)
         progress.count(state, 1)
         self._view.event(describe(live, dataclasses.replace(end, reason=reason), progress))

@@ -21,9 +21,15 @@ def judged_value(value: float, metrics: Mapping[str, float]) -> float:
 
 @dataclass
 class Past:
-    """A trial as the record has it: its finite values, and how far its reports go."""
+    """A trial as the record has it: its finite values, and how far its reports go.
+
+    Attributes:
+        values: Attempt, epoch and value of each finite report.
+        ends: All metrics of the last finite report of each attempt.
+    """
 
     values: list[tuple[int, int, float]] = field(default_factory=list)
+    ends: dict[int, Mapping[str, float]] = field(default_factory=dict)
     epoch: float = -math.inf
     attempt: int = 0
     used: float = 0.0
@@ -50,6 +56,7 @@ class Past:
         """Add the next report, and its verdict if it was judged."""
         if is_finite(value, metrics):
             self.values.append((attempt, epoch, value))
+            self.ends[attempt] = metrics
         if verdict is not None:
             self.epoch, self.attempt, self.verdict = max(epoch, self.epoch), attempt, verdict
             self.used, self.value = used, value
@@ -57,6 +64,11 @@ class Past:
     def by_epoch(self, before: float = math.inf) -> dict[int, float]:
         """Return the finite values by epoch, of the attempts before one."""
         return {epoch: value for attempt, epoch, value in self.values if attempt < before}
+
+    def last(self, before: float = math.inf) -> Mapping[str, float]:
+        """Return all metrics of the last finite report of the attempts before one."""
+        attempt = max((a for a in self.ends if a < before), default=None)
+        return {} if attempt is None else self.ends[attempt]
 
     def end(self, trial: TrialRow, attempt: int) -> End | None:
         """Return the end that the reports of the newest attempt caused, or None.

@@ -58,7 +58,8 @@ def rebuild(stage: SearchStage, record: Record) -> tuple[list[TrialRow], int]:
     for trial in sorted(record.trials(stage="search"), key=lambda trial: trial.number):
         if states[trial.trial] is None:
             trial = dataclasses.replace(trial, state="running")
-        stage.journal.add(trial, pasts[trial.trial].by_epoch())
+        past = pasts[trial.trial]
+        stage.journal.add(trial, past.by_epoch(), past.last())
     stage.journal.write()
     return waiting, turn
 
@@ -118,7 +119,8 @@ def _teach(
             happened.append((clock, trial, partial(stage.ask_again, trials[trial])))
         if (trial, count) in paused:
             values = pasts[trial].by_epoch(before=count + 1)
-            learn = partial(stage.learn, trials[trial], "paused", values)
+            last = pasts[trial].last(before=count + 1)
+            learn = partial(stage.learn, trials[trial], "paused", values, last)
             happened.append((over[trial], trial, learn))
     for trial in trials.keys() - {attempt["trial"] for attempt in attempts}:
         happened.append((math.inf, trial, partial(stage.ask_again, trials[trial])))
@@ -129,7 +131,8 @@ def _teach(
         # Events that are recorded only now come last.
         recorded = row.state not in {"running", "cancelled"} and row.ended_at
         at = max(over[trial], recorded or math.inf)
-        values = pasts[trial].by_epoch()
-        happened.append((at, trial, partial(stage.learn, row, state, values)))
+        past = pasts[trial]
+        learn = partial(stage.learn, row, state, past.by_epoch(), past.last())
+        happened.append((at, trial, learn))
     for _, _, happen in sorted(happened, key=lambda each: each[:2]):
         happen()

@@ -96,7 +96,7 @@ class SearchStage:
             trial = self._record.add_trial(
                 study, "search", proposal.number, proposal.origin, config
             )
-            self.journal.add(trial, {})
+            self.journal.add(trial, {}, {})
             return trial
         return None
 
@@ -114,34 +114,46 @@ class SearchStage:
         error = standard_error(trial.config.metric, value, n_val)
         return self.progress.rungs[trial.study].judge(trial.trial, used, value, error)
 
-    def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
+    def ended(
+        self,
+        trial: TrialRow,
+        state: State,
+        values: Mapping[int, float],
+        last: Mapping[str, float] | None = None,
+    ) -> None:
         """Record how a trial ended or paused. A cancelled one continues in a resumed run."""
         self._running.pop(trial.trial, None)
         if state != "cancelled":
             if state != "paused":
                 self.progress.rungs[trial.study].ended(trial.trial)
-            self.learn(trial, state, values)
+            self.learn(trial, state, values, last or {})
         if state != "paused":
-            self.journal.end(self._record.trial(trial.trial), values)
+            self.journal.end(self._record.trial(trial.trial), values, last or {})
 
     def ask_again(self, trial: TrialRow) -> None:
         """Register a trial of the record, or a paused one, with its study as running."""
         self._paused.pop(trial.trial, None)
         self.proposals[trial.study].ask_again(trial.number, trial.config.knobs)
 
-    def learn(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
+    def learn(
+        self,
+        trial: TrialRow,
+        state: State,
+        values: Mapping[int, float],
+        last: Mapping[str, float],
+    ) -> None:
         """Pass the end or the pause of a trial to its study."""
-        self.proposals[trial.study].tell(trial.number, state, values)
+        self.proposals[trial.study].tell(trial.number, state, values, last)
         if state == "paused":
             self._paused[trial.trial] = dataclasses.replace(trial, state="paused")
             return
         self._paused.pop(trial.trial, None)
         shutil.rmtree(trial.config.checkpoint_dir or "", ignore_errors=True)
-        if state == "completed":
+        if state == "completed" and self.spaces[trial.study].search.aims.keeps(last):
             self._compare(trial, values[max(values)])
 
     def _compare(self, trial: TrialRow, value: float) -> None:
-        """Keep the best value at a full budget for the display."""
+        """Keep the best value at a full budget, for the display and a target."""
         best = self.progress.best.get(trial.study)
         sign = 1 if self.spaces[trial.study].search.mode == "max" else -1
         if best is None or sign * value > sign * best.value:
@@ -152,12 +164,14 @@ class SearchStage:
     def finish(self) -> None:
         """Prune the trials that paused and were never promoted."""
         curves = self._record.curves() if self._paused else {}
+        ends = self._record.last_metrics() if self._paused else {}
         for trial in list(self._paused.values()):
+            last = ends.get(trial.trial, {})
             self._record.end_trial(trial.trial, "pruned", self._record.trial(trial.trial).reason)
-            self.journal.end(self._record.trial(trial.trial), curves.get(trial.trial, {}))
+            self.journal.end(self._record.trial(trial.trial), curves.get(trial.trial, {}), last)
             self.progress.count("paused", -1)
             self.progress.count("pruned", 1)
-            self.learn(trial, "pruned", {})
+            self.learn(trial, "pruned", {}, last)
 
 
 def _config(space: SearchSpace, knobs: Mapping[str, Value]) -> TrialConfig:
@@ -171,6 +185,7 @@ def _config(space: SearchSpace, knobs: Mapping[str, Value]) -> TrialConfig:
         budget=space.trial_budget,
         seeds=Seeds(space.search.seed, space.search.seed, int(space.task["split_seed"])),
         metric=space.search.metric,
+        aims=space.search.aims.reported,
         cpus=space.resources.cpus,
         gpus=space.resources.gpus,
         workers=space.resources.workers,

@@ -88,7 +88,13 @@ class SelectStage:
         """Let every run continue that has not diverged."""
         return unjudged(value)
 
-    def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
+    def ended(
+        self,
+        trial: TrialRow,
+        state: State,
+        values: Mapping[int, float],
+        last: Mapping[str, float] | None = None,
+    ) -> None:
         """Do nothing: the winners are read from the record."""
 
     def finish(self) -> None:

@@ -40,8 +40,21 @@ class StagePlan(Protocol):
             value: The value, NaN for a report that has diverged.
         """
 
-    def ended(self, trial: TrialRow, state: State, values: Mapping[int, float]) -> None:
-        """Record how a trial ended or paused; `values` are its finite reports by epoch."""
+    def ended(
+        self,
+        trial: TrialRow,
+        state: State,
+        values: Mapping[int, float],
+        last: Mapping[str, float] | None = None,
+    ) -> None:
+        """Record how a trial ended or paused.
+
+        Args:
+            trial: The trial.
+            state: Its state now.
+            values: Its finite reports of the metric by epoch.
+            last: All metrics of the last of them.
+        """
 
     def finish(self) -> None:
         """End the trials that only wait, because no other trial runs or can start."""

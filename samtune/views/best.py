@@ -58,7 +58,7 @@ def winner_of(record: Reader, space: str | None = None) -> Winner:
     winners = [winner for study in studies if (winner := _winner(record, study)) is not None]
     if not winners:
         raise RunError(
-            f"no trial was completed yet; `samtune status {record.name}` shows the progress"
+            f"{studies[0].no_winner} yet; `samtune status {record.name}` shows the progress"
         )
     sign = 1 if winners[0].study.settings["mode"] == "max" else -1
     means = [winner.confirmed for winner in winners]

@@ -44,7 +44,7 @@ def test_the_live_journal_holds_what_the_export_holds(runs: Path, tmp_path: Path
                 seeds=Seeds(1, 1, 1),
             )
             trial = record.add_trial(0, "search", number, origin, config)
-            live.add(trial, {})
+            live.add(trial, {}, {})
             trials.append(trial)
         curves: dict[int, dict[int, float]] = {trial.trial: {} for trial in trials}
         for trial in trials[:4]:
@@ -65,7 +65,7 @@ def test_the_live_journal_holds_what_the_export_holds(runs: Path, tmp_path: Path
         ]:
             trial = trials[number]
             record.end_trial(trial.trial, state, reason)
-            live.end(record.trial(trial.trial), curves[trial.trial])
+            live.end(record.trial(trial.trial), curves[trial.trial], {"val_acc": 0.5})
         write_journal(record, tmp_path / "export.journal")
         found = content(record.folder / "optuna.journal", "sam")
         assert found == content(tmp_path / "export.journal", "sam")

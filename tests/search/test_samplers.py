@@ -14,7 +14,13 @@ from samtune.search.samplers import Samplers
 from samtune.space import sampler
 from samtune.space.search_space import Choice, Range, SearchSpace, SpaceError
 
-LEARNING = ["tpe", "gp", "cmaes", "auto", "own_samplers:nsga"]
+LEARNING = ["tpe", "gp", "cmaes", "nsga2", "auto", "own_samplers:nsga"]
+SEVERAL = [method for method in LEARNING if method not in {"cmaes", "auto"}]
+AIMS = [
+    "search.metrics={val_acc: max, see: min}",
+    "search.constraints={s_per_step: 0.02}",
+    "budget.kind=epochs",
+]
 OWN = """
 from optuna.samplers import NSGAIISampler
 
@@ -58,12 +64,26 @@ def end(number: int, knobs: dict[str, object]) -> tuple[str, dict[int, float]]:
     return state, {1: value / 2, 2: value} if state in {"completed", "pruned"} else {}
 
 
-@pytest.mark.parametrize("body", [NUMBERS, CHOICES])
-@pytest.mark.parametrize("method", LEARNING)
-def test_a_search_that_was_cut_goes_on_as_if_it_had_not_been(method: str, body: str) -> None:
+def costs(knobs: dict[str, object]) -> dict[str, float]:
+    """What a trial reports beside its score: the constraint is missed at high learning rates."""
+    lr, rho = float(str(knobs["lr"])), float(str(knobs["rho"]))
+    return {"val_acc": 0.5 + rho, "see": 20 - rho, "train_s": lr, "step": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "aims"),
+    [
+        *((method, body, []) for method in LEARNING for body in (NUMBERS, CHOICES)),
+        *((method, CHOICES if method == "tpe" else NUMBERS, AIMS) for method in SEVERAL),
+    ],
+)
+def test_a_search_that_was_cut_goes_on_as_if_it_had_not_been(
+    method: str, body: str, aims: list[str]
+) -> None:
     """Two trials run at a time, one pauses and is asked again, and one has not ended."""
-    trials, late = (14, 12) if method in {"gp", "auto"} else (20, 18)
-    loaded = space(body, f"search.method={method}", f"budget.trials={trials}")
+    slow = method in {"gp", "auto"}
+    trials, late = (12, 10) if slow and aims else (14, 12) if slow else (20, 18)
+    loaded = space(body, f"search.method={method}", f"budget.trials={trials}", *aims)
     live = Proposals(loaded)
     happened: list[Callable[[Proposals], object]] = []
     asked, cuts = [], {5: None, late: None}
@@ -87,11 +107,11 @@ def test_a_search_that_was_cut_goes_on_as_if_it_had_not_been(method: str, body: 
         asked.append(knobs)
         happened.append(lambda p, n=number, k=knobs: p.ask_again(n, k))
         if number == 7:
-            both(lambda p: p.tell(7, "paused", {1: 0.2}))
+            both(lambda p: p.tell(7, "paused", {1: 0.2}, costs(asked[7])))
         if number == 10:
             both(lambda p: p.ask_again(7, asked[7]))
         if number and number - 1 not in (7, 3):
-            both(lambda p, n=number - 1: p.tell(n, *end(n, asked[n])))
+            both(lambda p, n=number - 1: p.tell(n, *end(n, asked[n]), costs(asked[n])))
     assert all(ahead is not None for ahead in cuts.values())
     assert len({json.dumps(knobs) for knobs in asked}) > len(asked) / 2
 
@@ -120,8 +140,8 @@ def test_auto_is_gp_for_numbers_alone_and_while_that_is_cheap() -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("tep", "search.method: 'tep' is none of tpe, gp, cmaes, auto, random, sobol, grid, nor a "
-         "path such as my_module:my_sampler; did you mean 'tpe'?"),
+        ("tep", "search.method: 'tep' is none of tpe, gp, cmaes, nsga2, auto, random, sobol, "
+         "grid, nor a path such as my_module:my_sampler; did you mean 'tpe'?"),
         ("own_samplers:nsg", "search.method: module own_samplers has no sampler 'nsg'; did you "
          "mean 'nsga'?"),
         ("no_such:thing", "search.method: no module 'no_such'"),
