@@ -104,18 +104,29 @@ def headings(board: pd.DataFrame) -> list[str]:
     first = board.iloc[0]
     percent = " %" if is_accuracy(first["metric"]) else ""
     test, val = (first[name].replace("_", " ") for name in ("test_metric", "metric"))
+    baselines = board["baseline"].dropna()
+    judged = len(baselines) > 0
     return [
-        *("#", "variant", f"{test}{percent}", "95 % interval"),
-        *_verdict_headings(board),
+        *("#", "variant", f"{test}{percent}"),
+        *((f"against {baselines.iloc[0]}", "verdict", "ranks") if judged else ()),
+        "95 % interval",
+        *(("Holm p", "plan") if judged else ()),
+        *(("searches",) if _several(board) else ()),
         "repeats",
         *(f"optimism{' pp' if percent else ''}", "see/run", f"{val}{percent}"),
         *("test openings", "trials", "search see", "s/run"),
     ]
 
 
-def cells(board: pd.DataFrame) -> list[list[str]]:
-    """Return the cells of the rows of one question, under `headings`."""
-    runs = board["run"].nunique() > 1
+def cells(board: pd.DataFrame, *, short: bool = False) -> list[list[str]]:
+    """Return the cells of the rows of one question, under `headings`.
+
+    Args:
+        board: Rows of one question.
+        short: Whether a verdict is its word alone.
+
+    """
+    runs, judged = board["run"].nunique() > 1, board["baseline"].notna().any()
     found = []
     for row in board.to_dict("records"):
         metric, test = row["metric"], row["test_metric"]
@@ -126,8 +137,10 @@ def cells(board: pd.DataFrame) -> list[list[str]]:
                 "-" if pd.isna(row["rank"]) else str(row["rank"]),
                 f"{row['run']}/{row['space']}" if runs else str(row["space"]),
                 score(row[f"{test}_mean"], metric) if row["repeats"] else "not confirmed",
+                *((_difference(row), verdict(row, short=short), ranks(row)) if judged else ()),
                 "-" if "-" in interval else " to ".join(interval),
-                *(_verdict_cells(row) if _verdict_headings(board) else ()),
+                *((p_holm(row), _text(row["plan"])) if judged else ()),
+                *((str(row["searches"]),) if _several(board) else ()),
                 f"{row['repeats']}{diverged}",
                 score(row["optimism"], metric, signed=True),
                 _short(row["see_per_run"]),
@@ -141,37 +154,52 @@ def cells(board: pd.DataFrame) -> list[list[str]]:
     return found
 
 
-def _verdict_headings(board: pd.DataFrame) -> list[str]:
-    """Return the headings of the comparison with a baseline; none where there is no baseline."""
-    baselines = board["baseline"].dropna()
-    return [f"against {baselines.iloc[0]}", "verdict", "ranks"] if len(baselines) else []
+def _several(board: pd.DataFrame) -> bool:
+    """Return whether a row stands for more than one search."""
+    return int(board["searches"].max()) > 1
 
 
-def _verdict_cells(row: dict[Any, Any]) -> list[str]:
+def _difference(row: dict[Any, Any]) -> str:
     lead, low, high = (
         score(row[f"diff_{end}"], row["metric"], signed=True) for end in ("mean", "lo", "hi")
     )
-    ranks = "-" if pd.isna(row["rank_lo"]) else f"{row['rank_lo']:.0f}-{row['rank_hi']:.0f}"
-    return ["-" if lead == "-" else f"{lead} ({low} to {high})", verdict(row), ranks]
+    return "-" if lead == "-" else f"{lead} ({low} to {high})"
 
 
-def verdict(row: dict[Any, Any]) -> str:
+def verdict(row: dict[Any, Any], *, short: bool = False) -> str:
     """Return a row's verdict as the board shows it.
 
     `underpowered` names the seeds or searches that the lead seen would need. Other words say that
     they are about the configuration, where fewer than three searches stand behind the row.
+
+    Args:
+        row: The row.
+        short: Whether to return the word alone.
+
     """
-    word = row["verdict"]
-    if word is None or pd.isna(word):
-        return "-"
-    if word == "underpowered":
+    word = _text(row["verdict"])
+    if word == "underpowered" and not short:
         for one, many, has in (("search", "searches", "searches"), ("seed", "seeds", "n")):
             if not pd.isna(needed := row[f"{many}_needed"]):
                 more = max(1, round(needed - row[has]))
                 return f"underpowered (about {more:,} more {one if more == 1 else many})"
-    if word in {"better", "worse", "tied"} and row["verdict_about"] == "configuration":
+    about = row["verdict_about"]
+    if word in {"better", "worse", "tied"} and about == "configuration" and not short:
         return f"{word} (this configuration)"
-    return str(word)
+    return word
+
+
+def ranks(row: dict[Any, Any]) -> str:
+    """Return the ranks of a row that are not excluded: `1-3`."""
+    return "-" if pd.isna(row["rank_lo"]) else f"{row['rank_lo']:.0f}-{row['rank_hi']:.0f}"
+
+
+def p_holm(row: dict[Any, Any]) -> str:
+    """Return Holm's p of a row."""
+    value = row["p_holm"]
+    if pd.isna(value):
+        return "-"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def winners(board: pd.DataFrame) -> list[str]:
@@ -205,6 +233,10 @@ def score(value: Any, metric: str, *, signed: bool = False) -> str:
         return "-"
     sign = "+" if signed else ""
     return f"{100 * value:{sign}.2f}" if is_accuracy(metric) else f"{value:{sign}.4g}"
+
+
+def _text(value: Any) -> str:
+    return "-" if pd.isna(value) else str(value)
 
 
 def _short(value: Any) -> str:

@@ -58,7 +58,7 @@ def leaderboard(board: pd.DataFrame) -> str:
         cells = [shown[1], shown[0], *shown[2:], text(won, 200)]
         rows.append((cells, {"class_": _look(row["variant"])}))
     order = [headings[1], headings[0], *headings[2:], "winning knobs"]
-    plain = [k for k, word in enumerate(order) if word in {"verdict", "winning knobs"}]
+    plain = [k for k, word in enumerate(order) if word in {"verdict", "plan", "winning knobs"}]
     return table("Leaderboard", [text(word) for word in order], rows, plain)
 
 

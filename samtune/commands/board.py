@@ -8,9 +8,16 @@ import click
 import pandas as pd
 
 from analysis import board as text
+from analysis import paper
 from analysis.summary import summary
 from analysis.tasks import over_tasks, sentences
-from samtune.commands.tables import latex_table, markdown_table, print_table
+from samtune.commands.tables import (
+    fits,
+    latex_table,
+    markdown_table,
+    print_table,
+    print_words,
+)
 from samtune.messages import SEE
 
 
@@ -65,7 +72,8 @@ def _markdown(question: str, board: pd.DataFrame, pairs: pd.DataFrame | None) ->
 
 
 def _latex(question: str, board: pd.DataFrame) -> str:
-    return latex_table([*text.headings(board), "winning knobs"], _with_winners(board), question)
+    headings, cells, note = paper.table(board)
+    return latex_table(headings, cells, f"{question}. {note}")
 
 
 def _with_winners(board: pd.DataFrame) -> list[list[str]]:
@@ -78,10 +86,15 @@ def _print_question(question: str, board: pd.DataFrame, pairs: pd.DataFrame | No
     """Print the verdict in words, the table and its winners."""
     click.echo(question)
     if pairs is not None:
-        click.echo(summary(board, pairs))
+        print_words(summary(board, pairs))
     if unequal := text.efforts(board):
         click.echo(unequal)
-    print_table(text.headings(board), text.cells(board))
+    headings, cells = text.headings(board), text.cells(board)
+    # Up to the verdict and the ranks nothing is left out.
+    least = headings.index("ranks") + 1 if "ranks" in headings else 4
+    if not fits([headings[:least], *(row[:least] for row in cells)]):
+        cells = text.cells(board, short=True)
+    print_table(headings, cells, least=least)
     for name, sha, knobs in zip(
         board["space"], board["config_sha"], text.winners(board), strict=True
     ):

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+import click
 from rich.table import Table
 from rich.text import Text
 
@@ -15,17 +16,17 @@ from samtune.terminal import console_for
 _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "≈": r"$\approx$", "○": r"$\circ$"},
+    **{"\N{MINUS SIGN}": "$-$", "<": "$<$"},
 }
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], least: int = 4) -> None:
     """Print a table; a narrow terminal loses columns from the end, down to `least`."""
     console = console_for()
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    fitting = [
-        k for k in range(least, len(widths) + 1) if sum(widths[:k]) + 2 * k <= console.width
-    ]
-    shown = max(fitting, default=least)
+    lines = [headings, *rows]
+    fitting = (k for k in range(len(headings), least, -1) if fits([line[:k] for line in lines]))
+    shown = next(fitting, least)
     table = Table(box=None, pad_edge=False)
     for heading in headings[:shown]:
         table.add_column(heading, overflow="fold")
@@ -33,6 +34,21 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], least: i
         # Text, because a reason may hold what rich would read as markup.
         table.add_row(*map(Text, row[:shown]))
     console.print(table)
+
+
+def fits(lines: Sequence[Sequence[str]]) -> bool:
+    """Return whether a table of these lines fits into the width of the terminal."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return sum(widths) + 2 * (len(widths) - 1) <= console_for().width
+
+
+def print_words(text: str) -> None:
+    """Print a paragraph; on a terminal its lines end between words."""
+    console = console_for()
+    if console.is_terminal:
+        console.print(Text(text))
+    else:
+        click.echo(text)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,9 @@ import pytest
 from test_leaderboard import folder, repeat, trial
 from test_statistics import COUNTS
 
+from analysis import paper
+from analysis.board import cells
+from analysis.board import headings as heads_of
 from analysis.leaderboard import leaderboard
 from analysis.statistics import images_test
 from analysis.summary import summary
@@ -92,6 +95,19 @@ def test_all_pairs_are_a_family_of_their_own(tmp_path: Path) -> None:
         "The verdicts are about one configuration per row: fewer than three searches each, "
         "search variance not measured."
     )
+
+
+def test_a_paper_has_marks_and_intervals(tmp_path: Path) -> None:
+    board, _ = board_of(tmp_path, "sgd", "sam", seeds=3)
+    headings, rows, note = paper.table(board)
+    assert headings == ["variant", "test acc %", "against sgd", "", "Holm p", "ranks", "repeats"]
+    minus = "\N{MINUS SIGN}"
+    interval = f"+2.13 [{minus}1.53, +5.80]"
+    assert rows[0] == ["sam", "93.67 [91.37, 95.96]", interval, "○", "0.129", "1-2", "3"]
+    assert note.endswith("Holm's correction ○ underpowered, about one configuration per row.")
+    whole, short = cells(board)[0], cells(board, short=True)[0]
+    where = heads_of(board).index("verdict")
+    assert whole[where].startswith("underpowered (about ") and short[where] == "underpowered"
 
 
 def test_what_it_would_take_is_said(tmp_path: Path) -> None:

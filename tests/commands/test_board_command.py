@@ -11,6 +11,24 @@ import pytest
 from samtune.cli import main
 from samtune.record import tables
 
+LATEX = r"""\begin{table}
+\caption{CAPTION}
+\begin{tabular}{lllllll}
+\toprule
+variant & test acc \% & against sgd &  & Holm p & ranks & searches x repeats \\
+\midrule
+sam & 94.00 [89.03, 98.97] & +22.00 [+19.52, +24.48] & $\uparrow$ & $<$0.001 & 1-1 & 3 x 3 \\
+sgd & 72.00 [69.52, 74.48] &  &  & - & 2-2 & 3 x 3 \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""
+CAPTION = (
+    r"digits, small\_cnn, label noise 0.4, 20 see per trial. Mean on test over fresh seeds; in "
+    r"brackets 95 \% intervals; by paired t tests with Holm's correction $\uparrow$ better, about "
+    "the variants."
+)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,3 +71,26 @@ def test_a_folder_with_tables_alone_is_a_run(
     assert not printed(run, capsys, str(tmp_path), "--format", "parquet", "-o", str(path))
     assert tables.read(path, "leaderboard").num_rows == 2
     assert "needs a file" in printed(run, capsys, "r", "--format", "parquet", code=2)
+
+
+def test_eighty_columns_show_difference_verdict_and_ranks(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = printed(run, capsys, "r").splitlines()
+    (sam,) = [line for line in wide if line.startswith("1  sam")]
+    assert "better  " in sam and "1-1" in sam and "looks 3" in sam
+    (heads,) = [line for line in wide if line.startswith("#")]
+    assert (
+        "Holm p  plan     searches  repeats" in heads and sam.split("looks 3")[1].split()[0] == "3"
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = printed(run, capsys, "r").splitlines()
+    (heads,) = [line for line in narrow if line.startswith("#")]
+    assert heads.split("  ")[0] == "#" and len(heads) <= 80
+    assert all(word in heads for word in ("against sgd", "verdict", "ranks"))
+
+
+def test_a_board_in_latex_has_intervals_and_marks(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printed(run, capsys, "r", "--format", "latex") == LATEX.replace("CAPTION", CAPTION)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -115,7 +116,10 @@ def test_ids_are_unique_and_what_takes_the_focus_has_a_name(html: str) -> None:
 def test_the_board_is_that_of_the_command(small: dict[str, pd.DataFrame], html: str) -> None:
     (body,) = re.findall(r'aria-label="Leaderboard".*?<tbody>(.*?)</tbody>', html, re.S)
     rows = [
-        [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
+        [
+            unescape(re.sub(r"<[^>]+>", "", cell))
+            for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        ]
         for row in re.findall(r"<tr[^>]*>(.*?)</tr>", body, re.S)
     ]
     board = small["leaderboard"]
