@@ -74,13 +74,13 @@ KINDS = {
         "Knobs",
         "score of each trial against each searched knob",
         knobs.CAPTION,
-        lambda t, _: knobs.knobs(t["trials"]),
+        lambda t, _: knobs.knobs(t["trials"], t["ranges"]),
     ),
     "surface": Kind(
         "Learning rate and radius",
         "score at the first rung over the learning rate and the radius",
         surface.CAPTION,
-        lambda t, _: surface.surface(t["trials"], t["curves"]),
+        lambda t, _: surface.surface(t["trials"], t["curves"], t["ranges"]),
     ),
     "importance": Kind(
         "Which knobs mattered",
@@ -94,7 +94,7 @@ KINDS = {
         "Parallel coordinates",
         "knobs, rungs and last score of each trial as one line",
         parallel.CAPTION,
-        lambda t, width: parallel.parallel(t["trials"], t["curves"], width),
+        lambda t, width: parallel.parallel(t["trials"], t["curves"], t["ranges"], width),
     ),
     "rungs": Kind(
         "Rungs",

@@ -10,8 +10,9 @@ import pandas as pd
 from analysis.charts.frame import Panel
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
+from analysis.charts.reach import Reach, of_knob, reach
 from analysis.charts.sample import sample
-from analysis.charts.scales import Kind, Tick, padded
+from analysis.charts.scales import Tick, padded
 from analysis.charts.svg import visible
 
 CAPTION = (
@@ -33,17 +34,24 @@ def searched(trials: pd.DataFrame) -> list[str]:
     return sorted(known, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
 
 
-def knobs(trials: pd.DataFrame) -> list[Panel]:
-    """Return a panel per searched knob; each variant has its colour and shape."""
+def knobs(trials: pd.DataFrame, ranges: pd.DataFrame) -> list[Panel]:
+    """Return a panel per searched knob; each variant has its colour and shape.
+
+    Args:
+        trials: Trials of one question.
+        ranges: The ranges of knobs, with the columns of `reach.COLUMNS`.
+
+    """
     metric = Metric.of(trials)
     known = trials.dropna(subset=["score"])
     return [
-        _panel(known.dropna(subset=[f"knob.{name}"]), name, metric) for name in searched(known)
+        _panel(known.dropna(subset=[f"knob.{name}"]), name, metric, of_knob(ranges, known, name))
+        for name in searched(known)
     ]
 
 
-def _panel(trials: pd.DataFrame, name: str, metric: Metric) -> Panel:
-    places, kind, ticks = placed(trials[f"knob.{name}"])
+def _panel(trials: pd.DataFrame, name: str, metric: Metric, ranges: pd.DataFrame) -> Panel:
+    places, (low, high, kind), ticks = placed(trials[f"knob.{name}"], ranges)
     drawn = sample(trials[trials["drawn"]], _MOST)
     shown = visible(name, 30)
     look = looks(trials["variant"])
@@ -51,7 +59,7 @@ def _panel(trials: pd.DataFrame, name: str, metric: Metric) -> Panel:
     panel = Panel(
         title=f"{shown}: {count}",
         label=f"{metric.name} against the knob {shown}; {count} drawn",
-        x=padded(float(places.min()), float(places.max()), kind),
+        x=padded(low, high, kind),
         y=metric.ends(trials[metric.name], worst=0.1),
         x_kind=kind,
         y_kind=metric.kind,
@@ -74,15 +82,16 @@ def _panel(trials: pd.DataFrame, name: str, metric: Metric) -> Panel:
     return panel
 
 
-def placed(values: pd.Series[Any]) -> tuple[pd.Series[float], Kind, list[Tick] | None]:
-    """Return a coordinate per value, the scale, and the ticks of a knob that is no number."""
+def placed(
+    values: pd.Series[Any], ranges: pd.DataFrame
+) -> tuple[pd.Series[float], Reach, list[Tick] | None]:
+    """Return a coordinate per value, the axis, and the ticks of a knob that is no number."""
     if values.dtype.kind in "if":
-        wide = values.min() > 0 and values.max() / values.min() >= 10
-        return values.astype(float), "log" if wide else "linear", None
+        return values.astype(float), reach(values, ranges), None
     words = sorted(map(str, values.unique()))[:_CHOICES]
     places = [float(words.index(str(v))) if str(v) in words else -1.0 for v in values]
     ticks = [(float(k), word) for k, word in enumerate(words)]
-    return pd.Series(places, index=values.index), "linear", ticks
+    return pd.Series(places, index=values.index), Reach(min(places), max(places), "linear"), ticks
 
 
 def _add_profiles(panel: Panel, trials: pd.DataFrame, metric: Metric) -> None:

@@ -10,6 +10,7 @@ from analysis.charts.frame import NARROW, Panel, label
 from analysis.charts.knobs import placed, searched
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
+from analysis.charts.reach import of_knob
 from analysis.charts.sample import sample
 from analysis.charts.scales import Scale, Tick
 from analysis.charts.svg import element, number
@@ -27,7 +28,9 @@ _RADII = ("rho", "rho_max")
 _NONE = -0.09
 
 
-def parallel(trials: pd.DataFrame, reports: pd.DataFrame, width: float) -> list[Panel]:
+def parallel(
+    trials: pd.DataFrame, reports: pd.DataFrame, ranges: pd.DataFrame, width: float
+) -> list[Panel]:
     """Return one panel; none where no trial was trained to the end."""
     metric = Metric.of(trials)
     full = trials[trials["full"]].dropna(subset=["score"])
@@ -35,7 +38,14 @@ def parallel(trials: pd.DataFrame, reports: pd.DataFrame, width: float) -> list[
     names = _joined(searched(trials))[: _NARROW_KNOBS if narrow else _KNOBS]
     if len(full) < 2 or not names:
         return []
-    axes = [_axis(_values(trials, name), name) for name in names]
+    axes = [
+        _axis(
+            _values(trials, name),
+            name,
+            pd.concat([of_knob(ranges, trials, each) for each in _parts(name)]),
+        )
+        for name in names
+    ]
     if not narrow and metric.name in reports:
         for rung, judged in reports[reports["rung"].notna()].groupby("rung"):
             at = judged.drop_duplicates("key", keep="last").set_index("key")[metric.name]
@@ -88,9 +98,14 @@ def _joined(names: list[str]) -> list[str]:
     return [*([" or ".join(radii)] if radii else []), *others]
 
 
+def _parts(name: str) -> list[str]:
+    """Return the knobs that share an axis."""
+    return name.split(" or ") if name.startswith(_RADII) else [name]
+
+
 def _values(trials: pd.DataFrame, name: str) -> pd.Series[Any]:
     """Return a knob's values; of several radii, the one that the variant has."""
-    first, *others = name.split(" or ") if name.startswith(_RADII) else [name]
+    first, *others = _parts(name)
     values = trials[f"knob.{first}"]
     for other in others:
         values = values.fillna(trials[f"knob.{other}"])
@@ -101,10 +116,10 @@ Axis = tuple[str, "pd.Series[float]", list[Tick]]
 """Its name, the height of each trial from 0 to 1, and its ticks at such heights."""
 
 
-def _axis(values: pd.Series[float], name: str) -> Axis:
+def _axis(values: pd.Series[float], name: str, ranges: pd.DataFrame) -> Axis:
     known = values.dropna()
-    places, kind, words = placed(known)
-    scale = Scale(float(places.min()), float(places.max()), 0.0, 1.0, kind)
+    places, (low, high, kind), words = placed(known, ranges)
+    scale = Scale(low, high, 0.0, 1.0, kind)
     ticks = scale.ticks(3) if words is None else words
     heights = places.map(scale)
     return name, heights, [(scale(value), word) for value, word in ticks]

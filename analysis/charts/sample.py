@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.board import questions
+from analysis.charts.reach import COLUMNS
 from analysis.tables import QUESTION, ROW, confirmed, filled
 
 Tables = Mapping[str, pd.DataFrame]
@@ -43,7 +44,7 @@ def by_question(tables: Tables, by: By = "space") -> list[tuple[str, dict[str, p
 
     Args:
         tables: The tables `trials`, `curves`, `repeats`, `leaderboard`, and others that have the
-            columns of a question or of a row.
+            columns of a question or of a row; `ranges` has the columns of `reach.COLUMNS`.
         by: What is put together: all trials of a space, of a variant, or of one search.
 
     """
@@ -54,6 +55,7 @@ def by_question(tables: Tables, by: By = "space") -> list[tuple[str, dict[str, p
         "trials": trials.assign(key=range(len(trials))),
         "repeats": filled(tables["repeats"]).reset_index(drop=True),
         "curves": _of_search(tables["curves"]),
+        "ranges": tables.get("ranges", pd.DataFrame(columns=list(COLUMNS))),
     }
     most = max(_FEWEST, _PAGE // max(1, len(board)))
     return [(heading, _question(whole, rows, by, most)) for heading, rows in questions(board)]

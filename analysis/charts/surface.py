@@ -9,6 +9,7 @@ from analysis.charts.frame import Panel
 from analysis.charts.knobs import searched
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
+from analysis.charts.reach import of_knob, reach
 from analysis.charts.sample import part, sample
 from analysis.charts.scales import Scale, padded
 from analysis.charts.svg import element, number, visible
@@ -26,7 +27,7 @@ _WIDTH, _LEAST = 0.09, 0.35
 LEVELS = 6
 
 
-def surface(trials: pd.DataFrame, reports: pd.DataFrame) -> list[Panel]:
+def surface(trials: pd.DataFrame, reports: pd.DataFrame, ranges: pd.DataFrame) -> list[Panel]:
     """Return a panel per row whose learning rate and radius were searched."""
     metric = Metric.of(trials)
     if metric.name not in reports:
@@ -44,11 +45,13 @@ def surface(trials: pd.DataFrame, reports: pd.DataFrame) -> list[Panel]:
             own = own.dropna(subset=["knob.lr", f"knob.{radius}"])
             own = own[(own["knob.lr"] > 0) & (own[f"knob.{radius}"] > 0)]
             if len(own) >= _FEWEST:
-                panels.append(_panel(own, radius, metric, most))
+                panels.append(_panel(own, radius, metric, most, ranges))
     return panels
 
 
-def _panel(trials: pd.DataFrame, radius: str, metric: Metric, most: int) -> Panel:
+def _panel(
+    trials: pd.DataFrame, radius: str, metric: Metric, most: int, ranges: pd.DataFrame
+) -> Panel:
     first = trials.iloc[0]
     look = looks([first["variant"]])[first["variant"]]
     x, y = trials["knob.lr"].astype(float), trials[f"knob.{radius}"].astype(float)
@@ -59,8 +62,8 @@ def _panel(trials: pd.DataFrame, radius: str, metric: Metric, most: int) -> Pane
     panel = Panel(
         title=f"{name}: best {best} at the first rung",
         label=f"{metric.name} of {name} over lr and {radius}; {len(drawn)} of {len(trials)} drawn",
-        x=padded(float(x.min()), float(x.max()), "log"),
-        y=padded(float(y.min()), float(y.max()), "log"),
+        x=_ends(x, of_knob(ranges, trials, "lr")),
+        y=_ends(y, of_knob(ranges, trials, radius)),
         x_kind="log",
         y_kind="log",
         x_label="lr, log scale",
@@ -74,6 +77,13 @@ def _panel(trials: pd.DataFrame, radius: str, metric: Metric, most: int) -> Pane
         place = row["knob.lr"], row[f"knob.{radius}"]
         panel.marks.append(panel.point(look, *place, kind, size, row["key"]))
     return panel
+
+
+def _ends(values: pd.Series[float], ranges: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends of a logarithmic axis."""
+    above = ranges[ranges["low"] > 0]
+    low, high, _ = reach(values, above)
+    return padded(low, high, "log")
 
 
 def _add_levels(

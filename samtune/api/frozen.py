@@ -15,6 +15,7 @@ from samtune.record.record import Record
 from samtune.record.rows import StudyRow, canonical
 from samtune.space.by_value import is_by_value, kept
 from samtune.space.errors import SpaceError
+from samtune.space.knobs import Range
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.stages import searched
 from samtune.views.rules import rule_text
@@ -38,6 +39,11 @@ def study_row(space: SearchSpace, trials: int) -> dict[str, str]:
         "with_search": space.select.with_search,
         "baseline": space.member.baseline,
         "searched": sorted(searched(space)),
+        "ranges": {
+            name: (domain.low, domain.high, domain.scale)
+            for name, domain in space.knobs.items()
+            if isinstance(domain, Range)
+        },
     }
     return {
         "name": space.name,

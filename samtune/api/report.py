@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.charts.reach import COLUMNS
 from analysis.report.page import page
 from analysis.tables import ROW, filled
 from analysis.verdicts import compare
@@ -95,7 +96,18 @@ def chart_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
     }
     board, pairs = compare(folders)
     found |= {"leaderboard": board, "pairs": pairs}
+    found["ranges"] = pd.DataFrame(_ranges(folders), columns=list(COLUMNS))
     return {**found, "importance": _importance(found["trials"], found["curves"])}
+
+
+def _ranges(folders: Sequence[Path]) -> list[list[Any]]:
+    """Return the ranges that each run searched, as far as its tables say them."""
+    rows = []
+    for folder in folders:
+        facts = tables.metadata(folder / "trials.parquet")
+        for knob, low, high, scale in json.loads(facts.get("samtune.ranges", "[]")):
+            rows.append([facts["samtune.run"], knob, low, high, scale])
+    return rows
 
 
 def _importance(trials: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:

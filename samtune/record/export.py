@@ -89,6 +89,11 @@ class _Run:
             str(study.study): self._record.seconds_worked(study=study.study, stage="search")
             for study in self.studies
         }
+        ranges = {
+            (name, *reach)
+            for study in self.studies
+            for name, reach in study.settings.get("ranges", {}).items()
+        }
         facts = (trial.facts.get("data_sha256") for trial in self.trials)
         return {
             "samtune.baseline": next((s.settings.get("baseline", "") for s in self.studies), ""),
@@ -96,6 +101,7 @@ class _Run:
             "samtune.run": self._record.name,
             "samtune.space_sha256": ",".join(study.sha256 for study in self.studies),
             "samtune.data_sha256": str(next((sha for sha in facts if sha), "")),
+            "samtune.ranges": json.dumps(sorted(ranges)),
             "samtune.search_wall_s": json.dumps(seconds),
         }
 

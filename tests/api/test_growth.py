@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def first(here: Path, monkeypatch: pytest.MonkeyPatch) -> samtune.Run:
     (here / "own.yaml").write_text(text + "resources: {parallel: 1}\n")
     loaded = samtune.api.spaces.resolved(["own.yaml"])
     studies = [study_row(each, 4) for each in loaded]
+    ranges = json.loads(studies[0]["settings"])["ranges"]
+    assert ranges["lr"] == [0.01, 0.1, "log"] and "momentum" not in ranges
     Record.create(Path("runs"), "first", studies, {"confirm": False}).__exit__()
     return samtune.load("first")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,9 @@ def test_any_metric_stands_in_every_table(runs: Path) -> None:
 
 
 def test_every_table_says_where_it_comes_from(runs: Path) -> None:
-    with Record.create(runs, "mine", [STUDY]) as record:
+    ranges = {"lr": (1e-3, 0.5, "log")}
+    settings = json.dumps(json.loads(STUDY["settings"]) | {"ranges": ranges})
+    with Record.create(runs, "mine", [STUDY | {"settings": settings}]) as record:
         add(record, "search", 0, [{"f1": 0.5}], facts={"data_sha256": "d" * 64})
         found = exported(record)
     for table in found.values():
@@ -96,6 +99,9 @@ def test_every_table_says_where_it_comes_from(runs: Path) -> None:
         assert metadata[b"samtune.run"] == b"mine" and metadata[b"samtune.version"]
         assert metadata[b"samtune.space_sha256"] == b"0" * 64
         assert metadata[b"samtune.data_sha256"] == b"d" * 64
+    assert json.loads(found["trials"].schema.metadata[b"samtune.ranges"]) == [
+        ["lr", 0.001, 0.5, "log"]
+    ]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

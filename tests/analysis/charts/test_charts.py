@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ import pytest
 from made_runs import search
 
 from analysis.charts import KINDS, draw
-from analysis.charts.palette import HUES, INK, SHIPPED, THEMES, looks
+from analysis.charts.palette import HUES, INK, SHAPES, SHIPPED, THEMES, looks
 from analysis.charts.sample import by_question
 from analysis.charts.scales import Scale
 from analysis.charts.svg import text, visible
@@ -56,10 +57,18 @@ def test_accuracies_near_one_stand_apart() -> None:
     assert scale(0.97) - scale(0.95) > 2 * (scale(0.72) - scale(0.70))
 
 
-def luminance(colour: str) -> float:
+def linear(colour: str) -> list[float]:
+    """Return the linear red, green and blue of a colour such as `#1a353d`."""
     parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+
+
+def times(matrix: tuple[tuple[float, ...], ...], vector: list[float]) -> list[float]:
+    return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]
+
+
+def luminance(colour: str) -> float:
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True))
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -68,6 +77,65 @@ def test_every_hue_stands_out_from_the_page(theme: Any) -> None:
     for colour in (*HUES[theme], INK[theme]["stopped"]):
         light, dark = sorted((luminance(colour), page), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+# What is seen of linear red, green and blue: all of it, and by readers without red, green or blue
+# cones (Machado, Oliveira and Fernandes 2009, severity 1).
+SIGHT = {
+    "all": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    "no red": (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    "no green": (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
+    "no blue": (
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
+    ),
+}
+
+
+def oklab(colour: list[float]) -> list[float]:
+    """Return the OKLab coordinates of a linear colour (Ottosson 2020)."""
+    cones = times(
+        (
+            (0.4122214708, 0.5363325363, 0.0514459929),
+            (0.2119034982, 0.6806995451, 0.1073969566),
+            (0.0883024619, 0.2817188376, 0.6299787005),
+        ),
+        colour,
+    )
+    return times(
+        (
+            (0.2104542553, 0.7936177850, -0.0040720468),
+            (1.9779984951, -2.4285922050, 0.4505937099),
+            (0.0259040371, 0.7827717662, -0.8086757660),
+        ),
+        [math.cbrt(cone) for cone in cones],
+    )
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("sight", SIGHT)
+def test_hues_are_told_apart_by_colour_blind_readers_too(theme: Any, sight: str) -> None:
+    seen = [
+        oklab([min(1.0, max(0.0, part)) for part in times(SIGHT[sight], linear(colour))])
+        for colour in (*HUES[theme], INK[theme]["stopped"])
+    ]
+    for one, other in itertools.combinations(seen, 2):
+        assert 100 * math.dist(one, other) >= 9
+
+
+def test_looks_never_change() -> None:
+    frozen = json.dumps([HUES, SHAPES, {name: str(look) for name, look in SHIPPED.items()}])
+    assert hashlib.sha256(frozen.encode()).hexdigest()[:16] == "0e4d54759d5b8822"
+    assert str(looks(["mine"])["mine"]) == "h7 v73"
 
 
 def test_every_shipped_variant_has_a_look_of_its_own() -> None:
@@ -121,6 +189,22 @@ def test_a_trial_that_has_reported_once_is_a_mark(run_tables: dict[str, pd.DataF
     run_tables["curves"] = run_tables["curves"].groupby("trial_key").tail(1)
     panels = draw("curves", run_tables).panels
     assert sum(len(re.findall(r"data-k=", "".join(panel.marks))) for panel in panels) == 60
+
+
+def test_a_knob_spans_what_its_space_searched(run_tables: dict[str, pd.DataFrame]) -> None:
+    run_tables["trials"]["knob.lr"] = run_tables["trials"]["knob.lr"] * 0.001 + 0.1
+    ranges = [["r", "lr", 1e-4, 1.0, "log"], ["r", "rho", 0.0, 9.0, "linear"]]
+    run_tables["ranges"] = pd.DataFrame(ranges, columns=["run", "knob", "low", "high", "scale"])
+    ((_, tables),) = by_question(run_tables)
+    rho, lr = KINDS["knobs"].panels(tables, 720.0)
+    assert lr.x_kind == "log" and lr.x[0] < 1e-4 and lr.x[1] > 1.0
+    assert rho.x_kind == "linear" and rho.x[0] < 0.0 and rho.x[1] > 9.0
+    for panel in KINDS["surface"].panels(tables, 720.0):
+        assert panel.x[0] < 1e-4 and panel.x[1] > 1.0
+    run_tables["ranges"]["run"] = "another run"
+    ((_, tables),) = by_question(run_tables)
+    _, lr = KINDS["knobs"].panels(tables, 720.0)
+    assert lr.x_kind == "linear" and lr.x[0] > 0.09
 
 
 def test_names_cannot_add_elements(run_tables: dict[str, pd.DataFrame]) -> None:
