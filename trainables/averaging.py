@@ -150,13 +150,14 @@ def renew(
     model: nn.Module,
     inputs: Iterable[Tensor],
     autocast: Callable[[], AbstractContextManager[object]],
+    kept: Sequence[nn.Module] = (),
 ) -> None:
     """Count the statistics of a model's BatchNorm anew, as the means over batches of inputs.
 
-    All other layers are in evaluation mode, so that dropout draws no numbers.
+    All other layers, and those that are `kept`, are in evaluation mode: dropout draws no numbers.
     """
     model.eval()
-    norms = _norms(model)
+    norms = [norm for norm in _norms(model) if norm not in kept]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -107,7 +107,8 @@ TASK: tuple[Knob, ...] = (
         name="classes",
         kind=str,
         default="",
-        doc='the classes to keep, by number or name: "0,3,5", "cat,dog"; "" keeps all',
+        doc="the classes to keep, by number or name: [0, 3, 5], [cat, dog]; none keeps all",
+        lists=True,
         source="trainables/data.py",
     ),
     Knob(

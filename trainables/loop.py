@@ -37,6 +37,7 @@ from trainables.evaluation import (
 )
 from trainables.measurement import Measurement, rebuilt
 from trainables.models import build_for
+from trainables.models.freezing import Frozen
 from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision, compiling
 from trainables.saver import Saver, Send
@@ -93,6 +94,7 @@ class Trial:
         n_train = len(data.train)
         self.sums = Sums(self.device)
         self.optimizer = make_optimizer(self.model, n_train)
+        self.frozen = Frozen.of(config.task, self.model)
         self.average = Average.of(config.task, self.model)
         self.shared_norm = self._shared_norm()
         batch_size = min(int(config.task["batch_size"]), n_train)
@@ -164,7 +166,7 @@ class Trial:
             self.val, rows=self.val.rows[:count], labels=self.val.labels[:count]
         )
         self.predict(few)
-        self.model.train()
+        self.frozen.train()
         [(images, labels)] = few.batches(torch.arange(count), count, self.device)
         inputs = self.predict.normalise(images)
         inputs = inputs.contiguous(memory_format=self.precision.memory_format)
@@ -203,13 +205,14 @@ class Trial:
     def _train_epoch(self) -> dict[str, float]:
         meter, lr = self.meter, float(self.config.knobs["lr"])
         self.sums, first_step = Sums(self.device), meter.step
-        self.model.train()
+        self.frozen.train()
         self.augment.start(meter.epoch)
         self.mix.start(meter.epoch)
         before, clock = (meter.data_s, meter.train_s), EpochClock(self.device)
         for share, inputs, targets in self._batches():
             meter.data_s += clock.lap()
 
+            self.frozen.thaw(meter.progress)
             share_of_lr = meter.lr_share
             for group in self.optimizer.base.param_groups:
                 group["lr"] = lr * share_of_lr
@@ -316,7 +319,7 @@ class Trial:
     def _settle_norms(self, average: Average) -> None:
         """Give the averaged weights, which the model has now, their BatchNorm statistics."""
         if not average.by_step and has_statistics(self.model):
-            renew(self.model, self._training_images(), self.precision.autocast)
+            renew(self.model, self._training_images(), self.precision.autocast, self.frozen.norms)
             self.meter.averaged_samples += self.meter.n_train
         if self.shared_norm is None:
             self.ranks.average_buffers(self.model)

@@ -16,6 +16,7 @@ from trainables.augment import Normaliser
 from trainables.checkpoint import CheckpointError
 from trainables.data import load
 from trainables.models import build_for
+from trainables.models.freezing import frozen_for_good
 from trainables.sharpness import (
     BatchNormMode,
     Surface,
@@ -112,6 +113,8 @@ def rebuilt(
     """Return the model of a task with the given weights and buffers, not compiled."""
     channels, height, width = split.images.shape[1:]
     plain = {**task, "weights": ""}
+    if not frozen_for_good(task):
+        plain["freeze"] = ""
     model = build_for(plain, (channels, height, width), classes, seed=0)
     model.load_state_dict(weights)
     return model

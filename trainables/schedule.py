@@ -94,7 +94,8 @@ KNOBS: tuple[Knob, ...] = (
         name="lr_milestones",
         kind=str,
         default="0.5,0.75",
-        doc="shares of the budget at which schedule multistep makes a step",
+        doc="shares of the budget at which schedule multistep makes a step: [0.5, 0.75]",
+        lists=True,
         source="He et al. 2016: half and three quarters on CIFAR-10",
     ),
     Knob(

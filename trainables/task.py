@@ -61,8 +61,19 @@ _KNOBS = (
         name="freeze",
         kind=str,
         default="",
-        doc='parameters that are not trained, by name with * and commas: "conv1, layer1.*"',
-        source="trainables/models/pretrained.py",
+        doc="parameters that are not trained, by the name of each or of its module, with *: "
+        "[conv1, layer1.*]; their BatchNorm keeps its statistics",
+        source="trainables/models/freezing.py",
+        lists=True,
+    ),
+    Knob(
+        name="unfreeze_at",
+        kind=float,
+        default=1.0,
+        low=0.0,
+        high=1.0,
+        doc="share of the budget after which the frozen parameters are trained too; 1: never",
+        source="Howard and Ruder 2018, section 3.3: gradual unfreezing",
     ),
     Knob(
         name="batch_size",

@@ -50,7 +50,7 @@ from trainables.data import DataError, doubts, make_ready
 from trainables.device import deterministic, no_gpu
 from trainables.loop import Trial
 from trainables.measurement import Measurement, of_checkpoint
-from trainables.models import build_for, external
+from trainables.models import build_for, external, freezing
 from trainables.models.check import check_single_images
 from trainables.parallel import Ranks
 from trainables.task import TASK
@@ -101,8 +101,13 @@ class Vision:
         """Check the task for trials of so many epochs.
 
         Raises:
-            KnobError: The warm-up takes the whole trial.
+            KnobError: The warm-up takes the whole trial, or nothing is frozen that could thaw.
         """
+        if not freezing.frozen_for_good(task) and not freezing.patterns(task):
+            raise KnobError(
+                f"unfreeze_at is {task['unfreeze_at']:g} and nothing is frozen; name parameters "
+                "in task.freeze, or leave it out"
+            )
         warmup = float(task["warmup"])
         if warmup >= epochs:
             raise KnobError(
@@ -209,7 +214,7 @@ class Vision:
             base = base_of(self.variant_class, config.base)
             return base.build(parameters, **{name: values[name] for name in base.knobs})
 
-        trained = [p for p in model.parameters() if p.requires_grad]
+        trained = freezing.trained(model, config.task)
         return self.variant_class.build(trained, make_base, n_data=n_data, **own)
 
 

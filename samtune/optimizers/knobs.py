@@ -34,6 +34,7 @@ class Knob:
         safe: the range that is worth a search; a value outside it is worth a warning.
         scale: how a search should divide the range.
         choices: the possible words of a text, or the words that may replace a number.
+        lists: whether a space file may have a list in place of the text with commas.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Knob:
     safe: tuple[float, float] | None = None
     scale: Scale = "linear"
     choices: tuple[str, ...] | None = None
+    lists: bool = False
 
     def check(self, value: object) -> Value:
         """Return the value in the knob's type.

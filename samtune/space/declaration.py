@@ -12,7 +12,7 @@ from samtune.space.knobs import Value
 from samtune.space.schema import Document
 from samtune.space.strict_yaml import Node, Problem
 from samtune.space.trainable import Declared
-from samtune.space.word_types import NAME, not_a_number
+from samtune.space.word_types import NAME, not_a_number, scalar
 
 
 def declaration(
@@ -47,8 +47,15 @@ def read_task(reader: KnobReader, root: Node, document: Document) -> dict[str, V
     """Return the task with what the trainable declares filled in."""
     task: dict[str, Value] = {}
     known = reader.declared.task if reader.declared else None
-    for name, value in document.task.items():
+    for name, written in document.task.items():
         node = root.at("task", name)
+        if isinstance(written, list) and known and name in known and known[name].lists:
+            written = ", ".join(map(str, written))
+        try:
+            value: Value = scalar(written)
+        except ValueError as error:
+            reader.problems.append((node.mark, f"task.{name}: {error}"))
+            continue
         fit: Value | None = value
         if known is not None and name in known:
             fit = reader.fitting(known[name], value, node, f"task.{name}")

@@ -14,6 +14,7 @@ from samtune.space.word_types import (
     Named,
     Number,
     Positive,
+    Task,
     Value,
     Values,
     When,
@@ -287,7 +288,7 @@ class Document(Words):
         description="Tied values: each trial takes one of these maps as a whole.",
         json_schema_extra={"uniqueItems": True},
     )
-    task: Named = Field(
+    task: Task = Field(
         default={},
         description="Data set, model and what else a trial needs.",
         json_schema_extra={"properties": {"split_seed": {"type": "integer", "minimum": 0}}},

@@ -57,6 +57,8 @@ OF_BAYESIAN_SAM = {"posterior_samples"}
 """Of one variant alone; tests/trainables/test_variants_train.py has it."""
 OF_AVERAGES = {"average", "average_decay", "average_start"}
 """They change no training; tests/trainables/test_averaging.py has them."""
+OF_FREEZE = {"unfreeze_at"}
+"""tests/trainables/test_freezing.py has it."""
 OF_CHECKPOINTS = {"checkpoint_every"}
 """tests/trainables/test_saver.py has it."""
 
@@ -105,7 +107,7 @@ def trajectory(**task: Any) -> list[float]:
 
 def test_every_word_is_examined_here() -> None:
     elsewhere = OF_FOLDERS | OF_TEST_IMAGES | OF_GROUPS | OF_BAYESIAN_SAM | OF_AVERAGES
-    elsewhere |= OF_CHECKPOINTS | OF_SCHEDULES | OF_THE_DEVICE
+    elsewhere |= OF_CHECKPOINTS | OF_SCHEDULES | OF_THE_DEVICE | OF_FREEZE
     assert set(TASK) == {*OTHERWISE, *OF_THE_MODEL, *FACTS} | elsewhere
 
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from samtune.messages import nearest
 from samtune.trial import Value
-from trainables.models import external
+from trainables.models import external, freezing
 from trainables.models.densenet import densenet
 from trainables.models.parts import Builder, ModelError
-from trainables.models.pretrained import freeze, load_weights
+from trainables.models.pretrained import load_weights
 from trainables.models.pyramidnet import pyramidnet
 from trainables.models.resnet import Basic, Bottleneck, resnet
 from trainables.models.small_cnn import small_cnn
@@ -79,7 +79,7 @@ def build_for(
     model = build(name, in_shape, classes, seed, float(task["dropout"]))
     if task["weights"]:
         load_weights(model, str(task["weights"]))
-    freeze(model, [word.strip() for word in str(task["freeze"]).split(",") if word.strip()])
+    freezing.freeze(model, freezing.patterns(task))
     return model
 
 

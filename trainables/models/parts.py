@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -79,3 +79,9 @@ def dropout(rate: float) -> nn.Module:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return str(error).strip().split("\n")[0]
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first names and how many more there are, as text."""
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "none"

@@ -1,9 +1,7 @@
-"""Support for fine-tuning: weights from a file, and layers that are not trained."""
+"""Weights from a file, for fine-tuning."""
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from samtune.trial import warn
-from trainables.models.parts import ModelError, first_line
+from trainables.models.parts import ModelError, first_line, some
 
 # Where checkpoints of other programs keep the model's state.
 _INSIDE = ("state_dict", "model", "model_state_dict")
@@ -38,8 +36,8 @@ def load_weights(model: nn.Module, path: str) -> None:
     unknown = [name for name in state if name not in own]
     if missing or unknown:
         raise ModelError(
-            f"weights {path} are of another model: {_some(missing)} missing in the file, "
-            f"{_some(unknown)} only there"
+            f"weights {path} are of another model: {some(missing)} missing in the file, "
+            f"{some(unknown)} only there"
         )
     for name, tensor in state.items():
         if name not in replaced and tensor.shape != own[name].shape:
@@ -56,32 +54,6 @@ def load_weights(model: nn.Module, path: str) -> None:
             f"task.weights: the head {name.rpartition('.')[0] or name} is drawn anew, because it "
             f"has {own[name].shape[0]} outputs and {state[name].shape[0]} in the file"
         )
-
-
-def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Keep the matching parameters as they are: they get no gradient.
-
-    A pattern is a parameter's name with `*` and `?`, or the name of a module that holds it.
-    BatchNorm statistics in frozen modules still follow the data.
-
-    Raises:
-        ModelError: A pattern matches no parameter, or all parameters are frozen.
-    """
-    parameters = dict(model.named_parameters())
-    for pattern in patterns:
-        found = [
-            name
-            for name in parameters
-            if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
-        ]
-        if not found:
-            raise ModelError(
-                f"freeze: {pattern!r} matches no parameter (there are: {_some(list(parameters))})"
-            )
-        for name in found:
-            parameters[name].requires_grad_(False)
-    if patterns and not any(parameter.requires_grad for parameter in parameters.values()):
-        raise ModelError("freeze leaves no parameter to train; leave out the head's")
 
 
 def _read(path: str) -> dict[str, Tensor]:
@@ -123,8 +95,3 @@ def _head(model: nn.Module) -> list[str]:
     inside = dict(model.named_modules())[layers[-1]] if layers else nn.Identity()
     prefix = f"{layers[-1]}." if layers and layers[-1] else ""
     return [prefix + name for name, _ in inside.named_parameters()]
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "none"
