@@ -127,6 +127,8 @@ def _print_trial(trial: dict[str, Any]) -> None:
     budget, curve = trial["budget"], trial["curve"]
     used = curve[-1]["used"] if curve else 0.0
     click.echo(f"  used      {used:.4g} of {budget['per_trial']:g} {unit(budget['kind'])}")
+    if trial["checkpoint"]:
+        click.echo(f"  weights   {trial['checkpoint']}")
     for attempt in trial["attempts"]:
         length = "not ended" if attempt["wall_s"] is None else f"{clock(attempt['wall_s'])} long"
         cause = attempt.get("cause")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from samtune.messages import nearest
@@ -113,6 +114,7 @@ def trial_of(record: Reader, reference: str) -> dict[str, Any]:
         "facts": {n: _finite(fact) for n, fact in trial.facts.items() if n != "test_bits"},
         "proposed_at": trial.proposed_at,
         "log": str(log_path(record.folder, trial.trial)),
+        "checkpoint": _last_checkpoint(config.checkpoint_dir),
         "ended_at": trial.ended_at,
         "attempts": [dict(attempt) for attempt in record.attempts(trial=trial.trial)],
         "events": [{k: event[k] for k in ("at", "kind", "detail")} for event in events],
@@ -130,6 +132,12 @@ def trial_of(record: Reader, reference: str) -> dict[str, Any]:
             for report in record.reports(trial=trial.trial)
         ],
     }
+
+
+def _last_checkpoint(folder: str | None) -> str | None:
+    """Return the newest checkpoint of the shipped trainables that is still there."""
+    found = sorted(Path(folder).glob("epoch-*/state.pt")) if folder else []
+    return str(found[-1]) if found else None
 
 
 def shown_metrics(trial: dict[str, Any]) -> list[str]:

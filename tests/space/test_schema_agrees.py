@@ -63,7 +63,7 @@ WRONG = [
     "task: {a.b: 1}",
     "task: {split_seed: -1}",
     "task: {split_seed: x}",
-    "task: {a: [1]}",
+    "task: {a: [[1]]}",
     "resources: {parallel: 0}",
     "resources: {parallel: 1.5}",
     "resources: {parallel: many}",
