@@ -58,7 +58,7 @@ def first(here: Path, monkeypatch: pytest.MonkeyPatch) -> samtune.Run:
     loaded = samtune.api.spaces.resolved(["own.yaml"])
     studies = [study_row(each, 4) for each in loaded]
     ranges = json.loads(studies[0]["settings"])["ranges"]
-    assert ranges["lr"] == [0.01, 0.1, "log"] and "momentum" not in ranges
+    assert ranges["lr"] == [0.01, 0.1, "linear"] and "momentum" not in ranges
     Record.create(Path("runs"), "first", studies, {"confirm": False}).__exit__()
     return samtune.load("first")
 
