@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import draws, sharpness, statistics
-from analysis.tables import column, number, on_test
+from analysis.tables import column, may_win, number, on_test
 from samtune.record.columns import BESIDE
 
 _FACTS = (
@@ -158,7 +158,9 @@ def _winner(
     """Return the trial that was confirmed; unconfirmed, the best selected, else the best."""
     if len(won):
         completed = completed[completed["trial_key"] == won["source_trial_key"].iloc[0]]
-    elif metric in completed:
+        return completed.iloc[0] if len(completed) else None
+    completed = completed[may_win(completed)]
+    if metric in completed:
         lost = selects.loc[selects["state"] != "completed", "source_trial_key"]
         fresh = selects[~selects["source_trial_key"].isin(lost)]
         values = column(fresh, metric).set_axis(fresh["source_trial_key"])

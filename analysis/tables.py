@@ -21,7 +21,7 @@ _NEEDED = (
     *("run", "study", "space", "search", "variant", "base_optimizer", "dataset", "model"),
     *("label_noise", "augment", "task", "budget_kind", "budget_max", "metric", "mode"),
     *("tie_margin", "search_alg", "scheduler", "knobs_searched", "config_json", "config_sha"),
-    *("trial", "trial_key", "state", "origin", "see", "peak_rss_mb"),
+    *("trial", "trial_key", "state", "feasible", "origin", "see", "peak_rss_mb"),
     *("source_trial_key", "rank_in_search", "seed_bundle", "plan", "with_search"),
     *("n_test", "train_s", "knob.rho", "first_rung_value", "audited"),
 )
@@ -66,6 +66,12 @@ def filled(rows: pd.DataFrame) -> pd.DataFrame:
         # A column without any text has no type that could hold one.
         found[name] = value if column.isna().all() else column.fillna(value)
     return rows.assign(**found)
+
+
+def may_win(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Return which trials used their full budget and keep the constraints of their search."""
+    full = trials["state"] == "completed"
+    return full & trials["feasible"].ne(False) if "feasible" in trials else full
 
 
 def confirmed(repeats: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from analysis.charts import (
     leaderboard,
     pairs,
     parallel,
+    pareto,
     rungs,
     sharpness,
     surface,
@@ -63,6 +64,12 @@ KINDS = {
         "verdict and difference of each pair of confirmed rows",
         pairs.CAPTION,
         lambda t, width: pairs.pairs(t["leaderboard"], t["pairs"], width),
+    ),
+    "pareto": Kind(
+        "Pareto front",
+        "full trials by the aims of their search, and those that no other beats in all of them",
+        pareto.CAPTION,
+        lambda t, _: pareto.pareto(t["trials"]),
     ),
     "curves": Kind(
         "Learning curves",

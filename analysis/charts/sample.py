@@ -7,14 +7,15 @@ decided by the trials' keys alone, so the same tables always give the same chart
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import pandas as pd
 
 from analysis.board import questions
 from analysis.charts.reach import COLUMNS
-from analysis.tables import QUESTION, ROW, confirmed, filled
+from analysis.pareto import aims_of
+from analysis.tables import QUESTION, ROW, confirmed, filled, may_win
 
 Tables = Mapping[str, pd.DataFrame]
 By = Literal["space", "variant", "search"]
@@ -30,6 +31,7 @@ _OF_TRIALS = frozenset(
         *("run", "space", "search", "variant", "trial", "trial_key", "state", "state_reason"),
         *("knobs_searched", "budget_kind", "budget_max", "metric", "mode", "ended_at", "see"),
         *("attempts", "sam_loss_gap", "key", "won", "full", "score", "row", "drawn"),
+        *("aims", "constraints", "feasible", "pareto"),
     ]
 )
 _OF_REPORTS = ("used", "rung", "decision", "rung_cutoff")
@@ -80,11 +82,12 @@ def _question(tables: Tables, board: pd.DataFrame, by: By, most: int) -> dict[st
     trials["drawn"] = False
     for _, own in trials.groupby("row", observed=True):
         trials.loc[sample(own, most).index, "drawn"] = True
+    aims = {metric, *aims_of(trials)}
     kept = [name for name in tables["curves"] if name == metric or name in _OF_REPORTS]
     reports = tables["curves"][["run", "trial_key", *kept]]
     return found | {
         "leaderboard": board,
-        "trials": trials[[name for name in trials if _is_drawn(str(name), metric)]],
+        "trials": trials[[name for name in trials if _is_drawn(str(name), aims)]],
         "curves": reports.merge(
             trials[["run", "trial_key", "key", "row"]], on=["run", "trial_key"]
         ),
@@ -109,8 +112,8 @@ def sample(trials: pd.DataFrame, most: int) -> pd.DataFrame:
     return trials.loc[trials.index.isin(order.index[:best].union(drawn))]
 
 
-def _is_drawn(column: str, metric: str) -> bool:
-    return column in _OF_TRIALS or column == metric or column.startswith(("knob.", "sharp_"))
+def _is_drawn(column: str, aims: Collection[str]) -> bool:
+    return column in _OF_TRIALS or column in aims or column.startswith(("knob.", "sharp_"))
 
 
 def part(panels: int, most: int, together: int) -> int:
@@ -151,7 +154,7 @@ def _won(trials: pd.DataFrame, repeats: pd.DataFrame) -> list[bool]:
 
     """
     search = [*ROW, "search"]
-    done = trials[trials["state"] == "completed"]
+    done = trials[may_win(trials)]
     done = done.assign(score=_score(done)).dropna(subset=["score"])
     best = done.sort_values("score", ascending=False, kind="stable").drop_duplicates(search)
     known = set(repeats[search].itertuples(index=False, name=None))

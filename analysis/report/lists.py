@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from analysis import board as words
+from analysis import pareto
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks, mark
 from analysis.charts.sample import Tables, sample
 from analysis.charts.svg import element, text
 from analysis.report.html import Row, name, table, tag
-from samtune.messages import knob_list
 
 # Rows of the table of trials, over all questions of a page, and causes of failures.
 _TRIALS = 400
@@ -62,6 +60,18 @@ def leaderboard(board: pd.DataFrame) -> str:
     return table("Leaderboard", [text(word) for word in order], rows, plain)
 
 
+def front(trials: pd.DataFrame) -> str:
+    """Return the trials on the Pareto fronts of one question, the best by the first aim first."""
+    rows: list[Row] = []
+    shown = zip(pareto.front(trials).to_dict("records"), pareto.cells(trials), strict=True)
+    for row, (label, *others) in shown:
+        leading = f"{key(row['variant'])}{name(label)}"
+        cells = [leading, *(text(cell, 200) for cell in others)]
+        rows.append((cells, {"class_": _look(row["variant"]), "data_k": row["key"]}))
+    heads = [text(word) for word in pareto.headings(trials)]
+    return table("Pareto front", heads, rows, plain=(len(heads) - 1,))
+
+
 def trials(tables: Tables, questions: int) -> str:
     """Return the winners, what failed, the best and others by lot, with how many these are."""
     found = tables["trials"]
@@ -80,7 +90,7 @@ def trials(tables: Tables, questions: int) -> str:
                     text(row["state"]) + (" ★" if row["won"] else ""),
                     words.score(row.get(metric.name), metric.name),
                     f"{row['see']:.1f}",
-                    text(knobs(row), 300),
+                    text(pareto.knobs(row), 300),
                 ],
                 {
                     "class_": f"{_look(row['variant'])}{'' if row['full'] else ' stopped'}",
@@ -102,12 +112,6 @@ def trials(tables: Tables, questions: int) -> str:
     tools = tag("div", find + state, class_="tools scripted")
     note = f"{count}. ★ is the winner of its search."
     return tag("p", text(note, 200), class_="note") + tools + made
-
-
-def knobs(trial: Mapping[Any, Any]) -> str:
-    """Return the searched knobs of a trial: `lr=0.05 rho=0.5`."""
-    found = ((name, trial.get(f"knob.{name}")) for name in json.loads(trial["knobs_searched"]))
-    return knob_list({name: value for name, value in found if not pd.isna(value)})
 
 
 def failures(tables: Tables) -> str:

@@ -11,6 +11,7 @@ from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
 from analysis.charts.sample import Tables, by_question
 from analysis.charts.svg import text, visible
+from analysis.pareto import knobs
 from analysis.report import lists
 from analysis.report.html import data, fingerprint, name, tag
 from analysis.report.sections import sections
@@ -166,6 +167,6 @@ def _told(parts: Sequence[tuple[str, Tables]], main: str) -> dict[int, list[str]
             found[int(row["key"])] = [
                 visible(f"{row['row']}, trial {row['trial']}", 80),
                 visible(f"{value}, {state}{', the winner' if row['won'] else ''}", 160),
-                visible(lists.knobs(row), 200),
+                visible(knobs(row), 200),
             ]
     return found

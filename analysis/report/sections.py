@@ -39,6 +39,8 @@ def sections(mark: str, part: Tables, questions: int) -> list[Section]:
         html = _chart(about, part)
         if kind == "leaderboard":
             html += lists.leaderboard(part["leaderboard"])
+        if kind == "pareto" and html:
+            html += lists.front(part["trials"])
         if html:
             note = tag("p", text(about.caption, 400), class_="note")
             found.append((kind, about.title, note + html))

@@ -115,6 +115,13 @@ class Run:
         return self._table("repeats")
 
     @property
+    def pareto(self) -> pd.DataFrame:
+        """The rows of `trials` on the Pareto front of their search; none where it has one aim."""
+        from analysis.pareto import front
+
+        return front(self._table("trials"))
+
+    @property
     def leaderboard(self) -> pd.DataFrame:
         """One row per space, the best first, as of now."""
         from analysis.verdicts import compare

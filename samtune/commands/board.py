@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 import pandas as pd
 
 from analysis import board as text
 from analysis import paper
+from analysis.pareto import read_fronts
 from analysis.summary import summary
 from analysis.tasks import over_tasks, sentences
 from samtune.commands.tables import (
@@ -62,6 +65,16 @@ def print_budgets(board: pd.DataFrame, form: str) -> None:
             click.echo(markdown_table(headings, cells))
         else:
             print_table(headings, cells, least=2)
+
+
+def print_fronts(folders: Sequence[Path], form: str) -> None:
+    """Print the Pareto front of each run that has several aims, as `table` or `md`."""
+    for headings, cells in read_fronts(folders):
+        click.echo("\nPareto front: the full trials that no other beats in all aims\n")
+        if form == "md":
+            click.echo(markdown_table(headings, cells))
+        else:
+            print_table(headings, cells)
 
 
 def _markdown(question: str, board: pd.DataFrame, pairs: pd.DataFrame | None) -> str:

@@ -13,7 +13,7 @@ from analysis.selection import best_of_variants, order, where
 from analysis.sources import merged, rules
 from analysis.verdicts import compare
 from samtune.api.tables import write_tables
-from samtune.commands.board import print_board, print_budgets
+from samtune.commands.board import print_board, print_budgets, print_fronts
 from samtune.commands.options import json_option, runs_option
 from samtune.record.folder import RunError
 from samtune.record.record import Record
@@ -96,6 +96,8 @@ def leaderboard(
         print_budgets(shown, form)
     else:
         print_board(shown, pairs, form)
+    if form in {"table", "md"}:
+        print_fronts(folders, form)
 
 
 def _tables(runs: Path, name: str) -> Path:

@@ -44,6 +44,14 @@ _TIE = """
 tie_margin float64  `confirm.margin` of the space: the largest difference that counts as a tie
 """
 
+_AIMS = """
+aims string  metrics of the search in their order, each `max` or `min`, as JSON
+constraints string  `search.constraints` of the space, as JSON
+feasible bool  whether its last report keeps the constraints; null where there are none
+pareto bool  whether no other full trial of its search that keeps the constraints is as good in
+    each metric and better in one; null where the search has one metric
+"""
+
 _SHARP_SETTINGS = """
 sharp_samples int64  training images on which the sharpness was measured
 sharp_m int64  images per chunk of the worst-case measures
@@ -135,6 +143,7 @@ scheduler! string  rule that stops trials early, `asha 8 x 2`
 knobs_searched! string  names of the searched knobs, as JSON
 {_METRIC}
 {_TIE}
+{_AIMS}
 config_json! string  base optimizer and all knobs, as JSON with sorted keys
 config_sha! string  digest of the configuration
 origin! string  where its configuration comes from: such as `default` or `sampled`
@@ -157,6 +166,7 @@ bwd_samples! int64  samples in backward passes
 train_s! float64  seconds of training
 eval_s! float64  seconds of evaluation
 data_s! float64  seconds of making batches
+s_per_step float64  seconds of training per optimizer step: `train_s` / `steps_done`
 wall_s! float64  seconds of all attempts, from start to end
 peak_rss_mb float64  largest resident memory of the worker, MiB
 peak_gpu_mb float64  largest memory allocated on the GPU, MiB

@@ -30,7 +30,7 @@ _COLUMNS = (
 )
 # A metric of such a name uses the table's own column. No other column of the table is a metric.
 _METRICS = {
-    *("step", "see", "train_s", "eval_s", "data_s", "lr", "rho"),
+    *("step", "see", "train_s", "eval_s", "data_s", "s_per_step", "lr", "rho"),
     *("train_loss", "train_acc", "val_loss", "val_acc", "peak_rss_mb", "peak_gpu_mb"),
     *("val_loss_averaged", "val_acc_averaged", *BESIDE),
     *("sam_loss_gap", "cos_grads"),

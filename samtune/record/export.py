@@ -13,8 +13,10 @@ from typing import Any
 
 from samtune.record import tables
 from samtune.record.curves import Curves, End, metric_columns
+from samtune.record.front import standing
 from samtune.record.reader import Reader
 from samtune.record.rows import Stage, StudyRow, TrialRow, canonical
+from samtune.space.aims import measured
 from samtune.values import bits
 
 # Metrics that trials hold under other names.
@@ -115,6 +117,7 @@ class _Run:
 
     def searched(self, ends: Mapping[int, End], typed: Any) -> Iterator[dict[str, Any]]:
         """Yield a row per trial of the search."""
+        standings = self._standings(ends)
         attempts = self._record.attempt_counts()
         written_by = {name: self._record.meta(name) for name in ("samtune_version", "git_commit")}
         for trial in self.trials:
@@ -126,12 +129,26 @@ class _Run:
                 **self._task(trial),
                 **{name: settings[name] for name in ("search_alg", "scheduler")},
                 "knobs_searched": json.dumps(settings["searched"]),
+                **standings[trial.trial],
                 **_trial(trial, ends.get(trial.trial, End())),
                 **_facts(trial, typed),
                 "wall_s": wall_s,
                 "attempts": count,
                 **written_by,
             }
+
+    def _standings(self, ends: Mapping[int, End]) -> dict[int, dict[str, Any]]:
+        """Return what the aims of its search say of each of its trials."""
+        last = {trial: end.metrics for trial, end in ends.items()}
+        found: dict[int, dict[str, Any]] = {}
+        for study in self.studies:
+            own = [t for t in self.trials if t.study == study.study and t.stage == "search"]
+            aims = study.aims
+            metrics: dict[str, str] = {**aims.metrics} or {self.metric: self.mode}
+            said = {"aims": json.dumps(metrics), "constraints": json.dumps(aims.limits)}
+            for trial, stands in standing(own, last, aims).items():
+                found[trial] = {**said, **stands}
+        return found
 
     def again(self, stage: Stage, ends: Mapping[int, End]) -> Iterator[dict[str, Any]]:
         """Yield a row per trial of a stage that runs configurations again, on fresh seeds."""
@@ -219,6 +236,7 @@ def _trial(trial: TrialRow, end: End) -> dict[str, Any]:
         "audited": end.audited,
         "epochs_done": end.epoch,
         **dict.fromkeys(("see", "train_s", "eval_s", "data_s"), 0.0),
+        "s_per_step": measured("s_per_step", last),
         **{columns[name]: value for name, value in last.items() if name not in _RENAMED},
         **{column: whole(last.get(name)) or 0 for name, column in _RENAMED.items()},
         f"best_{config.metric}": end.best,

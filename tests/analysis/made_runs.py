@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from test_leaderboard import folder, repeat, trial
 
@@ -15,6 +17,9 @@ from analysis.leaderboard import leaderboard
 from analysis.tables import ROW
 from analysis.verdicts import judged
 from samtune.record import tables
+from samtune.record.front import front
+
+AIMS = {"val_acc": "max", "s_per_step": "min"}
 
 
 def search(
@@ -39,10 +44,16 @@ def search(
         row |= {"trial_key": key, "space": variant, "variant": variant, "metric": "val_acc"}
         row |= {"mode": "max", "see": float(used), "knob.lr": lr, "knob.rho": rho}
         row |= {"sam_loss_gap": rho * draw.uniform(0.5, 1.0)}
+        row |= {"aims": json.dumps(AIMS), "constraints": "{}", "pareto": False}
+        row |= {"s_per_step": rho / 10, "feasible": lr < 0.5}
         row |= {"knobs_searched": '["lr", "rho"]', **changes}
         found.append(row)
     for variant in variants:
         own = [row for row in found if row["variant"] == variant and row["state"] == "completed"]
+        able = [row for row in own if row["feasible"]]
+        points = np.array([[row["val_acc"], -row["s_per_step"]] for row in able])
+        for row, first in zip(able, front(points) if able else (), strict=True):
+            row["pareto"] = bool(first)
         if own:
             best = max(own, key=lambda row: row["val_acc"])
             who = {"space": variant, "variant": variant, "metric": "val_acc", "mode": "max"}

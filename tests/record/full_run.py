@@ -39,6 +39,7 @@ SHARPNESS = {
     **{"sharp_worst_adaptive": 0.1, "sharp_samples": 9, "sharp_m": 3, "sharp_rho": 0.1},
     "sharp_bn_mode": "eval",
 }
+AIMS = {"aims": {"val_acc": "max", "see": "min"}, "constraints": {"s_per_step": 0.2}}
 TEST = {"test_loss": 0.1, "test_nll": 0.1, "test_ece": 0.1, "test_brier": 0.1, "n_test": 500}
 TEST |= dict.fromkeys(BESIDE, 0.1)
 
@@ -48,7 +49,7 @@ def make(runs: Path, name: str = "all", searches: int = 1, draws: int = 0) -> Pa
 
     With `draws` its searches are random and have so many trials more, and each stop is audited.
     """
-    settings = json.loads(STUDY["settings"]) | {"margin": 0.01}
+    settings = json.loads(STUDY["settings"]) | {"margin": 0.01, **AIMS}
     settings |= {"search_alg": "random", "searched": ["lr", "rho"]} if draws else {}
     members = [(row, search) for row in ("sgd", "sam") for search in range(searches)]
     studies = []

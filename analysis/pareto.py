@@ -1,0 +1,77 @@
+"""The Pareto front of searches with several aims, as rows and as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.board import score
+from samtune.messages import knob_list
+from samtune.record import tables
+
+
+def aims_of(trials: pd.DataFrame) -> dict[str, str]:
+    """Return the metrics of the searches, each `max` or `min`; empty where they have one.
+
+    Args:
+        trials: The trials of one question; where their searches differ, the first with several
+            metrics counts.
+    """
+    said: Iterable[str] = trials["aims"].dropna().unique() if "aims" in trials else ()
+    each = (dict(json.loads(text)) for text in said)
+    return next((a for a in each if len(a) > 1 and set(a) <= set(trials)), {})
+
+
+def front(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials on the fronts of their searches, the best by the first metric first."""
+    aims = aims_of(trials)
+    if not aims:
+        return trials.iloc[:0]
+    first, mode = next(iter(aims.items()))
+    known = trials[trials["pareto"].eq(True) & trials["aims"].eq(json.dumps(aims))]
+    known = known.sort_values(first, ascending=mode == "min", kind="stable")
+    return known.sort_values(["run", "space"], kind="stable")
+
+
+def headings(trials: pd.DataFrame) -> list[str]:
+    """Return the headings of the table of a front."""
+    aims = [f"{name} ({mode})" for name, mode in aims_of(trials).items()]
+    return ["variant", "trial", *aims, "knobs"]
+
+
+def cells(trials: pd.DataFrame) -> list[list[str]]:
+    """Return the cells of the table of a front, under `headings`."""
+    several = trials["run"].nunique() > 1
+    return [
+        [
+            f"{row['run']}/{row['space']}" if several else str(row["space"]),
+            str(row["trial"]),
+            *(score(row[name], name) for name in aims_of(trials)),
+            knobs(row),
+        ]
+        for row in front(trials).to_dict("records")
+    ]
+
+
+def knobs(trial: Any) -> str:
+    """Return the searched knobs of a trial: `lr=0.05 rho=0.5`."""
+    found = ((name, trial.get(f"knob.{name}")) for name in json.loads(trial["knobs_searched"]))
+    return knob_list({name: value for name, value in found if not pd.isna(value)})
+
+
+def read_fronts(folders: Iterable[Path]) -> list[tuple[list[str], list[list[str]]]]:
+    """Return the table of each run's front: headings and cells; nothing for one with one metric.
+
+    Raises:
+        TableError: A table cannot be read.
+    """
+    found = []
+    for folder in folders:
+        trials = tables.read(folder / "trials.parquet", "trials").to_pandas()
+        if len(front(trials)):
+            found.append((headings(trials), cells(trials)))
+    return found
