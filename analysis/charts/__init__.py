@@ -113,7 +113,7 @@ KINDS = {
         "Sharpness",
         "score of each trial against its sharpness, by the learning rate",
         sharpness.CAPTION,
-        lambda t, _: sharpness.sharpness(t["trials"]),
+        lambda t, _: sharpness.sharpness(t["trials"], t["repeats"]),
     ),
     "calibration": Kind(
         "Calibration",

@@ -11,7 +11,7 @@ from analysis.charts.svg import element, number
 
 CAPTION = (
     "Step: the best completed trial so far; its mark ends the search. On the right: the winner "
-    "on test, with its 95 % interval."
+    "on test, with its 95 % interval. Ring: the mean by which it was selected, on validation."
 )
 # More rows than these are told apart by the marks alone: their names would cover the lines.
 _NAMED = 8
@@ -33,7 +33,8 @@ def compute(trials: pd.DataFrame, board: pd.DataFrame, width: float) -> list[Pan
     tested = _tested(board)
     best = pd.concat([found["best"] for found in steps.values()])
     # What the first trials of a search reach is left below the frame.
-    values = pd.concat([best[best >= best.quantile(_WORST)], *tested.values()])
+    chosen = board["select_mean"].astype(float).dropna()
+    values = pd.concat([best[best >= best.quantile(_WORST)], chosen, *tested.values()])
     narrow = width < NARROW
     look = looks(trials["variant"])
     panel = Panel(
@@ -128,5 +129,10 @@ def _add_tests(
             bar = f"M{number(x)} {top}V{bottom}"
             panel.over.append(element("path", class_=f"{own} line bar", d=bar))
             told += f", 95 % interval {metric.shown(low)} to {metric.shown(high)}"
+        if not pd.isna(chosen := board["select_mean"].iloc[row]):
+            words = f"{board['space'].iloc[row]}: selected by {metric.shown(chosen)} on validation"
+            y = number(panel.to_y(max(float(chosen), panel.y[0])))
+            ring = f"M{number(x - 4)} {y}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0"
+            panel.over.append(element("path", class_=f"{own} hollow", d=ring, data_t=words))
         at = panel.to_x.invert(x)
         panel.over.append(panel.point(own, at, mean, "point big", 5.0, told=told))

@@ -207,6 +207,21 @@ def test_a_knob_spans_what_its_space_searched(run_tables: dict[str, pd.DataFrame
     assert lr.x_kind == "linear" and lr.x[0] > 0.09
 
 
+def test_measured_repeats_and_the_selected_mean_are_drawn(
+    run_tables: dict[str, pd.DataFrame],
+) -> None:
+    repeats, board = run_tables["repeats"], run_tables["leaderboard"]
+    repeats["sharp_lambda_max"] = [float(k + 1) ** 2 for k in range(len(repeats))]
+    board["select_mean"] = [0.95, float("nan"), 0.93]
+    ((_, tables),) = by_question(run_tables)
+    panel = KINDS["sharpness"].panels(tables, 720.0)[-1]
+    assert panel.x_kind == "log" and panel.title.endswith("15 repeats")
+    assert len(panel.marks) == 15 and "largest eigenvalue" in panel.marks[0]
+    (panel,) = KINDS["compute"].panels(tables, 720.0)
+    drawn = "".join(panel.over)
+    assert drawn.count("on validation") == 2 and "selected by 95.00" in drawn
+
+
 def test_names_cannot_add_elements(run_tables: dict[str, pd.DataFrame]) -> None:
     evil = '</text><script>alert(1)</script>"\u202e'
     for table in ("trials", "repeats", "leaderboard"):
