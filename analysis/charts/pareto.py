@@ -51,7 +51,7 @@ def _panel(trials: pd.DataFrame, x: str, y: str, aims: Mapping[str, str], line: 
     drawn = drawn.assign(best=drawn["pareto"].eq(True))
     for row in drawn.sort_values("best", kind="stable").to_dict("records"):
         size = 5.0 if row["best"] else 2.6
-        kind = "point" + (" hollow" if row["feasible"] is False else "")
+        kind = "hollow" if row["feasible"] is False else "point"
         kind += " big" if row["best"] else ""
         mark = panel.point(look[row["variant"]], row[x], row[y], kind, size, row["key"])
         panel.marks.append(mark)
