@@ -224,7 +224,8 @@ def records(board: pd.DataFrame) -> list[dict[str, Any]]:
 
 def is_accuracy(metric: str) -> bool:
     """Return True for a metric that is a share of 1 and shown in percent."""
-    return metric.split("_")[-1] in {"acc", "accuracy"}
+    plain = metric.removesuffix("_averaged").removesuffix("_sampled")
+    return plain.split("_")[-1] in {"acc", "accuracy"}
 
 
 def score(value: Any, metric: str, *, signed: bool = False) -> str:

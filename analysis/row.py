@@ -139,7 +139,8 @@ def row(
     found["between_search_sd"] = (
         statistics.between_searches(by_search) if len(by_search) >= SEARCHES else None
     )
-    found |= _of_classifier(done) | sharpness.means(done)
+    # Over the searches, if it is the metric of the search.
+    found = _of_classifier(done) | found | sharpness.means(done)
     return found | draws.columns(trials, metric, sign)
 
 

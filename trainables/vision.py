@@ -97,6 +97,11 @@ class Vision:
             optimizer = base_of(self.variant_class, base)
             optimizer.check({k: v for k, v in knobs.items() if k in optimizer.knobs})
 
+    def metrics_of(self, task: Mapping[str, Value]) -> dict[str, str]:
+        """Return the metrics that a search may improve on a task, each with `max` or `min`."""
+        averaged = {f"{name}_averaged": mode for name, mode in self.metrics.items()}
+        return self.metrics | (averaged if task["average"] != "none" else {})
+
     def check_task(self, task: Mapping[str, Value], epochs: float) -> None:
         """Check the task for trials of so many epochs.
 

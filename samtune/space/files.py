@@ -84,12 +84,14 @@ def find(reference: str | Path) -> Found:
             return Found(path.stem, spaces[path.stem], from_shipped=True)
         message = f"{_printable(text)}: {what}; `{path.stem}` alone names the shipped space"
         raise SpaceError([message])
-    near = difflib.get_close_matches(path.stem, spaces, 1)
+    # Elsewhere they are called FisherSAM or look-sam.
+    plain = {name.replace("_", ""): name for name in spaces}
+    near = difflib.get_close_matches(re.sub("[_-]", "", path.stem.lower()), plain, 1)
     message = (
         f"{_printable(text)}: {what}, and no shipped space has that name "
         f"({', '.join(spaces)}); `samtune spaces list` shows them"
     )
-    raise SpaceError([message + (f"; did you mean {near[0]!r}?" if near else "")])
+    raise SpaceError([message + (f"; did you mean {plain[near[0]]!r}?" if near else "")])
 
 
 def parse(data: bytes, source: str) -> Node:

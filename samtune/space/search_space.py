@@ -265,7 +265,7 @@ def _built(root: Node, problems: list[Problem], name: str, *, frozen: bool) -> S
     if ("points",) not in broken:
         Conditions(reader, knobs, points, section.nodes, section.faulty).check()
     task = read_task(reader, root, document)
-    metrics = declared.metrics if declared else None
+    metrics = declared.metrics_of(task) if declared else None
     Sections(reader, root, document, broken, metrics).check(knobs, points, section.faulty)
     if declared and not reader.problems:
         defaults = {k: default_of(domain) for k, domain in knobs.items()}

@@ -221,6 +221,11 @@ class Declared:
             trainable=trainable,
         )
 
+    def metrics_of(self, task: Mapping[str, Any]) -> dict[str, str]:
+        """Return what a search may improve on a task: what the trainable's own method says."""
+        asked = getattr(self.trainable, "metrics_of", None)
+        return dict(asked(task)) if callable(asked) else self.metrics
+
     def unknown_knob(self, word: str) -> str:
         """Return the reason for an unknown knob: a misspelling, or another base or variant."""
         knobs = self.knobs or {}

@@ -70,6 +70,15 @@ def test_its_words_are_known(name: str, words: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [("FisherSAM", "fisher_sam"), ("LookLayerSAM", "look_layer_sam"), ("SAM", "sam")],
+)
+def test_its_names_of_variants_are_known(name: str, meant: str) -> None:
+    with pytest.raises(SpaceError, match=f"did you mean '{meant}'"):
+        SearchSpace.load(name)
+
+
+@pytest.mark.parametrize(
     ("option", "answer"),
     [
         ("--optimizer", "a word of the space is set so: `--set base=VALUE`"),

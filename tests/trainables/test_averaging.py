@@ -13,6 +13,7 @@ from digits_trial import MEASURED, CutError, assert_bitwise_equal, config_of
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from samtune.space.search_space import SearchSpace, SpaceError
 from samtune.trial import Budget, running
 from trainables import averaging, checkpoint, vision
 from trainables.augment import Normaliser
@@ -176,3 +177,12 @@ def test_a_model_that_cannot_be_copied_is_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModelError, match=r"cannot be copied \(it holds a lock\); leave out"):
         vision.sam.make_ready({**task, "average": "ema"})
     averaging.check(nn.Linear(2, 2))
+
+
+def test_a_search_may_improve_an_average_that_there_is() -> None:
+    words = ["search.metric=val_acc_averaged"]
+    assert (
+        SearchSpace.load("sam", [*words, "task.average=ema"]).search.metric == "val_acc_averaged"
+    )
+    with pytest.raises(SpaceError, match="'val_acc_averaged' is not reported"):
+        SearchSpace.load("sam", words)
