@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from samtune.optimizers import GradientOracle, Scheduled, Variant
+from samtune.optimizers import GradientOracle, Scheduled, StepResult, Variant
 from samtune.optimizers.two_pass import Sharpened
 from samtune.trial import TrialConfig, Value, report, warn
 from trainables import checkpoint
@@ -35,6 +35,7 @@ from trainables.evaluation import (
     evaluate_samples,
     evaluate_test,
 )
+from trainables.graphs import step_graphs
 from trainables.measurement import Measurement, rebuilt
 from trainables.models import build_for
 from trainables.models.freezing import Frozen
@@ -96,6 +97,7 @@ class Trial:
         self.optimizer = make_optimizer(self.model, n_train)
         self.frozen = Frozen.of(config.task, self.model)
         self.average = Average.of(config.task, self.model)
+        self.graphs = step_graphs(config.task, self.optimizer, self.model, self.device)
         self.shared_norm = self._shared_norm()
         batch_size = min(int(config.task["batch_size"]), n_train)
         schedule = Schedule.of(config.task, float(config.knobs["lr"]))
@@ -220,7 +222,7 @@ class Trial:
             if self.shared_norm is not None:
                 self.shared_norm.on = share.copies == 1
             compare = meter.step - first_step < _COMPARED
-            result = self.optimizer.step(self._oracle(share, inputs, targets, compare))
+            result = self._step(share, inputs, targets, compare)
             self.sums.add(result, targets, share.copies)
 
             seconds = clock.lap()
@@ -265,6 +267,16 @@ class Trial:
             else:
                 yield share, self.augment(images, share.rows, share.count), labels
 
+    def _step(
+        self, share: RankShare, inputs: Tensor, targets: Tensor, compare: bool
+    ) -> StepResult:
+        if self.graphs is None:
+            made: StepResult = self.optimizer.step(self._oracle(share, inputs, targets, compare))
+            return made
+        return self.graphs.step(
+            lambda x, y: self._oracle(share, x, y, compare), inputs, targets, compare
+        )
+
     def _oracle(
         self, share: RankShare, inputs: Tensor, targets: Tensor, compare: bool
     ) -> GradientOracle:
@@ -281,6 +293,8 @@ class Trial:
             ddp=self.ranks.group,
             sync_perturbation=together,
             compare=compare,
+            # What draws random numbers is refused.
+            replay_rng=self.graphs is None,
         )
 
     def _order(self) -> Tensor:
@@ -397,7 +411,7 @@ class Trial:
 
     def _rho(self) -> float | None:
         """Return the radius of the last step, which a schedule may have changed."""
-        return self.optimizer.radius if isinstance(self.optimizer, Scheduled) else None
+        return max(self.optimizer.radii) if isinstance(self.optimizer, Scheduled) else None
 
     def _facts(self) -> dict[str, Value]:
         # No CPU operation used here depends on timing, but a budget of seconds does.

@@ -157,6 +157,14 @@ _KNOBS = (
         source="torch's option for inductor",
     ),
     Knob(
+        name="graph",
+        kind=bool,
+        default=False,
+        doc="a CUDA graph of the whole step: the host launches it at once, which pays where the "
+        "GPU waits for the host. Not for ae_sam, dropout and fp16; not measured on a GPU yet",
+        source="trainables/graphs.py",
+    ),
+    Knob(
         name="deterministic",
         kind=bool,
         default=False,

@@ -48,6 +48,7 @@ from samtune.trial import TrialConfig, Value
 from trainables import averaging
 from trainables.data import DataError, doubts, make_ready
 from trainables.device import deterministic, no_gpu
+from trainables.graphs import GraphError, refusal
 from trainables.loop import Trial
 from trainables.measurement import Measurement, of_checkpoint
 from trainables.models import build_for, external, freezing
@@ -106,8 +107,11 @@ class Vision:
         """Check the task for trials of so many epochs.
 
         Raises:
-            KnobError: The warm-up takes the whole trial, or nothing is frozen that could thaw.
+            KnobError: The warm-up takes the whole trial, nothing is frozen that could thaw, or
+                `graph` excludes another word.
         """
+        if (why := refusal(task, workers=1)) is not None:
+            raise KnobError(why)
         if not freezing.frozen_for_good(task) and not freezing.patterns(task):
             raise KnobError(
                 f"unfreeze_at is {task['unfreeze_at']:g} and nothing is frozen; name parameters "
@@ -184,6 +188,8 @@ class Vision:
                 "task.compile cannot go with BatchNorm over several workers; "
                 "set task.batch_norm to local, or task.compile to false"
             )
+        if (why := refusal(task, config.workers)) is not None:
+            raise GraphError(f"task.{why}")
         with deterministic(bool(task["deterministic"])), Ranks.joined(config.workers) as ranks:
             Trial(config, lambda model, n: self._optimizer(model, n, config), ranks).run()
 

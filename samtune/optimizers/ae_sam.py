@@ -67,6 +67,10 @@ class AESAM(Adaptive):
         """Return the passes if half of the steps have a second one."""
         return 1.5, 1.5
 
+    def uncaptured(self) -> str | None:
+        """Return why a CUDA graph cannot hold this variant's steps."""
+        return "it looks at each gradient to decide whether the step perturbs"
+
     def sharp(self, oracle: GradientOracle) -> Gradients:
         """Return h, or g if it is small."""
         g = self.gradient(oracle)

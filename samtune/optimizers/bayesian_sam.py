@@ -262,7 +262,14 @@ class BayesianSAM(Scheduled):
         ]
         torch._foreach_add_(d, w, alpha=delta)
         torch._foreach_lerp_(gm, d, 1 - self.value_in(group, "beta1"))
-        torch._foreach_addcdiv_(w, gm, s, value=-float(group["lr"]))
+        lr = group["lr"]
+        if isinstance(lr, Tensor):
+            # As `value` the host would have to know it.
+            step = torch._foreach_div(gm, s)
+            torch._foreach_mul_(step, lr)
+            torch._foreach_sub_(w, step)
+        else:
+            torch._foreach_addcdiv_(w, gm, s, value=-float(lr))
         torch._foreach_mul_(a, torch._foreach_sqrt(s))
         torch._foreach_add_(a, self.value_in(group, "damping") + delta)
         torch._foreach_lerp_(s, a, 1 - self.value_in(group, "beta2"))

@@ -71,6 +71,12 @@ class ESAM(Adaptive):
         gamma = knobs["gamma"]
         return 1 + (gamma < 1) + gamma, 1 + gamma
 
+    def uncaptured(self) -> str | None:
+        """Return why a CUDA graph cannot hold this variant's steps."""
+        if self.swp_mode == "tensor" and self.beta < 1:
+            return "swp_mode: tensor chooses other tensors in each step"
+        return super().uncaptured()
+
     def sharp(self, oracle: GradientOracle) -> Gradients:
         """Return grad L_B+(w + eps)."""
         d, factor = self._ascent(oracle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -102,6 +102,11 @@ class LookSAM(Sharpened):
         v = [None if d is None else old for d, old in zip(g, self.memory["v"], strict=True)]
         return plus(g, v, share * global_norm(g) / self.memory["length"])
 
+    def kind(self) -> Hashable:
+        """Return whether the next step refreshes g_v, for each chunk."""
+        chunks = self.memory.get("chunks") or [self.memory]
+        return tuple(memory.get("t", 0) % self.k == 0 for memory in chunks)
+
     def ascent(self, g: Gradients, square: Tensor | None = None) -> Ascent:
         """Return eps by this variant's equations.
 
@@ -173,6 +178,12 @@ class LookLayerSAM(LookSAM):
         source="global: the paper as third parties have it, grows as training converges",
     )
 
+    def uncaptured(self) -> str | None:
+        """Return why a CUDA graph cannot hold this variant's steps."""
+        if self.rho_schedule != "constant":
+            return "its radius is a number for each layer, which a rho_schedule would change"
+        return super().uncaptured()
+
     def ascent(self, g: Gradients, square: Tensor | None = None) -> Ascent:
         """Return eps_l for each tensor: rho, and a factor of its own."""
         pairs = [(w, d) for w, d in zip(self.weights, g, strict=True) if d is not None]
@@ -189,7 +200,7 @@ class LookLayerSAM(LookSAM):
             torch._foreach_mul_(of_g, length if whole is None else whole.sqrt())
         torch._foreach_div_(of_weights, of_g)
         shares = iter(of_weights)
-        return g, (self.radius, [None if d is None else next(shares) for d in g])
+        return g, (max(self.radii), [None if d is None else next(shares) for d in g])
 
 
 def _noise(dtype: torch.dtype) -> float:

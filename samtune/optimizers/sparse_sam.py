@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,14 @@ class SparseSAM(SAM):
         doc="samples whose gradients make the Fisher mask, a pass each",
         source="Sparse SAM's code: 16 to 128",
     )
+
+    def kind(self) -> Hashable | None:
+        """Return the kind of the next step, None where it updates M."""
+        if not self.sparsity or not self._perturbs(self.memory.get("turn", 0)):
+            return super().kind()
+        chunks = self.memory.get("chunks") or [self.memory]
+        due = any(memory.get("age", 0) % self.update_freq == 0 for memory in chunks)
+        return None if due else super().kind()
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
         """Return eps = M * rho g / ||g||."""

@@ -75,13 +75,15 @@ def _fused(tensors: Iterable[Tensor]) -> bool:
     return all(t.is_cpu and t.dtype in _FUSED_ON_CPU for t in tensors)
 
 
-def along(d: Gradients, length: float) -> tuple[Gradients, Tensor]:
+def along(d: Gradients, length: float | Tensor) -> tuple[Gradients, Tensor]:
     """Return length d / ||d|| as direction and factor; it is 0 where d is zero."""
     return d, over(length, global_norm(d))
 
 
-def over(length: float, norm: Tensor) -> Tensor:
+def over(length: float | Tensor, norm: Tensor) -> Tensor:
     """Return length / (norm + TAU)."""
+    if isinstance(length, Tensor):
+        return length.to(norm) / (norm + TAU)
     # A Python number would cost a launch of its own.
     return torch.tensor(length, dtype=norm.dtype, device="cpu") / (norm + TAU)
 

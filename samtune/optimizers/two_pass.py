@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -49,6 +49,7 @@ class Scheduled(Variant):
         doc="radius at the end of the schedule; constant does not use it",
         source="GSAM paper, table 4: 0 to 0.2, or half of the first radius",
     )
+    held_radius: Tensor | None = field(default=None, init=False, repr=False)
     _first_lrs: list[float] = field(default_factory=list, init=False, repr=False)
     _warned: bool = field(default=False, init=False, repr=False)
 
@@ -58,9 +59,12 @@ class Scheduled(Variant):
         return cls.radius_knob, "rho_schedule", "rho_min"
 
     @property
-    def radius(self) -> float:
-        """The radius rho_t at this point of the schedule, the largest of all groups."""
-        return max(self.radii)
+    def radius(self) -> float | Tensor:
+        """The radius rho_t at this point of the schedule, the largest of all groups.
+
+        It is a tensor of shape () inside a step whose numbers are held, see `Held`.
+        """
+        return max(self.radii) if self.held_radius is None else self.held_radius
 
     @property
     def radii(self) -> list[float]:
@@ -256,11 +260,18 @@ class TwoPass(Sharpened):
     def direction(self, oracle: GradientOracle) -> Gradients:
         """Return `sharp` in the last step of each interval, and the gradient at w in others."""
         if self.interval > 1:
-            turn = self.memory.get("turn", 0) % self.interval
+            turn = self.memory.get("turn", 0)
             self.memory["turn"] = turn + 1
-            if turn < self.interval - 1:
+            if not self._perturbs(turn):
                 return self.gradient(oracle)
         return super().direction(oracle)
+
+    def kind(self) -> Hashable:
+        """Return whether the next step perturbs."""
+        return self._perturbs(self.memory.get("turn", 0))
+
+    def _perturbs(self, turn: int) -> bool:
+        return turn % self.interval == self.interval - 1
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         """Return grad L_B(w + eps) with eps = ascent(grad L_B(w))."""

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, NoReturn
@@ -105,6 +105,7 @@ class Variant(torch.optim.Optimizer, ABC):
     """State for the next step: numbers, tensors, and lists in the order of `weights`."""
     progress: float = field(default=0.0, init=False, repr=False)
     lr_share: float | None = field(default=None, init=False, repr=False)
+    seeded: bool = field(default=False, init=False, repr=False)
     _generators: dict[torch.device, torch.Generator] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -242,8 +243,10 @@ class Variant(torch.optim.Optimizer, ABC):
 
         Each call seeds it anew. Without words the seed depends on the number of calls so far,
         which `memory` keeps: a resumed run draws the same numbers, and so does the step after a
-        skipped one.
+        skipped one. A step that is `seeded` draws from the generator as it is.
         """
+        if self.seeded:
+            return self._generators[device]
         if not words:
             words = ("draw", self.memory.get("draws", 0))
             self.memory["draws"] = self.memory.get("draws", 0) + 1
@@ -252,6 +255,28 @@ class Variant(torch.optim.Optimizer, ABC):
         if device not in self._generators:
             self._generators[device] = torch.Generator(device)
         return self._generators[device].manual_seed(mixed)
+
+    def uncaptured(self) -> str | None:
+        """Return why a CUDA graph cannot hold this variant's steps; None if it can.
+
+        A class of your own has to answer by itself. Its steps must not depend on data, nor on
+        numbers in `memory` other than counts that grow by the same amount in steps of one `kind`.
+        """
+        name = type(self).__name__
+        if not type(self).__module__.startswith("samtune."):
+            return f"{name} does not say by a method `uncaptured` of its own that they may be"
+        if self.bases and not all(group.get("fused") for group in self.base.param_groups):
+            base = type(self.base).__name__
+            return f"its base, {base}, is none of {', '.join(Variant.bases)}"
+        return None
+
+    def kind(self) -> Hashable | None:
+        """Return what tells the operations of the next step from those of others.
+
+        Steps of equal kind, with `memory` in the same form, make the same ones. None is a step
+        that no CUDA graph can hold.
+        """
+        return ()
 
     def gradient(self, oracle: GradientOracle, index: Index | None = None) -> Gradients:
         """Return the gradient at the current weights, a new tensor for each of `weights`.

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
@@ -88,5 +89,10 @@ class WSAM(SAM):
                 if s is not None
             ]
             if pairs:
-                alpha = -float(group["lr"])
-                torch._foreach_add_([w for w, _ in pairs], [s for _, s in pairs], alpha=alpha)
+                w, s = [w for w, _ in pairs], [s for _, s in pairs]
+                lr = group["lr"]
+                if isinstance(lr, Tensor):
+                    # As `alpha` the host would have to know it.
+                    torch._foreach_sub_(w, torch._foreach_mul(s, lr))
+                else:
+                    torch._foreach_add_(w, s, alpha=-float(lr))

@@ -45,8 +45,8 @@ OF_THE_MODEL = {"model", "dropout", "weights"}
 """The last two in tests/trainables/test_pretrained.py."""
 # How, and not what, is computed: the same but for rounding, so the record has to tell.
 FACTS = {"memory_format": ("channels_last", "channels_last"), "compile": (True, "compiled")}
-OF_THE_DEVICE = {"combo_kernels", "deterministic"}
-"""tests/trainables/test_precision.py has them."""
+OF_THE_DEVICE = {"combo_kernels", "deterministic", "graph"}
+"""tests/trainables/test_compilation.py, test_precision.py and test_graphs.py have them."""
 OF_TEST_IMAGES = {"corruption", "severity"}
 """Of cifar10 and cifar100 alone; tests/trainables/test_datasets.py has them."""
 OF_GROUPS = {"batch_norm", "sync_perturbation"}

@@ -11,9 +11,12 @@ static unsigned long long capture_id;
 
 static void *handle(void) { return calloc(1, 64); }
 
+/* How strict CUDA is with this thread while a stream is captured. */
+static __thread enum cudaStreamCaptureMode strictness = cudaStreamCaptureModeGlobal;
+
 /* A graph cannot contain a wait of the host: CUDA ends the capture with an error. */
-static cudaError_t wait(void) {
-    if (fake_capturing) {
+static cudaError_t wait(int for_others) {
+    if (fake_capturing && !(for_others && strictness == cudaStreamCaptureModeRelaxed)) {
         count(REFUSED);
         return cudaErrorStreamCaptureUnsupported;
     }
@@ -40,9 +43,9 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaSuccess; }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
     return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return wait(); }
-cudaError_t cudaDeviceSynchronize(void) { return wait(); }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return wait(); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return wait(stream != captured); }
+cudaError_t cudaDeviceSynchronize(void) { return wait(0); }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) { return wait(0); }
 
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
     *event = handle();
@@ -109,6 +112,9 @@ cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNo
     return cudaSuccess;
 }
 cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode) {
+    enum cudaStreamCaptureMode before = strictness;
+    strictness = *mode;
+    *mode = before;
     return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph,

@@ -1,0 +1,215 @@
+"""Steps that a CUDA graph makes, on the CPU: each is made again with what the host knew before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from problems import DATA_DEPENDENT, batches, loss_fn, make, norm_net, seeded, weights
+from torch import Tensor, nn
+
+from samtune.optimizers import SAM, VARIANTS, GradientOracle, StepResult, Variant
+from samtune.optimizers.knobs import KnobError
+from samtune.trial import Budget, Seeds, TrialConfig, running
+from trainables import graphs, vision
+from trainables.graphs import GraphError, StepGraphs
+
+CAPTURED = [name for name in VARIANTS if name not in DATA_DEPENDENT]
+MORE: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in CAPTURED),
+    ("sam", {"interval": 3}),
+    ("sam", {"m": 5}),
+    ("asam", {"clip": 0.1, "params": "norm"}),
+    ("look_sam", {"k": 2, "m": 8}),
+    ("sparse_sam", {"update_freq": 4}),
+    ("sparse_sam", {"update_freq": 4, "interval": 2, "m": 8}),
+    ("wsam", {"decouple": False}),
+    ("esam", {"gamma": 1.0, "m": 8}),
+]
+# Rounded in another order than with numbers of the host, in float64: a few last bits.
+OTHERWISE = {"wsam", "bayesian_sam"}
+# Draws that are numbered by steps, where the host's are numbered by draws.
+DRAWN = {"esam", "bayesian_sam"}
+
+
+class Remade:
+    """Records a step as a CUDA graph does: what the host knew stays in it for good."""
+
+    def __init__(self, optimizer: Variant) -> None:
+        self.optimizer = optimizer
+        self.counts: Counter[str] = Counter()
+
+    def __call__(
+        self, step: Callable[[], StepResult], generator: torch.Generator
+    ) -> tuple[StepResult, Callable[[], None]]:
+        optimizer = self.optimizer
+        frozen = {**vars(optimizer), "memory": dict(optimizer.memory)}
+        # A graph makes no step while it is captured.
+        result = step()
+        self.counts["captured"] += 1
+        made = True
+
+        def replay() -> None:
+            nonlocal made
+            self.counts["replayed"] += not made
+            if made:
+                made = False
+                return
+            words = ("memory", "progress", "lr_share")
+            now = {word: value for word, value in vars(optimizer).items() if word in words}
+            vars(optimizer).update({**frozen, "memory": dict(frozen["memory"])})
+            again = step()
+            vars(optimizer).update(now)
+            for old, new in zip(tensors(result), tensors(again), strict=True):
+                old.copy_(new)
+
+        return result, replay
+
+
+def tensors(result: StepResult) -> list[Tensor]:
+    found = (result.loss, result.outputs, result.sharp_loss, result.cosine)
+    return [t for t in found if t is not None]
+
+
+def train(
+    name: str, knobs: dict[str, Any], how: str, *, base: str | None = None, thaw: bool = False
+) -> tuple[Tensor, list[Tensor], Counter[str]]:
+    """Some steps by rates and radii that change, with a small batch in each four."""
+    if "rho_schedule" in VARIANTS[name].knobs() and name != "look_layer_sam":
+        knobs = {"rho_schedule": "linear", **knobs}
+    model = seeded(norm_net)
+    variant = make(name, model, base, **knobs)
+    remade, losses = Remade(variant), []
+    steps = None if how == "plain" else StepGraphs(variant, model, remade)
+    if how == "held":
+        steps._graphs = dict.fromkeys(range(99))
+
+    def oracle(x: Tensor, y: Tensor) -> GradientOracle:
+        return GradientOracle(model, x, y, loss_fn, compare=True)
+
+    first = variant.base.param_groups[0]["lr"]
+    # Some have steps of many kinds.
+    count = 40 if name.startswith(("look_", "sparse")) else 14
+    for n, (x, y) in enumerate(batches(count)):
+        model[0].requires_grad_(not thaw or n > 6)
+        model[1].train(not thaw or n > 6)
+        x, y = (x[:7], y[:7]) if n % 4 == 3 else (x, y)
+        variant.set_progress(n / count)
+        variant.base.param_groups[0]["lr"] = first * (1 - n / 50)
+        result = variant.step(oracle(x, y)) if steps is None else steps.step(oracle, x, y)
+        losses.append(torch.stack([t.mean() for t in tensors(result)]))
+    assert not isinstance(variant.base.param_groups[0]["lr"], Tensor)
+    return weights(model), losses, remade.counts
+
+
+@pytest.mark.parametrize(("name", "knobs"), MORE, ids=str)
+def test_a_captured_step_is_the_usual_one(name: str, knobs: dict[str, Any]) -> None:
+    """Rates, radii, draws and memory go on, though the host's part of the step is not run."""
+    held, losses, _ = train(name, knobs, "held")
+    found, again, counts = train(name, knobs, "captured")
+    assert torch.equal(found, held)
+    assert all(torch.equal(a, b) for a, b in zip(again, losses, strict=True))
+    assert counts["captured"] >= 1 and counts["replayed"] >= 4
+    if name in DRAWN:
+        return
+    plain, _, _ = train(name, knobs, "plain")
+    if name in OTHERWISE:
+        torch.testing.assert_close(held, plain, rtol=1e-12, atol=1e-14)
+    elif name != "sparse_sam":
+        # A mask that is updated draws other numbers.
+        assert torch.equal(held, plain)
+
+
+def test_a_captured_step_on_adamw() -> None:
+    held, plain = (train("sam", {}, how, base="adamw")[0] for how in ("held", "plain"))
+    found, _, counts = train("sam", {}, "captured", base="adamw")
+    assert counts["replayed"] >= 4
+    assert torch.equal(found, held)
+    assert torch.equal(found, plain)
+
+
+def test_a_part_of_the_model_thaws_between_captured_steps() -> None:
+    held, plain = (train("sam", {}, how, thaw=True)[0] for how in ("held", "plain"))
+    found, _, counts = train("sam", {}, "captured", thaw=True)
+    assert counts["captured"] >= 2
+    assert torch.equal(found, held)
+    assert torch.equal(found, plain)
+
+
+def test_a_graph_is_refused_in_a_sentence() -> None:
+    class Own(SAM):
+        pass
+
+    model = nn.Sequential(nn.Linear(6, 3)).double()
+    momentum = torch.optim.SGD(model.parameters(), 0.1, fused=True)
+    wrong: list[tuple[Variant, str]] = [
+        (make("ae_sam", model), "ae_sam: it looks at each gradient"),
+        (make("esam", model, swp_mode="tensor"), "swp_mode: tensor chooses other tensors"),
+        (make("look_layer_sam", model, rho_schedule="lr"), "its radius is a number"),
+        (SAM(torch.optim.NAdam(model.parameters(), 0.1)), "its base, NAdam, is none of sgd"),
+        (Own(momentum), "Own does not say by a method `uncaptured`"),
+    ]
+    for variant, sentence in wrong:
+        with pytest.raises(GraphError, match=sentence):
+            StepGraphs(variant, model, Remade(variant))
+
+
+def test_a_model_that_draws_and_a_step_that_waits_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    variant = make("sam", model)
+    [(x, y)] = batches(1)
+
+    def oracle(x: Tensor, y: Tensor) -> GradientOracle:
+        return GradientOracle(model, x, y, loss_fn, replay_rng=False)
+
+    with pytest.raises(GraphError, match=r"task\.graph: the model draws random numbers"):
+        StepGraphs(variant, model, Remade(variant)).step(oracle, x, y)
+
+    def fails(*_: object) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors")
+
+    model = nn.Sequential(nn.Linear(6, 3)).double()
+    variant = make("sam", model)
+    steps = StepGraphs(variant, model, fails)
+    steps.step(oracle, x, y)
+    steps.step(oracle, x, y)
+    with pytest.raises(
+        GraphError, match=r"sam could not be captured: operation not .* capturing; "
+    ):
+        steps.step(oracle, x, y)
+
+
+def test_the_words_that_exclude_a_graph() -> None:
+    config = TrialConfig(
+        trainable="trainables.vision:sam",
+        variant="sam",
+        base="sgd",
+        knobs={},
+        task={"graph": True},
+        budget=Budget("epochs", 1),
+        seeds=Seeds(1, 2, 3),
+    )
+    wrong = {
+        r"task\.graph: a CUDA graph needs a GPU": config,
+        r"task\.graph: the loss scaler": replace(
+            config, task={"graph": True, "precision": "fp16"}
+        ),
+        r"task\.graph: the steps of several workers": replace(config, workers=2),
+    }
+    for sentence, trial in wrong.items():
+        with running(trial, print), pytest.raises(GraphError, match=sentence):
+            vision.sam(trial)
+    words = {word: knob.default for word, knob in vision.sam.task.items()}
+    with pytest.raises(KnobError, match="graph: the loss scaler of precision fp16"):
+        vision.sam.check_task({**words, "graph": True, "precision": "fp16"}, 10)
+
+
+def test_too_many_kinds_of_steps_are_made_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_MOST", 1)
+    found, _, counts = train("sam", {}, "captured")
+    assert counts["captured"] == 1
+    assert torch.equal(found, train("sam", {}, "plain")[0])

@@ -1,0 +1,201 @@
+"""Whole steps as CUDA graphs: the host launches one graph in place of some hundred kernels."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.torch_version import TorchVersion
+
+from samtune.errors import SamtuneError
+from samtune.optimizers import GradientOracle, StepResult, Variant
+from samtune.optimizers.held import Form, Held, form, moved_on
+from samtune.optimizers.randomness import generators
+from samtune.trial import Value
+
+MakeOracle = Callable[[Tensor, Tensor], GradientOracle]
+"""Returns the oracle of a batch: inputs and targets."""
+Replay = Callable[[], None]
+Record = Callable[[Callable[[], StepResult], torch.Generator], tuple[StepResult, Replay]]
+"""Records a step without making it; returns its result's tensors, and what makes the step."""
+
+# Steps of a kind before it is captured: they make the optimizer's state and choose convolutions.
+_FIRST = 2
+# Graphs of a trial. Each keeps the memory of its results.
+_MOST = 16
+
+
+class GraphError(SamtuneError):
+    """The task asks for steps as CUDA graphs, and these steps cannot be."""
+
+    exit_code = 5
+
+
+@dataclass
+class _Captured:
+    """A step of one kind: where it reads its batch, what it gives, how the memory changes."""
+
+    inputs: Tensor
+    targets: Tensor
+    result: StepResult
+    replay: Replay
+    before: dict[str, Any]
+    after: dict[str, Any]
+    form: Form
+
+
+class StepGraphs:
+    """Makes the steps of a trial, and captures each kind of them once.
+
+    Steps are of one kind if their batches have one shape and the variant makes the same
+    operations in them. The first steps of a kind, and those that no graph can hold, are made as
+    usual, by the same numbers: no result depends on which steps were captured.
+
+    Args:
+        optimizer: the variant.
+        model: what its oracles differentiate.
+        record: captures a step.
+
+    Raises:
+        GraphError: the variant's steps cannot be captured.
+    """
+
+    def __init__(self, optimizer: Variant, model: nn.Module, record: Record) -> None:
+        if (why := optimizer.uncaptured()) is not None:
+            raise GraphError(f"task.graph: no graph can hold a step of {optimizer.name}: {why}")
+        self._optimizer = optimizer
+        self._modules = [*model.modules()]
+        self._record = record
+        self._held = Held(optimizer)
+        self._form: Form | None = None
+        self._seen: Counter[Hashable] = Counter()
+        self._graphs: dict[Hashable, _Captured] = {}
+
+    def step(
+        self, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor, *words: Hashable
+    ) -> StepResult:
+        """Make a step; the next one overwrites its result.
+
+        Args:
+            make_oracle: returns the oracle of a batch, which depends on nothing else.
+            inputs: the inputs of the model.
+            targets: the targets of the loss.
+            words: what else tells this kind of step from others.
+
+        Raises:
+            GraphError: the step cannot be captured.
+        """
+        turn = self._optimizer.kind()
+        self._held.fill()
+        if self._form is None:
+            self._form = form(self._optimizer.memory)
+        # Parameters may thaw during a trial, and their BatchNorm then trains again.
+        trained = tuple(p.requires_grad for p in self._optimizer.parameters)
+        modes = tuple(module.training for module in self._modules)
+        kind = inputs.shape, targets.shape, targets.dtype, words, turn, trained, modes, self._form
+        found = self._graphs.get(kind)
+        self._seen[kind] += 1
+        if found is None and (turn is None or len(self._graphs) >= _MOST):
+            result = self._made(make_oracle, inputs, targets)
+        elif found is None and self._seen[kind] <= _FIRST:
+            result = self._watched(make_oracle, inputs, targets)
+        else:
+            if found is None:
+                found = self._graphs[kind] = self._captured(make_oracle, inputs, targets)
+            else:
+                found.inputs.copy_(inputs)
+                found.targets.copy_(targets)
+                now = self._optimizer.memory
+                self._optimizer.memory = moved_on(found.before, found.after, now)
+            found.replay()
+            result, self._form = found.result, found.form
+        return result
+
+    def _made(self, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor) -> StepResult:
+        with self._held.numbers():
+            result: StepResult = self._optimizer.step(make_oracle(inputs, targets))
+        self._held.settle()
+        self._form = form(self._optimizer.memory)
+        return result
+
+    def _watched(self, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor) -> StepResult:
+        """Make a step, and refuse a model that draws random numbers in it."""
+        found = generators(self._modules, {inputs.device})
+        before = [_comparable(generator.read()) for generator in found]
+        result = self._made(make_oracle, inputs, targets)
+        if before != [_comparable(generator.read()) for generator in found]:
+            raise GraphError(
+                "task.graph: the model draws random numbers in its passes, as dropout does, and "
+                "the second pass of a graph could not draw them again; set task.graph to false"
+            )
+        return result
+
+    def _captured(self, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor) -> _Captured:
+        inputs, targets = inputs.clone(), targets.clone()
+        before = dict(self._optimizer.memory)
+        try:
+            result, replay = self._record(
+                lambda: self._made(make_oracle, inputs, targets), self._held.generator
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise GraphError(
+                f"task.graph: a step of {self._optimizer.name} could not be captured: "
+                f"{str(error).splitlines()[0]}; set task.graph to false"
+            ) from error
+        after = dict(self._optimizer.memory)
+        return _Captured(inputs, targets, result, replay, before, after, form(after))
+
+
+class OnCuda:
+    """Captures steps as CUDA graphs that share memory: they run one after another."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(
+        self, step: Callable[[], StepResult], generator: torch.Generator
+    ) -> tuple[StepResult, Replay]:
+        """Capture a step."""
+        graph = torch.cuda.CUDAGraph()
+        if TorchVersion(torch.__version__) < "2.14":
+            # Later versions find by themselves which generators a graph draws from.
+            graph.register_generator_state(generator)
+        # Threads that read images or write a checkpoint go on meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = step()
+        return result, graph.replay
+
+
+def step_graphs(
+    task: Mapping[str, Value], optimizer: Variant, model: nn.Module, device: torch.device
+) -> StepGraphs | None:
+    """Return what makes the steps of a trial, None where the task does not ask for graphs.
+
+    Raises:
+        GraphError: its steps cannot be captured.
+    """
+    if not task["graph"]:
+        return None
+    if device.type != "cuda":
+        raise GraphError("task.graph: a CUDA graph needs a GPU; set resources.gpus, or remove it")
+    return StepGraphs(optimizer, model, OnCuda())
+
+
+def refusal(task: Mapping[str, Value], workers: int) -> str | None:
+    """Return why a task's steps cannot be captured, whatever the variant; None if they can."""
+    if task["graph"] and task["precision"] == "fp16":
+        return "graph: the loss scaler of precision fp16 looks at each gradient; use bf16"
+    if task["graph"] and workers > 1:
+        return "graph: the steps of several workers exchange gradients; set resources.workers to 1"
+    return None
+
+
+def _comparable(state: object) -> bytes:
+    return state.numpy().tobytes() if isinstance(state, Tensor) else pickle.dumps(state)
