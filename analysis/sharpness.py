@@ -7,12 +7,14 @@ rate only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.descriptive import kendall_in_bins
-from analysis.tables import on_test
+from analysis.tables import QUESTION, on_test, read
 
 MEASURES = ("sharp_lambda_max", "sharp_trace", "sharp_worst_rho", "sharp_worst_adaptive")
 SETTINGS = ("sharp_samples", "sharp_m", "sharp_rho", "sharp_bn_mode")
@@ -38,6 +40,49 @@ def means(repeats: pd.DataFrame) -> dict[str, Any]:
         **{f"{name}_mean": None if pd.isna(mean) else mean for name, mean in figures.items()},
         **{name: settings[name].iloc[0] for name in SETTINGS},
     }
+
+
+def taus(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return the relation of sharpness and test score for each question of several runs.
+
+    Args:
+        folders: Folders that hold the tables of a run each.
+
+    Returns:
+        The columns `QUESTION` and those of `against_score`; empty where nothing was measured.
+
+    """
+    found = []
+    read_ = [(folder, read(folder, "repeats")) for folder in dict.fromkeys(folders)]
+    measured = [(folder, own) for folder, own in read_ if "sharp_lambda_max" in own]
+    measured = [(f, own) for f, own in measured if own["sharp_lambda_max"].notna().any()]
+    if measured:
+        trials = pd.concat([read(folder, "trials") for folder, _ in measured])
+        repeats = pd.concat([own for _, own in measured])
+        for question, own in repeats.groupby(QUESTION, dropna=False):
+            asked = dict(zip(QUESTION, question, strict=True))
+            found += [asked | row for row in against_score(trials, own)]
+    return pd.DataFrame(found, columns=[*QUESTION, "measure", "lr_lo", "lr_hi", "n", "tau"])
+
+
+def sentence(found: pd.DataFrame) -> str:
+    """Return the relation for one question in words; empty where nothing is known.
+
+    Args:
+        found: Rows of `taus`, of one question.
+
+    """
+    parts = []
+    for name, own in found.dropna(subset=["tau"]).groupby("measure", sort=False):
+        each = ", ".join(f"{tau:+.2f}" for tau in own["tau"])
+        parts.append(f"{str(name).removeprefix('sharp_')} {each}")
+    if not parts:
+        return ""
+    bins = found["lr_lo"].nunique()
+    where = "" if bins == 1 else f" in {bins} bins of the learning rate, the lowest first"
+    return (
+        f"Sharpness ranks nothing; Kendall's tau with the test score{where}: {'; '.join(parts)}."
+    )
 
 
 def against_score(trials: pd.DataFrame, repeats: pd.DataFrame) -> list[dict[str, Any]]:

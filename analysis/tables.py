@@ -23,7 +23,7 @@ _NEEDED = (
     *("tie_margin", "search_alg", "scheduler", "knobs_searched", "config_json", "config_sha"),
     *("trial", "trial_key", "state", "feasible", "origin", "see", "peak_rss_mb"),
     *("source_trial_key", "rank_in_search", "seed_bundle", "plan", "with_search"),
-    *("n_test", "train_s", "knob.rho", "first_rung_value", "audited"),
+    *("n_test", "train_s", "knob.lr", "knob.rho", "first_rung_value", "audited"),
 )
 
 

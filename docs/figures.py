@@ -35,6 +35,41 @@ def _calibration(*words: str) -> float:
     return max(cell[word] for cell in cells for word in words if word in cell)
 
 
+def _cells(*words: str) -> dict[str, Any]:
+    """Return the cells of the calibration that have one of the words in their name."""
+    cells = _result("calibration")["cells"]
+    return {name: cell for name, cell in cells.items() if any(word in name for word in words)}
+
+
+def _families() -> str:
+    """Return the largest share of boards with a false verdict, by noise and correlation."""
+    plans = ("fixed 5", "fixed 10", "until decided")
+    noises = {
+        "gaussian": "normal",
+        "skewed": "skewed",
+        "unequal": "normal, sd of the rows from 0.5 to 2",
+    }
+    rows = []
+    for noise, shown in noises.items():
+        for rho in ("0", "0.3", "0.7"):
+            found = [*_cells(f"{noise}, rho {rho},").values()]
+            worst = [f"{100 * max(cell[plan] for cell in found):.1f} %" for plan in plans]
+            ranks = f"{100 * min(cell['least rank coverage'] for cell in found):.1f} %"
+            rows.append((shown, rho, *worst, ranks))
+    heads = ("noise", "correlation", "5 seeds", "10 seeds", "until decided", "ranks cover")
+    return f"\n\n{table(heads, rows)}\n"
+
+
+def _task_coverage() -> str:
+    found = _cells("coverage over").values()
+    return f"{100 * min(found):.1f} to {100 * max(found):.1f} %"
+
+
+def _power_distance() -> str:
+    cells = _cells("power at").values()
+    return f"{100 * max(abs(each['simulated'] - each['computed']) for each in cells):.1f} points"
+
+
 def _rule(name: str, figure: str) -> float:
     (found,) = [rule for rule in _result("rungs")["rules"] if rule["rule"] == name]
     return float(found[figure]["mean"])
@@ -129,6 +164,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "missed-at-40": lambda: f"{100 * _rule('stop 8 x 2', 'missed'):.1f} %",
     "missed-at-10": lambda: f"{100 * _rule('stop 2 x 3, tolerance 1', 'missed'):.0f} %",
     "costs": _costs,
+    "families": _families,
+    "power-distance": _power_distance,
+    "task-coverage": _task_coverage,
     "monte-carlo": lambda: f"{100 * _result('calibration')['monte_carlo_error']:.2f} %",
     "power": _power,
     "rungs": _rungs,

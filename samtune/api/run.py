@@ -17,6 +17,7 @@ from samtune.messages import nearest
 from samtune.record.folder import RunError, is_locked
 from samtune.record.record import Record
 from samtune.sweep.stop import ask_to_stop, withdraw
+from samtune.terminal import say
 from samtune.views.best import python, space_file, winner_of
 from samtune.views.status import status_of
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from analysis.charts.palette import Theme
     from analysis.charts.sample import By
     from samtune.api.report import Page
+    from samtune.api.sharpness import Settings
     from samtune.api.stages import Ended
 
 _LOOK_S = 0.2
@@ -287,6 +289,30 @@ class Run:
         asked = Asked(True, top, seeds, until_decided, max_seeds)
         ended = training.confirm(self.folder.parent, self.name, asked, Launch.of(options))
         return concluded(*ended)
+
+    def sharpness(self, *rows: str, **settings: Unpack[Settings]) -> pd.DataFrame:
+        """Measure the sharpness of the confirmed models; what is on record is not measured again.
+
+        Args:
+            rows: Names of rows of the leaderboard; without one, all.
+            settings: `samples` (training images, 1024), `m` (images that share a perturbation,
+                128), `rho` (radius of the perturbations, 0.1) and `batch_norm` (`eval` or
+                `train`).
+
+        Returns:
+            The rows of the leaderboard that are measured, with their `sharp_` columns.
+
+        Raises:
+            RunError: There is no such row, nothing is confirmed, or a trainable cannot be measured
+                (exit code 2).
+        """
+        from samtune.api.sharpness import measure
+
+        with Record.open(self.folder.parent, self.folder.name) as record:
+            for sentence in measure(record, rows, settings, say):
+                say(f"not measured: {sentence}")
+        board = self.leaderboard.dropna(subset=["sharp_m"])
+        return board[board["space"].isin(rows)] if rows else board
 
     def export(self, folder: str | Path | None = None) -> list[Path]:
         """Write all tables as Parquet and return their paths.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from samtune.api.tables import write_tables
 from samtune.errors import SamtuneError
@@ -12,6 +12,16 @@ from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import StudyRow, TrialRow
 from samtune.space.trainable import resolve
+
+
+class Settings(TypedDict, total=False):
+    """The settings of a sharpness measurement."""
+
+    samples: int
+    m: int
+    rho: float
+    batch_norm: Literal["eval", "train"]
+
 
 SETTINGS: Mapping[str, Any] = {"samples": 1024, "m": 128, "rho": 0.1, "batch_norm": "eval"}
 """The settings of a sharpness measurement for which no others are given."""

@@ -12,7 +12,9 @@ import pandas as pd
 from analysis import board as text
 from analysis import paper
 from analysis.pareto import read_fronts
+from analysis.sharpness import sentence, taus
 from analysis.summary import summary
+from analysis.tables import QUESTION
 from analysis.tasks import over_tasks, sentences
 from samtune.commands.tables import (
     fits,
@@ -24,32 +26,40 @@ from samtune.commands.tables import (
 from samtune.messages import SEE
 
 
-def print_board(board: pd.DataFrame, pairs: pd.DataFrame | None, form: str) -> None:
+def print_board(
+    board: pd.DataFrame,
+    pairs: pd.DataFrame | None,
+    form: str,
+    folders: Sequence[Path] = (),
+) -> None:
     """Print a leaderboard in one of the forms `table`, `md`, `latex`, `csv` and `json`.
 
     Args:
         board: the rows.
         pairs: the pairs of the judged board; None where the rows are not judged.
         form: the form.
+        folders: the folders with the tables of the runs, for what the board does not hold.
     """
+    sharp = taus(folders)
     # Rows that are not judged have no differences to average.
-    tasks = over_tasks(board.iloc[:0] if pairs is None else board)
+    tasks = over_tasks(board.iloc[:0] if pairs is None else board, folders)
     match form:
         case "json":
             compared = [] if pairs is None else text.records(pairs)
             found = {"schema": "leaderboard/1", "rows": text.records(board), "pairs": compared}
-            click.echo(json.dumps(found | {"tasks": text.records(tasks)}))
+            more = {"tasks": text.records(tasks), "sharpness": text.records(sharp)}
+            click.echo(json.dumps(found | more))
         case "csv":
             click.echo(text.csv(board), nl=False)
         case "md":
-            parts = (_markdown(*each, pairs) for each in text.questions(board))
+            parts = (_markdown(*each, pairs, sharp) for each in text.questions(board))
             click.echo("\n\n".join([*parts, *sentences(tasks)]))
         case "latex":
             click.echo("\n\n".join(_latex(*each) for each in text.questions(board)))
         case _:
             click.echo(SEE)
             for question, rows in text.questions(board):
-                _print_question(question, rows, pairs)
+                _print_question(question, rows, pairs, sharp)
             for sentence in sentences(tasks):
                 click.echo(sentence)
 
@@ -77,11 +87,19 @@ def print_fronts(folders: Sequence[Path], form: str) -> None:
             print_table(headings, cells)
 
 
-def _markdown(question: str, board: pd.DataFrame, pairs: pd.DataFrame | None) -> str:
+def _markdown(
+    question: str, board: pd.DataFrame, pairs: pd.DataFrame | None, sharp: pd.DataFrame
+) -> str:
     table = markdown_table([*text.headings(board), "winning knobs"], _with_winners(board))
     words = "" if pairs is None else summary(board, pairs)
-    parts = (question, words, text.efforts(board), table)
+    parts = (question, words, text.efforts(board), table, _of_sharpness(board, sharp))
     return "\n\n".join(part for part in parts if part)
+
+
+def _of_sharpness(board: pd.DataFrame, sharp: pd.DataFrame) -> str:
+    """Return the sentence about the sharpness of the rows of one question."""
+    asked = board.iloc[0][QUESTION]
+    return sentence(sharp[(sharp[QUESTION] == asked).all(axis=1)])
 
 
 def _latex(question: str, board: pd.DataFrame) -> str:
@@ -95,7 +113,9 @@ def _with_winners(board: pd.DataFrame) -> list[list[str]]:
     return [[*row, knobs] for row, knobs in zip(text.cells(board), winners, strict=True)]
 
 
-def _print_question(question: str, board: pd.DataFrame, pairs: pd.DataFrame | None) -> None:
+def _print_question(
+    question: str, board: pd.DataFrame, pairs: pd.DataFrame | None, sharp: pd.DataFrame
+) -> None:
     """Print the verdict in words, the table and its winners."""
     click.echo(question)
     if pairs is not None:
@@ -113,3 +133,5 @@ def _print_question(question: str, board: pd.DataFrame, pairs: pd.DataFrame | No
     ):
         won = f"{name} won with {knobs or 'its only configuration'}"
         click.echo(won if sha else f"{name}: no trial was completed")
+    if said := _of_sharpness(board, sharp):
+        print_words(said)

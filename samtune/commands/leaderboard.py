@@ -95,7 +95,7 @@ def leaderboard(
     if by == "budget" and form in {"table", "md", "latex"}:
         print_budgets(shown, form)
     else:
-        print_board(shown, pairs, form)
+        print_board(shown, pairs, form, folders)
     if form in {"table", "md"}:
         print_fronts(folders, form)
 

@@ -9,8 +9,9 @@ from typing import Any
 import click
 import pandas as pd
 
-from analysis.board import records
-from analysis.sharpness import MEASURES, SETTINGS, against_score
+from analysis.board import questions, records
+from analysis.sharpness import MEASURES, SETTINGS, taus
+from analysis.tables import QUESTION
 from samtune.api import sharpness as api
 from samtune.commands.options import json_option, runs_option
 from samtune.commands.tables import print_table
@@ -60,26 +61,24 @@ def sharpness(name: str, rows: str | None, runs: Path, as_json: bool, **settings
     wanted = [row.strip() for row in (rows or "").split(",") if row.strip()]
     with Record.open(runs, name) as record:
         failed = api.measure(record, wanted, settings, lambda line: click.echo(line, err=True))
-        read = {
-            table: tables.read(record.folder / f"{table}.parquet", table).to_pandas()
-            for table in ("trials", "repeats", "leaderboard")
-        }
-    board = read["leaderboard"].dropna(subset=["sharp_m"])
+        folder = record.folder
+    board = tables.read(folder / "leaderboard.parquet", "leaderboard").to_pandas()
+    board = board.dropna(subset=["sharp_m"])
     if wanted:
         board = board[board["space"].isin(wanted)]
-    taus = against_score(read["trials"], read["repeats"])
+    found = taus([folder])
     for sentence in failed:
         click.echo(f"samtune: not measured: {sentence}", err=True)
     if as_json:
         columns = ["space", "task", "repeats", *(f"{m}_mean" for m in MEASURES), *SETTINGS]
-        document = {"rows": records(board[columns]), "tau": taus, "failed": failed}
+        document = {"rows": records(board[columns]), "tau": records(found), "failed": failed}
         click.echo(json.dumps({"schema": "sharpness/1", "run": name, **document}))
     else:
-        _print(board, taus)
+        _print(board, found)
     return 0 if not failed else 3 if len(board) else 1
 
 
-def _print(board: pd.DataFrame, taus: list[dict[str, Any]]) -> None:
+def _print(board: pd.DataFrame, found: pd.DataFrame) -> None:
     """Print the rows by their settings, and tau where there is any."""
     for (samples, m, rho, mode), rows in board.groupby([*SETTINGS], sort=False):
         click.echo(
@@ -92,20 +91,22 @@ def _print(board: pd.DataFrame, taus: list[dict[str, Any]]) -> None:
                 for _, row in rows.iterrows()
             ],
         )
-    if not taus:
+    if found.empty:
         click.echo(
             "No correlation with the test score: that takes four confirmed configurations at least"
         )
         return
-    click.echo("Kendall's tau with the test score, within bins of the learning rate:")
-    by_bin = pd.DataFrame(taus).groupby(["lr_lo", "lr_hi", "n"], sort=False)
-    print_table(
-        ["lr", "configurations", *(measure.removeprefix("sharp_") for measure in MEASURES)],
-        [
-            [f"{lo:.3g} to {hi:.3g}", str(n), *(_tau(tau) for tau in found["tau"])]
-            for (lo, hi, n), found in by_bin
-        ],
-    )
+    headings = {tuple(rows.iloc[0][QUESTION]): name for name, rows in questions(board)}
+    for question, own in found.groupby(QUESTION, sort=False):
+        click.echo(f"Kendall's tau with the test score: {headings.get(question, question[2])}")
+        by_bin = own.groupby(["lr_lo", "lr_hi", "n"], sort=False)
+        print_table(
+            ["lr", "configurations", *(measure.removeprefix("sharp_") for measure in MEASURES)],
+            [
+                [f"{lo:.3g} to {hi:.3g}", str(n), *(_tau(tau) for tau in each["tau"])]
+                for (lo, hi, n), each in by_bin
+            ],
+        )
 
 
 def _number(row: pd.Series[Any], measure: str) -> str:

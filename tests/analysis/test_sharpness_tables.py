@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from test_leaderboard import folder, repeat, task_columns, trial
 
-from analysis.sharpness import MEASURES, against_score, means
+from analysis.sharpness import MEASURES, against_score, means, sentence, taus
 
 
 def repeats(**columns: object) -> pd.DataFrame:
@@ -56,3 +59,23 @@ def test_tau_is_within_bins_of_the_learning_rate_and_over_configurations(
     assert [row["tau"] for row in found] == [pytest.approx(sign)] * 8
     assert against_score(trials, done[:6]) == [], "three configurations are too few"
     assert against_score(trials.drop(columns="knob.lr"), done) == []
+
+
+def test_a_task_has_its_own_relation_and_sentence(tmp_path: Path) -> None:
+    """The two tasks are related the other way round; together they would show nothing."""
+    searched, repeated = [], []
+    for task, sign in ((task_columns(), 1), (task_columns(label_noise=0.0), -1)):
+        for k in range(4):
+            key = f"{sign}{k}"
+            searched.append(trial(k, "completed", 0.9, trial_key=key, **task))
+            sharp = dict.fromkeys(MEASURES, sign * k + 10.0)
+            row = repeat(0, 0.5 + k / 10, source_trial_key=key, **task)
+            repeated.append(row | sharp | {"metric": "val_acc", "mode": "max"})
+    place = folder(tmp_path / "r", searched, repeated)
+    found = taus([place])
+    assert [own["tau"].tolist() for _, own in found.groupby("task")] == [[-1.0] * 4, [1.0] * 4]
+    assert sentence(found[found["tau"] > 0]) == (
+        "Sharpness ranks nothing; Kendall's tau with the test score: lambda_max +1.00; "
+        "trace +1.00; worst_rho +1.00; worst_adaptive +1.00."
+    )
+    assert sentence(found[:0]) == "" and taus([]).empty

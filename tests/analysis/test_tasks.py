@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from test_leaderboard import task_columns
+from test_leaderboard import NOW, task_columns
 from test_searches import of, run, searched
 
 from analysis.leaderboard import leaderboard
 from analysis.tasks import over_tasks, sentences
 from analysis.verdicts import judged
+from samtune.record import tables
 
 # Paired differences of three tasks, whose mean has golden numbers.
 LEADS = [[0.02, 0.01, 0.03], [0.0, 0.01, -0.01, 0.02], [0.05, -0.01, 0.02, 0.03, 0.01]]
@@ -53,3 +55,44 @@ def test_ranks_are_tested_from_five_tasks_on(tmp_path: Path) -> None:
     # Three rows in one order on five tasks: chi-square 10 with 2 degrees of freedom.
     assert tasks["friedman_p"].tolist() == [pytest.approx(0.006737947)] * 2
     assert sentences(tasks)[0].count("asam +3.10") == 1
+
+
+def test_beside_the_mean_stand_shares_costs_and_transfers(tmp_path: Path) -> None:
+    leads = {"sgd": [[0.0, 0.0], [0.0, 0.0]], "sam": [[0.02, 0.04], [0.0, 0.02]]}
+    sees = {"sgd": [20, 20], "sam": [10, None]}
+    rows, reports = [], []
+    for space, by_task in leads.items():
+        for number, own in enumerate(by_task):
+            trials, repeats = searched(space, of([own]), **task_columns(label_noise=number / 10))
+            for each in trials:
+                each["config_sha"] = f"{space} {each['trial']}"
+            # On the second task the configuration that lost on the first would be the best.
+            trials[0]["val_acc"] = (0.5, 0.95)[number]
+            for place, each in enumerate(repeats):
+                each["trial_key"] = key = f"{space} {number} {place}"
+                for epoch, see in enumerate((10, 20), 1):
+                    reached = sees[space][number] is not None and see >= sees[space][number]
+                    reports.append(report(key, epoch, see, 0.9 if reached else 0.8))
+            rows.append((trials, repeats))
+    place = run(tmp_path, *rows)
+    board = judged(leaderboard([place]), [place])[0]
+    (sam,) = over_tasks(board, [place]).to_dict("records")
+    # The middle two of four shares, of an error of 9.5 %.
+    assert sam["error_reduction_iqm"] == pytest.approx(0.02 / 0.095)
+    assert (sam["transfer_regret"], sam["transfer_configs"]) == (pytest.approx(0.225), 2)
+    assert pd.isna(sam["profile_area"])
+    assert (
+        "that is saved, as the interquartile mean over tasks and seeds: sam 21 %."
+        in (sentences(over_tasks(board, [place]))[1])
+    )
+    tables.write(place / "curves.parquet", tables.schema("curves"), reports)
+    (sam,) = over_tasks(board, [place]).to_dict("records")
+    # Half the see of SGD on the first task; the target is missed on the second.
+    assert sam["profile_area"] == 0.5
+    assert over_tasks(board)["error_reduction_iqm"].isna().all()
+
+
+def report(key: str, epoch: int, see: float, val_acc: float) -> dict[str, Any]:
+    row = {"run": "r", "trial_key": key, "stage": "confirm", "attempt": 0, "epoch": epoch}
+    row |= {"see": see, "used": see, "val_acc": val_acc, "superseded": False}
+    return row | {"reported_at": NOW}

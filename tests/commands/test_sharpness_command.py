@@ -12,6 +12,7 @@ import pytest
 from test_cli import typed
 from test_record import CONFIG, STUDY, message
 
+import samtune
 from samtune.api.sharpness import SETTINGS
 from samtune.record import tables
 from samtune.record.record import Record
@@ -95,8 +96,11 @@ def test_repeats_are_measured_once_and_stand_in_the_tables(
         assert (row["sharp_samples"], row["sharp_m"], row["sharp_rho"]) == (32, 16, 0.1)
         assert set(own["sharp_bn_mode"]) == {"eval"}
 
-    code, out, err = typed(capsys, "sharpness", "two", "--rows", "sgd", *QUICK, "--rho", "0.2")
-    assert code == 0 and err.count("measuring") == 2
+    # Python does what the command does.
+    run = samtune.load("two", two.parent)
+    (row,) = run.sharpness("sgd", samples=32, m=16, rho=0.2).to_dict("records")
+    assert capsys.readouterr().err.count("measuring") == 2
+    assert (row["space"], row["sharp_samples"], row["sharp_rho"]) == ("sgd", 32, 0.2)
     again = tables.read(two / "repeats.parquet", "repeats").to_pandas().set_index("trial_key")
     before = repeats.set_index("trial_key")["sharp_worst_rho"]
     wider = again["space"] == "sgd"

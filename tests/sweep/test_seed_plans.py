@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from test_sweep import record_of
 
+from analysis.sharpness import MEASURES, SETTINGS
 from samtune.api.decisions import decisions
 from samtune.api.seed_plan import Asked, SeedPlan, asked_plan, settled
+from samtune.api.sharpness import measure
 from samtune.cluster.start import Cluster
 from samtune.record import tables
 from samtune.record.export import export
@@ -257,6 +259,23 @@ def test_repeats_measure_their_sharpness_where_the_space_says_so(runs: Path, lab
             play(ConfirmStage(record, [own], None, [1]), record)
             (repeat,) = record.trials(stage="confirm")
         assert repeat.config.sharpness is asked
+
+
+def test_a_repeat_measures_its_model_in_its_worker(two_slots: Cluster, runs: Path) -> None:
+    words = ["confirm.sharpness=true", "task.train_size=48", "asha.grace=1", "budget.kind=epochs"]
+    words += ["budget.per_trial=1", "budget.trials=1", "resources.parallel=2"]
+    space = SearchSpace.load("sgd", words)
+    with record_of(runs, [space]) as record:
+        for make in (SearchStage, lambda *of: ConfirmStage(*of, None, [1])):
+            run_stages([make(record, [space])], record, two_slots, QuietView(), Stop())
+        told: list[str] = []
+        # The command has nothing left to do.
+        assert measure(record, [], {}, told.append) == told == []
+    (row,) = tables.read(runs / "run" / "repeats.parquet", "repeats").to_pylist()
+    assert row["state"] == "completed" and row["test_openings"] == 1
+    assert all(row[name] is not None for name in (*MEASURES, *SETTINGS))
+    assert (row["sharp_samples"], row["sharp_m"], row["sharp_bn_mode"]) == (48, 128, "eval")
+    assert row["sharp_worst_rho"] > 0 and len(row["test_bits"]) == 63
 
 
 def test_a_plan_can_change_until_test_may_be_opened(runs: Path, lab: str) -> None:
