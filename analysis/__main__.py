@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis import board as text
 from analysis.leaderboard import save
-from analysis.sources import merged, rules
+from analysis.sources import ends, merged, rules
 from analysis.summary import summary
 from analysis.verdicts import compare
 from samtune.errors import SamtuneError
@@ -31,7 +31,7 @@ def main() -> int:
     except (SamtuneError, OSError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, SamtuneError) else 5
-    for note in [*notes, *rules(board)]:
+    for note in [*notes, *rules(board), *ends(folders)]:
         print(note)
     for question, rows in text.questions(board):
         print(question)

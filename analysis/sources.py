@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pandas as pd
 
 from analysis.tables import QUESTION
 from samtune.record import tables
+
+# The bound that `python -m benchmarks.race` holds the race to.
+RISK = 0.05
 
 
 def merged(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -60,6 +64,27 @@ def rules(board: pd.DataFrame) -> list[str]:
         if len(by) > 1:
             each = "; ".join(f"{', '.join(names)} by {rule}" for rule, names in by.items())
             found.append(f"The winners were chosen by different rules: {each}.")
+    return found
+
+
+def ends(folders: Sequence[Path]) -> list[str]:
+    """Return a sentence per run with searches that ended early, or were left out by a race."""
+    found = []
+    for folder in folders:
+        about = tables.metadata(folder / "trials.parquet")
+        by: dict[str, list[str]] = {}
+        for name, why in json.loads(about.get("samtune.ended_early", "{}")).items():
+            by.setdefault(why, []).append(name)
+        if by:
+            each = "; ".join(f"{', '.join(names)} ({why})" for why, names in by.items())
+            found.append(f"Searches of {folder.name} that ended early: {each}.")
+        if raced := json.loads(about.get("samtune.raced", "{}")):
+            rows = ", ".join(dict.fromkeys(raced.values()))
+            searches = "1 search" if len(raced) == 1 else f"{len(raced)} searches"
+            found.append(
+                f"The race of {folder.name} saved {searches} of {rows}. It loses the best row in "
+                f"at most {RISK:.0%} of simulated studies."
+            )
     return found
 
 

@@ -44,6 +44,7 @@ def decisions(record: Record, tell: Callable[[str], None]) -> Callable[[int], se
             in going
         ]
         _say(record, seeds, [study.name for study in open_], tell)
+        record.set_meta("going", [study.study for study in open_])
         return {study.study for study in studies} - {study.study for study in open_}
 
     return decided

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import yaml
 
@@ -91,6 +91,13 @@ def content_now(study: StudyRow) -> str:
     return content(space)
 
 
+def code_of(spaces: Sequence[SearchSpace]) -> dict[str, str]:
+    """Return digests of the code that the trials of spaces, and their proposals, depend on."""
+    return code_hashes(
+        (space.trainable for space in spaces), (space.search.method for space in spaces)
+    )
+
+
 def check_versions(record: Record, accepted: bool) -> None:
     """Refuse a run that was started by other versions or code, unless that is accepted.
 
@@ -100,7 +107,7 @@ def check_versions(record: Record, accepted: bool) -> None:
     began, now = record.meta("versions") or {}, versions()
     if accepted or not _changed(began, now):
         # Other versions may not be able to read the spaces.
-        now |= code_hashes(space.trainable for space in frozen_spaces(record))
+        now |= code_of(frozen_spaces(record))
     changed = _changed(began, now)
     if not changed:
         return

@@ -11,7 +11,14 @@ from typing import Any
 
 from samtune.api import race
 from samtune.api.decisions import decisions
-from samtune.api.frozen import check_versions, content, content_now, frozen_spaces, study_row
+from samtune.api.frozen import (
+    check_versions,
+    code_of,
+    content,
+    content_now,
+    frozen_spaces,
+    study_row,
+)
 from samtune.api.growth import change, grown, refuse_fewer
 from samtune.api.launch import Launch
 from samtune.api.readiness import check_data, imported_by, note_by_value
@@ -22,7 +29,6 @@ from samtune.api.stages import Ended, enough_room, run_stages
 from samtune.api.tables import write_tables
 from samtune.record.copies import copied, fetched
 from samtune.record.folder import check_name, taken
-from samtune.record.provenance import code_hashes
 from samtune.record.record import Record
 from samtune.search.proposals import Proposals
 from samtune.space.search_space import SearchSpace
@@ -58,7 +64,7 @@ def start(
         return _started_again(runs, name, spaces, asked, launch)
     own_code = imported_by(spaces)
     check_data(spaces, launch)
-    hashes = code_hashes(space.trainable for space in spaces)
+    hashes = code_of(spaces)
     proposals = [Proposals(space) for space in spaces]
     studies = [study_row(space, each.total) for space, each in zip(spaces, proposals, strict=True)]
     with (
@@ -115,7 +121,7 @@ def _add_members(
     """Add the members that a study has gained to its run."""
     together = [*spaces, *added]
     studies = [study_row(space, Proposals(space).total) for space in together]
-    code = code_hashes(space.trainable for space in added)
+    code = code_of(added)
     record.set_meta("versions", code | (record.meta("versions") or {}))
     record.grow(studies, change(record, studies))
     launch.tell(f"{record.name} gains {len(added)} members of its study")
@@ -191,7 +197,7 @@ def grow(
         totals = [Proposals(space).total for space in spaces]
         refuse_fewer(record, spaces, totals)
         studies = [study_row(space, total) for space, total in zip(spaces, totals, strict=True)]
-        code = code_hashes(space.trainable for space in added)
+        code = code_of(added)
         record.set_meta("versions", code | (record.meta("versions") or {}))
         before = Asked.of(record)
         asked = Asked(

@@ -10,7 +10,7 @@ import click
 from analysis.leaderboard import leaderboard as by_search
 from analysis.leaderboard import save
 from analysis.selection import best_of_variants, order, where
-from analysis.sources import merged, rules
+from analysis.sources import ends, merged, rules
 from analysis.verdicts import compare
 from samtune.api.tables import write_tables
 from samtune.commands.board import print_board, print_budgets, print_fronts
@@ -77,7 +77,7 @@ def leaderboard(
         board, pairs = by_search(folders, by_search=True), None
     else:
         board, pairs = compare(folders, baseline)
-    notes += rules(board)
+    notes += [*rules(board), *ends(folders)]
     shown = where(board, condition) if condition else board
     shown = best_of_variants(shown) if by == "variant" else shown
     shown = order(shown, sort) if sort else shown

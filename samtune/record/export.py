@@ -97,6 +97,8 @@ class _Run:
             for name, reach in study.settings.get("ranges", {}).items()
         }
         facts = (trial.facts.get("data_sha256") for trial in self.trials)
+        names = {str(study.study): study.name for study in self.studies}
+        ends, raced = (self._record.meta(key) or {} for key in ("ends", "raced"))
         return {
             "samtune.baseline": next((s.settings.get("baseline", "") for s in self.studies), ""),
             "samtune.version": str(self._record.meta("samtune_version")),
@@ -105,6 +107,8 @@ class _Run:
             "samtune.data_sha256": str(next((sha for sha in facts if sha), "")),
             "samtune.ranges": json.dumps(sorted(ranges)),
             "samtune.search_wall_s": json.dumps(seconds),
+            "samtune.ended_early": json.dumps({names[study]: why for study, why in ends.items()}),
+            "samtune.raced": json.dumps({names[study]: row for study, row in raced.items()}),
         }
 
     def knobs(self) -> dict[str, list[Any]]:

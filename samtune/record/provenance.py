@@ -21,11 +21,16 @@ def versions() -> dict[str, str]:
     return {"samtune": __version__, **found}
 
 
-def code_hashes(trainables: Iterable[str]) -> dict[str, str]:
-    """Return SHA-256 digests of samtune's training code and of the user's trainables.
+def code_hashes(trainables: Iterable[str], methods: Iterable[str] = ()) -> dict[str, str]:
+    """Return SHA-256 digests of samtune's training code and of the user's own code.
 
     A user's module is hashed without the modules that it imports.
+
+    Args:
+        trainables: References of trainables.
+        methods: Methods of search; those that are paths name samplers of the user's.
     """
+    from samtune.space.sampler import own_sampler
     from samtune.space.trainable import full_reference, resolve
 
     home = Path(__file__).parents[2]
@@ -36,9 +41,18 @@ def code_hashes(trainables: Iterable[str]) -> dict[str, str]:
         found |= {f"code of {file}": _sha256([Path(file)]) for file in _files(resolve(trainable))}
         if module.partition(".")[0] == "trainables":
             continue
-        if file := getattr(sys.modules[module], "__file__", None):
-            found[f"code of {module}"] = _sha256([Path(file)])
+        found |= _module(module)
+    for method in methods:
+        if ":" in method:
+            own_sampler(method)
+            found |= _module(method.partition(":")[0])
     return found
+
+
+def _module(name: str) -> dict[str, str]:
+    """Return the digest of an imported module, if it is a file."""
+    file = getattr(sys.modules[name], "__file__", None)
+    return {f"code of {name}": _sha256([Path(file)])} if file else {}
 
 
 def _files(trainable: Any) -> Sequence[str]:

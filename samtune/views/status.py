@@ -35,6 +35,7 @@ def status_of(record: Reader) -> dict[str, Any]:
         "folder": str(record.folder),
         **worked,
         "seconds_left": _seconds_left(record, studies) if worked["running"] else None,
+        "next_look": _next_look(record),
         "finished": _is_finished(record, studies),
         "ended": record.ended("search"),
         "budget_kind": _budget_kind(studies),
@@ -155,14 +156,31 @@ def _planned(record: Reader, study: StudyRow, stage: Stage) -> int:
     if stage == "search":
         return _searched(record, study)
     completed = record.counts().get((study.study, "search"), {}).get("completed", 0)
-    asked = (record.meta("asked") or {}) if stage == "confirm" else {}
     frozen = _frozen(study, stage)
-    top, seeds = (asked.get(word) or frozen.get(word, 1) for word in ("top", "seeds"))
-    if stage == "select":
-        select = SelectSettings.model_validate(frozen or {"top": 1})
-        if not select.takes_place(study.settings["trials"], completed):
-            return 0
-    return int(min(top, completed) * seeds)
+    if stage == "confirm":
+        return _repeats(record, study, completed, frozen)
+    select = SelectSettings.model_validate(frozen or {"top": 1})
+    if not select.takes_place(study.settings["trials"], completed):
+        return 0
+    return min(select.top, completed) * select.seeds
+
+
+def _repeats(record: Reader, study: StudyRow, completed: int, frozen: dict[str, Any]) -> int:
+    """Return how many repeats a study has until the next look; all of a plan without looks."""
+    asked, going = record.meta("asked") or {}, record.meta("going")
+    seeds = asked.get("seeds") or _next_look(record) or frozen.get("seeds", 1)
+    if going is not None and study.study not in going and not asked.get("seeds"):
+        return sum(record.counts().get((study.study, "confirm"), {}).values())
+    return int(min(asked.get("top") or frozen.get("top", 1), completed) * seeds)
+
+
+def _next_look(record: Reader) -> int | None:
+    """Return after how many seeds the next look is; None where the plan has none left."""
+    kind, *looks = (record.meta("plan") or "fixed").split()
+    if kind == "fixed":
+        return None
+    (taken,) = record.query("SELECT COUNT(*) FROM events WHERE kind = 'look'").fetchone()
+    return int(looks[min(taken, len(looks) - 1)])
 
 
 def watched(
@@ -226,7 +244,11 @@ def _used(status: dict[str, Any]) -> str:
     if not status["running"]:
         return line
     left = status["seconds_left"]
-    return f"{line}, {'time left not known yet' if left is None else f'about {clock(left)} left'}"
+    if left is None:
+        return f"{line}, time left not known yet"
+    repeats = any(study["repeats"] for study in status["studies"])
+    look = status["next_look"] if repeats else None
+    return f"{line}, about {clock(left)} left" + (f" to the look at {look} seeds" if look else "")
 
 
 def _study_lines(study: dict[str, Any], running: bool) -> list[str]:

@@ -26,6 +26,10 @@ def status_lines(studies: Sequence[Mapping[str, Any]]) -> list[str]:
         repeats = sum(study["repeats"].get("completed", 0) for study in members)
         best = [study["best"]["value"] for study in members if study["best"]]
         shown = f", best {members[0]['metric']} {_extremes(best)}" if best else ""
+        early = [study["ended_early"] for study in members if study["ended_early"]]
+        if early:
+            causes = ", ".join(dict.fromkeys(why.partition(":")[0] for why in early))
+            shown += f", {len(early)} ended early by {causes}"
         lines.append(
             f"  {row:24}searches {searched}/{len(members)}, "
             f"trials {ended}/{trials}, repeats {repeats}{shown}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import pandas as pd
 import pytest
 
 from analysis.selection import SelectionError, best_of_variants, order, where
-from analysis.sources import merged
+from analysis.sources import RISK, ends, merged
 from analysis.tables import QUESTION
+from benchmarks.race import RESULT
 from samtune.api.tables import write_tables
 from samtune.record import tables
 from samtune.record.record import Record
@@ -108,6 +110,22 @@ def test_copies_of_a_run_count_once_and_runs_of_one_name_are_refused(tmp_path: P
     tables.write(path, newer, rows.to_batches())
     folders, notes = merged([first, second])
     assert folders == [first, second] and "9 (b)" in notes[0]
+
+
+def test_a_board_says_which_searches_ended_early_and_what_a_race_saved(tmp_path: Path) -> None:
+    folder = full_run.make(tmp_path, "a", searches=2)
+    with Record.open(folder.parent, folder.name) as record, record.lock():
+        # The searches are sgd-0, sgd-1, sam-0 and sam-1.
+        record.set_meta("ends", {"0": "target: reached", "1": "target: reached", "2": "time: up"})
+        record.set_meta("raced", {"1": "sgd", "3": "sam"})
+    early, race = ends([written(folder)])
+    assert early == (
+        "Searches of a that ended early: sgd-0, sgd-1 (target: reached); sam-0 (time: up)."
+    )
+    assert race.startswith("The race of a saved 2 searches of sgd, sam. It loses the best row in ")
+    published = json.loads(RESULT.read_text())
+    worst = max(cell["best_lost"] for cell in published["cells"])
+    assert f"at most {RISK:.0%} of simulated studies" in race and worst <= RISK
 
 
 def test_tables_become_a_leaderboard_without_the_engine(tmp_path: Path) -> None:

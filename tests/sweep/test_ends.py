@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import samtune
+from analysis.sources import ends
 from samtune.api.launch import seconds_of
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow
@@ -17,6 +18,7 @@ from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stages import has_work
 from samtune.trial import TrialConfig
 from samtune.views.plan import plan
+from samtune.views.study import status_lines
 
 PLAIN = """
 samtune: 1
@@ -206,6 +208,10 @@ def test_a_run_tells_why_its_search_ended(capsys: pytest.CaptureFixture[str]) ->
     status = run.status()
     assert status["finished"] and status["studies"][0]["ended_early"].startswith("total: ")
     assert (len(run.trials), len(run.repeats)) == (2, 1)
+    why = "hill (total: less than one trial's budget is left of 5 epochs)"
+    assert ends([run.folder]) == [f"Searches of run that ended early: {why}."]
+    (line,) = status_lines(status["studies"])
+    assert line.endswith(", 1 ended early by total")
 
 
 def test_a_plan_expects_no_more_than_the_total() -> None:

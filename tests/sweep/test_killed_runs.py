@@ -185,6 +185,12 @@ def test_code_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     file.write_text("def mine(config): return\n")
     second = code_hashes(["my_lab:mine"])
     assert second["code of my_lab"] != first["code of my_lab"] and ours.items() < second.items()
+    sampler = tmp_path / "my_search.py"
+    sampler.write_text("def drawn(seed): ...\n")
+    searched = code_hashes(["sam"], ["tpe", "my_search:drawn"])
+    assert {*searched} == {*ours, "code of my_search"}
+    sampler.write_text("def drawn(seed): return\n")
+    assert code_hashes(["sam"], ["my_search:drawn"]) != searched
     home = tmp_path / "samtune"
     (home / "optimizers").mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(home / "provenance.py"))

@@ -14,7 +14,9 @@ import pytest
 from test_sweep import record_of
 
 from analysis.sharpness import MEASURES, SETTINGS
+from analysis.verdicts import compare
 from samtune.api.decisions import decisions
+from samtune.api.frozen import study_row
 from samtune.api.seed_plan import Asked, SeedPlan, asked_plan, settled
 from samtune.api.sharpness import measure
 from samtune.cluster.start import Cluster
@@ -30,6 +32,7 @@ from samtune.sweep.live import QuietView
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stages import StagePlan
 from samtune.sweep.stop import Stop
+from samtune.views.status import status_of, status_text
 
 # By seed, of 1,000 test images: `good` is better than sgd, `same` is tied with it, `near` stays
 # open, `lost` diverges once, and `late` is better after ten seeds.
@@ -199,6 +202,41 @@ def test_a_look_waits_for_all_repeats_before_it(runs: Path, lab: str) -> None:
         record.end_trial(last.trial, "error")
         stage.ended(last, "error", {})
         assert stage.next() is not None and told
+
+
+def test_the_searches_of_a_row_go_on_together_and_status_knows_the_next_look(
+    runs: Path, lab: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def member(base: SearchSpace, search: int) -> SearchSpace:
+        name = f"{base.name}.{search}"
+        words = [f"member.row={base.name}", f"member.search={search}", f"search.seed={search}"]
+        return SearchSpace.from_text(base.text, name, name, words)
+
+    def left() -> str:
+        (begun,) = (e["at"] for e in record.events() if e["kind"] == "confirm started")
+        done = record.ended("confirm")
+        monkeypatch.setattr("samtune.views.status.now", lambda: begun + 60 * done)
+        with record.lock():
+            return status_text(status_of(record)).splitlines()[1]
+
+    spaces = [member(base, k) for k in (0, 1) for base in rows_of(lab, "sgd", "good", "near")]
+    with Record.create(runs, "run", [study_row(space, 1) for space in spaces]) as record:
+        play(SearchStage(record, spaces), record)
+        stage, told = confirming(record, spaces)
+        record.add_event("confirm started")
+        assert play(stage, record, 24) == 24
+        assert left().endswith("about 6:00 left to the look at 5 seeds"), "6 of 30, a minute each"
+        play(stage, record, 8)
+        assert told == ["after 5 seeds: sgd.0, near.0, sgd.1, near.1 go on"]
+        # The four have 10 seeds each at the next look, and the two of `good` stay at 5.
+        assert left().endswith("about 18:00 left to the look at 10 seeds")
+        play(stage, record)
+        assert per_row(record) == {"sgd": 20, "good": 10, "near": 20}
+        assert {row["seed_bundle"] for row in repeats_of(record)} == {*range(10), *range(100, 110)}
+        board, _ = compare([record.folder])
+        rows = board.set_index("space")
+        assert rows.loc["good", "verdict_about"] == "configuration"
+        assert rows["n"].fillna(0).to_dict() == {"sgd": 0, "good": 10, "near": 20}
 
 
 def test_seeds_outside_the_plan_are_marked(runs: Path, lab: str) -> None:
