@@ -101,8 +101,9 @@ def epochs(config: dict[str, Any], checkpoints: dict[str, int]) -> Iterator[dict
                 "raises": False
             }
             return
+        costs = {"see": epoch * knobs["rho"], "train_s": epoch**2 * knobs["lr"], "step": epoch}
         report = {
-            **{"epoch": epoch, "used": float(epoch), "metrics": {"val_acc": value}},
+            **{"epoch": epoch, "used": float(epoch), "metrics": {"val_acc": value, **costs}},
             **{"checkpoint": None, "checkpoint_sha256": None, "facts": {"n_val": 50}},
         }
         yield {"report": json.dumps(report)}
@@ -131,7 +132,7 @@ def told(search: SearchStage) -> list[tuple[Any, ...]]:
     """Return the trials that the study knows, in its own order; none if it does not learn."""
     learning = search.proposals[0].learning
     rows = learning.study.get_trials(deepcopy=False) if learning is not None else []
-    return [(r.state, r.params, r.values, r.intermediate_values) for r in rows]
+    return [(r.state, r.params, r.values, r.intermediate_values, r.constraints) for r in rows]
 
 
 def standing(search: SearchStage) -> dict[str, Any]:
@@ -207,11 +208,26 @@ class Mortal:
         return write
 
 
+AIMS = ["search.metrics={val_acc: max, see: min}", "search.constraints={s_per_step: 0.3}"]
+
+
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_one_at_a_time_kills_leave_no_trace(
     create: Callable[..., tuple[Record, list[SearchSpace]]], mode: str, method: str
 ) -> None:
-    overrides = [mode, f"search.method={method}", "resources.parallel=1"]
+    no_trace(create, mode, f"search.method={method}")
+
+
+def test_kills_leave_no_trace_in_a_search_of_several_aims(
+    create: Callable[..., tuple[Record, list[SearchSpace]]],
+) -> None:
+    # Promoted trials have been told at their pauses, with what they had cost until then.
+    no_trace(create, "asha.mode=promote", "search.method=tpe", *AIMS)
+
+
+def no_trace(create: Callable[..., tuple[Record, list[SearchSpace]]], *overrides: str) -> None:
+    """Compare a sweep with sweeps that are killed at many moments."""
+    overrides = (*overrides, "resources.parallel=1")
     record, spaces = create("whole", *overrides)
     with record:
         search, _ = swept(record, spaces, 1, 0)
