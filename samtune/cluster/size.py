@@ -28,6 +28,7 @@ class TrialSize:
     gpus: float
     workers: int
     parallel: int | None = None
+    mps: bool = False
 
     @classmethod
     def of(cls, spaces: Sequence[ResourceSettings]) -> TrialSize:
@@ -38,6 +39,7 @@ class TrialSize:
             gpus=max(each.gpus for each in spaces),
             workers=max(each.workers for each in spaces),
             parallel=max(limits, default=None),
+            mps=any(each.gpu_sharing == "mps" for each in spaces),
         )
 
     @property

@@ -16,6 +16,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from samtune.cluster.access import answers, protect
+from samtune.cluster.mps import shared_gpus
 from samtune.cluster.nodes import alive
 from samtune.cluster.orphans import ended_with_us
 from samtune.cluster.ray_internals import WORKERS_ON_DEMAND
@@ -70,6 +71,12 @@ def cluster(
             the network could use it (exit code 5).
     """
     size = TrialSize.of(wanted)
+    if size.mps and address is not None:
+        raise RunError(
+            "resources.gpu_sharing: mps is for this machine, and --address names a cluster; start "
+            "nvidia-cuda-mps-control on its nodes before Ray, and leave it off here",
+            exit_code=5,
+        )
     if address is None:
         protect()
     else:
@@ -99,6 +106,8 @@ def _connected(
         if address is None:
             stack.enter_context(ended_with_us(str(scratch)))
             settings = {"RAY_TMPDIR": str(scratch), **WORKERS_ON_DEMAND}
+            if size.mps:
+                settings |= stack.enter_context(shared_gpus(size.gpus, scratch / "mps"))
             stack.enter_context(_environment(settings))
             own = {
                 "num_cpus": size.own_cpus,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from samtune.commands.nvidia import gpus_of_driver
+from samtune.cluster.mps import CONTROL
+from samtune.cluster.nvidia import gpus_of_driver
 
 GB = 1e9
 # Below this much, sets, checkpoints or Ray's own files soon find no room.
@@ -38,6 +39,7 @@ def checks(runs: Path, with_ray: bool, address: str | None) -> Iterator[Check]:
     yield from versions()
     yield torchvision()
     yield devices()
+    yield sharing()
     yield threads()
     yield from disk(runs)
     yield from data_sets()
@@ -135,6 +137,13 @@ def devices() -> Check:
         return Check("cuda", "broken", f"there is a device, and it fails: {_told(error)}")
     shown = ", ".join(f"{about.name} {about.total_memory / GB:.0f} GB" for about in found)
     return Check("cuda", "ok", f"{len(found)}: {shown}; torch is built for {torch.version.cuda}")
+
+
+def sharing() -> Check:
+    """Check whether trials can share a GPU at once, by MPS."""
+    if (found := shutil.which(CONTROL)) is None:
+        return Check("gpu sharing", "ok", f"off: {CONTROL} is not here, so shares take turns")
+    return Check("gpu sharing", "ok", f"off; resources.gpu_sharing: mps would use {found}")
 
 
 def threads() -> Check:

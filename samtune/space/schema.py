@@ -204,6 +204,11 @@ class ResourceSettings(Words):
         description="May be a fraction: 0.5 puts two trials on a GPU.",
         json_schema_extra={"anyOf": [{"maximum": 1}, {"type": "integer"}]},
     )
+    gpu_sharing: Literal["off", "mps"] = Field(
+        default="off",
+        description="mps: trials that share a GPU run there at once, by NVIDIA's MPS, which "
+        "samtune starts and ends; off: they take turns. Not measured on a GPU yet.",
+    )
     gpu_memory_gb: Annotated[float, Field(ge=0), BeforeValidator(number)] = Field(
         default=0,
         description="Memory that must be free on its GPU when a trial starts; 0: not asked.",

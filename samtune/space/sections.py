@@ -79,6 +79,12 @@ class Sections:
             )
             self._wrong(self.root.at("resources", "workers"), message)
         self._rungs()
+        if document.resources.gpu_sharing == "mps" and not 0 < gpus < 1:
+            message = (
+                "resources.gpu_sharing: mps is for trials that share a GPU, and gpus is "
+                f"{gpus:g}; write a share, such as gpus: 0.5, or remove this line"
+            )
+            self._wrong(self.root.at("resources", "gpu_sharing"), message)
         self._ends()
         if document.search.method == "grid":
             self._grid(knobs)

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from samtune.cli import main
+from samtune.cluster.nvidia import Seen
 from samtune.commands import checks
-from samtune.commands.nvidia import Seen
 from samtune.record import folder as run_folder
 from trainables.datasets import digits
 
@@ -45,7 +45,16 @@ def test_on_a_sound_machine_it_tells_versions_devices_disk_and_data(
 ) -> None:
     code, found = asked(capsys)
     assert code == 0 and not [c for c in found.values() if c["state"] == "broken"]
-    for name in ("python", "samtune", "torch", "torchvision", "ray", "optuna", "cuda", "threads"):
+    for name in (
+        "python",
+        "samtune",
+        "torch",
+        "torchvision",
+        "ray",
+        "optuna",
+        "cuda",
+        "gpu sharing",
+    ):
         assert found[name]["detail"]
     assert found["ray"]["detail"] == importlib.metadata.version("ray")
     assert "goes with torch" in found["torchvision"]["detail"]

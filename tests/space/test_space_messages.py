@@ -199,6 +199,7 @@ def test_every_error_is_told_at_once_in_the_order_of_lines() -> None:
         ("asha: {rescue: 2, audit: 0.5}\n", "asha.rescue: it needs `mode: stop` without an audit"),
         ("asha: {adit: 0.1}\n", "'adit' is not a known word here; did you mean 'audit'?"),
         ("resources: {gpus: 1.5}\n", "resources.gpus: 1.5; above 1 it must be a whole number"),
+        ("resources: {gpu_sharing: mps}\n", "resources.gpu_sharing: mps is for trials that share"),
         ("resources: {parallel: 0}\n", "0 is neither a whole number of at least 1 nor `auto`"),
         ("search: {seed: -1}\n", "search.seed: must be at least 0, not -1"),
         ("search: {first: default}\n", "search.first: a list belongs here: [default]"),

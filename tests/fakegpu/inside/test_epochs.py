@@ -8,7 +8,7 @@ import pytest
 import torch
 from gpu import counted, launches, logged, run, trial
 
-from samtune.commands.nvidia import gpus_of_driver
+from samtune.cluster.nvidia import gpus_of_driver
 from trainables import data, split
 from trainables.evaluation import _at_a_time
 from trainables.targets import Mixer
@@ -91,7 +91,7 @@ def test_images_that_do_not_fit_are_sent_from_pinned_memory(
 
 def test_the_driver_is_asked_without_torch() -> None:
     """Defect 1: doctor warns where the driver sees a GPU that torch cannot use."""
-    assert gpus_of_driver() == (1, "580.00")
+    assert gpus_of_driver() == (1, "580.00", (8 << 30,))
 
 
 def test_a_checkpoint_is_copied_without_a_wait(tmp_path: Path) -> None:
