@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 FEWEST_TASKS = 5
 
@@ -35,8 +35,12 @@ class Friedman:
 
 def wilson(successes: int, n: int) -> Share:
     """Return a share with its Wilson interval (no continuity correction)."""
-    found = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    return Share(successes / n, float(found.low), float(found.high))
+    # `scipy.stats.binomtest` has it too, but takes a second to import.
+    share, z = successes / n, float(special.ndtri(0.975))
+    centre, scale = share + z * z / (2 * n), 1 + z * z / n
+    half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return Share(share, low if successes else 0.0, high if successes < n else 1.0)
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
@@ -44,6 +48,8 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
     It has no interval here: a stratified bootstrap over 3 to 10 seeds covers only 80 to 93 %.
     """
+    from scipy import stats
+
     return float(stats.trim_mean(np.asarray(values, float), 0.25))
 
 
@@ -135,6 +141,8 @@ def rung_fidelity(at_rung: Sequence[float], final: Sequence[float]) -> float | N
 
     None for fewer than three trials, or where all scores of one side are equal.
     """
+    from scipy import stats
+
     if len(at_rung) < 3 or len(set(at_rung)) == 1 or len(set(final)) == 1:
         return None
     return float(stats.spearmanr(at_rung, final).statistic)
@@ -151,6 +159,8 @@ def wrong_stops(audited: Sequence[float], best_kept: float) -> Share:
         The share with its exact (Clopper-Pearson) 95 % interval.
 
     """
+    from scipy import stats
+
     wrong = sum(value > best_kept for value in audited)
     found = stats.binomtest(wrong, len(audited)).proportion_ci(method="exact")
     return Share(wrong / len(audited), float(found.low), float(found.high))
@@ -188,6 +198,8 @@ def friedman(scores: Mapping[str, Sequence[float]]) -> Friedman:
         ValueError: There are fewer than five tasks; the test has no power there.
 
     """
+    from scipy import stats
+
     tasks = min(len(values) for values in scores.values())
     if tasks < FEWEST_TASKS:
         raise ValueError(
@@ -221,6 +233,8 @@ def kendall_in_bins(
         bin has fewer than three trials or one side is constant.
 
     """
+    from scipy import stats
+
     order = np.argsort(np.asarray(lr, float), kind="stable")
     x, y, rates = (np.asarray(values, float)[order] for values in (sharpness, scores, lr))
     found = []

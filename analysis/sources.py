@@ -90,10 +90,12 @@ def ends(folders: Sequence[Path]) -> list[str]:
 
 def _run(folder: Path) -> tuple[str, object, int]:
     """Return the name of a run, what tells it from other runs of that name, and its size."""
+    import pyarrow.compute as pc
+
     path = folder / "trials.parquet"
-    trials = tables.read(path, "trials", ["trial_key", "started_at"])
+    trials = tables.read(path, "trials", ["started_at"])
     repeats = tables.read(folder / "repeats.parquet", "repeats", ["run"])
-    first = min(trials["started_at"].to_pylist(), default=None)
+    first = pc.min(trials["started_at"]).as_py()
     about = tables.metadata(path)
     name = about.get("samtune.run", folder.name)
     return name, first, trials.num_rows + repeats.num_rows
