@@ -10,6 +10,10 @@ import pandas as pd
 from analysis.tables import QUESTION
 from samtune.messages import knob_list, unit
 
+# From here on the number only says that the difference seen is next to none.
+_COUNTED = 10_000
+_ONE = {"seeds": "seed", "searches": "search"}
+
 
 def questions(board: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Return the rows that may be compared with each other, under a heading for each question.
@@ -179,10 +183,9 @@ def verdict(row: dict[Any, Any], *, short: bool = False) -> str:
     """
     word = _text(row["verdict"])
     if word == "underpowered" and not short:
-        for one, many, has in (("search", "searches", "searches"), ("seed", "seeds", "n")):
+        for many, has in (("searches", "searches"), ("seeds", "n")):
             if not pd.isna(needed := row[f"{many}_needed"]):
-                more = max(1, round(needed - row[has]))
-                return f"underpowered (about {more:,} more {one if more == 1 else many})"
+                return f"underpowered ({more(needed - row[has], many)})"
     about = row["verdict_about"]
     if word in {"better", "worse", "tied"} and about == "configuration" and not short:
         return f"{word} (this configuration)"
@@ -200,6 +203,14 @@ def p_holm(row: dict[Any, Any]) -> str:
     if pd.isna(value):
         return "-"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def more(count: float, many: str) -> str:
+    """Return how many more `seeds` or `searches` a decision takes, in words."""
+    if count > _COUNTED:
+        return f"more than {_COUNTED:,} more {many}"
+    number = max(1, round(count))
+    return f"about {number:,} more {_ONE[many] if number == 1 else many}"
 
 
 def winners(board: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.board import is_accuracy
+from analysis.board import is_accuracy, more
 from analysis.verdicts import Key, key
 
 _TURNED = {"better": "worse", "worse": "better"}
@@ -85,19 +85,17 @@ def _against_baseline(
 
 def _takes(undecided: Mapping[str, Mapping[Any, Any]]) -> str:
     """Return what the closest decision would take, at the differences seen."""
-    more = []
+    counts = []
     for name, pair in undecided.items():
         kind = "searches" if pair["verdict_about"] == "variant" else "seeds"
         needed = pair[f"{kind}_needed"]
         if not pd.isna(needed):
-            more.append((max(1, round(needed - pair["n"])), kind, name))
-    if not more:
+            counts.append((needed - pair["n"], kind, name))
+    if not counts:
         return ""
-    count, kind, name = min(more)
-    if count == 1:
-        kind = {"searches": "search", "seeds": "seed"}[kind]
+    count, kind, name = min(counts)
     which = "them" if len(undecided) == 1 else f"it from {name}"
-    return f"; about {count:,} more {kind} each would distinguish {which}"
+    return f"; {more(count, kind)} each would distinguish {which}"
 
 
 def _images(own: Mapping[str, Mapping[Any, Any]]) -> list[str]:

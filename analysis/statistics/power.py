@@ -40,7 +40,7 @@ def seeds_needed(lead: float, sd: float, alpha: float, power: float = 0.8) -> fl
         low, high = (
             (low, middle) if _detection(lead, sd, middle, alpha) >= power else (middle, high)
         )
-    return high
+    return float(high)
 
 
 def detectable(sd: float, n: int, alpha: float, power: float = 0.8) -> float:

@@ -14,7 +14,7 @@ from test_statistics import COUNTS
 from analysis import paper
 from analysis.board import cells
 from analysis.board import headings as heads_of
-from analysis.leaderboard import leaderboard
+from analysis.leaderboard import leaderboard, save
 from analysis.statistics import images_test
 from analysis.summary import summary
 from analysis.verdicts import judged
@@ -119,6 +119,21 @@ def test_what_it_would_take_is_said(tmp_path: Path) -> None:
         "sam leads. It cannot be distinguished from sgd; "
         f"about {more} more seeds each would distinguish them."
     ) in summary(board, pairs)
+
+
+def test_a_lead_of_rounding_errors_takes_more_seeds_than_are_counted(tmp_path: Path) -> None:
+    search = [trial(1, "completed", 0.9, space=name, variant=name) for name in ("sgd", "sam")]
+    scores = {"sgd": (0.488, 0.342, 0.972), "sam": (0.342, 0.972, 0.488)}
+    repeats = [
+        repeat(bundle, score, space=name, variant=name)
+        for name, own in scores.items()
+        for bundle, score in enumerate(own)
+    ]
+    place = folder(tmp_path / "r", search, repeats)
+    board, pairs = judged(leaderboard([place]), [place])
+    assert 0 < abs(pairs["diff_mean"].iloc[0]) < 1e-15
+    save(pairs, tmp_path / "pairs.parquet", [place], "pairs")
+    assert "more than 10,000 more seeds each" in summary(board, pairs)
 
 
 def test_pairing_is_by_bundle_and_never_by_place(tmp_path: Path) -> None:
