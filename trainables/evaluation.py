@@ -79,6 +79,24 @@ class Posterior(Protocol):
         """Set the weights to draw number `sample` inside the block."""
 
 
+def evaluate_posterior(
+    predict: Predictor, split: Split, optimizer: object, draws: int
+) -> dict[str, float]:
+    """Return the figures of a posterior's mean prediction and their cost, none without either.
+
+    Args:
+        predict: the model.
+        split: the images.
+        optimizer: a variant, which may be a `Posterior`.
+        draws: how many draws of the weights are averaged.
+    """
+    if not draws or not isinstance(optimizer, Posterior):
+        return {}
+    figures = evaluate_samples(predict, split, optimizer.sampled_weights, draws)
+    cost = {"sampled_forward_samples": draws * len(split)}
+    return {f"{name}_sampled": value for name, value in figures.items()} | cost
+
+
 def evaluate_samples(
     predict: Predictor,
     split: Split,

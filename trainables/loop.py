@@ -29,13 +29,13 @@ from trainables.clock import EpochClock
 from trainables.data import TrainVal, digest, load, open_test
 from trainables.device import device_for
 from trainables.evaluation import (
-    Posterior,
     Predictor,
     evaluate,
-    evaluate_samples,
+    evaluate_posterior,
     evaluate_test,
 )
 from trainables.graphs import step_graphs
+from trainables.identity import identities, identity
 from trainables.measurement import Measurement, rebuilt
 from trainables.models import build_for
 from trainables.models.freezing import Frozen
@@ -46,7 +46,6 @@ from trainables.schedule import Schedule
 from trainables.split import Split, sent
 from trainables.sums import Sums
 from trainables.targets import Mixer, cross_entropy
-from trainables.task import TASK
 
 # Steps of an epoch whose two gradients are compared, the first ones. An optimizer may perturb in
 # each tenth step only.
@@ -381,13 +380,8 @@ class Trial:
         return {name: float(value) for name, value in found.items() if name != "sharp_bn_mode"}
 
     def _sampled(self, split: Split) -> dict[str, float]:
-        """Return the metrics of the posterior's mean prediction, none without a posterior."""
         draws = int(self.config.task["posterior_samples"])
-        if not draws or not isinstance(self.optimizer, Posterior):
-            return {}
-        metrics = evaluate_samples(self.predict, split, self.optimizer.sampled_weights, draws)
-        cost = {"sampled_forward_samples": draws * len(split)}
-        return {f"{name}_sampled": value for name, value in metrics.items()} | cost
+        return evaluate_posterior(self.predict, split, self.optimizer, draws)
 
     def _costs(self) -> dict[str, float]:
         meter, rho = self.meter, self._rho()
@@ -445,7 +439,7 @@ class Trial:
     def _save(self, metrics: Mapping[str, float], saver: Saver, send: Send) -> None:
         """Begin to write a checkpoint, whose report is sent once it is on disk."""
         state = {
-            "trial": _identity(self.config),
+            "trial": identity(self.config),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else {},
@@ -479,7 +473,7 @@ class Trial:
             path = checkpoint.latest(Path(folder))
             if path is not None:
                 state = checkpoint.load(path)
-                checkpoint.refuse_other_trial(path, *_identities(state["trial"], self.config))
+                checkpoint.refuse_other_trial(path, *identities(state["trial"], self.config))
         # The other ranks may be on machines without the folder.
         state = self.ranks.broadcast(state)
         if not state:
@@ -503,25 +497,3 @@ class Trial:
         self.tested = state.get("tested", {})
         metrics = state["metrics"] | {"train_s": self.meter.train_s}
         self._report(self.meter.epoch, metrics, checkpoint.verify(path) if path else None)
-
-
-def _identities(
-    theirs: Mapping[str, Value], config: TrialConfig
-) -> tuple[dict[str, Value], dict[str, Value]]:
-    """Return the identities of a checkpoint and of a trial.
-
-    An older samtune did not know all words of a task, and trained as their defaults do.
-    """
-    ours = _identity(config)
-    words = {f"task.{name}": knob.default for name, knob in TASK.items()}
-    return {**{word: words[word] for word in words.keys() & ours.keys()}, **theirs}, ours
-
-
-def _identity(config: TrialConfig) -> dict[str, Value]:
-    """Return what identifies a trial, as dotted words and their values."""
-    plain = config.to_dict()
-    words: dict[str, Value] = {name: plain[name] for name in ("variant", "base", "workers")}
-    for group in ("knobs", "task", "seeds", "budget"):
-        words |= {f"{group}.{name}": value for name, value in plain[group].items()}
-    # It changes nothing in the training.
-    return {name: value for name, value in words.items() if name != "task.checkpoint_every"}

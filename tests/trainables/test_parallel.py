@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
     ),
     "posterior": ("bayesian_sam", {"m": 1}, {"batch_size": 50}),
     "exponential average": ("sam", {}, {"batch_size": 50, "average": "ema"}),
+    "thawing": ("sam", {}, {"batch_size": 50, "freeze": "0, 1", "unfreeze_at": 0.5}),
     "equal average": ("sgd", {}, {"average": "swa", "average_start": 0.5}),
     "selecting": ("esam", {"gamma": 0.05}, {}),
     "selecting twice": ("k_sam", {"kept": 0.05}, {"batch_size": 50}),
