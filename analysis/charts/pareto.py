@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.charts.frame import Panel
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
+from analysis.charts.scales import Kind, padded
 from analysis.charts.svg import visible
 from analysis.pareto import aims_of
 
@@ -35,14 +36,16 @@ def _panel(trials: pd.DataFrame, x: str, y: str, aims: Mapping[str, str], line: 
     across, up = Metric(x), Metric(y)
     look = looks(trials["variant"])
     drawn = trials[trials["drawn"] | trials["pareto"].eq(True)]
+    low, high = float(trials[x].min()), float(trials[x].max())
+    kind: Kind = "log" if across.kind == "linear" and low > 0 and high >= 10 * low else across.kind
     better = {"max": "higher", "min": "lower"}
     panel = Panel(
         title=f"{visible(y, 30)} against {visible(x, 30)}",
         label=f"{y} ({aims[y]}) against {x} ({aims[x]}) for {', '.join(look)}; "
         f"{int(trials['pareto'].eq(True).sum())} on a front, {len(drawn)} of {len(trials)} drawn",
-        x=across.ends(trials[x]),
+        x=across.ends(trials[x]) if kind != "log" else padded(low, high, "log"),
         y=up.ends(trials[y]),
-        x_kind=across.kind,
+        x_kind=kind,
         y_kind=up.kind,
         x_label=f"{across.words}, {better[aims[x]]} is better",
         y_label=f"{up.words}, {better[aims[y]]} is better",
@@ -51,9 +54,9 @@ def _panel(trials: pd.DataFrame, x: str, y: str, aims: Mapping[str, str], line: 
     drawn = drawn.assign(best=drawn["pareto"].eq(True))
     for row in drawn.sort_values("best", kind="stable").to_dict("records"):
         size = 5.0 if row["best"] else 2.6
-        kind = "hollow" if row["feasible"] is False else "point"
-        kind += " big" if row["best"] else ""
-        mark = panel.point(look[row["variant"]], row[x], row[y], kind, size, row["key"])
+        shape = "hollow" if row["feasible"] is False else "point"
+        shape += " big" if row["best"] else ""
+        mark = panel.point(look[row["variant"]], row[x], row[y], shape, size, row["key"])
         panel.marks.append(mark)
     for _, own in trials[trials["pareto"].eq(True)].groupby("row", observed=True) if line else ():
         corners = steps([*zip(own[x], own[y], strict=True)], falls=aims[x] == "min")

@@ -66,11 +66,15 @@ def trials(
             knobs = list(dict.fromkeys(knob for trial in found for knob in trial["knobs"]))
             plain = ["space", "trial", "stage", "state", "value", "rung", "used", "epoch"]
             plain += ["attempts", "origin", "reason"]
+            aims = _aims(found)
             rows = [
-                [trial[word] for word in plain] + [trial["knobs"].get(knob) for knob in knobs]
+                [trial[word] for word in plain]
+                + [trial["aims"].get(name) for name in aims]
+                + [trial["knobs"].get(knob) for knob in knobs]
                 for trial in found
             ]
-            click.echo(csv_table([*plain, *(f"knob.{knob}" for knob in knobs)], rows), nl=False)
+            heads = [*plain, *aims, *(f"knob.{knob}" for knob in knobs)]
+            click.echo(csv_table(heads, rows), nl=False)
         case "md":
             click.echo(markdown_table(*_table(found)))
         case _ if found:
@@ -81,21 +85,27 @@ def trials(
 
 def _table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return the headings and the cells of a table of trials."""
-    several = len({trial["space"] for trial in found}) > 1
-    headings = ["trial", "state", "value", "rung", "used", "knobs", "attempts", "reason"]
+    several, aims = len({trial["space"] for trial in found}) > 1, _aims(found)
+    headings = ["trial", "state", "value", *aims, "rung", "used", "knobs", "attempts", "reason"]
     return headings, [
         [
             f"{trial['space']}:{trial['trial']}" if several else trial["trial"],
             trial["state"],
             _number(trial["value"], ".4f"),
+            *(_number(trial["aims"].get(name), ".4g") for name in aims),
             _number(trial["rung"], "d"),
             _number(trial["used"], ".4g"),
             knob_list({k: v for k, v in trial["knobs"].items() if k in trial["searched"]}),
             str(trial["attempts"]),
-            trial["reason"] or "",
+            "; ".join([*filter(None, [trial["reason"]]), *(f"not {m}" for m in trial["misses"])]),
         ]
         for trial in found
     ]
+
+
+def _aims(found: list[dict[str, Any]]) -> list[str]:
+    """Return the further metrics that the searches of some trials improve."""
+    return list(dict.fromkeys(name for trial in found for name in trial["aims"]))
 
 
 @click.command()
@@ -188,7 +198,8 @@ def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: boo
     With --python it is a complete script instead. `samtune best NAME > best.yaml` and then
     `samtune run best.yaml` train and confirm it once more.
     """
-    found = named(runs, name).best(space)
+    run = named(runs, name)
+    found = run.best(space)
     if as_json:
         click.echo(json.dumps({"schema": "best/1", **dataclasses.asdict(found)}))
     elif as_python:
@@ -196,6 +207,8 @@ def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: boo
     else:
         click.echo(found.space_file, nl=False)
         click.echo(f"# `samtune best {name} --python` prints a script that trains it")
+        if count := len(run.pareto):
+            click.echo(f"# {count} trials are on the Pareto front; `samtune leaderboard {name}`")
 
 
 def _number(value: float | None, form: str) -> str:

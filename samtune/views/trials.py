@@ -13,6 +13,7 @@ from samtune.record.folder import RunError
 from samtune.record.logs import log_path
 from samtune.record.reader import Reader
 from samtune.record.rows import Stage, StudyRow, TrialRow
+from samtune.space.aims import limit_text, measured
 from samtune.views.status import label
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -29,7 +30,8 @@ def trials_of(
     """Return a row of plain values per trial, in the order of the proposals.
 
     Value, rung, epoch and used budget are those of the last report. `trial` is the word that
-    `samtune show` takes: the number within the space, with an `r` before a repeat's.
+    `samtune show` takes: the number within the space, with an `r` before a repeat's. `aims` has
+    the further metrics that the search improves, and `misses` the constraints that it misses.
 
     Args:
         record: the run.
@@ -43,6 +45,9 @@ def trials_of(
     wanted = {study_called(record, space).study} if space else {s.study for s in studies}
     rungs, attempts, last = record.rungs_reached(), record.attempt_counts(), record.last_reports()
     never = (None, 0.0, 0)
+    aims = {study.study: study.aims for study in studies}
+    asked = any(each.several or each.limits for each in aims.values())
+    metrics = record.last_metrics() if asked else {}
     return [
         {
             "space": studies[trial.study].name,
@@ -58,6 +63,15 @@ def trials_of(
             "attempts": attempts.get(trial.trial, (0, 0.0))[0],
             "origin": trial.origin,
             "reason": trial.reason,
+            "aims": {
+                name: _finite(measured(name, metrics.get(trial.trial, {})))
+                for name in [*aims[trial.study].metrics][1:]
+            },
+            "misses": [
+                limit_text(name, aims[trial.study].limits[name])
+                for name, over in aims[trial.study].excess(metrics.get(trial.trial, {})).items()
+                if over > 0 and trial.trial in last
+            ],
         }
         for trial in record.trials()
         for value, used, epoch in [last.get(trial.trial, never)]

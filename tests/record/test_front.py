@@ -16,6 +16,7 @@ from samtune.record.export import export
 from samtune.record.front import front
 from samtune.record.record import Record
 from samtune.record.tables import read
+from samtune.views.trials import trials_of
 
 
 @pytest.mark.parametrize("aims", [1, 2, 3])
@@ -77,8 +78,12 @@ def test_trials_know_whether_they_are_feasible_and_on_the_front(runs: Path) -> N
             first.no_winner == "no trial was completed within its constraints (s_per_step <= 0.2)"
         )
         assert second.no_winner == "no trial was completed"
+        listed = trials_of(record)
         export(record)
         table = read(record.folder / "trials.parquet", "trials").to_pylist()
+    assert listed[0]["aims"] == {"see": 20} and listed[0]["misses"] == []
+    assert listed[3]["misses"] == ["s_per_step <= 0.2"]
+    assert listed[len(trials)]["aims"] == {} and listed[len(trials) + 3]["misses"] == []
     of_first, of_second = table[: len(trials)], table[len(trials) :]
     assert [(row["feasible"], row["pareto"]) for row in of_first] == [row[-2:] for row in trials]
     assert {(row["feasible"], row["pareto"]) for row in of_second} == {(None, None)}
