@@ -149,6 +149,20 @@ def _costs() -> str:
     return f"\n\n{table(('', 'CPU s', 'wall s', 'x CPU of samtune'), lines)}\n"
 
 
+def _boards() -> str:
+    rows = [
+        (
+            *(f"{row[name]:,}" for name in ("trials", "reports")),
+            *(f"{row[name]:.1f}" for name in ("wall_s", "cpu_s")),
+            f"{row['peak_mb']:,.0f}",
+        )
+        for row in _result("scale-board")["rows"]
+    ]
+    made = table(("trials", "reports", "wall s", "CPU s", "peak MiB"), rows)
+    load = _result("scale-board")["environment"]["load"]
+    return f"\n\n{made}\nTwo cores that other work shared: their load was {load:g}.\n\n"
+
+
 def _reliability() -> str:
     rows = [
         (name, each["value"], str(each["n"]))
@@ -164,6 +178,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "missed-at-40": lambda: f"{100 * _rule('stop 8 x 2', 'missed'):.1f} %",
     "missed-at-10": lambda: f"{100 * _rule('stop 2 x 3, tolerance 1', 'missed'):.0f} %",
     "costs": _costs,
+    "boards-of-many-trials": _boards,
     "families": _families,
     "power-distance": _power_distance,
     "task-coverage": _task_coverage,
