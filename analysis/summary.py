@@ -11,6 +11,8 @@ from analysis.board import is_accuracy, more
 from analysis.verdicts import Key, key
 
 _TURNED = {"better": "worse", "worse": "better"}
+# What depends on the number of comparisons in the family.
+_OF_FAMILY = ("verdict", "seeds_needed", "searches_needed")
 
 
 def summary(board: pd.DataFrame, pairs: pd.DataFrame) -> str:
@@ -70,16 +72,18 @@ def _against_baseline(
 ) -> dict[Key, dict[Any, Any]]:
     """Return the pairs of a row, with the board's own words where one of the two is the baseline.
 
-    The comparisons with the baseline are a family of their own, smaller than that of all pairs.
+    The comparisons with the baseline are a family of their own, smaller than that of all pairs,
+    so a decision may also take fewer seeds.
     """
     by_key = {key(row): row for row in rows}
     found = dict(own)
     for other, pair in own.items():
         if by_key[other]["verdict"] == "baseline":
-            found[other] = pair | {"verdict": by_key[first]["verdict"]}
+            found[other] = pair | {name: by_key[first].get(name) for name in _OF_FAMILY}
         elif by_key[first]["verdict"] == "baseline":
+            own_words = {name: by_key[other].get(name) for name in _OF_FAMILY}
             word = by_key[other]["verdict"]
-            found[other] = pair | {"verdict": _TURNED.get(word, word)}
+            found[other] = pair | own_words | {"verdict": _TURNED.get(word, word)}
     return found
 
 

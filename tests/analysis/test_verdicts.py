@@ -268,10 +268,10 @@ def test_the_summary_and_the_board_agree_about_the_baseline() -> None:
         [
             who | {"space": "sgd", "rank": 1, "verdict": "baseline"},
             who | {"space": "sam", "rank": 2, "verdict": "worse"},
-            who | {"space": "asam", "rank": 3, "verdict": "underpowered"},
+            who | {"space": "asam", "rank": 3, "verdict": "underpowered", "seeds_needed": 12.0},
         ]
     )
-    undecided = {"verdict": "underpowered", "n": 5, "seeds_needed": None, "margin": 0.01}
+    undecided = {"verdict": "underpowered", "n": 5, "seeds_needed": 30.0, "margin": 0.01}
     undecided |= {"verdict_about": "configuration", "run_a": "r", "run_b": "r"}
     # The family of all pairs is larger, so it may leave open what the baseline's has decided.
     pairs = pd.DataFrame(
@@ -282,4 +282,4 @@ def test_the_summary_and_the_board_agree_about_the_baseline() -> None:
     )
     text = summary(board, pairs)
     assert "sgd leads. It is better than sam." in text
-    assert "It cannot be distinguished from asam" in text
+    assert "It cannot be distinguished from asam; about 7 more seeds each" in text
