@@ -38,11 +38,15 @@ step "doctor" python -m samtune doctor
 step "tests on the device" python -m pytest -m cuda -n 0 -q ${dry:+-k test_on_cuda_auto}
 step "one step" python -m benchmarks.step --quick --device "$device" ${dry:+--variants sgd --rounds 1} --json "$out/step-$name.json"
 step "the loop" python -m benchmarks.loop $size --json "$out/loop-$name.json"
+step "checkpoints" python -m benchmarks.checkpoints ${dry:+--model small_cnn --rounds 1} --json "$out/checkpoints-$name.json"
 sweep "whole" --set "resources.gpus=$gpus"
 if [ -z "$dry" ]; then
     step "the loop, compiled" python -m benchmarks.loop --compile --json "$out/loop-compiled-$name.json"
     sweep "compiled" --set resources.gpus=1 --set task.compile=true
+    step "the loop, as graphs" python -m benchmarks.loop --graph --json "$out/loop-graph-$name.json"
+    sweep "graphs" --set resources.gpus=1 --set task.graph=true
     sweep "quarters" --set resources.gpus=0.25
+    sweep "quarters-by-mps" --set resources.gpus=0.25 --set resources.gpu_sharing=mps
     step "resnet18, 30 epochs" python -m samtune run sgd sam --runs "$runs" --name long --no-confirm \
         --set budget.kind=epochs --set budget.per_trial=30 --set budget.trials=1 \
         --set resources.gpus=0.5 "${task[@]}"

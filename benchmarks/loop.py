@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,21 +221,25 @@ def table(rows: list[dict[str, Any]]) -> str:
     words = ("images_per_s", "epoch_s", "step_ms", "eval_s", "checkpoint_s")
     lines = ["loop        variant  task     " + "".join(f"{w:>14}" for w in words)]
     for row in rows:
-        task = "compile" if row.get("compile") else "eager"
+        task = next((word for word in ("compile", "graph") if row.get(word)), "eager")
         shown = "".join(f"{row[w]:14.4g}" if w in row else f"{'-':>14}" for w in words)
         lines.append(f"{row['loop']:12}{row['variant']:9}{task:9}{shown}")
     for name in ("samtune", "DataLoader"):
-        eager = [row for row in rows if row["loop"] == name and not row.get("compile")]
+        eager = [row for row in rows if row["loop"] == name and not _words(row)]
         of = {row["variant"]: row["step_ms"] for row in eager}
         if {"sgd", "sam"} <= of.keys():
             lines.append(f"{name}: a SAM step is {of['sam'] / of['sgd']:.2f} SGD steps")
     return "\n".join(lines)
 
 
-def measure(size: Size, gpus: float, workers: int, compiled: bool) -> list[dict[str, Any]]:
-    """Return the rows of the table."""
+def _words(row: dict[str, Any]) -> set[str]:
+    return {"compile", "graph"} & row.keys()
+
+
+def measure(size: Size, gpus: float, workers: int, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of the table; `words` are task words to set, one at a time."""
     data = images(size)
-    tasks: list[dict[str, Any]] = [{}, *([{"compile": True}] if compiled else [])]
+    tasks: list[dict[str, Any]] = [{}, *({word: True} for word in words)]
     rows = [trial(v, size, data, gpus, **task) for task in tasks for v in ("sgd", "sam")]
     return rows + [peer(v, size, data, gpus, workers) for v in ("sgd", "sam")]
 
@@ -243,14 +247,18 @@ def measure(size: Size, gpus: float, workers: int, compiled: bool) -> list[dict[
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer images.")
 @click.option("--small", is_flag=True, help="A small CNN, as on the CPU.")
-@click.option("--compile/--no-compile", "compiled", default=False)
+@click.option("--compile", "compiled", is_flag=True, help="Also with task.compile.")
+@click.option("--graph", is_flag=True, help="Also with task.graph, which needs a GPU.")
 @click.option("--workers", default=4, show_default=True, help="Of the peer's DataLoader.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write this file.")
-def main(quick: bool, small: bool, compiled: bool, workers: int, file: Path | None) -> None:
+def main(
+    quick: bool, small: bool, compiled: bool, graph: bool, workers: int, file: Path | None
+) -> None:
     """Measure the loop on the device at hand."""
     gpu = torch.cuda.is_available()
     size = SMALL if small or not gpu else QUICK if quick else FULL
-    rows = measure(size, float(gpu), workers, compiled)
+    words = [word for word, on in (("compile", compiled), ("graph", graph)) if on]
+    rows = measure(size, float(gpu), workers, words)
     print(table(rows))
     if file is not None:
         file.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from test_sweep import record_of
 
-from benchmarks import loop
+from benchmarks import checkpoints, loop
 from benchmarks.process_tree import measure
 from benchmarks.reliability import passed
 from benchmarks.scale_sweep import _play
@@ -104,7 +104,7 @@ def test_slots_that_never_wait_are_busy_all_the_time() -> None:
 
 
 def test_the_loop_is_timed_by_its_parts_and_beside_a_plain_one() -> None:
-    rows = loop.measure(loop.SMALL, gpus=0, workers=0, compiled=False)
+    rows = loop.measure(loop.SMALL, gpus=0, workers=0, words=())
     assert [(row["loop"], row["variant"]) for row in rows] == [
         *(("samtune", "sgd"), ("samtune", "sam")),
         *(("DataLoader", "sgd"), ("DataLoader", "sam")),
@@ -114,3 +114,10 @@ def test_the_loop_is_timed_by_its_parts_and_beside_a_plain_one() -> None:
         assert row["eval_s"] + row["checkpoint_s"] + 2 * row["step_ms"] / 1000 > 0
         assert row["eval_s"] + 2 * row["step_ms"] / 1000 <= row["epoch_s"]
     assert "a SAM step is" in loop.table(rows)
+
+
+def test_what_a_checkpoint_holds_up_is_timed_beside_what_it_did_at_first() -> None:
+    found = checkpoints.measure("small_cnn", rounds=2)
+    assert found["megabytes"] > 0.05
+    assert found["held_s"].keys() == found["of_an_epoch"].keys()
+    assert all(seconds > 0 for seconds in found["held_s"].values())
