@@ -10,6 +10,7 @@ from analysis import board as text
 from analysis.leaderboard import save
 from analysis.sources import ends, merged, rules
 from analysis.summary import summary
+from analysis.tasks import over_tasks, sentences
 from analysis.verdicts import compare
 from samtune.errors import SamtuneError
 
@@ -28,6 +29,7 @@ def main() -> int:
         save(board, options.output, folders)
         if options.pairs:
             save(pairs, options.pairs, folders, "pairs")
+        averages = sentences(over_tasks(board, folders))
     except (SamtuneError, OSError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, SamtuneError) else 5
@@ -36,6 +38,8 @@ def main() -> int:
     for question, rows in text.questions(board):
         print(question)
         print(summary(rows, pairs))
+    for sentence in averages:
+        print(sentence)
     print(options.output)
     return 0
 

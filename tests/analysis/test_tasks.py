@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from test_leaderboard import NOW, task_columns
 from test_searches import of, run, searched
 
+from analysis.__main__ import main
 from analysis.leaderboard import leaderboard
 from analysis.tasks import over_tasks, sentences
 from analysis.verdicts import judged
@@ -57,7 +59,9 @@ def test_ranks_are_tested_from_five_tasks_on(tmp_path: Path) -> None:
     assert sentences(tasks)[0].count("asam +3.10") == 1
 
 
-def test_beside_the_mean_stand_shares_costs_and_transfers(tmp_path: Path) -> None:
+def test_beside_the_mean_stand_shares_costs_and_transfers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     leads = {"sgd": [[0.0, 0.0], [0.0, 0.0]], "sam": [[0.02, 0.04], [0.0, 0.02]]}
     sees = {"sgd": [20, 20], "sam": [10, None]}
     rows, reports = [], []
@@ -90,6 +94,8 @@ def test_beside_the_mean_stand_shares_costs_and_transfers(tmp_path: Path) -> Non
     # Half the see of SGD on the first task; the target is missed on the second.
     assert sam["profile_area"] == 0.5
     assert over_tasks(board)["error_reduction_iqm"].isna().all()
+    monkeypatch.setattr(sys, "argv", ["analysis", str(place), "-o", str(tmp_path / "b.parquet")])
+    assert main() == 0 and sentences(over_tasks(board, [place]))[0] in capsys.readouterr().out
 
 
 def report(key: str, epoch: int, see: float, val_acc: float) -> dict[str, Any]:
