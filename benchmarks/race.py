@@ -4,6 +4,10 @@ Each simulated study has 22 rows and five searches. A row has a true accuracy; e
 spread between searches (`tau`), each seed bundle a noise that all rows share in part (`rho`), as
 measured on the digits. After each search `samtune.api.race.left_out` decides on two select values
 per search, as in a study. Run: python -m benchmarks.race
+
+With `--table digits-table.parquet` the rows are real: 22 configurations of finished trials, three
+searches that each read validation on two of six bundles. The best row is that with the best mean
+on test over all eight bundles.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from benchmarks.environment import environment
 from samtune.api.race import left_out, scores
@@ -24,6 +30,8 @@ RESULT = Path(__file__).parent / "results" / "race.json"
 ROWS, SEARCHES, SEEDS, KEEP = 22, 5, 2, 3
 # In accuracy: seed sd of a validation reading, and the spread of the rows' true accuracies.
 SEED_SD = 0.015
+# Of the trials of the table.
+N_VAL = 297
 CELLS = [
     {"tau": tau, "rho": rho, "spread": spread}
     for tau in (0.004, 0.01)
@@ -65,6 +73,44 @@ def cells(studies: int) -> Iterator[dict[str, float]]:
         }
 
 
+def on_table(path: Path, studies: int) -> Iterator[dict[str, float | str]]:
+    """Yield the same figures for real rows: of each variant, and of both together."""
+    trials = pq.read_table(path).to_pandas()
+    trials["val"] = trials["val_acc"].str[-1]
+    val, test = (
+        trials.pivot(index=["variant", "config"], columns="seed", values=name).dropna()
+        for name in ("val", "test_acc")
+    )
+    for number, variants in enumerate((["sgd"], ["sam"], ["sgd", "sam"])):
+        draw = np.random.default_rng(number)
+        rows = val.index[val.index.get_level_values("variant").isin(variants)]
+        found = []
+        for _ in range(studies):
+            own = rows[draw.choice(len(rows), ROWS, replace=False)]
+            bundles = draw.permutation(val.columns)[: 3 * SEEDS]
+            best = str(int(np.argmax(test.loc[own].mean(axis=1))))
+            found.append(_raced(val.loc[own, bundles].to_numpy(), best))
+        yield {
+            "rows": " and ".join(variants),
+            "studies": studies,
+            "best_lost": float(np.mean([lost for lost, _ in found])),
+            "searches_saved": float(np.mean([saved for _, saved in found])),
+        }
+
+
+def _raced(values: NDArray[np.float64], best: str) -> tuple[bool, float]:
+    """Return what `study` returns, for rows x seeds; each search adds `SEEDS` of them."""
+    out: set[str] = set()
+    saved = 0
+    for seen in range(SEEDS, values.shape[1] + 1, SEEDS):
+        saved += len(out)
+        racing = {
+            str(row): own[:seen].tolist() for row, own in enumerate(values) if str(row) not in out
+        }
+        out |= left_out(racing, KEEP, N_VAL)
+    return best in out, saved / (len(values) * (values.shape[1] // SEEDS))
+
+
 def replayed(folder: Path) -> dict[str, float]:
     """Return what a race would have left out of a study that was run without one."""
     with Record.open(folder.parent, folder.name, read_only=True) as record:
@@ -90,16 +136,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--studies", type=int, default=200, help="Simulated studies per cell.")
     parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--table", type=Path, help="digits-table.parquet: race its rows instead.")
     parser.add_argument("--run", type=Path, help="The folder of a study to replay instead.")
     asked = parser.parse_args()
     if asked.run is not None:
         print(json.dumps(replayed(asked.run)))
         return
     found = []
-    for row in cells(asked.studies):
+    for row in (
+        cells(asked.studies) if asked.table is None else on_table(asked.table, asked.studies)
+    ):
         found.append(row)
-        print("  ".join(f"{name} {value:g}" for name, value in row.items()), flush=True)
+        print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     result = {"environment": environment(), "cells": found}
+    if asked.table is not None:
+        # Beside the made-up boards of the last run.
+        result = json.loads(asked.output.read_text()) | {"table": result}
     asked.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
