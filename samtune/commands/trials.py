@@ -198,8 +198,7 @@ def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: boo
     With --python it is a complete script instead. `samtune best NAME > best.yaml` and then
     `samtune run best.yaml` train and confirm it once more.
     """
-    run = named(runs, name)
-    found = run.best(space)
+    found = named(runs, name).best(space)
     if as_json:
         click.echo(json.dumps({"schema": "best/1", **dataclasses.asdict(found)}))
     elif as_python:
@@ -207,8 +206,6 @@ def best(name: str, space: str | None, as_python: bool, runs: Path, as_json: boo
     else:
         click.echo(found.space_file, nl=False)
         click.echo(f"# `samtune best {name} --python` prints a script that trains it")
-        if count := len(run.pareto):
-            click.echo(f"# {count} trials are on the Pareto front; `samtune leaderboard {name}`")
 
 
 def _number(value: float | None, form: str) -> str:

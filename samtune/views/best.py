@@ -86,7 +86,10 @@ def space_file(winner: Winner) -> str:
     space.pop("points", None)
     space["budget"]["trials"] = 1
     space["search"]["first"] = ["default"]
-    return f"# {winner.sentence()}\n{dump(space)}"
+    front = (
+        f"# its Pareto front: `samtune leaderboard {winner.run}`\n" if study.aims.several else ""
+    )
+    return f"# {winner.sentence()}\n{front}{dump(space)}"
 
 
 def python(winner: Winner) -> str:
