@@ -9,8 +9,8 @@ al. 2018, section 3.2).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from samtune.optimizers import Knob
 from samtune.trial import Value
 from trainables.models.parts import ModelError, first_line
+from trainables.precision import Precision
 
 KNOBS: tuple[Knob, ...] = (
     Knob(
@@ -149,7 +150,7 @@ class Average:
 def renew(
     model: nn.Module,
     inputs: Iterable[Tensor],
-    autocast: Callable[[], AbstractContextManager[object]],
+    precision: Precision,
     kept: Sequence[nn.Module] = (),
 ) -> None:
     """Count the statistics of a model's BatchNorm anew, as the means over batches of inputs.
@@ -164,7 +165,8 @@ def renew(
         norm.momentum = None
         norm.train()
     for images in inputs:
-        with autocast():
+        # Layers that count a mean read their count, which compiled code cannot hold.
+        with precision.uncompiled(), precision.autocast():
             model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -332,7 +332,7 @@ class Trial:
     def _settle_norms(self, average: Average) -> None:
         """Give the averaged weights, which the model has now, their BatchNorm statistics."""
         if not average.by_step and has_statistics(self.model):
-            renew(self.model, self._training_images(), self.precision.autocast, self.frozen.norms)
+            renew(self.model, self._training_images(), self.precision, self.frozen.norms)
             self.meter.averaged_samples += self.meter.n_train
         if self.shared_norm is None:
             self.ranks.average_buffers(self.model)

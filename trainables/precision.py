@@ -84,6 +84,13 @@ class Precision:
             nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         )
 
+    def uncompiled(self) -> AbstractContextManager[object]:
+        """Return the context in which a compiled model runs as it is written."""
+        if not self.compiled:
+            return nullcontext()
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+
     def scaler(self) -> torch.amp.GradScaler | None:
         """Return a loss scaler for fp16, whose small gradients would become 0, otherwise None."""
         return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None

@@ -21,7 +21,7 @@ from trainables.averaging import Average
 from trainables.data import load
 from trainables.evaluation import Predictor, evaluate
 from trainables.models import MODELS, ModelError, build
-from trainables.precision import Precision
+from trainables.precision import Precision, compile_forward
 from trainables.task import TASK
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,3 +186,20 @@ def test_a_search_may_improve_an_average_that_there_is() -> None:
     )
     with pytest.raises(SpaceError, match="'val_acc_averaged' is not reported"):
         SearchSpace.load("sam", words)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_shows_the_average_too(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "trainables.precision.compile_forward",
+        lambda model, program, **_: compile_forward(model, program, backend="eager"),
+    )
+    words = {**SWA, "average_start": 0.0, "freeze": "0", "unfreeze_at": 0.5}
+    budget = Budget("epochs", 2)
+    compiled, plain = (trained({**words, "compile": on}, budget=budget)[0] for on in (True, False))
+    for one, other in zip(compiled, plain, strict=True):
+        assert one["val_loss_averaged"] == pytest.approx(other["val_loss_averaged"], rel=1e-4)
+        assert one["val_loss_averaged"] != one["val_loss"]
+    assert "Graph break" not in capfd.readouterr().err
