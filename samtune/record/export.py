@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from samtune.record import tables
 from samtune.record.curves import Curves, End, metric_columns
 from samtune.record.front import standing
@@ -79,6 +81,8 @@ class _Run:
         self._record = record
         self.studies = record.studies()
         self.trials = list(record.trials())
+        self._known = {word for trial in self.trials for word in trial.config.task}
+        self._tasks: dict[int, dict[str, Any]] = {}
         # Of `samtune sharpness`, after the repeats; the columns of each by its trial's key.
         self.sharpness: dict[str, dict[str, Any]] = record.meta("sharpness") or {}
         # The spaces of a run agree on both.
@@ -187,8 +191,8 @@ class _Run:
 
     def _task(self, trial: TrialRow) -> dict[str, Any]:
         study: StudyRow = self.studies[trial.study]
-        config = trial.config
-        noise = config.task.get("label_noise")
+        config, task = trial.config, self._words(trial)
+        noise = task.get("label_noise")
         return {
             "run": self._record.name,
             "study": trial.study,
@@ -196,11 +200,11 @@ class _Run:
             "search": study.settings.get("search", 0),
             "variant": config.variant,
             "base_optimizer": config.base,
-            "dataset": str(config.task.get("dataset", "")),
-            "model": str(config.task.get("model", "")),
+            "dataset": str(task.get("dataset", "")),
+            "model": str(task.get("model", "")),
             "label_noise": float(noise) if isinstance(noise, int | float) else None,
-            "augment": _augment(config.task),
-            "task": canonical(dict(config.task)),
+            "augment": _augment(task),
+            "task": canonical(task),
             "budget_kind": config.budget.kind,
             "budget_max": config.budget.per_trial,
             "metric": config.metric,
@@ -209,6 +213,22 @@ class _Run:
             "config_sha": trial.config_sha,
             "state": trial.state,
         }
+
+
+    def _words(self, trial: TrialRow) -> dict[str, Any]:
+        """Return a trial's task, with the words that samtune has learnt since it was made.
+
+        A run that was continued has these words in its spaces. Without them, its earlier and its
+        later trials would answer different questions.
+        """
+        task = dict(trial.config.task)
+        if self._known <= task.keys():
+            return task
+        if trial.study not in self._tasks:
+            frozen = yaml.safe_load(self.studies[trial.study].space)
+            self._tasks[trial.study] = frozen.get("task") or {}
+        later = self._tasks[trial.study]
+        return {word: later[word] for word in self._known & later.keys()} | task
 
 
 def _augment(task: Mapping[str, Any]) -> str:

@@ -88,6 +88,17 @@ def test_any_metric_stands_in_every_table(runs: Path) -> None:
     assert set(keys) < set(found["curves"].column("trial_key").to_pylist())
 
 
+def test_trials_made_before_a_word_answer_the_same_question(runs: Path) -> None:
+    older = TrialConfig.from_dict({**F1.to_dict(), "task": {"dataset": "d"}})
+    newer = TrialConfig.from_dict({**F1.to_dict(), "task": {"dataset": "d", "new": 1}})
+    space = "task:\n  dataset: d\n  new: 1\n  unused: 2\n"
+    with Record.create(runs, "mine", [STUDY | {"space": space}]) as record:
+        add(record, "search", 0, [{"f1": 0.5}], config=older)
+        add(record, "search", 1, [{"f1": 0.5}], config=newer)
+        tasks = exported(record)["trials"].column("task").to_pylist()
+    assert [json.loads(task) for task in tasks] == [{"dataset": "d", "new": 1}] * 2
+
+
 def test_every_table_says_where_it_comes_from(runs: Path) -> None:
     ranges = {"lr": (1e-3, 0.5, "log")}
     settings = json.dumps(json.loads(STUDY["settings"]) | {"ranges": ranges})
