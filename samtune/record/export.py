@@ -214,7 +214,6 @@ class _Run:
             "state": trial.state,
         }
 
-
     def _words(self, trial: TrialRow) -> dict[str, Any]:
         """Return a trial's task, with the words that samtune has learnt since it was made.
 
