@@ -51,7 +51,8 @@ def merged(folders: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def rules(board: pd.DataFrame) -> list[str]:
     """Return a sentence for each question whose winners were not chosen by one rule."""
     found = []
-    searched = board[board["n_knobs"] > 0]
+    # The defaults of a study are one trial per search, so nothing is chosen among them.
+    searched = board[(board["n_knobs"] > 0) & (board["trials"] > board["searches"])]
     for _, rows in searched.groupby(QUESTION, sort=False):
         several = rows["run"].nunique() > 1
         by: dict[str, list[str]] = {}
