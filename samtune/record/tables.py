@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ROWS_AT_ONCE = 4096
+_FOOTER = b"samtune.footer"
 VERSIONS = {"trials": 1, "curves": 1, "selects": 1, "repeats": 1, "leaderboard": 1, "pairs": 1}
 
 
@@ -87,9 +88,9 @@ def write(
     import pyarrow.parquet as pq
 
     # Arrow gives keys as bytes, and takes one key as bytes and as text for two.
-    new = {**(metadata or {}), "samtune.columns": _digest(typed.names)}
-    encoded = {key.encode(): value.encode() for key, value in new.items()}
-    typed = typed.with_metadata({**(typed.metadata or {}), **encoded})
+    encoded = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
+    encoded = {**(typed.metadata or {}), **encoded}
+    typed = typed.with_metadata(encoded | {_FOOTER: _digest(typed.names, encoded)})
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, typed, compression="zstd", write_page_checksum=True) as writer:
         for batch in _batches(rows, typed):
@@ -166,8 +167,8 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
         raise TableError(f"{path}: no such file")
     whole = pa.BufferReader(path.read_bytes())
     try:
-        # The checksums of the pages do not cover the names of the columns.
-        names = pq.read_schema(whole).names
+        # The checksums of the pages cover neither the names of the columns nor the metadata.
+        footer = pq.read_schema(whole)
         whole.seek(0)
         content = pq.read_table(
             whole,
@@ -188,17 +189,24 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
             f"{path}: holds {label}, and this samtune reads {table}/{VERSIONS[table]}; "
             "a newer samtune wrote it"
         )
-    known = content.schema.metadata.get(b"samtune.columns")
-    if known is not None and known.decode(errors="replace") != _digest(names):
+    known = footer.metadata.get(_FOOTER)
+    if known is not None and known != _digest(footer.names, footer.metadata):
         raise TableError(
-            f"{path}: damaged (its columns are not those that were written); "
+            f"{path}: damaged (its columns or metadata are not those that were written); "
             "`samtune leaderboard` on its run writes it again"
         )
     return content
 
 
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+def _digest(names: Sequence[str], metadata: Mapping[bytes, bytes]) -> bytes:
+    """Return a digest of what the footer of a table says of samtune's."""
+    own = sorted(
+        (key, value)
+        for key, value in metadata.items()
+        if key.startswith(b"samtune.") and key != _FOOTER
+    )
+    said = [*(name.encode() for name in names), *(part for each in own for part in each)]
+    return hashlib.sha256(b"\n".join(said)).hexdigest()[:16].encode()
 
 
 def metadata(path: Path) -> dict[str, str]:
