@@ -200,6 +200,13 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     assert "24, each at most 20 see = 10 epochs (2 see per epoch)" in out
     assert "8, 16 see" in out and "--set" in out and "default of asam" in out
     assert out.count("sampled ") == 5 and out.count("default   lr=") == 1
+    assert "aims  " not in out and "constraints  " not in out
+    several = "search: {metrics: {val_acc: max, see: min}, constraints: {s_per_step: 0.2}}\n"
+    Path("two.yaml").write_text(f"samtune: 1\nextends: asam.yaml\n{several}")
+    succeed(["run", "two.yaml", "--dry-run"])
+    out = capsys.readouterr().out
+    assert "aims            val_acc max, see min" in out
+    assert "constraints     s_per_step <= 0.2" in out
     succeed(["run", "asam", "--dry-run", "--json"])
     (plan,) = json.loads(capsys.readouterr().out)["spaces"]
     assert len(plan["first_configurations"]) == 6 and plan["budget_at_most"] == 480
