@@ -86,7 +86,7 @@ def find(reference: str | Path) -> Found:
         raise SpaceError([message])
     # Elsewhere they are called FisherSAM or look-sam.
     plain = {name.replace("_", ""): name for name in spaces}
-    near = difflib.get_close_matches(re.sub("[_-]", "", path.stem.lower()), plain, 1)
+    near = difflib.get_close_matches(re.sub("[_-]", "", path.stem.lower()), plain, 1, 0.7)
     message = (
         f"{_printable(text)}: {what}, and no shipped space has that name "
         f"({', '.join(spaces)}); `samtune spaces list` shows them"

@@ -9,6 +9,9 @@ from typing import Any
 
 from samtune.space.strict_yaml import scalar
 
+# Readers of YAML 1.1, such as PyYAML, take these words for true and false.
+_BOOLEANS = {"yes", "no", "on", "off"}
+
 
 def dump(resolved: Mapping[str, Any]) -> str:
     """Return YAML 1.2 that is read back to the same values and types, in the same order."""
@@ -32,7 +35,7 @@ def _flow(value: Any) -> str:
         return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./-]*(:[A-Za-z0-9_]+)?", value)
-        if plain and isinstance(scalar(value), str):
+        if plain and isinstance(scalar(value), str) and value.lower() not in _BOOLEANS:
             return value
         return json.dumps(value, ensure_ascii=False)
     return json.dumps(value)
