@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,7 @@ def pairs() -> pd.DataFrame:
     return pd.read_parquet(RESULTS / "digits" / "pairs.parquet")
 
 
-@pytest.mark.parametrize("study", ["digits", "aa"])
+@pytest.mark.parametrize("study", ["digits", "cifar10", "aa"])
 def test_the_board_is_that_of_the_tables(study: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = [pd.read_parquet(RESULTS / study / f"{t}.parquet") for t in ("leaderboard", "pairs")]
     print_board(found[0], found[1], "md")
@@ -36,6 +37,17 @@ def test_a_variant_is_not_better_than_itself() -> None:
     assert set(board["searches"]) == {3}
     mean, low, high = (100 * board.loc["sgd_b", f"diff_{end}"] for end in ("mean", "lo", "hi"))
     assert f"{mean:.2f} points ({low:.2f} to {high:.2f})" in TEXT
+
+
+def test_sgd_leads_where_little_is_trained() -> None:
+    board = pd.read_parquet(RESULTS / "cifar10" / "leaderboard.parquet")
+    assert len(board) == 10 and set(board["searches"]) == {2} and set(board["repeats"]) == {10}
+    assert set(board["verdict"]) == {"baseline", "worse"}
+    assert set(board["verdict_about"].dropna()) == {"configuration"}
+    leads = -100 * board.set_index("label_noise")["diff_mean"].dropna()
+    for noise, words in ((0.0, "on clean labels"), (0.4, "on noisy ones")):
+        low, high = leads[noise].min(), leads[noise].max()
+        assert re.search(f"by {low:.2f} to {high:.2f} points {words}", TEXT)
 
 
 def test_every_row_has_five_searches_of_five_seeds(board: pd.DataFrame) -> None:
