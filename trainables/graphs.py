@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -197,5 +196,5 @@ def refusal(task: Mapping[str, Value], workers: int) -> str | None:
     return None
 
 
-def _comparable(state: object) -> bytes:
-    return state.numpy().tobytes() if isinstance(state, Tensor) else pickle.dumps(state)
+def _comparable(state: object) -> object:
+    return state.numpy().tobytes() if isinstance(state, Tensor) else repr(state)

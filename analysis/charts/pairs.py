@@ -16,6 +16,8 @@ CAPTION = (
 )
 _SIGNS = {"better": "+", "worse": "-", "tied": "=", "underpowered": "?"}
 _OTHER_WAY = {"better": "worse", "worse": "better"}
+# The rows of a matrix; a larger one cannot be read, and pairs.parquet has all pairs.
+_MOST = 24
 _ROW = 26.0
 # The room that a difference needs.
 _WORDY = 52.0
@@ -25,8 +27,9 @@ _POINTED = 20.0
 
 
 def pairs(board: pd.DataFrame, pairs: pd.DataFrame, width: float) -> list[Panel]:
-    """Return a matrix with a row and a column per confirmed row of the board."""
-    rows = board[board["repeats"] > 0]
+    """Return a matrix with a row and a column for each of the first 24 confirmed rows."""
+    confirmed = board[board["repeats"] > 0]
+    rows = confirmed.head(_MOST)
     several = rows["run"].nunique() > 1
     keys = list(zip(rows["run"], rows["space"], strict=True))
     if len(keys) < 2 or pairs.empty:
@@ -36,8 +39,8 @@ def pairs(board: pd.DataFrame, pairs: pd.DataFrame, width: float) -> list[Panel]
     left = min(widest, 16 + LETTER * max(map(len, names)))
     each = min(_WIDEST, (width - left - 12) / len(keys))
     panel = Panel(
-        title="",
-        label=f"Matrix of {len(keys)} rows: {_told_all(pairs)}",
+        title="" if len(rows) == len(confirmed) else f"{len(rows)} of {len(confirmed)} rows",
+        label=f"Matrix of {len(keys)} of {len(confirmed)} rows; all pairs: {_told_all(pairs)}",
         x=(-0.5, len(keys) - 0.5),
         y=(len(keys) - 0.5, -0.5),
         x_ticks=[(k, str(k + 1)) for k in range(len(keys))],

@@ -38,15 +38,13 @@ def check_name(name: str) -> str:
 
 
 def place(runs: Path, word: str) -> Path:
-    """Return the folder of the run that a word names, by its name or as `runs/first`.
+    """Return the folder of the run that a word names: by its name, or by its folder.
 
     Raises:
-        RunError: the name is no name for a run (exit code 2).
+        RunError: the word is no name for a run, and no folder of one (exit code 2).
     """
-    if os.sep in word:
-        folder = Path(word).absolute()
-        check_name(folder.name)
-        return folder
+    if os.sep in word and "\0" not in word and (Path(word) / "sweep.db").is_file():
+        return Path(word).absolute()
     return runs.absolute() / check_name(word)
 
 
@@ -109,7 +107,6 @@ def found(runs: Path, name: str) -> Path:
     """
     folder = place(runs, name)
     if not (folder / "sweep.db").is_file():
-        runs = Path(name).parent if os.sep in name.rstrip(os.sep) else runs
         known = names(runs)
         hint = f"runs in {runs}: {', '.join(known)}" if known else f"{runs} holds no runs"
         raise RunError(f"no run {name!r}; {hint}", exit_code=2)
