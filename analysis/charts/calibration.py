@@ -7,7 +7,6 @@ import pandas as pd
 from analysis.charts.frame import LETTER, Panel
 from analysis.charts.palette import looks
 from analysis.charts.scales import padded
-from analysis.charts.svg import element, number
 
 CAPTION = "Mark: mean over the winners' repeats on test. Ring: one seed. Lower is better."
 _SCORES = {
@@ -45,12 +44,8 @@ def _panel(repeats: pd.DataFrame, name: str, words: str) -> Panel:
     )
     for place, (row, own) in enumerate(groups):
         variant = look[own["variant"].iloc[0]]
-        y = number(panel.to_y(place))
-        for value in own[name].astype(float):
-            x = number(panel.to_x(value) - 3)
-            ring = f"M{x} {y}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0"
-            told = f"{row}: one seed, {value:.4g}"
-            panel.marks.append(element("path", class_=f"{variant} hollow", d=ring, data_t=told))
+        rings = [(value, f"{value:.4g}") for value in own[name].astype(float)]
+        panel.marks.append(panel.rings(variant, rings, place, row))
         mean = float(own[name].mean())
         told = f"{row}: mean {mean:.4g}"
         panel.over.append(panel.point(variant, mean, place, "point big", 4.5, told=told))

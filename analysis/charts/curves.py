@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.charts.frame import Panel
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
-from analysis.charts.sample import part, sample
+from analysis.charts.sample import part, sample, searched_rows
 from analysis.charts.svg import element, number, path, visible
 from samtune.messages import unit as unit_of
 
@@ -28,7 +28,7 @@ def curves(trials: pd.DataFrame, reports: pd.DataFrame) -> list[Panel]:
     if metric.name not in reports or trials["row"].empty:
         return []
     reports = reports.dropna(subset=[metric.name])
-    groups = [own for _, own in trials.groupby("row", observed=True)]
+    groups = [own for _, own in searched_rows(trials).groupby("row", observed=True)]
     most = part(len(groups), _MOST, _TOGETHER)
     by_row = {name: own for name, own in reports.groupby("row", observed=True)}
     return [

@@ -18,6 +18,8 @@ NARROW = 500.0
 # The mean width of a letter of the labels.
 LETTER = 6.2
 _SIDE = 4.0
+_RINGS = 15
+_RINGS_OF_MANY = 11
 
 
 @dataclass
@@ -102,6 +104,33 @@ class Panel:
         """Return a line through values, of a class."""
         placed = [(self.to_x(x), self.to_y(y)) for x, y in points]
         return element("path", class_=kind, d=path(placed), data_k=key)
+
+    def rings(self, look: Look, values: Sequence[tuple[float, str]], y: float, row: str) -> str:
+        """Return a ring per value at the height of a row, each with what it says.
+
+        Of more than 15 values 11 are drawn as one mark, from the least to the largest, and it says
+        how many there are: a page must stay small.
+
+        Args:
+            look: The look of the row's variant.
+            values: Value on the horizontal axis, and its words, of each ring.
+            y: Value on the vertical axis.
+            row: The name of the row.
+
+        """
+        count, values = len(values), sorted(values)
+        if count > _RINGS:
+            last = _RINGS_OF_MANY - 1
+            values = [values[k * (count - 1) // last] for k in range(last + 1)]
+        around = f"{number(self.to_y(y))}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0"
+        drawn = [f"M{number(self.to_x(x) - 3)} {around}" for x, _ in values]
+        told = [f"{row}: one seed, {words}" for _, words in values]
+        if count > _RINGS:
+            drawn, told = ["".join(drawn)], [f"{row}: {count} seeds, {_RINGS_OF_MANY} drawn"]
+        return "".join(
+            element("path", class_=f"{look} hollow", d=shape, data_t=words)
+            for shape, words in zip(drawn, told, strict=True)
+        )
 
     def words(self, words: object, x: float, y: float, room: float, **attributes: object) -> str:
         """Return text at coordinates, cut to the room it has."""

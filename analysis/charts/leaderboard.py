@@ -60,12 +60,8 @@ def leaderboard(board: pd.DataFrame, repeats: pd.DataFrame, width: float) -> lis
         told = f"{names[place]}: {interval}"
         mean = unit * row[f"{metric}_mean"]
         panel.over.append(panel.point(own, mean, place, "point big", 5.0, told=told))
-        for value in seeds[place]:
-            x = panel.to_x(unit * value)
-            circle = f"M{number(x - 3)} {number(y)}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0"
-            seed = f"{names[place]}: one seed, {_shown(value, metric)}"
-            ring = element("path", class_=f"{own} hollow", d=circle, data_t=seed)
-            panel.marks.append(ring)
+        rings = [(unit * value, _shown(value, metric)) for value in seeds[place]]
+        panel.marks.append(panel.rings(own, rings, place, names[place]))
     return [panel]
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.charts.frame import Panel
 from analysis.charts.metric import Metric
 from analysis.charts.palette import looks
-from analysis.charts.sample import part, sample
+from analysis.charts.sample import part, sample, searched_rows
 from analysis.charts.svg import element, number, visible
 from samtune.messages import unit
 
@@ -27,7 +27,9 @@ def rungs(trials: pd.DataFrame, reports: pd.DataFrame) -> list[Panel]:
     metric = Metric.of(trials)
     if metric.name not in reports:
         return []
-    judged = reports[reports["rung"].notna()].dropna(subset=[metric.name])
+    trials = searched_rows(trials)
+    judged = reports[reports["rung"].notna() & reports["key"].isin(trials["key"])]
+    judged = judged.dropna(subset=[metric.name])
     if judged.empty:
         return []
     ends = metric.ends(judged[metric.name], worst=0.05)

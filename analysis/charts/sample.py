@@ -21,10 +21,10 @@ Tables = Mapping[str, pd.DataFrame]
 By = Literal["space", "variant", "search"]
 BY: tuple[By, ...] = ("space", "variant", "search")
 
-# Trials on a page, and the fewest of each row of the board.
-_PAGE = 960
-_FEWEST = 24
+# Trials on a page, and the fewest of each row of the board or of each panel.
+_PAGE = 720
 _LEAST = 16
+_MANY_ROWS = 24
 # The columns that charts need; a table of trials has some eighty.
 _OF_TRIALS = frozenset(
     [
@@ -59,7 +59,7 @@ def by_question(tables: Tables, by: By = "space") -> list[tuple[str, dict[str, p
         "curves": _of_search(tables["curves"]),
         "ranges": tables.get("ranges", pd.DataFrame(columns=list(COLUMNS))),
     }
-    most = max(_FEWEST, _PAGE // max(1, len(board)))
+    most = max(_LEAST, _PAGE // max(1, len(board)))
     return [(heading, _question(whole, rows, by, most)) for heading, rows in questions(board)]
 
 
@@ -114,6 +114,18 @@ def sample(trials: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def _is_drawn(column: str, aims: Collection[str]) -> bool:
     return column in _OF_TRIALS or column in aims or column.startswith(("knob.", "sharp_"))
+
+
+def searched_rows(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials of rows whose searches tried several; all of them of a few rows.
+
+    The defaults of a study are one trial per search. A panel of each would fill a page.
+    """
+    rows = trials.groupby("row", observed=True)
+    if rows.ngroups <= _MANY_ROWS:
+        return trials
+    several = rows["key"].transform("size") > rows["search"].transform("nunique")
+    return trials[several] if several.any() else trials
 
 
 def part(panels: int, most: int, together: int) -> int:

@@ -152,11 +152,13 @@ def _page(folders: Sequence[Path], spaces: Mapping[str, str], reload_s: int | No
 def _spaces(records: Sequence[Reader]) -> dict[str, str]:
     """Return the frozen text of each space, by run and space.
 
-    Of the searches of a study's row only the first: the others differ from it in their seeds.
+    Of the searches of a study's row only the first: the others differ from it in their seeds. Of a
+    row that is searched, and of the same row at its defaults, only the one that is searched.
     """
-    return {
-        f"{record.name}/{study.name}": study.space
-        for record in records
-        for study in record.studies()
-        if not study.settings.get("search")
-    }
+    found = {}
+    for record in records:
+        first = {s.name: s.space for s in record.studies() if not s.settings.get("search")}
+        for name, text in first.items():
+            if name.removesuffix("-default") not in first.keys() - {name}:
+                found[f"{record.name}/{name}"] = text
+    return found

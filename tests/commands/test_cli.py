@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from samtune.api import runs as stopping
+from samtune.api import run as stopping
 from samtune.cli import COMMANDS, main
 from samtune.record import database as sweep_db
 from samtune.record.folder import RunError

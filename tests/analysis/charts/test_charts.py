@@ -185,6 +185,20 @@ def test_the_rings_of_the_leaderboard_are_the_seeds(run_tables: dict[str, pd.Dat
     assert drawn == pytest.approx(seeds, abs=0.02)
 
 
+def test_many_rows_and_seeds_are_thinned(tmp_path: Path) -> None:
+    tables = search(tmp_path, [f"own{k}" for k in range(30)], 90, 20)
+    again = [
+        tables["repeats"].assign(seed_bundle=tables["repeats"]["seed_bundle"] + k)
+        for k in (0, 5, 10, 15)
+    ]
+    tables["repeats"] = pd.concat(again, ignore_index=True)
+    ((_, part),) = by_question(tables)
+    (panel,) = KINDS["leaderboard"].panels(part, 720.0)
+    assert "20 seeds, 11 drawn" in "".join(panel.marks)
+    (matrix,) = KINDS["pairs"].panels(part, 720.0)
+    assert re.fullmatch(r"24 of \d\d rows", matrix.title)
+
+
 def test_a_trial_that_has_reported_once_is_a_mark(run_tables: dict[str, pd.DataFrame]) -> None:
     run_tables["curves"] = run_tables["curves"].groupby("trial_key").tail(1)
     panels = draw("curves", run_tables).panels
