@@ -19,8 +19,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(*words: str, folder: Path = EXAMPLES) -> str:
-    """Return what a command of the examples prints."""
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    """Return what a command of the examples prints; it keeps no data of the user's."""
+    own = {"PYTHONPATH": str(EXAMPLES.parent), "SAMTUNE_DATA_ROOT": str(folder / "mapped")}
+    environment = {**os.environ, **own}
     done = subprocess.run(
         words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
     )
