@@ -25,6 +25,8 @@ def in_use() -> int:
 @contextmanager
 def limited(extra: int) -> Iterator[None]:
     """Let cudaMalloc refuse what is beyond today's memory and `extra` bytes."""
+    # What is only garbage could be used again, and nothing would be refused.
+    gc.collect()
     torch.cuda.empty_cache()
     limit, before = setting("fake_limit"), setting("fake_limit").value
     limit.value = setting("fake_used").value + extra

@@ -11,12 +11,18 @@ static unsigned long long capture_id;
 
 static void *handle(void) { return calloc(1, 64); }
 
+/* Whether this thread captures, and whether other threads must not wait meanwhile either. */
+static __thread int captures;
+static enum cudaStreamCaptureMode capture_mode;
+
 /* How strict CUDA is with this thread while a stream is captured. */
 static __thread enum cudaStreamCaptureMode strictness = cudaStreamCaptureModeGlobal;
 
 /* A graph cannot contain a wait of the host: CUDA ends the capture with an error. */
 static cudaError_t wait(int for_others) {
-    if (fake_capturing && !(for_others && strictness == cudaStreamCaptureModeRelaxed)) {
+    int concerned = captures || capture_mode == cudaStreamCaptureModeGlobal;
+    if (fake_capturing && concerned &&
+        !(for_others && strictness == cudaStreamCaptureModeRelaxed)) {
         count(REFUSED);
         return cudaErrorStreamCaptureUnsupported;
     }
@@ -71,6 +77,8 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEve
 /* Graphs: what is launched between begin and end belongs to the graph. */
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
     captured = stream;
+    captures = 1;
+    capture_mode = mode;
     fake_capturing = 1;
     capture_id++;
     return cudaSuccess;
@@ -83,6 +91,7 @@ cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     captured = 0;
+    captures = 0;
     fake_capturing = 0;
     *graph = handle();
     return cudaSuccess;
