@@ -76,6 +76,7 @@ def test_a_folder_with_tables_alone_is_a_run(
 def test_eighty_columns_show_difference_verdict_and_ranks(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     wide = printed(run, capsys, "r").splitlines()
     (sam,) = [line for line in wide if line.startswith("1  sam")]
     assert "better  " in sam and "1-1" in sam and "looks 3" in sam
