@@ -78,7 +78,8 @@ def find(reference: str | Path) -> Found:
     if (known := reference_spaces().get(text.removesuffix(".yaml"))) is not None:
         return Found(known.stem, known, from_shipped=True)
     spaces = shipped()
-    what = "is a folder, not a file" if os.path.isdir(text) else "no such file"
+    folder = os.path.isdir(text)
+    what = "is a folder, not a file" if folder else "no such file"
     if path.suffix in {"", ".yaml", ".yml"} and path.stem in spaces:
         if str(path.parent) in _SHIPPED_FOLDERS:
             return Found(path.stem, spaces[path.stem], from_shipped=True)
@@ -86,12 +87,14 @@ def find(reference: str | Path) -> Found:
         raise SpaceError([message])
     # Elsewhere they are called FisherSAM or look-sam.
     plain = {name.replace("_", ""): name for name in spaces}
-    near = difflib.get_close_matches(re.sub("[_-]", "", path.stem.lower()), plain, 1, 0.7)
+    near = difflib.get_close_matches(re.sub("[_-]", "", path.stem.lower()), plain, 1)
     message = (
         f"{_printable(text)}: {what}, and no shipped space has that name "
         f"({', '.join(spaces)}); `samtune spaces list` shows them"
     )
-    raise SpaceError([message + (f"; did you mean {plain[near[0]]!r}?" if near else "")])
+    raise SpaceError(
+        [message + (f"; did you mean {plain[near[0]]!r}?" if near and not folder else "")]
+    )
 
 
 def parse(data: bytes, source: str) -> Node:
