@@ -28,9 +28,9 @@ EPOCH_S = 3.0
 """Of a ResNet-18 on a fast GPU: what the cost is a share of."""
 
 
-def state_of(model: str) -> dict[str, Any]:
-    """Return the state of a network that has made a step."""
-    net = build(model, (3, 32, 32), 10, 0)
+def state_of(model: str, device: str) -> dict[str, Any]:
+    """Return the state of a network that has made a step on a device."""
+    net = build(model, (3, 32, 32), 10, 0).to(device)
     base = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     for p in net.parameters():
         p.grad = torch.zeros_like(p)
@@ -38,9 +38,9 @@ def state_of(model: str) -> dict[str, Any]:
     return {"model": net.state_dict(), "optimizer": base.state_dict()}
 
 
-def measure(model: str, rounds: int) -> dict[str, Any]:
+def measure(model: str, rounds: int, device: str = "cpu") -> dict[str, Any]:
     """Return medians in seconds, after a first round that finds its memory."""
-    state = state_of(model)
+    state = state_of(model, device)
     before, after, busy = [], [], []
     with tempfile.TemporaryDirectory() as made:
         saver = Saver(Path(made, "behind"))
@@ -67,13 +67,14 @@ def measure(model: str, rounds: int) -> dict[str, Any]:
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write this file.")
 def main(model: str, rounds: int, file: Path | None) -> None:
     """Measure what a checkpoint holds up, before and after it was written by a thread."""
-    found = measure(model, rounds)
+    gpu = torch.cuda.is_available()
+    about = environment("torch", device=torch.cuda.get_device_name() if gpu else None)
+    found = measure(model, rounds, "cuda" if gpu else "cpu")
     print(f"{found['model']}, {found['megabytes']:.0f} MB, what the training waits for:")
     for name, seconds in found["held_s"].items():
         print(f"  {name:24} {seconds:.3f} s, {seconds / EPOCH_S:.1%} of an epoch of {EPOCH_S:g} s")
     if file is not None:
-        about = {"environment": environment(), **found}
-        file.write_text(json.dumps(about, indent=1) + "\n")
+        file.write_text(json.dumps({"environment": about, **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
