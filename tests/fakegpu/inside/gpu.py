@@ -93,7 +93,8 @@ def logged() -> Iterator[Log]:
     def logged_evaluate(*args: Any) -> Any:
         with counted() as found:
             result = evaluate(*args)
-        log.passes[-1].append(found)
+        if log.passes:
+            log.passes[-1].append(found)
         return result
 
     def begin(optimizer: Any, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A ResNet-18 of few channels: as many layers, parameters and launches, and a small host cost."""
+"""Narrow networks for tests: a ResNet-18 of few channels, with all of its layers and launches."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def resnet18(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
             layers.append(Basic(maps, 8 * 2**stage, stride))
             maps = 8 * 2**stage
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(maps, classes))
+
+
+def two_layers(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return a network that is soon compiled, with kernels that do not need each other."""
+    layers: list[nn.Module] = []
+    for before, maps in ((in_shape[0], 8), (8, 16)):
+        layers += [nn.Conv2d(before, maps, 3, bias=False), nn.BatchNorm2d(maps), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
