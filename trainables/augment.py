@@ -28,11 +28,12 @@ from trainables.crops import (
 )
 from trainables.datasets.decode import Crops
 from trainables.randaugment import OPERATIONS, randaugment
-from trainables.split import Batch, Split, Streamed
+from trainables.split import Batch, Split, Streamed, sent
 
 KINDS = ("none", "standard", "cutout", "randaugment", "imagenet")
 _CROPPED = ("standard", "cutout", "randaugment")
-_ALL = slice(None)
+ALL = slice(None)
+"""The rows of a whole batch."""
 
 
 def warn_of_squares(task: Mapping[str, Value], split: Split) -> None:
@@ -99,7 +100,7 @@ class Augment:
         self._generator = torch.Generator(normalise.mean.device)
         self._out: Tensor | None = None
         self._staging: Staging
-        self._rows = _ALL
+        self._rows: slice | Tensor = ALL
         self._epoch = 0
         self._cut_when_decoded = False
 
@@ -119,16 +120,18 @@ class Augment:
         words = np.random.SeedSequence((self.seed, epoch, 1))
         self._generator.manual_seed(int(words.generate_state(1)[0]))
 
-    def __call__(self, images: Batch, rows: slice = _ALL, count: int | None = None) -> Tensor:
+    def __call__(
+        self, images: Batch, rows: slice | Tensor = ALL, count: int | None = None
+    ) -> Tensor:
         """Return the augmented images as float32 (B, C, H, W).
 
         Args:
             images: The batch, uint8 of shape (B, C, H, W).
-            rows: The place of these images in a larger batch of `count`; they are augmented as
+            rows: The places of these images in a larger batch of `count`; they are augmented as
                 they would be in it.
             count: The size of the larger batch; None if the images are the whole batch.
         """
-        self._rows = rows
+        self._rows = rows if isinstance(rows, slice) else sent(rows, images.device)
         shape, device = images.shape, images.device
         if self._out is None or self._out.shape[0] < shape[0]:
             out = torch.empty(shape, dtype=torch.float32, device=device)
@@ -187,4 +190,4 @@ class Augment:
     def _whole(self, below: int, count: int) -> Tensor:
         device = self._generator.device
         drawn = torch.randint(below, (count,), generator=self._generator, device=device)
-        return drawn if self._rows == _ALL else drawn[self._rows]
+        return drawn[self._rows]

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from trainables.allocator import keep_freed_memory
 from trainables.augment import Augment, Normaliser, warn_of_squares
 from trainables.averaging import Average, has_statistics, renew
 from trainables.batch_norm import SharedNorm
+from trainables.batches import Batches
 from trainables.budget import SKIPS_IN_A_ROW, Meter
 from trainables.clock import EpochClock
 from trainables.data import TrainVal, digest, load, open_test
@@ -43,7 +43,7 @@ from trainables.parallel import ALONE, Ranks, RankShare
 from trainables.precision import Precision, compiling
 from trainables.saver import Saver, Send
 from trainables.schedule import Schedule
-from trainables.split import Split, sent
+from trainables.split import Split
 from trainables.sums import Sums
 from trainables.targets import Mixer, cross_entropy
 
@@ -52,9 +52,6 @@ from trainables.targets import Mixer, cross_entropy
 _COMPARED = 10
 # What is reported of the averaged weights on test too.
 _ON_TEST = ("test_acc", "test_loss", "test_ece", "test_brier")
-# The split seed and the order seed may be equal. Without this word, the first epoch would then
-# begin with the images that have noisy labels.
-_ORDER = 1
 
 
 class Trial:
@@ -90,17 +87,17 @@ class Trial:
         warn_of_squares(config.task, data.train)
         self.train, self.val = self._resident(data.train), self._resident(data.val)
         self.data_sha256 = data.sha256
-        self._build(data)
         n_train = len(data.train)
+        batch_size = min(int(config.task["batch_size"]), n_train)
+        schedule = Schedule.of(config.task, float(config.knobs["lr"]))
+        self.meter = Meter(config.budget, n_train, batch_size, schedule)
+        self._build(data)
         self.sums = Sums(self.device)
         self.optimizer = make_optimizer(self.model, n_train)
         self.frozen = Frozen.of(config.task, self.model)
         self.average = Average.of(config.task, self.model)
         self.graphs = step_graphs(config.task, self.optimizer, self.model, self.device)
         self.shared_norm = self._shared_norm()
-        batch_size = min(int(config.task["batch_size"]), n_train)
-        schedule = Schedule.of(config.task, float(config.knobs["lr"]))
-        self.meter = Meter(config.budget, n_train, batch_size, schedule)
         folder = config.checkpoint_dir
         self.saver = Saver(Path(folder)) if folder is not None else None
         # What a repeat says of its test split: of its images, and which of them it got right.
@@ -120,8 +117,11 @@ class Trial:
         self.classes = data.classes
         self.model = self.precision.place(model, (words, shape, data.classes))
         normalise = Normaliser(data.mean.to(self.device), data.std.to(self.device))
-        self.augment = Augment(str(task["augment"]), normalise, seed, self.precision.memory_format)
-        self.mix = Mixer(float(task["mixup"]), float(task["cutmix"]), data.classes, seed)
+        augment = Augment(str(task["augment"]), normalise, seed, self.precision.memory_format)
+        mix = Mixer(float(task["mixup"]), float(task["cutmix"]), data.classes, seed)
+        self.batches = Batches(
+            self.train, self.meter.batches, augment, mix, self.device, self.ranks
+        )
         self.loss_fn = cross_entropy(float(task["label_smoothing"]))
         self.predict = Predictor(self.model, normalise, self.precision, self.ranks)
 
@@ -207,10 +207,8 @@ class Trial:
         meter, lr = self.meter, float(self.config.knobs["lr"])
         self.sums, first_step = Sums(self.device), meter.step
         self.frozen.train()
-        self.augment.start(meter.epoch)
-        self.mix.start(meter.epoch)
         before, clock = (meter.data_s, meter.train_s), EpochClock(self.device)
-        for share, inputs, targets in self._batches():
+        for share, inputs, targets in self.batches.epoch(meter.epoch):
             meter.data_s += clock.lap()
 
             self.frozen.thaw(meter.progress)
@@ -252,20 +250,6 @@ class Trial:
             self.sums.samples = 0
         return self.sums.trained() | {"lr": lr * share_of_lr}
 
-    def _batches(self) -> Iterator[tuple[RankShare, Tensor, Tensor]]:
-        """Yield this rank's share of each batch of the epoch, augmented."""
-        # An image may be mixed with one in another rank's share.
-        whole = self.mix.mixes
-        source = self.augment.source(self.train)
-        for share, images, labels in self.ranks.batches(
-            source, self._order(), self.meter.batches, self.device, whole=whole
-        ):
-            if whole:
-                inputs, targets = self.mix(self.augment(images), labels)
-                yield share, inputs[share.rows], targets[share.rows]
-            else:
-                yield share, self.augment(images, share.rows, share.count), labels
-
     def _step(
         self, share: RankShare, inputs: Tensor, targets: Tensor, compare: bool
     ) -> StepResult:
@@ -295,12 +279,6 @@ class Trial:
             # What draws random numbers is refused.
             replay_rng=self.graphs is None,
         )
-
-    def _order(self) -> Tensor:
-        """Return this epoch's order of the training images; a resumed trial draws the same."""
-        rng = np.random.default_rng((self.config.seeds.order, self.meter.epoch, _ORDER))
-        order = torch.from_numpy(rng.permutation(self.meter.n_train))
-        return sent(order, self.train.rows.device)
 
     def _validate(self) -> dict[str, float]:
         started = perf_counter()
@@ -339,14 +317,10 @@ class Trial:
 
     def _training_images(self) -> Iterator[Tensor]:
         """Yield this rank's share of each batch of the last epoch again, augmented alike."""
-        self.augment.start(self.meter.epoch)
-        source = self.augment.source(self.train)
-        for share, images, _ in self.ranks.batches(
-            source, self._order(), self.meter.batches, self.device, whole=False
-        ):
+        for share, inputs, _ in self.batches.epoch(self.meter.epoch, mixed=False):
             if self.shared_norm is not None:
                 self.shared_norm.on = share.copies == 1
-            yield self.augment(images, share.rows, share.count)
+            yield inputs
 
     def _test(self) -> dict[str, float]:
         started = perf_counter()

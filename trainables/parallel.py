@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from samtune.errors import SamtuneError
 from samtune.optimizers import sizes
-from trainables.split import Batch, Split
+from trainables.split import Split
 
 # This is for a network that hangs. If a process or a node is lost, Ray ends the rank much earlier.
 _PATIENCE = datetime.timedelta(minutes=10)
@@ -45,6 +45,12 @@ class RankShare:
     rows: slice
     count: int
     copies: int
+
+    @property
+    def size(self) -> int:
+        """Return the number of its samples."""
+        stop: int = self.rows.stop
+        return stop - int(self.rows.start)
 
 
 class Ranks:
@@ -88,32 +94,6 @@ class Ranks:
         parts = sizes.even(count, self.size)
         start = sum(parts[: self.rank])
         return RankShare(slice(start, start + parts[self.rank]), count, 1)
-
-    def batches(
-        self,
-        split: Split,
-        order: Tensor,
-        counts: Sequence[int],
-        device: torch.device,
-        *,
-        whole: bool,
-    ) -> Iterator[tuple[RankShare, Batch, Tensor]]:
-        """Yield this rank's part of each batch: its share, images and labels.
-
-        Args:
-            split: the images.
-            order: indices of the images in the order of the epoch, shape (n,).
-            counts: samples per batch, n together.
-            device: where the batches should be.
-            whole: yield all of each batch instead.
-        """
-        shares = [self.share(count) for count in counts]
-        if not whole and self.size > 1:
-            parts = zip(torch.split(order, list(counts)), shares, strict=True)
-            order = torch.cat([batch[share.rows] for batch, share in parts])
-            counts = [share.rows.stop - share.rows.start for share in shares]
-        made = split.selections(order, counts, device)
-        yield from ((share, *batch) for share, batch in zip(shares, made, strict=True))
 
     def total(self, *mine: float) -> list[float]:
         """Return the sums over the ranks. Collective."""

@@ -68,23 +68,23 @@ def held(state: Any) -> Any:
     Nothing waits for a GPU: tensors arrive in pinned memory, once the device comes to it. What
     is queued there later cannot change them.
     """
-    copies: dict[int, Tensor] = {}
+    return _copied(state, {})
 
-    def copy(tree: Any) -> Any:
-        if isinstance(tree, Tensor):
-            if id(tree) not in copies:
-                copies[id(tree)] = _on_host(tree)
-            return copies[id(tree)]
-        if isinstance(tree, dict):
-            # A module's state has an attribute beside its entries.
-            new = shallow(tree)
-            new.update((key, copy(value)) for key, value in tree.items())
-            return new
-        if isinstance(tree, list | tuple):
-            return type(tree)([copy(value) for value in tree])
-        return tree
 
-    return copy(state)
+def _copied(tree: Any, copies: dict[int, Tensor]) -> Any:
+    """Return the copy; `copies` has those of the tensors met so far, by their id."""
+    if isinstance(tree, Tensor):
+        if id(tree) not in copies:
+            copies[id(tree)] = _on_host(tree)
+        return copies[id(tree)]
+    if isinstance(tree, dict):
+        # A module's state has an attribute beside its entries.
+        new = shallow(tree)
+        new.update((key, _copied(value, copies)) for key, value in tree.items())
+        return new
+    if isinstance(tree, list | tuple):
+        return type(tree)([_copied(value, copies) for value in tree])
+    return tree
 
 
 def _on_host(t: Tensor) -> Tensor:

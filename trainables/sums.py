@@ -22,6 +22,7 @@ class Sums:
     def __init__(self, device: torch.device) -> None:
         # Loss, hits, loss gap and cosine, each times the images that it is of.
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self._loss, self._hits, self._gap, self._cosine = self._sums.unbind()
         self.samples = self._perturbed = self._compared = 0.0
 
     def add(self, result: StepResult, targets: Tensor, copies: int) -> None:
@@ -31,16 +32,16 @@ class Sums:
             return
         samples = len(targets) / copies
         self.samples += samples
-        self._sums[0] += result.loss * samples
-        self._sums[1] += hits(result.outputs, targets) / copies
+        self._loss.add_(result.loss * samples)
+        self._hits.add_(hits(result.outputs, targets), alpha=1 / copies)
         if result.skipped:
             return
         if result.sharp_loss is not None:
             self._perturbed += samples
-            self._sums[2] += (result.sharp_loss - result.loss) * samples
+            self._gap.add_((result.sharp_loss - result.loss) * samples)
         if result.cosine is not None:
             self._compared += samples
-            self._sums[3] += result.cosine * samples
+            self._cosine.add_(result.cosine * samples)
 
     def settle(self, ranks: Ranks) -> None:
         """Add up the sums of all ranks; the only wait for the device in an epoch. Collective."""

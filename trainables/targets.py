@@ -96,5 +96,5 @@ def hits(outputs: Tensor, targets: Tensor) -> Tensor:
     """Count the correct predictions, 0-dim float64; a mixture counts by the class's share."""
     predicted = outputs.argmax(dim=1)
     if targets.dim() == 1:
-        return (predicted == targets).sum().double()
-    return targets.gather(1, predicted.unsqueeze(1)).double().sum()
+        return (predicted == targets).sum(dtype=torch.float64)
+    return targets.gather(1, predicted.unsqueeze(1)).sum(dtype=torch.float64)

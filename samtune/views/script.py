@@ -17,17 +17,18 @@ The data, the model and the loss are those of the run. To train something else, 
 place of `load`, `build_for` and `cross_entropy`.
 """
 
-import numpy as np
 import torch
 
 from samtune.optimizers import {names}, GradientOracle
 from samtune.trial import Budget
 from trainables.augment import Augment, Normaliser
+from trainables.batches import Batches
 from trainables.budget import Meter
 from trainables.checkpoint import seed_rng
 from trainables.data import load
 from trainables.evaluation import Predictor, evaluate
 from trainables.models import build_for
+from trainables.parallel import ALONE
 from trainables.precision import Precision
 from trainables.schedule import Schedule
 from trainables.targets import Mixer, cross_entropy
@@ -57,16 +58,13 @@ weights = [weight for weight in model.parameters() if weight.requires_grad]
 # The learning rate follows the task's schedule over the whole budget.
 batch_size = min(TASK["batch_size"], len(train))
 meter = Meter(BUDGET, len(train), batch_size, Schedule.of(TASK, LR))
+batches = Batches(train, meter.batches, augment, mix, device, ALONE)
 predict = Predictor(model, normalise, precision)
 scaler = precision.scaler()
 while not meter.finished():
     meter.epoch += 1
     model.train()
-    augment.start(meter.epoch)
-    mix.start(meter.epoch)
-    order = np.random.default_rng(({order}, meter.epoch, 1)).permutation(len(train))
-    for images, labels in train.selections(torch.from_numpy(order), meter.batches, device):
-        inputs, targets = mix(augment(images), labels)
+    for _, inputs, targets in batches.epoch(meter.epoch):
         for group in optimizer.base.param_groups:
             group["lr"] = LR * meter.lr_share
         optimizer.set_progress(meter.progress, meter.lr_share)
@@ -74,7 +72,7 @@ while not meter.finished():
             GradientOracle(model, inputs, targets, loss, autocast=precision.dtype, scaler=scaler)
         )
         cost = done.forward_samples, done.backward_samples
-        meter.count(len(labels), cost, done.skipped, seconds=0.0)
+        meter.count(len(targets), cost, done.skipped, seconds=0.0)
         if meter.finished():
             break
     found = evaluate(predict, val)
