@@ -40,6 +40,12 @@ collect_ignore = [] if "SAMTUNE_FAKE_GPU" in os.environ else ["fakegpu/inside"]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no process waits for the other's last one."""
+    long = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "fakegpu")))}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="module")
 def two_slots() -> Iterator[object]:
     """A Ray of our own with room for two trials; ended with the module that uses it.

@@ -18,6 +18,8 @@ from samtune.cli import main
 from samtune.record.record import Record
 from trainables.device import DeviceError, device_for
 
+pytestmark = pytest.mark.slow
+
 TINY = {"budget.kind": "epochs", "budget.per_trial": 1, "budget.trials": 2, "asha.grace": 1}
 BUDGET = {"kind": "epochs", "per_trial": 3, "trials": 4}
 

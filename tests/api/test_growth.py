@@ -16,6 +16,8 @@ from samtune.cli import main
 from samtune.record.reader import Reader
 from samtune.record.record import Record
 
+pytestmark = pytest.mark.slow
+
 KNOBS = {"x": {"min": 0.0, "max": 1.0}, "y": {"min": 0.0, "max": 1.0}}
 
 

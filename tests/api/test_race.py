@@ -13,6 +13,8 @@ from samtune.api.race import active, left_out
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
 
+pytestmark = pytest.mark.slow
+
 LAB = '''
 import samtune
 

@@ -23,6 +23,8 @@ from samtune.sweep.live import QuietView
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 
+pytestmark = pytest.mark.slow
+
 LAB = '''
 import os
 import random

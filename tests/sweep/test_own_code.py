@@ -100,6 +100,17 @@ def finished(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, err
 
 
+def killed_after_a_trial(*words: str) -> None:
+    begun = samtune(*words)
+    assert begun.stderr is not None
+    shown = []
+    while not shown or not shown[-1].startswith("[1/2]"):
+        shown.append(begun.stderr.readline())
+        assert shown[-1], "".join(shown)
+    begun.kill()
+    begun.communicate()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("package", ["", "mine"], ids=["modules", "package"])
@@ -111,16 +122,12 @@ def test_own_code_is_found_by_run_resume_and_confirm(
     for stray in ("trainables", "samtune"):
         Path(stray).mkdir()
         Path(stray, "__init__.py").write_text("raise SystemExit('the stray one was imported')")
-    begun = samtune("run", "lab.yaml", "--name", "lab", "--no-confirm")
-    assert begun.stderr is not None
-    shown = []
-    while not shown or not shown[-1].startswith("[1/2]"):
-        shown.append(begun.stderr.readline())
-        assert shown[-1], "".join(shown)
-    begun.kill()
-    begun.communicate()
-    finished(samtune("resume", "lab"))
-    finished(samtune("confirm", "lab"))
+    if package:
+        finished(samtune("run", "lab.yaml", "--name", "lab"))
+    else:
+        killed_after_a_trial("run", "lab.yaml", "--name", "lab", "--no-confirm")
+        finished(samtune("resume", "lab"))
+        finished(samtune("confirm", "lab"))
     with Record.open(Path("runs"), "lab") as record:
         states = Counter((trial.stage, trial.state) for trial in record.trials())
     assert states == {("search", "completed"): 2, ("confirm", "completed"): 1}

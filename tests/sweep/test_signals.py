@@ -33,6 +33,8 @@ from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.stop import Stop
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 

@@ -32,6 +32,8 @@ from samtune.sweep.progress import Progress
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 
+pytestmark = pytest.mark.slow
+
 LAB = '''
 import errno
 import os

@@ -22,6 +22,8 @@ from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stages import StagePlan
 from samtune.sweep.stop import Stop
 
+pytestmark = pytest.mark.slow
+
 LAB = """
 import os
 import samtune
