@@ -1,6 +1,7 @@
-"""NVIDIA's MPS, by which processes compute on one GPU at once in place of taking turns.
+"""The daemon of NVIDIA's MPS on this machine.
 
-A daemon runs beside Ray while the sweep does. Ray's workers find it by an environment variable.
+By MPS, processes compute on one GPU at once in place of taking turns. They find the daemon by the
+environment in which they first use CUDA.
 """
 
 from __future__ import annotations
@@ -9,27 +10,29 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from samtune.cluster.nvidia import gpus_of_driver
 from samtune.record.folder import RunError
 
 CONTROL = "nvidia-cuda-mps-control"
-# The daemon ends when the last of its clients has; Ray's workers have ended by then.
-_PATIENCE_S = 30.0
+_WITHOUT = "without it: --set resources.gpu_sharing=off"
+# It answers at once, unless it waits for clients that do not end. The guard ends it then.
+_PATIENCE_S = 15.0
 _MIB = 2**20
 
 
 @contextmanager
-def shared_gpus(share: float, folder: Path) -> Iterator[dict[str, str]]:
-    """Run MPS in the block, and yield the environment of the processes that are to use it.
+def daemon(share: float, folder: Path) -> Iterator[dict[str, str]]:
+    """Run the daemon in the block, and yield the environment of its clients.
 
     Args:
-        share: The share of a GPU that a process has; it limits the process's memory there.
-        folder: A new folder, for the daemon's pipes and logs. A guard that ends what writes there
-            ends the daemon too.
+        share: The share of a GPU that a client has; it limits the client's memory there.
+        folder: A new folder, for pipes and logs. A guard that ends what writes there ends the
+            daemon and its servers too.
 
     Raises:
         RunError: MPS is not installed or does not start (exit code 5).
@@ -37,50 +40,66 @@ def shared_gpus(share: float, folder: Path) -> Iterator[dict[str, str]]:
     if shutil.which(CONTROL) is None:
         raise RunError(
             f"resources.gpu_sharing is mps, and there is no {CONTROL} on the PATH; it comes with "
-            "NVIDIA's driver for Linux. Without it: --set resources.gpu_sharing=off",
+            f"NVIDIA's driver for Linux; {_WITHOUT}",
             exit_code=5,
         )
     settings = {
         "CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipe"),
         "CUDA_MPS_LOG_DIRECTORY": str(folder / "log"),
-        **_limit(share),
+        # The daemon numbers the GPUs as the driver and Ray do.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     for name in ("pipe", "log"):
         (folder / name).mkdir(parents=True)
-    started = _control(["-d"], settings)
-    if started.returncode:
-        said = (started.stderr or started.stdout).strip().splitlines() or ["it says nothing"]
-        raise RunError(
-            f"{CONTROL} did not start ({said[0]}); does another user's MPS run on this machine? "
-            "Without it: --set resources.gpu_sharing=off",
-            exit_code=5,
-        )
-    try:
-        yield settings
-    finally:
-        # If it does not answer, the guard ends it.
-        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-            _control([], settings, typed="quit\n")
+    with open(folder / "said", "w+") as said:
+        try:
+            # The daemon keeps the file open, by which a guard finds it.
+            _run(["-d"], settings, said, pass_fds=[said.fileno()])
+            if limits := _limits(share):
+                _run([], settings, said, typed=limits)
+        except (OSError, subprocess.SubprocessError) as error:
+            said.seek(0)
+            first = (said.read().strip() or str(error)).splitlines()[0]
+            raise RunError(
+                f"{CONTROL} did not start ({first}); does another user's MPS run on this machine? "
+                f"{_WITHOUT}",
+                exit_code=5,
+            ) from None
+        try:
+            yield settings
+        finally:
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                _run([], settings, said, typed="quit\n")
 
 
-def _limit(share: float) -> dict[str, str]:
-    """Return the limit of a process's memory on each GPU; none if the driver does not say."""
+def _limits(share: float) -> str:
+    """Return the commands that limit a client's memory on each GPU; "" for an unknown size."""
     seen = gpus_of_driver()
-    if seen is None or not seen.memory:
-        return {}
-    sizes = (f"{index}={int(share * size) // _MIB}M" for index, size in enumerate(seen.memory))
-    return {"CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": ",".join(sizes)}
+    sizes = seen.memory if seen else ()
+    command = "set_default_device_pinned_mem_limit"
+    return "".join(
+        f"{command} {index} {int(share * size) // _MIB}M\n" for index, size in enumerate(sizes)
+    )
 
 
-def _control(
-    words: list[str], settings: dict[str, str], typed: str = ""
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def _run(
+    words: list[str],
+    settings: Mapping[str, str],
+    said: IO[str],
+    *,
+    typed: str = "",
+    pass_fds: list[int] | None = None,
+) -> None:
+    # It would number only the GPUs that it sees, and Ray's workers have the numbers of all.
+    own = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    subprocess.run(
         [CONTROL, *words],
         input=typed,
-        env={**os.environ, **settings},
+        env=own | dict(settings),
         text=True,
-        capture_output=True,
-        check=False,
+        stdout=said,
+        stderr=said,
+        pass_fds=pass_fds or [],
+        check=True,
         timeout=_PATIENCE_S,
     )

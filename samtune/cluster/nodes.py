@@ -25,6 +25,15 @@ def alive() -> list[dict[str, float]]:
     return [node["Resources"] for node in _nodes() if node["Alive"]]
 
 
+def with_gpus() -> dict[str, str]:
+    """Return the address of each node that has GPUs, by the node's id."""
+    return {
+        node["NodeID"]: node["NodeManagerAddress"]
+        for node in _nodes()
+        if node["Alive"] and node["Resources"].get("GPU")
+    }
+
+
 class OomKills:
     """The processes of this command that the kernel has killed because memory ran out.
 

@@ -1,9 +1,9 @@
 """End the processes of a killed sweep, because Ray's agents outlive a killed Ray by over a minute.
 
 A separate process waits for the end of its standard input. The sweep holds the other end, which
-the kernel closes however the sweep dies. Then the process kills every process that has a file of
-the sweep's Ray open for writing, because all processes of Ray have a log there. This needs /proc.
-Without it, Ray's processes end later by themselves.
+the kernel closes however the sweep dies. Then the process kills every process that has a file in
+the sweep's folder open for writing: all processes of Ray have a log there, and the daemons of MPS
+too. This needs /proc. Without it, Ray's processes end later by themselves.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ _PAUSE_S = 0.1
 
 @contextmanager
 def ended_with_us(scratch: str) -> Iterator[None]:
-    """End all that Ray starts in the folder `scratch` after the block, or with this process."""
+    """End all that writes in the folder `scratch` after the block, or with this process."""
     command = [sys.executable, __file__, scratch]
     # In a session of its own, a Ctrl-C in the terminal does not reach it.
-    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    guard = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    # It goes on in a child of its own, which holds its input and its output.
+    guard.wait()
     try:
         yield
     finally:
@@ -51,6 +55,9 @@ def writers(folder: str) -> set[int]:
 
 def _main(scratch: str) -> None:
     sweep = os.getppid()
+    # Ray kills the children of a worker that ends, and not the children of those.
+    if os.fork():
+        os._exit(0)
     sys.stdin.buffer.read()
     for _ in range(_ATTEMPTS):
         left = writers(scratch) - {sweep, os.getpid()}

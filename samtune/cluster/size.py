@@ -22,7 +22,10 @@ from samtune.space.schema import ResourceSettings
 
 @dataclass(frozen=True)
 class TrialSize:
-    """The resources of one trial: `workers` processes with `cpus` and `gpus` each."""
+    """The resources of one trial: `workers` processes with `cpus` and `gpus` each.
+
+    `mps` says whether trials that share a GPU compute there at once.
+    """
 
     cpus: float
     gpus: float
@@ -34,12 +37,14 @@ class TrialSize:
     def of(cls, spaces: Sequence[ResourceSettings]) -> TrialSize:
         """Return a size that is enough for the trials of every space."""
         limits = [each.parallel for each in spaces if isinstance(each.parallel, int)]
+        gpus = max(each.gpus for each in spaces)
         return cls(
             cpus=max(each.cpus for each in spaces),
-            gpus=max(each.gpus for each in spaces),
+            gpus=gpus,
             workers=max(each.workers for each in spaces),
             parallel=max(limits, default=None),
-            mps=any(each.gpu_sharing == "mps" for each in spaces),
+            # A trial of another space may need a whole GPU, and then no two trials share one.
+            mps=gpus < 1 and any(each.gpu_sharing == "mps" for each in spaces),
         )
 
     @property

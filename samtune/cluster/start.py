@@ -16,11 +16,11 @@ from ray import tune
 from ray.exceptions import RayError
 
 from samtune.cluster.access import answers, protect
-from samtune.cluster.mps import shared_gpus
 from samtune.cluster.nodes import alive
 from samtune.cluster.orphans import ended_with_us
 from samtune.cluster.ray_internals import WORKERS_ON_DEMAND
 from samtune.cluster.scratch import scratch_folder
+from samtune.cluster.sharing import shared_gpus
 from samtune.cluster.size import TrialSize
 from samtune.record.folder import RunError
 from samtune.space.schema import ResourceSettings
@@ -67,16 +67,10 @@ def cluster(
         ship: Paths of Python modules to send to the workers.
 
     Raises:
-        RunError: no trial fits, nothing answers at `address`, Ray does not start, or everyone on
-            the network could use it (exit code 5).
+        RunError: no trial fits, nothing answers at `address`, Ray or MPS does not start, or
+            everyone on the network could use it (exit code 5).
     """
     size = TrialSize.of(wanted)
-    if size.mps and address is not None:
-        raise RunError(
-            "resources.gpu_sharing: mps is for this machine, and --address names a cluster; start "
-            "nvidia-cuda-mps-control on its nodes before Ray, and leave it off here",
-            exit_code=5,
-        )
     if address is None:
         protect()
     else:
@@ -86,7 +80,8 @@ def cluster(
         slots = size.slots(nodes)
         if not slots:
             raise RunError(size.does_not_fit(nodes), exit_code=5)
-        yield Cluster(slots, size, scratch, storage, is_own=address is None)
+        with shared_gpus(size.gpus) if size.mps else contextlib.nullcontext():
+            yield Cluster(slots, size, scratch, storage, is_own=address is None)
 
 
 @contextmanager
@@ -105,10 +100,7 @@ def _connected(
         own: dict[str, Any] = {}
         if address is None:
             stack.enter_context(ended_with_us(str(scratch)))
-            settings = {"RAY_TMPDIR": str(scratch), **WORKERS_ON_DEMAND}
-            if size.mps:
-                settings |= stack.enter_context(shared_gpus(size.gpus, scratch / "mps"))
-            stack.enter_context(_environment(settings))
+            stack.enter_context(_environment({"RAY_TMPDIR": str(scratch), **WORKERS_ON_DEMAND}))
             own = {
                 "num_cpus": size.own_cpus,
                 "include_dashboard": False,

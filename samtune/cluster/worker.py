@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from samtune.cluster import gpu_memory
+from samtune.cluster import gpu_memory, sharing
 from samtune.cluster.clean import clean, enter
 from samtune.cluster.output import logged
 from samtune.cluster.ranks import Broadcast, RankFailure, ranks
@@ -88,6 +88,8 @@ class Driver:
 
 
 def _train(trial: TrialConfig, config: Mapping[str, Any], driver: Driver) -> None:
+    # Nothing of the user's runs before, which may use CUDA.
+    driver.warn(sharing.join() if config["mps"] else None)
     enter(config)
     # Imported before the state is kept: a module's import happens once for all trials of a worker.
     trainable = resolve(trial.trainable)

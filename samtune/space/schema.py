@@ -207,7 +207,7 @@ class ResourceSettings(Words):
     gpu_sharing: Literal["off", "mps"] = Field(
         default="off",
         description="mps: trials that share a GPU run there at once, by NVIDIA's MPS, which "
-        "samtune starts and ends; off: they take turns. Not measured on a GPU yet.",
+        "samtune starts and ends on each node; off: they take turns. Not measured on a GPU yet.",
     )
     gpu_memory_gb: Annotated[float, Field(ge=0), BeforeValidator(number)] = Field(
         default=0,

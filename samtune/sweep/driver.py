@@ -203,6 +203,7 @@ class Driver:
             "log": str(log_path(self._record.folder, trial.trial)),
             "host": hostname_hash(),
             "gpu_memory_gb": self.plan.spaces[trial.study].resources.gpu_memory_gb,
+            "mps": self._on.size.mps,
             "storage": self._on.storage,
             "run": self._record.name,
             "last_epoch": max(live.earlier, default=None),

@@ -1,100 +1,224 @@
-"""MPS is started before Ray and ended after it, with a program in place of NVIDIA's."""
+"""MPS runs on each node with GPUs while a sweep does, by a program in place of NVIDIA's."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from samtune.cluster import mps, start
-from samtune.cluster.mps import shared_gpus
+from samtune.cluster import mps
+from samtune.cluster.mps import daemon
 from samtune.cluster.nvidia import Seen
+from samtune.cluster.size import TrialSize
 from samtune.commands.checks import sharing
 from samtune.record.folder import RunError
 from samtune.space.schema import ResourceSettings
 
 GB = 2**30
-# Notes how it was called, and what it was told.
-PROGRAM = """#!/bin/sh
-echo "$* $(test -t 0 || cat) $CUDA_MPS_PIPE_DIRECTORY $CUDA_MPS_PINNED_DEVICE_MEM_LIMIT" >> {log}
-test -d "$CUDA_MPS_LOG_DIRECTORY" || exit 2
+# Like NVIDIA's, it leaves the caller's session and keeps its log open. It notes what it is told.
+PROGRAM = """#!{python}
+import os, sys, time
+pipe, log = (os.environ[f"CUDA_MPS_{{word}}_DIRECTORY"] for word in ("PIPE", "LOG"))
+told = sys.argv[1:] or sys.stdin.read().splitlines()
+seen = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+with open({calls!r}, "a") as calls:
+    print(*told, f"sees {{seen}}", sep="; ", file=calls)
 {more}
+pid = os.path.join(pipe, "pid")
+if told == ["-d"]:
+    if child := os.fork():
+        os.waitpid(child, 0)
+        sys.exit()
+    os.setsid()
+    if daemon := os.fork():
+        for name in (pid, {calls!r} + "-pids"):
+            with open(name, "a") as file:
+                print(daemon, file=file)
+        os._exit(0)
+    kept = open(os.path.join(log, "control.log"), "w")
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    os.dup2(1, 2)
+    time.sleep(300)
+elif told == ["quit"]:
+    os.kill(int(open(pid).read()), 15)
 """
 
 
 @pytest.fixture
-def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Install the program; returns its log."""
 
     def install(more: str = "") -> Path:
-        log, program = tmp_path / "calls", tmp_path / mps.CONTROL
-        program.write_text(PROGRAM.format(log=log, more=more))
+        calls, program = tmp_path / "calls", tmp_path / mps.CONTROL
+        program.write_text(PROGRAM.format(python=sys.executable, calls=str(calls), more=more))
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-        return log
+        return calls
 
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(mps, "gpus_of_driver", lambda: Seen(2, "580.00", (80 * GB, 40 * GB)))
     return install
 
 
-def test_a_daemon_runs_while_the_block_does(
-    control: Callable[[str], Path], tmp_path: Path
-) -> None:
-    log, folder = control(""), tmp_path / "mps"
-    with shared_gpus(0.25, folder) as settings:
-        assert log.read_text() == f"-d  {folder}/pipe 0=20480M,1=10240M\n"
+def test_a_daemon_runs_while_the_block_does(control: Callable[..., Path], tmp_path: Path) -> None:
+    calls, folder = control(), tmp_path / "mps"
+    with pytest.raises(KeyboardInterrupt), daemon(0.25, folder) as settings:
+        began, limits = calls.read_text().splitlines()
+        assert began == "-d; sees all", "or its numbers of GPUs were not those of Ray's workers"
+        limit = "set_default_device_pinned_mem_limit"
+        assert limits == f"{limit} 0 20480M; {limit} 1 10240M; sees all"
         assert settings["CUDA_MPS_PIPE_DIRECTORY"] == f"{folder}/pipe"
-        assert (folder / "pipe").is_dir() and (folder / "log").is_dir()
-    assert log.read_text().splitlines()[1:] == [f" quit {folder}/pipe 0=20480M,1=10240M"]
-
-
-def test_it_ends_with_a_sweep_that_fails(control: Callable[[str], Path], tmp_path: Path) -> None:
-    log = control("")
-    with pytest.raises(KeyboardInterrupt), shared_gpus(0.5, tmp_path / "mps"):
+        assert settings["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
         raise KeyboardInterrupt
-    assert " quit " in log.read_text()
+    assert calls.read_text().splitlines()[2:] == ["quit; sees all"]
 
 
-def test_without_it_or_where_it_fails_the_sweep_does_not_begin(
-    control: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_it_or_where_it_fails_there_is_a_sentence(
+    control: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert sharing().detail.startswith("off: nvidia-cuda-mps-control is not here")
     with pytest.raises(
         RunError, match="there is no nvidia-cuda-mps-control on the PATH"
     ) as caught:
-        shared_gpus(0.5, tmp_path / "none").__enter__()
+        daemon(0.5, tmp_path / "none").__enter__()
     assert caught.value.exit_code == 5
-    control("echo 'An instance of this daemon is already running' >&2; exit 1")
+    control("sys.exit('An instance of this daemon is already running')")
     with pytest.raises(RunError, match=r"did not start \(An instance of this daemon is already"):
-        shared_gpus(0.5, tmp_path / "mps").__enter__()
+        daemon(0.5, tmp_path / "fails").__enter__()
+    monkeypatch.setattr(mps, "_PATIENCE_S", 0.3)
+    control("time.sleep(60)")
+    with pytest.raises(RunError, match=r"did not start \(.* timed out"):
+        daemon(0.5, tmp_path / "hangs").__enter__()
     assert sharing().detail.endswith(f"would use {tmp_path / mps.CONTROL}")
 
 
-@pytest.mark.parametrize("word", ["mps", "off"])
-def test_rays_workers_find_the_daemon(
-    word: str, control: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+def test_only_trials_that_share_a_gpu_need_it() -> None:
+    quarter = ResourceSettings(gpus=0.25, gpu_sharing="mps")
+    assert TrialSize.of([quarter, ResourceSettings(gpus=0.5)]).mps
+    assert not TrialSize.of([quarter, ResourceSettings(gpus=1)]).mps
+    assert not TrialSize.of([ResourceSettings(gpus=0.25)]).mps
+
+
+# Three sweeps on a cluster. The second says what each node's workers have joined.
+SWEEPS = """
+import os, sys
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+from samtune.cluster import sharing, start
+from samtune.space.schema import ResourceSettings
+
+@ray.remote(num_cpus=0)
+def joins():
+    return sharing.join(), os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
+
+for line in sys.stdin:
+    try:
+        with start.cluster([ResourceSettings(gpus=0.25, gpu_sharing="mps")], sys.argv[1]) as on:
+            print(on.slots, flush=True)
+            sys.stdin.readline()
+            for node in ray.nodes():
+                there = On(node["NodeID"], soft=False)
+                print(*ray.get(joins.options(scheduling_strategy=there).remote()), flush=True)
+        print("ended", flush=True)
+    except start.RunError as error:
+        print(error, flush=True)
+"""
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+small = dict(num_cpus=4, num_gpus=1, object_store_memory=80 * 2**20)
+head = dict(temp_dir=sys.argv[1], include_dashboard=False, **small)
+cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.add_node(**small)
+    print("added", flush=True)
+cluster.shutdown()
+"""
+
+
+class Script:
+    """A script in a process of its own, which answers lines by lines."""
+
+    def __init__(self, code: str, word: str) -> None:
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "c" * 64}
+        here = {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, word],
+            env={**os.environ, **token, **here},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def go_on(self) -> None:
+        """Send it a line."""
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
+
+    def says(self) -> str:
+        """Return its next line."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+
+@pytest.fixture
+def nodes(control: Callable[..., Path]) -> Iterator[tuple[str, Script]]:
+    """The address of a cluster with one GPU, to which a line adds a node with another."""
+    control()
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as short:
+        cluster = Script(NODES, short)
+        yield cluster.says(), cluster
+        cluster.process.communicate(timeout=60)
+
+
+def runs(pid: str) -> bool:
+    """Return whether a process runs. One that has ended may be waiting for its parent."""
+    try:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+def test_each_node_of_a_cluster_has_a_daemon_that_ends_with_the_sweep(
+    nodes: tuple[str, Script], control: Callable[..., Path]
 ) -> None:
-    """Ray's processes inherit the environment in which it starts."""
-    log, seen = control(""), {}
+    address, cluster = nodes
+    sweeps = Script(SWEEPS, address)
+    control("sys.exit('no')")
+    sweeps.go_on()
+    failed = sweeps.says()
+    assert failed.startswith("node ") and "did not start (no)" in failed
 
-    def init(**_: object) -> None:
-        seen.update(os.environ)
+    calls = control()
 
-    monkeypatch.setattr(start.ray, "init", init)
-    monkeypatch.setattr(start.ray, "shutdown", lambda: seen.update(ended=log.exists() and "quit"))
-    monkeypatch.setattr(start, "alive", lambda: [{"CPU": 4.0, "GPU": 1.0}])
-    wanted = [ResourceSettings(gpus=0.25, gpu_sharing=word), ResourceSettings(gpus=0.25)]
-    with start.cluster(wanted) as made:
-        assert made.slots == 4
-    if word == "off":
-        assert not log.exists() and "CUDA_MPS_PIPE_DIRECTORY" not in seen
-        return
-    assert seen["CUDA_MPS_PIPE_DIRECTORY"] == f"{made.scratch}/mps/pipe"
-    assert len(seen["CUDA_MPS_PIPE_DIRECTORY"]) < 90, "the path of a socket"
-    assert log.read_text().splitlines()[-1].startswith(" quit ")
-    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
-    with pytest.raises(RunError, match="mps is for this machine"):
-        start.cluster(wanted, "10.0.0.1:6379").__enter__()
+    def daemons() -> list[bool]:
+        return [runs(pid) for pid in Path(f"{calls}-pids").read_text().split()]
+
+    sweeps.go_on()
+    assert sweeps.says() == "4" and daemons() == [True]
+    cluster.go_on()
+    assert cluster.says() == "added"
+    sweeps.go_on()
+    first, second = sweeps.says().split(), sweeps.says().split()
+    assert first[0] == second[0] == "None" and first[1] != second[1]
+    assert sweeps.says() == "ended" and daemons() == [False, False]
+    assert calls.read_text().count("quit") == 2
+
+    sweeps.go_on()
+    assert sweeps.says() == "8" and daemons() == [False, False, True, True]
+    sweeps.process.kill()
+    deadline = time.monotonic() + 60
+    while any(daemons()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert calls.read_text().count("quit") == 2, "nobody was left to say so"

@@ -1,0 +1,123 @@
+"""MPS on every node of a Ray that has GPUs, for as long as a sweep runs.
+
+An actor on each such node holds the daemon of MPS. Another actor, the keeper, has made them: an
+actor ends with the process that made it, and the keeper ends with the sweep, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from samtune.cluster.mps import daemon
+from samtune.cluster.nodes import with_gpus
+from samtune.cluster.orphans import ended_with_us
+from samtune.cluster.scratch import scratch_folder
+from samtune.record.folder import RunError
+
+_NAME = "samtune-mps"
+_START_S = 120.0
+_END_S = 30.0
+
+
+class _Daemon:
+    """The actor that holds the daemon of its node."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._stack = ExitStack()
+        self._started: dict[str, str] | str | None = None
+
+    def environment(self) -> dict[str, str] | str:
+        """Return the environment of the daemon's clients, or why there is no daemon."""
+        if self._started is None:
+            try:
+                scratch = self._stack.enter_context(scratch_folder())
+                self._stack.enter_context(ended_with_us(str(scratch)))
+                self._started = self._stack.enter_context(daemon(self._share, scratch))
+            except RunError as error:
+                self._started = str(error)
+        return self._started
+
+    def end(self) -> None:
+        """End the daemon."""
+        self._stack.close()
+
+
+class _Keeper:
+    """The actor that makes the others, each when it is first asked for."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._daemons: dict[str, Any] = {}
+
+    def environments(self, nodes: list[str]) -> list[dict[str, str] | str]:
+        """Return for each node what `_Daemon.environment` does."""
+        for node in nodes:
+            if node not in self._daemons:
+                self._daemons[node] = _placed(_Daemon, node, max_restarts=-1).remote(self._share)
+        return list(ray.get([self._daemons[node].environment.remote() for node in nodes]))
+
+    def end(self) -> None:
+        """End all daemons."""
+        ray.wait([each.end.remote() for each in self._daemons.values()], timeout=_END_S)
+
+
+@contextmanager
+def shared_gpus(share: float) -> Iterator[None]:
+    """Run MPS in the block, on each node that has GPUs, and on later ones when a trial comes.
+
+    Args:
+        share: The share of a GPU that a process has; it limits the process's memory there.
+
+    Raises:
+        RunError: MPS is missing on a node, or does not start there (exit code 5).
+    """
+    here = ray.get_runtime_context().get_node_id()
+    keeper = _placed(_Keeper, here, name=_NAME).remote(share)
+    nodes = with_gpus()
+    try:
+        try:
+            found = ray.get(keeper.environments.remote(list(nodes)), timeout=_START_S)
+        except (RayError, GetTimeoutError) as error:
+            why = str(error).strip().splitlines()[0]
+            raise RunError(f"MPS did not start on all nodes ({why})", exit_code=5) from error
+        for address, started in zip(nodes.values(), found, strict=True):
+            if isinstance(started, str):
+                raise RunError(f"node {address}: {started}", exit_code=5)
+        yield
+    finally:
+        with contextlib.suppress(RayError, GetTimeoutError):
+            ray.get(keeper.end.remote(), timeout=_END_S)
+
+
+def join() -> str | None:
+    """Make this process a client of its node's daemon, before it uses CUDA.
+
+    Returns:
+        Why its trials take turns on the GPU all the same; None if they do not.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    found: dict[str, str] | str
+    try:
+        keeper: Any = ray.get_actor(_NAME)
+        found = ray.get(keeper.environments.remote([here]))[0]
+    except (RayError, ValueError) as error:
+        found = str(error).strip().splitlines()[0]
+    if isinstance(found, str):
+        return f"trials take turns on the GPUs of a node: {found}"
+    os.environ.update(found)
+    return None
+
+
+def _placed(kind: type, node: str, **options: Any) -> Any:
+    """Return an actor class of Ray that takes no resources, on a node."""
+    affinity = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=affinity, **options)
