@@ -1,7 +1,8 @@
 """Standard output and standard error that fail in sentences.
 
-A character that the locale lacks is escaped. Output that cannot be written (a full disk, a reader
-that has gone, `>&-`) is an error for people. Messages that cannot be written are dropped.
+A character that the locale lacks is escaped. Output that cannot be written (a full disk, `>&-`) is
+an error for people. A reader that has read enough, such as `head`, ends the command silently.
+Messages that cannot be written are dropped.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from typing import TextIO
 
 from samtune.errors import SamtuneError
 
+# What a shell reports of a command that SIGPIPE has ended.
+_READER_HAS_GONE = 141
+
 
 class OutputError(SamtuneError):
-    """Standard output that cannot be written to."""
+    """Standard output that cannot be written to. Without messages, nobody reads it any more."""
 
     exit_code = 5
 
@@ -34,7 +38,7 @@ class Stream(io.TextIOBase):
         self._stream = stream
         self._required = required
         # Once broken, always broken: a caller may have hidden the first error.
-        self._broken = "it is closed" if stream is None else None
+        self._broken = _error("it is closed") if stream is None else None
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -66,13 +70,20 @@ class Stream(io.TextIOBase):
         if self._stream is not None and self._broken is None:
             try:
                 call(self._stream)
+            except BrokenPipeError:
+                self._broken = OutputError([], _READER_HAS_GONE)
             except OSError as error:
-                self._broken = error.strerror or str(error)
+                self._broken = _error(error.strerror or str(error))
+            if self._broken is not None:
                 # Python writes at its end what is buffered, and would complain once more.
                 with contextlib.suppress(OSError):
                     _redirect_to_nothing(self.fileno())
         if self._broken is not None and self._required:
-            raise OutputError(f"standard output cannot be written: {self._broken}")
+            raise self._broken
+
+
+def _error(why: str) -> OutputError:
+    return OutputError(f"standard output cannot be written: {why}")
 
 
 @contextlib.contextmanager
