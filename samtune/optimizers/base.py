@@ -139,6 +139,8 @@ def base_of(variant: type[Variant], word: str) -> BaseOptimizer:
 
 def _instead(variant: type[Variant], word: str) -> str:
     """Return what to write in place of a word that is no base and no path."""
+    if word.lower() in variant.bases:
+        return nearest(word.lower(), variant.bases)
     same = [n for n in torch.optim.__all__ if n.lower() == word.lower().replace("_", "")]
     if same and variant.base_type is torch.optim.Optimizer:
         why = _why_never(getattr(torch.optim, same[0]))

@@ -235,6 +235,7 @@ class NeedsModel(torch.optim.SGD):
         ("nadam", "sam has no base 'nadam'; write `base: torch.optim.NAdam`"),
         ("sparse_adam", "SparseAdam takes sparse gradients only"),
         ("amda", "sam has no base 'amda'; did you mean adam?"),
+        ("Adam", "sam has no base 'Adam'; did you mean adam?"),
         ("momentum", "or the path of a class, torch.optim.NAdam"),
         ("torch.optim.", "sam has no base 'torch.optim.'"),
     ],
