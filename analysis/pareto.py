@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.board import score
+from analysis.tables import filled
 from samtune.messages import knob_list
 from samtune.record import tables
 
@@ -35,6 +36,43 @@ def front(trials: pd.DataFrame) -> pd.DataFrame:
     known = trials[trials["pareto"].eq(True) & trials["aims"].eq(json.dumps(aims))]
     known = known.sort_values(first, ascending=mode == "min", kind="stable")
     return known.sort_values(["run", "space"], kind="stable")
+
+
+def numbers(trials: pd.DataFrame) -> str | None:
+    """Return the trials on the fronts of a row's searches: `3 12`, of several `0:3 1:12`.
+
+    None where the searches have one metric.
+    """
+    if "pareto" not in trials or trials["pareto"].isna().all():
+        return None
+    several = trials["search"].nunique() > 1
+    found = trials[trials["pareto"].eq(True)].sort_values(["search", "trial"])
+    return " ".join(
+        f"{search}:{trial}" if several else str(trial)
+        for search, trial in zip(found["search"], found["trial"], strict=True)
+    )
+
+
+def records(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Return the trials on the fronts of all runs, each with its metrics and searched knobs.
+
+    Raises:
+        TableError: A table cannot be read.
+    """
+    found = []
+    for trials in _trials(folders):
+        aims = aims_of(trials)
+        for trial in front(trials).to_dict("records"):
+            knobs = json.loads(trial["config_json"])["knobs"]
+            searched = json.loads(trial["knobs_searched"])
+            found.append(
+                {
+                    **{name: trial[name] for name in ("run", "space", "search", "trial")},
+                    "metrics": {name: trial[name] for name in aims},
+                    "knobs": {name: knobs[name] for name in searched if name in knobs},
+                }
+            )
+    return found
 
 
 def headings(trials: pd.DataFrame) -> list[str]:
@@ -69,9 +107,9 @@ def read_fronts(folders: Iterable[Path]) -> list[tuple[list[str], list[list[str]
     Raises:
         TableError: A table cannot be read.
     """
-    found = []
+    return [(headings(trials), cells(trials)) for trials in _trials(folders) if len(front(trials))]
+
+
+def _trials(folders: Iterable[Path]) -> Iterator[pd.DataFrame]:
     for folder in folders:
-        trials = tables.read(folder / "trials.parquet", "trials").to_pandas()
-        if len(front(trials)):
-            found.append((headings(trials), cells(trials)))
-    return found
+        yield filled(tables.read(folder / "trials.parquet", "trials").to_pandas())

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import draws, sharpness, statistics
+from analysis import draws, pareto, sharpness, statistics
 from analysis.tables import column, may_win, number, on_test
 from samtune.record.columns import BESIDE
 
@@ -111,6 +111,7 @@ def row(
         "config_sha": "" if chosen is None else chosen["config_sha"],
         "trials": len(trials),
         **{f"trials_{state}": int(states.get(state, 0)) for state in _STATES},
+        "pareto_trials": pareto.numbers(trials),
         "tuning_gain": mean(
             difference(each.best(metric), each.default(metric), sign) for each in searches
         ),

@@ -21,8 +21,8 @@ _NEEDED = (
     *("run", "study", "space", "search", "variant", "base_optimizer", "dataset", "model"),
     *("label_noise", "augment", "task", "budget_kind", "budget_max", "metric", "mode"),
     *("tie_margin", "search_alg", "scheduler", "knobs_searched", "config_json", "config_sha"),
-    *("trial", "trial_key", "state", "feasible", "origin", "see", "peak_rss_mb"),
-    *("source_trial_key", "rank_in_search", "seed_bundle", "plan", "with_search"),
+    *("trial", "trial_key", "state", "feasible", "pareto", "origin", "see"),
+    *("peak_rss_mb", "source_trial_key", "rank_in_search", "seed_bundle", "plan", "with_search"),
     *("n_test", "train_s", "knob.lr", "knob.rho", "first_rung_value", "audited"),
 )
 

@@ -10,8 +10,7 @@ import click
 import pandas as pd
 
 from analysis import board as text
-from analysis import paper
-from analysis.pareto import read_fronts
+from analysis import paper, pareto
 from analysis.sharpness import sentence, taus
 from analysis.summary import summary
 from analysis.tables import QUESTION
@@ -48,6 +47,7 @@ def print_board(
             compared = [] if pairs is None else text.records(pairs)
             found = {"schema": "leaderboard/1", "rows": text.records(board), "pairs": compared}
             more = {"tasks": text.records(tasks), "sharpness": text.records(sharp)}
+            more["fronts"] = pareto.records(folders)
             click.echo(json.dumps(found | more))
         case "csv":
             click.echo(text.csv(board), nl=False)
@@ -78,9 +78,13 @@ def print_budgets(board: pd.DataFrame, form: str) -> None:
 
 
 def print_fronts(folders: Sequence[Path], form: str) -> None:
-    """Print the Pareto front of each run that has several aims, as `table` or `md`."""
-    for headings, cells in read_fronts(folders):
-        click.echo("\nPareto front: the full trials that no other beats in all aims\n")
+    """Print the Pareto front of each run that has several aims, as `table`, `md` or `latex`."""
+    title = "Pareto front: the full trials that no other beats in all aims"
+    for headings, cells in pareto.read_fronts(folders):
+        if form == "latex":
+            click.echo(f"\n{latex_table(headings, cells, title)}")
+            continue
+        click.echo(f"\n{title}\n")
         if form == "md":
             click.echo(markdown_table(headings, cells))
         else:

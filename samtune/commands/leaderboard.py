@@ -96,7 +96,7 @@ def leaderboard(
         print_budgets(shown, form)
     else:
         print_board(shown, pairs, form, folders)
-    if form in {"table", "md"}:
+    if form in {"table", "md", "latex"}:
         print_fronts(folders, form)
 
 

@@ -283,6 +283,8 @@ trials_pruned! int32  of these, stopped at a rung
 trials_diverged! int32  of these, ended at a loss that is not finite
 trials_error! int32  of these, failed
 trials_cancelled! int32  of these, ended by a stop of the run
+pareto_trials string  numbers of the trials on the Pareto front of the search, `3 12`; of several
+    searches with the search's number, `0:3 1:12`; null where they have one metric
 diverged_share float64  share of the ended trials that diverged
 diverged_lo float64  lower end of the 95 % Wilson interval of `diverged_share`
 diverged_hi float64  upper end of the 95 % Wilson interval of `diverged_share`

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from samtune.space.aims import Aims, limit_text
+from samtune.space.aims import Aims, limits_text
 from samtune.trial import TrialConfig
 
 State = Literal["running", "paused", "completed", "pruned", "diverged", "error", "cancelled"]
@@ -67,8 +67,8 @@ class StudyRow:
     @property
     def no_winner(self) -> str:
         """Why it has no winner, where it has none."""
-        limits = [limit_text(name, limit) for name, limit in self.aims.limits.items()]
-        within = f" within its constraints ({', '.join(limits)})" if limits else ""
+        limits = limits_text(self.aims.limits)
+        within = f" within its constraints ({limits})" if limits else ""
         return f"no trial was completed{within}"
 
 

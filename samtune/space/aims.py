@@ -76,6 +76,14 @@ def _over(value: float, limit: Limit) -> float:
     return limit["min"] - value if isinstance(limit, dict) else value - limit
 
 
-def limit_text(name: str, limit: Limit) -> str:
-    """Return `peak_gpu_mb <= 20000` or `val_acc >= 0.9`."""
-    return f"{name} >= {limit['min']:g}" if isinstance(limit, dict) else f"{name} <= {limit:g}"
+def metrics_text(metrics: Mapping[str, str]) -> str:
+    """Return `val_acc max, see min`."""
+    return ", ".join(f"{name} {mode}" for name, mode in metrics.items())
+
+
+def limits_text(limits: Mapping[str, Limit]) -> str:
+    """Return `peak_gpu_mb <= 20000, val_acc >= 0.9`."""
+    return ", ".join(
+        f"{name} >= {limit['min']:g}" if isinstance(limit, dict) else f"{name} <= {limit:g}"
+        for name, limit in limits.items()
+    )

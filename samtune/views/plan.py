@@ -12,7 +12,7 @@ from samtune.cluster.size import TrialSize
 from samtune.messages import SEE, clock, knob_list, unit
 from samtune.search.proposals import Proposals
 from samtune.search.rungs import forecast, milestones
-from samtune.space.aims import limit_text
+from samtune.space.aims import limits_text, metrics_text
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace, resolve
 from samtune.views.estimate import estimate
 from samtune.views.study import MOST_SPACES, plan_lines
@@ -185,11 +185,9 @@ def plan_text(plan: dict[str, Any]) -> str:
     if plan["points"]:
         lines.append(f"  tied points     {len(plan['points'])}")
     if len(plan["metrics"]) > 1:
-        aims = ", ".join(f"{name} {mode}" for name, mode in plan["metrics"].items())
-        lines.append(f"  aims            {aims}")
+        lines.append(f"  aims            {metrics_text(plan['metrics'])}")
     if plan["constraints"]:
-        limits = [limit_text(name, limit) for name, limit in plan["constraints"].items()]
-        lines.append(f"  constraints     {', '.join(limits)}")
+        lines.append(f"  constraints     {limits_text(plan['constraints'])}")
     # As they are: a train_size of 1 is a count and 1.0 a share.
     task = " ".join(f"{word}={value}" for word, value in plan["task"].items())
     lines.append(f"  task            {task}")

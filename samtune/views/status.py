@@ -13,6 +13,7 @@ from samtune.record.reader import Reader
 from samtune.record.record import Record, now
 from samtune.record.rows import Stage, StudyRow
 from samtune.space import strict_yaml
+from samtune.space.aims import limits_text, metrics_text
 from samtune.space.schema import SelectSettings
 from samtune.views.audit import audit_used, wrong_stops
 from samtune.views.study import MOST_SPACES, status_lines
@@ -45,6 +46,8 @@ def status_of(record: Reader) -> dict[str, Any]:
                 "search": study.settings.get("search", 0),
                 "variant": study.variant,
                 "metric": _frozen(study, "search").get("metric", "val_acc"),
+                "metrics": dict(study.aims.metrics),
+                "constraints": dict(study.aims.limits),
                 "trials": _searched(record, study),
                 "ended_early": (record.meta("ends") or {}).get(str(study.study)),
                 "states": counts.get((study.study, "search"), {}),
@@ -256,6 +259,10 @@ def _study_lines(study: dict[str, Any], running: bool) -> list[str]:
     cut = {} if running else {"running": "cut off"}
     states = "  ".join(f"{cut.get(s, s)} {count}" for s, count in study["states"].items())
     lines = [f"  {study['space']}: {done}/{study['trials']} trials  {states}".rstrip()]
+    aims = f"aims {metrics_text(study['metrics'])}" if len(study["metrics"]) > 1 else ""
+    limits = f"constraints {limits_text(study['constraints'])}" if study["constraints"] else ""
+    if aims or limits:
+        lines.append(f"    {'; '.join(filter(None, (aims, limits)))}")
     if study["ended_early"]:
         lines.append(f"    the search ended early  {study['ended_early']}")
     if study["rungs"]:

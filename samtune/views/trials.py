@@ -13,7 +13,7 @@ from samtune.record.folder import RunError
 from samtune.record.logs import log_path
 from samtune.record.reader import Reader
 from samtune.record.rows import Stage, StudyRow, TrialRow
-from samtune.space.aims import limit_text, measured
+from samtune.space.aims import limits_text, measured
 from samtune.views.status import label
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -68,7 +68,7 @@ def trials_of(
                 for name in [*aims[trial.study].metrics][1:]
             },
             "misses": [
-                limit_text(name, aims[trial.study].limits[name])
+                limits_text({name: aims[trial.study].limits[name]})
                 for name, over in aims[trial.study].excess(metrics.get(trial.trial, {})).items()
                 if over > 0 and trial.trial in last
             ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -94,4 +95,27 @@ def test_eighty_columns_show_difference_verdict_and_ranks(
 def test_a_board_in_latex_has_intervals_and_marks(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert printed(run, capsys, "r", "--format", "latex") == LATEX.replace("CAPTION", CAPTION)
+    board, front = printed(run, capsys, "r", "--format", "latex").split("\n\n")
+    assert board + "\n" == LATEX.replace("CAPTION", CAPTION)
+    assert r"\caption{Pareto front: the full trials" in front
+    assert r"variant & trial & val\_acc (max) & see (min) & knobs \\" in front
+
+
+def test_every_form_of_a_board_has_the_front_of_several_aims(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads(printed(run, capsys, "r", "--json"))
+    # Of each search the first trial; the other one was stopped.
+    assert [row["pareto_trials"] for row in told["rows"]] == ["0:0 1:0 2:0"] * 2
+    assert {row["space"]: row["trial"] for row in told["fronts"]} == {"sam": 0, "sgd": 0}
+    first = told["fronts"][0]
+    assert first["metrics"] == {"val_acc": pytest.approx(0.85), "see": 2.0}
+    assert first["knobs"] and len(told["fronts"]) == 6
+    lines = printed(run, capsys, "r", "--format", "csv", "--by", "search").splitlines()
+    at = lines[0].split(",").index("pareto_trials")
+    (row,) = csv.reader([line for line in lines if "sam search 2" in line])
+    assert row[at] == "0"
+    with pytest.raises(SystemExit):
+        main(["status", "r", "--runs", str(run.parent)])
+    said = capsys.readouterr().out
+    assert said.count("    aims val_acc max, see min; constraints s_per_step <= 0.2\n") == 6
