@@ -34,6 +34,7 @@ from samtune.search.proposals import Proposals
 from samtune.space.search_space import SearchSpace
 from samtune.sweep import observers
 from samtune.sweep.confirm_stage import ConfirmStage
+from samtune.sweep.driver import MemoryKillError
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.select_stage import SelectStage
 from samtune.sweep.stages import StagePlan, has_work
@@ -80,7 +81,7 @@ def start(
     ):
         note_by_value(record, spaces)
         stages = _stages(record, spaces, asked, launch, proposals)
-        return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
+        return record.folder, _run(record, spaces, stages, launch, own_code, stop)
 
 
 def is_run(runs: Path, name: str) -> bool:
@@ -239,7 +240,7 @@ def confirm(runs: Path, name: str, asked: Asked, launch: Launch) -> tuple[Path, 
         record.set_meta("asked", dataclasses.asdict(asked))
         if any(record.trials(stage="search", states={"cancelled"})):
             launch.tell("the search was stopped before its end; confirming its best")
-        return record.folder, run_stages(record, spaces, stages, launch, own_code, stop)
+        return record.folder, _run(record, spaces, stages, launch, own_code, stop)
 
 
 def _confirm(
@@ -293,7 +294,26 @@ def _go_on(record: Record, launch: Launch, stop: Stop) -> Ended | None:
             return None
     check_data(spaces, launch)
     record.add_event("resumed", f"{plan.progress.stage} to do")
-    return run_stages(record, spaces, [lambda: plan, *left], launch, own_code, stop)
+    return _run(record, spaces, [lambda: plan, *left], launch, own_code, stop)
+
+
+def _run(
+    record: Record,
+    spaces: Sequence[SearchSpace],
+    stages: Sequence[Callable[[], StagePlan]],
+    launch: Launch,
+    own_code: Sequence[str],
+    stop: Stop,
+) -> Ended:
+    """Run stages, and what is left of them after Ray has killed workers to free memory."""
+    try:
+        return run_stages(record, spaces, stages, launch, own_code, stop)
+    except MemoryKillError as error:
+        launch.tell(
+            f"{error}; they continue from their checkpoints. A new run needs less memory with "
+            "fewer trials at a time: --set resources.parallel=1"
+        )
+        return _to_the_end(record, launch, stop)
 
 
 def _stages(

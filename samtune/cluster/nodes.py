@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayError
 
 from samtune.record.outcome import Cause
+
+_ANSWER_S = 5.0
 
 WORDS: dict[Cause, str] = {
     "oom": "its process was killed, because its machine ran low on memory",
@@ -70,6 +73,18 @@ def death(node: str, *, of_memory: bool = False, oom_kills: OomKills | None = No
     if oom_kills and _is_here(node) and oom_kills.another():
         return "oom"
     return "worker_died"
+
+
+def killed_for_memory(worker: Any) -> bool:
+    """Return whether Ray has killed this worker because its machine ran low on memory."""
+    try:
+        ray.get(worker.__ray_ready__.remote(), timeout=_ANSWER_S)
+    except OutOfMemoryError:
+        return True
+    except RayError:
+        # It died of something else, or it is busy.
+        return False
+    return False
 
 
 def _oom_kills() -> int:

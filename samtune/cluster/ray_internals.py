@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from ray.exceptions import OutOfMemoryError
 from ray.tune.experiment import Trial
 
 # Ray starts a Python worker per CPU in advance, and gives none of them to Tune: with 64 CPUs these
@@ -30,9 +31,17 @@ def forget(trial: Trial) -> None:
 
 
 def was_killed_for_memory(trial: Trial) -> bool:
-    """Return whether Ray killed a trial's worker because its machine ran low on memory.
+    """Return whether Ray killed a worker at its start because its machine ran low on memory.
 
     Tune stores the exceptions of dead actors and of failed tasks as objects, and all others as
     text only. Of those, a trial meets one: `ray.exceptions.OutOfMemoryError`.
     """
     return trial.error_file is not None and trial.pickled_error_file is None
+
+
+def ended_tune_for_memory(error: RuntimeError) -> bool:
+    """Return whether Tune raised this because Ray killed a worker during a trial for its memory.
+
+    Tune expects dead actors and failed tasks. Any other exception of a worker ends all trials.
+    """
+    return isinstance(error.__cause__, OutOfMemoryError)

@@ -20,7 +20,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from samtune.cluster.nodes import WORDS, OomKills, death
+from samtune.cluster.nodes import WORDS, OomKills, death, killed_for_memory
+from samtune.cluster.ray_internals import ended_tune_for_memory
 from samtune.cluster.shipping import by_value, import_path
 from samtune.cluster.start import Cluster
 from samtune.cluster.startup import Startup, why_not_started
@@ -48,6 +49,16 @@ _MOST_ERRORS_IN_A_ROW = 5
 _ERRORS_OF_THE_RECORD = (sqlite3.OperationalError, sqlite3.DatabaseError)
 
 
+class MemoryKillError(RunError):
+    """The end of all trials, because Ray has killed the workers of some to free memory.
+
+    Those count as failed for lack of memory, so one that needs more than there is comes to an end.
+    All others continue where they were.
+    """
+
+    exit_code = 5
+
+
 def run_stages(
     stages: Iterable[StagePlan],
     record: Record,
@@ -72,6 +83,7 @@ def run_stages(
         The progress of each stage that was begun.
 
     Raises:
+        MemoryKillError: A machine ran low on memory. The stages have to be made again.
         RunError: Ray itself failed (exit code 5). The run can be resumed then.
     """
     driver = Driver(stages, record, on, view, stop, observers)
@@ -87,6 +99,15 @@ def run_stages(
             f"Ray failed ({str(error).strip().splitlines()[0]}); everything up to here is on "
             f"record: `samtune resume {record.name}` goes on",
             exit_code=5,
+        ) from error
+    except RuntimeError as error:
+        if not ended_tune_for_memory(error):
+            raise
+        why = "a machine ran low on memory, so Ray ended the trials"
+        if driver.lost_to_memory():
+            raise MemoryKillError(why) from error
+        raise RunError(
+            f"{why}; once there is room, `samtune resume {record.name}` continues", exit_code=5
         ) from error
     finally:
         driver.close(cut=is_cut)
@@ -305,7 +326,7 @@ class Driver:
             cause = death(live.node, of_memory=of_memory, oom_kills=self._oom_kills)
             reason = WORDS[cause]
             if live.worker is None:
-                reason = why_not_started(words)
+                reason = reason if of_memory else why_not_started(words)
                 self._startup.failed(reason)
             live.end = End("error", reason, cause)
             self._record.add_event("error", printable(words or reason), live.trial.trial)
@@ -341,6 +362,14 @@ class Driver:
             why = f"no report for {limit:g} s; resources.stall_after allows more"
             live.end = End("error", why, "stalled")
             ray.kill(live.worker)
+
+    def lost_to_memory(self) -> bool:
+        """Note which trials Ray has killed to free memory, and return whether there are any."""
+        with self._lock:
+            for live in self._live.values():
+                if live.end is None and live.worker and killed_for_memory(live.worker):
+                    live.end = End("error", WORDS["oom"], "oom")
+            return any(live.end and live.end.cause == "oom" for live in self._live.values())
 
     def close(self, *, cut: bool) -> None:
         """End the open stage, and the attempts that Ray has not ended because it was cut short."""

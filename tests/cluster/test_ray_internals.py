@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
 from ray import cloudpickle
+from ray.air.execution._internal import RayActorManager
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.tune.experiment import Trial
 
-from samtune.cluster.ray_internals import forget, was_killed_for_memory
+from samtune.cluster.ray_internals import (
+    ended_tune_for_memory,
+    forget,
+    was_killed_for_memory,
+)
 from samtune.cluster.start import Cluster
 
 
@@ -46,6 +52,14 @@ def test_a_kill_for_memory_is_told_from_other_deaths(
     assert not was_killed_for_memory(dead)
     dead.handle_error(error)
     assert was_killed_for_memory(dead) == of_memory
+
+
+def test_a_kill_for_memory_during_a_trial_ends_tune() -> None:
+    manager = RayActorManager(resource_manager=mock.Mock())
+    with pytest.raises(RuntimeError) as ended:
+        manager._actor_task_failed(mock.Mock(), OutOfMemoryError("low on memory"))
+    assert ended_tune_for_memory(ended.value)
+    assert not ended_tune_for_memory(RuntimeError("another"))
 
 
 def test_ray_starts_no_worker_before_it_is_needed(two_slots: Cluster) -> None:

@@ -23,6 +23,7 @@
  8  NaN, infinity, huge loss        test_each_trial_bears_its_own_fault,
                                     test_search: test_a_diverged_trial_counts_as_worse
  9  host memory                     test_each_trial_bears_its_own_fault,
+                                    test_memory_kills: test_trials_go_on_after_ray_has_killed,
                                     test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
 10  device memory                   test_each_trial_bears_its_own_fault
 11  a trial hangs                   test_sweep: test_a_failed_attempt_goes_on_from_its_checkpoint
