@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from samtune.errors import SamtuneError
+from trainables.allocator import keep_freed_memory
 
 
 class DeviceError(SamtuneError):
@@ -28,6 +31,30 @@ def device_for(gpus: float) -> torch.device:
     if (problem := no_gpu()) is not None:
         raise DeviceError(problem)
     return torch.device("cuda")
+
+
+def prepare(device: torch.device) -> None:
+    """Set up the process for a trial on a device; an earlier trial's peak is forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        # Batches have two sizes, so the search for the fastest convolutions soon ends.
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    else:
+        keep_freed_memory()
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Return the most memory that was used so far, in MiB, as metrics of a trial.
+
+    The host's is that of the process, so earlier trials count too.
+    """
+    # In kilobytes on Linux, in bytes on macOS.
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    on_gpu = device.type == "cuda"
+    return {
+        "peak_rss_mb": rss / (2**20 if sys.platform == "darwin" else 2**10),
+        "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else 0.0,
+    }
 
 
 @contextmanager

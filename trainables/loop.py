@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import resource
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,37 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samtune.optimizers import GradientOracle, Scheduled, StepResult, Variant
-from samtune.optimizers.two_pass import Sharpened
+from samtune.optimizers import Scheduled, Variant
 from samtune.trial import TrialConfig, Value, report, warn
 from trainables import checkpoint
-from trainables.allocator import keep_freed_memory
 from trainables.augment import Augment, Normaliser, warn_of_squares
 from trainables.averaging import Average, has_statistics, renew
-from trainables.batch_norm import SharedNorm
 from trainables.batches import Batches
 from trainables.budget import SKIPS_IN_A_ROW, Meter
 from trainables.clock import EpochClock
 from trainables.data import TrainVal, digest, load, open_test
-from trainables.device import device_for
-from trainables.evaluation import (
-    Predictor,
-    evaluate,
-    evaluate_posterior,
-    evaluate_test,
-)
-from trainables.graphs import step_graphs
+from trainables.device import device_for, peak_memory, prepare
+from trainables.evaluation import Predictor, evaluate, evaluate_posterior, evaluate_test
 from trainables.identity import identities, identity
 from trainables.measurement import Measurement, rebuilt
 from trainables.models import build_for
 from trainables.models.freezing import Frozen
-from trainables.parallel import ALONE, Ranks, RankShare
+from trainables.parallel import ALONE, Ranks
 from trainables.precision import Precision, compiling
 from trainables.saver import Saver, Send
 from trainables.schedule import Schedule
 from trainables.split import Split
+from trainables.steps import Steps
 from trainables.sums import Sums
-from trainables.targets import Mixer, cross_entropy
+from trainables.targets import Mixer
 
 # Steps of an epoch whose two gradients are compared, the first ones. An optimizer may perturb in
 # each tenth step only.
@@ -74,12 +64,7 @@ class Trial:
         self.threads = max(1, int(config.cpus))
         torch.set_num_threads(self.threads)
         self.device = device_for(config.gpus)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            # Batches have two sizes, so the search for the fastest convolutions soon ends.
-            torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-        else:
-            keep_freed_memory()
+        prepare(self.device)
         # The generators of a reused worker still have the state of its last trial.
         checkpoint.seed_rng(config.seeds.order, ranks.rank)
 
@@ -96,8 +81,7 @@ class Trial:
         self.optimizer = make_optimizer(self.model, n_train)
         self.frozen = Frozen.of(config.task, self.model)
         self.average = Average.of(config.task, self.model)
-        self.graphs = step_graphs(config.task, self.optimizer, self.model, self.device)
-        self.shared_norm = self._shared_norm()
+        self.steps = Steps(config.task, self.model, self.optimizer, self.precision, ranks)
         folder = config.checkpoint_dir
         self.saver = Saver(Path(folder)) if folder is not None else None
         # What a repeat says of its test split: of its images, and which of them it got right.
@@ -109,7 +93,6 @@ class Trial:
     def _build(self, data: TrainVal) -> None:
         task, seed = self.config.task, self.config.seeds.order
         self.precision = Precision.of(task, self.device)
-        self.scaler = self.precision.scaler()
         channels, height, width = data.train.images.shape[1:]
         shape = channels, height, width
         model = build_for(task, shape, data.classes, self.config.seeds.init)
@@ -122,21 +105,7 @@ class Trial:
         self.batches = Batches(
             self.train, self.meter.batches, augment, mix, self.device, self.ranks
         )
-        self.loss_fn = cross_entropy(float(task["label_smoothing"]))
         self.predict = Predictor(self.model, normalise, self.precision, self.ranks)
-
-    def _shared_norm(self) -> SharedNorm | None:
-        """Return BatchNorm over all processes, or None where each normalises its own part.
-
-        That is the case if the task says so, and where each process or chunk has a perturbation
-        of its own.
-        """
-        task = self.config.task
-        chunks = isinstance(self.optimizer, Sharpened) and self.optimizer.m
-        parts = not task["sync_perturbation"] or chunks
-        if self.ranks.group is None or task["batch_norm"] == "local" or parts:
-            return None
-        return SharedNorm(self.model, self.ranks.group)
 
     def run(self) -> None:
         """Train, evaluate and report until the budget is spent or a metric is not finite."""
@@ -156,26 +125,18 @@ class Trial:
         """
         if not self.precision.compiled:
             return
-        with compiling():
-            self._pass_once()
-
-    def _pass_once(self) -> None:
-        """Evaluate and differentiate one batch."""
         state = checkpoint.rng_state(self.device)
         count = min(self.meter.batch_size, len(self.val))
         few = dataclasses.replace(
             self.val, rows=self.val.rows[:count], labels=self.val.labels[:count]
         )
-        self.predict(few)
-        self.frozen.train()
         [(images, labels)] = few.batches(torch.arange(count), count, self.device)
         inputs = self.predict.normalise(images)
         inputs = inputs.contiguous(memory_format=self.precision.memory_format)
-        oracle = GradientOracle(
-            self.model, inputs, labels, self.loss_fn, autocast=self.precision.dtype
-        )
-        oracle.grad(self.optimizer.parameters)
-        oracle.rollback()
+        with compiling():
+            self.predict(few)
+            self.frozen.train()
+            self.steps.differentiate(inputs, labels)
         checkpoint.restore_rng(state, self.device)
 
     def _epoch(self) -> bool:
@@ -216,10 +177,8 @@ class Trial:
             for group in self.optimizer.base.param_groups:
                 group["lr"] = lr * share_of_lr
             self.optimizer.set_progress(meter.progress, share_of_lr)
-            if self.shared_norm is not None:
-                self.shared_norm.on = share.copies == 1
             compare = meter.step - first_step < _COMPARED
-            result = self._step(share, inputs, targets, compare)
+            result = self.steps(share, inputs, targets, compare=compare)
             self.sums.add(result, targets, share.copies)
 
             seconds = clock.lap()
@@ -243,42 +202,11 @@ class Trial:
         meter.train_s += self.ranks.first(clock.rest())
         meter.divide(before, clock.of_batches())
         self.ranks.check_equal(self.model)
-        if self.shared_norm is None:
-            self.ranks.average_buffers(self.model)
+        self.steps.average_norms()
         # Without a loss the trial has diverged, however good its untrained weights are.
         if meter.stuck(meter.step - first_step):
             self.sums.samples = 0
         return self.sums.trained() | {"lr": lr * share_of_lr}
-
-    def _step(
-        self, share: RankShare, inputs: Tensor, targets: Tensor, compare: bool
-    ) -> StepResult:
-        if self.graphs is None:
-            made: StepResult = self.optimizer.step(self._oracle(share, inputs, targets, compare))
-            return made
-        return self.graphs.step(
-            lambda x, y: self._oracle(share, x, y, compare), inputs, targets, compare
-        )
-
-    def _oracle(
-        self, share: RankShare, inputs: Tensor, targets: Tensor, compare: bool
-    ) -> GradientOracle:
-        autocast = self.precision.dtype
-        # Where every process has all of a small batch, each chooses from it by itself.
-        together = bool(self.config.task["sync_perturbation"]) and share.copies == 1
-        return GradientOracle(
-            self.model,
-            inputs,
-            targets,
-            self.loss_fn,
-            autocast=autocast,
-            scaler=self.scaler,
-            ddp=self.ranks.group,
-            sync_perturbation=together,
-            compare=compare,
-            # What draws random numbers is refused.
-            replay_rng=self.graphs is None,
-        )
 
     def _validate(self) -> dict[str, float]:
         started = perf_counter()
@@ -312,14 +240,12 @@ class Trial:
         if not average.by_step and has_statistics(self.model):
             renew(self.model, self._training_images(), self.precision, self.frozen.norms)
             self.meter.averaged_samples += self.meter.n_train
-        if self.shared_norm is None:
-            self.ranks.average_buffers(self.model)
+        self.steps.average_norms()
 
     def _training_images(self) -> Iterator[Tensor]:
         """Yield this rank's share of each batch of the last epoch again, augmented alike."""
         for share, inputs, _ in self.batches.epoch(self.meter.epoch, mixed=False):
-            if self.shared_norm is not None:
-                self.shared_norm.on = share.copies == 1
+            self.steps.normalise_over(share)
             yield inputs
 
     def _test(self) -> dict[str, float]:
@@ -359,9 +285,6 @@ class Trial:
 
     def _costs(self) -> dict[str, float]:
         meter, rho = self.meter, self._rho()
-        # In kilobytes on Linux, in bytes on macOS. Of the process, so earlier trials count too.
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        on_gpu = self.device.type == "cuda"
         return {
             "step": meter.step,
             "see": meter.see,
@@ -371,8 +294,7 @@ class Trial:
             "train_s": meter.train_s,
             "eval_s": meter.eval_s,
             "data_s": meter.data_s,
-            "peak_rss_mb": rss / (2**20 if sys.platform == "darwin" else 2**10),
-            "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else 0.0,
+            **peak_memory(self.device),
             **({} if rho is None else {"rho": rho}),
             **({"averaged_forward_samples": meter.averaged_samples} if self.average else {}),
         }
@@ -418,7 +340,7 @@ class Trial:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else {},
             "counters": self.meter.counters(),
-            "scaler": self.scaler.state_dict() if self.scaler else {},
+            "scaler": self.steps.scaler.state_dict() if self.steps.scaler else {},
             "ranks": self.ranks.states(self._own_state()),
             "metrics": dict(metrics),
             "tested": self.tested,
@@ -457,8 +379,8 @@ class Trial:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        if self.scaler:
-            self.scaler.load_state_dict(state["scaler"])
+        if self.steps.scaler:
+            self.steps.scaler.load_state_dict(state["scaler"])
         self.meter = dataclasses.replace(self.meter, **state["counters"])
         self.meter.charge(self.config.used)
         own = state["ranks"][self.ranks.rank]

@@ -126,12 +126,13 @@ import random
 import signal
 from pathlib import Path
 
-import trainables.loop as loop
+import trainables.steps
 import trainables.vision as vision
 
 
 def killed(config):
-    folder, steps, oracle = Path(config.checkpoint_dir), itertools.count(), loop.GradientOracle
+    folder, steps = Path(config.checkpoint_dir), itertools.count()
+    oracle = trainables.steps.GradientOracle
     last = random.Random(folder.name).randrange(96)
 
     def counted(*words, **more):
@@ -140,11 +141,11 @@ def killed(config):
             os.kill(os.getpid(), signal.SIGKILL)
         return oracle(*words, **more)
 
-    loop.GradientOracle = counted
+    trainables.steps.GradientOracle = counted
     try:
         vision.sgd(config)
     finally:
-        loop.GradientOracle = oracle
+        trainables.steps.GradientOracle = oracle
 
 
 for word in ("variant", "bases", "knobs", "task", "see_per_epoch"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from samtune.optimizers import BASES, BayesianSAM, GradientOracle, Variant
 from samtune.trial import Budget, Seeds, TrialConfig, running
-from trainables import checkpoint, loop, vision
+from trainables import checkpoint, vision
 from trainables.models import MODELS, build
 from trainables.models.small_cnn import small_cnn
 from trainables.precision import Precision
@@ -312,7 +312,7 @@ def test_a_deterministic_trial_uses_no_other_kernels() -> None:
     config = config_of(vision.sam, train_size=0.15)
     plain = train(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "cross_entropy", lambda smoothing: loss)
+        patch.setattr("trainables.steps.cross_entropy", lambda smoothing: loss)
         found = train(replace(config, task={**config.task, "deterministic": True}))
     assert set(seen) == {True}
     assert losses(found) == losses(plain)

@@ -15,7 +15,7 @@ from samtune.optimizers import GradientOracle
 from samtune.optimizers.knobs import KnobError
 from samtune.space.search_space import SearchSpace, SpaceError
 from samtune.trial import Budget, Seeds, TrialConfig, running
-from trainables import loop, vision
+from trainables import vision
 from trainables.models.small_cnn import small_cnn
 from trainables.task import TASK
 from trainables.vision import Vision
@@ -241,7 +241,7 @@ def test_all_variants_see_equal_batches(monkeypatch: pytest.MonkeyPatch) -> None
         taken.append((inputs.clone(), targets))
         return GradientOracle(model, inputs, targets, *rest, **how)
 
-    monkeypatch.setattr(loop, "GradientOracle", spy)
+    monkeypatch.setattr("trainables.steps.GradientOracle", spy)
     seen = {}
     for trainable in [value for value in vars(vision).values() if isinstance(value, Vision)]:
         taken.clear()

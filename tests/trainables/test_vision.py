@@ -136,7 +136,7 @@ def test_each_epoch_takes_every_image_once_in_an_order_of_its_own(
         taken.append(inputs.clone())
         return GradientOracle(model, inputs, *rest, **how)
 
-    monkeypatch.setattr(loop, "GradientOracle", spy)
+    monkeypatch.setattr("trainables.steps.GradientOracle", spy)
     train(config_of(vision.sgd))
     first, second = (
         [image.numpy().tobytes() for batch in epoch for image in batch]

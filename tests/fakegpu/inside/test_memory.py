@@ -11,7 +11,7 @@ import torch
 from gpu import run, setting
 
 from samtune.record.outcome import failure
-from trainables import loop
+from trainables import loop, steps
 
 MEMORY_ALLOCATION = 2
 """cudaErrorMemoryAllocation."""
@@ -57,7 +57,7 @@ def test_too_little_memory_is_oom_and_the_next_trial_runs(
 
     match where:
         case "forward":
-            monkeypatch.setattr(loop, "cross_entropy", lambda smoothing: refused)
+            monkeypatch.setattr(steps, "cross_entropy", lambda smoothing: refused)
         case "backward":
 
             class Refused(torch.autograd.Function):
@@ -67,9 +67,9 @@ def test_too_little_memory_is_oom_and_the_next_trial_runs(
 
                 backward = staticmethod(refused)
 
-            real = loop.cross_entropy
+            real = steps.cross_entropy
             monkeypatch.setattr(
-                loop, "cross_entropy", lambda s: lambda *given: Refused.apply(real(s)(*given))
+                steps, "cross_entropy", lambda s: lambda *given: Refused.apply(real(s)(*given))
             )
         case "optimizer":
             monkeypatch.setattr(torch.optim.SGD, "step", refused)
