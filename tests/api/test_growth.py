@@ -193,6 +193,25 @@ def test_fewer_trials_than_were_tried_are_refused(first: samtune.Run) -> None:
         first.add(set={"budget.trials": 2})
 
 
+@pytest.mark.parametrize(
+    ("rule", "named"),
+    [
+        ("asha.rescue=1", "asha.rescue"),
+        ("asha.mode=promote", "asha.mode promote"),
+        ("asha.mode=halving", "asha.mode halving"),
+    ],
+)
+def test_rungs_that_are_made_for_all_trials_gain_none(here: Path, rule: str, named: str) -> None:
+    texts = ["budget.trials=4", "search.method=random", rule]
+    loaded = samtune.api.spaces.resolved(["sgd"], texts)
+    studies = [study_row(each, 4) for each in loaded]
+    Record.create(Path("runs"), "whole", studies, {"confirm": False}).__exit__()
+    with pytest.raises(samtune.SamtuneError, match=f"has {named}, whose rungs .* 4 trials"):
+        samtune.load("whole").add(set={"budget.trials": 8})
+    with opened("whole") as record:
+        assert [each.text for each in frozen_spaces(record)] == [each.text for each in loaded]
+
+
 def test_a_word_is_a_space_before_it_is_a_run(
     first: samtune.Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
