@@ -48,8 +48,9 @@ class Stream(io.TextIOBase):
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
-        """Return whether the stream behind is a terminal."""
-        return self._stream is not None and self._stream.isatty()
+        """Return whether the stream behind is a terminal; a closed one is none."""
+        behind = self._stream
+        return behind is not None and not behind.closed and behind.isatty()
 
     def fileno(self) -> int:
         """Return the file descriptor of the stream behind."""

@@ -88,12 +88,13 @@ def find(reference: str | Path) -> Found:
     # Elsewhere they are called FisherSAM or look-sam.
     plain = {name.replace("_", ""): name for name in spaces}
     near = difflib.get_close_matches(re.sub("[_-]", "", path.stem.lower()), plain, 1)
-    message = (
-        f"{_printable(text)}: {what}, and no shipped space has that name "
-        f"({', '.join(spaces)}); `samtune spaces list` shows them"
-    )
+    meant = near and not folder
+    which = f"did you mean {plain[near[0]]!r}?" if meant else f"there are {', '.join(spaces)};"
     raise SpaceError(
-        [message + (f"; did you mean {plain[near[0]]!r}?" if near and not folder else "")]
+        [
+            f"{_printable(text)}: {what}, and no shipped space has that name; {which} "
+            "`samtune spaces list` shows them"
+        ]
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from samtune.cli import COMMANDS, cli, main
+from samtune.commands.streams import Stream
 
 SAMTUNE = [sys.executable, "-m", "samtune"]
 
@@ -79,6 +81,13 @@ def test_closed_streams_give_their_numbers_to_no_file(tmp_path: Path) -> None:
         ["bash", "-c", f'{sys.executable} -c "$0" >&- 2>&- <&-', code], timeout=60, check=True
     )
     assert int((tmp_path / "f").read_text()) > 2
+
+
+def test_a_stream_that_is_closed_is_no_terminal() -> None:
+    """Libraries ask at the end of Python, when a caller has closed it."""
+    behind = io.StringIO()
+    behind.close()
+    assert not Stream(behind, required=False).isatty()
 
 
 def test_help_survives_without_docstrings() -> None:

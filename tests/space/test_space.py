@@ -195,7 +195,7 @@ def test_a_missing_file_lists_the_shipped_spaces(reference: str) -> None:
         SearchSpace.load(reference)
     (message,) = caught.value.messages
     assert message.endswith(
-        f"and no shipped space has that name ({', '.join(sorted(shipped()))}); "
+        f"and no shipped space has that name; there are {', '.join(sorted(shipped()))}; "
         "`samtune spaces list` shows them"
     )
     assert message.isprintable()
