@@ -19,6 +19,9 @@ These attributes say what a space file may set:
     metrics: dict[str, "max" | "min"]     what a search may improve, and which way
     check(knobs, base)                    raises ValueError for knobs that exclude each other
     check_task(task, epochs)              raises ValueError for words no such trial can have
+    faults(knobs, base, task, gpus=, workers=) -> list[str]
+                                          what no trial can have together; each sentence begins
+                                          with the word that it is about, `task.graph: ...`
     one_gpu: bool                         a process of it computes on one GPU, so gpus above 1 is
                                           refused
     make_ready(task)                      raises ValueError when no trial could begin

@@ -75,7 +75,7 @@ class Average:
         self._model = model
         self._decay = decay
         self._start = start
-        self._averaged = AveragedModel(model, multi_avg_fn=self._move if self.by_step else None)
+        self._averaged = AveragedModel(model)
 
     @classmethod
     def of(cls, task: Mapping[str, Value], model: nn.Module) -> Average | None:
@@ -102,26 +102,31 @@ class Average:
         # Counted in floats: a start at 0.3 is due at 3 of 10 epochs.
         if progress < self._start - 1e-9:
             return
-        begun, statistics = self.begun, _statistics(self.module)
-        before = [t.clone() for t in statistics]
-        self._averaged.update_parameters(self._model)
-        if self.by_step and begun and before:
-            # torch has copied them; its use_buffers would average masks and indices as well.
-            torch._foreach_lerp_(before, statistics, self._share(self._averaged.n_averaged - 1))
-            torch._foreach_copy_(statistics, before)
-
-    def _move(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: object) -> None:
-        if averaged[0].is_floating_point() or averaged[0].is_complex():
-            share = self._share(self._averaged.n_averaged)
-            torch._foreach_lerp_(list(averaged), list(current), share)
+        if self.by_step:
+            self._follow()
         else:
-            torch._foreach_copy_(list(averaged), list(current))
+            self._averaged.update_parameters(self._model)
 
-    def _share(self, count: Tensor) -> float:
-        """Return what the next weights count, after `count` others."""
-        # The count lies on the CPU, so no device is waited for.
-        n = int(count)
-        return 1 - min(self._decay, (1 + n) / (10 + n))
+    def _follow(self) -> None:
+        """Move weights and statistics towards the model's, and copy its other buffers.
+
+        torch's own update sends its count to the device, which would be waited for in each step.
+        """
+        # The count itself lies on the CPU.
+        n = int(self._averaged.n_averaged)
+        share = 1 - min(self._decay, (1 + n) / (10 + n))
+        averaged = {id(t) for t in (*self.module.parameters(), *_statistics(self.module))}
+        moved: list[tuple[Tensor, Tensor]] = []
+        copied: list[tuple[Tensor, Tensor]] = []
+        for own, models in zip(_tensors(self.module), _tensors(self._model), strict=True):
+            has_mean = own.is_floating_point() or own.is_complex()
+            follows = n > 0 and has_mean and id(own) in averaged
+            (moved if follows else copied).append((own, models))
+        if moved:
+            torch._foreach_lerp_([own for own, _ in moved], [now for _, now in moved], share)
+        if copied:
+            torch._foreach_copy_([own for own, _ in copied], [now for _, now in copied])
+        self._averaged.n_averaged += 1
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -162,10 +167,12 @@ def renew(
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
         norm.train()
-    for images in inputs:
-        # Layers that count a mean read their count, which compiled code cannot hold.
+    for count, images in enumerate(inputs, 1):
+        # Without a momentum a layer would read its own count, and wait for the device.
+        for norm in norms:
+            norm.momentum = 1 / count
+        # Compiled code would hold the number.
         with precision.uncompiled(), precision.autocast():
             model(images)
     for norm, momentum in zip(norms, momenta, strict=True):

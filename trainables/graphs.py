@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ Record = Callable[[Callable[[], StepResult], torch.Generator], tuple[StepResult,
 _FIRST = 2
 # Graphs of a trial. Each keeps the memory of its results.
 _MOST = 16
+_DRAWS = (
+    "task.graph: the model draws random numbers in its passes, as dropout does, and the second "
+    "pass of a graph could not draw them again; set task.graph to false"
+)
 
 
 class GraphError(SamtuneError):
@@ -65,8 +69,8 @@ class StepGraphs:
     """
 
     def __init__(self, optimizer: Variant, model: nn.Module, record: Record) -> None:
-        if (why := optimizer.uncaptured()) is not None:
-            raise GraphError(f"task.graph: no graph can hold a step of {optimizer.name}: {why}")
+        if (why := optimizer.uncaptured) is not None:
+            raise GraphError(_of_variant(optimizer.name, why))
         self._optimizer = optimizer
         self._modules = [*model.modules()]
         self._record = record
@@ -124,14 +128,10 @@ class StepGraphs:
 
     def _watched(self, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor) -> StepResult:
         """Make a step, and refuse a model that draws random numbers in it."""
-        found = generators(self._modules, {inputs.device})
-        before = [_comparable(generator.read()) for generator in found]
+        before = _random_states(self._modules, {inputs.device})
         result = self._made(make_oracle, inputs, targets)
-        if before != [_comparable(generator.read()) for generator in found]:
-            raise GraphError(
-                "task.graph: the model draws random numbers in its passes, as dropout does, and "
-                "the second pass of a graph could not draw them again; set task.graph to false"
-            )
+        if before != _random_states(self._modules, {inputs.device}):
+            raise GraphError(_DRAWS)
         return result
 
     def _captured(self, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor) -> _Captured:
@@ -173,27 +173,82 @@ class OnCuda:
 
 
 def step_graphs(
-    task: Mapping[str, Value], optimizer: Variant, model: nn.Module, device: torch.device
+    task: Mapping[str, Value], optimizer: Variant, model: nn.Module
 ) -> StepGraphs | None:
     """Return what makes the steps of a trial, None where the task does not ask for graphs.
 
     Raises:
         GraphError: its steps cannot be captured.
     """
+    return StepGraphs(optimizer, model, OnCuda()) if task["graph"] else None
+
+
+def faults(
+    variant: type[Variant],
+    knobs: Mapping[str, Value],
+    base: str,
+    task: Mapping[str, Value],
+    *,
+    gpus: float,
+    workers: int,
+) -> list[str]:
+    """Return why the steps of such trials cannot be captured, as far as it is known beforehand.
+
+    Args:
+        variant: the class of their optimizer.
+        knobs: all of its own.
+        base: the word for its base.
+        task: all words of the task.
+        gpus: of each process of a trial.
+        workers: the processes of a trial.
+    """
     if not task["graph"]:
-        return None
-    if device.type != "cuda":
-        raise GraphError("task.graph: a CUDA graph needs a GPU; set resources.gpus, or remove it")
-    return StepGraphs(optimizer, model, OnCuda())
+        return []
+    found = []
+    why = variant.uncaptured_of(knobs)
+    if why is None and variant.bases and base not in Variant.bases:
+        why = f"its base, {base}, is none of {', '.join(Variant.bases)}"
+    if why is not None:
+        found.append(_of_variant(variant.name, why))
+    if not gpus:
+        found.append(
+            "task.graph: a CUDA graph needs a GPU; set resources.gpus to 1, or task.graph to false"
+        )
+    if workers > 1:
+        found.append(
+            "task.graph: the steps of several workers exchange gradients; set resources.workers "
+            "to 1, or task.graph to false"
+        )
+    if task["precision"] == "fp16":
+        found.append(
+            "task.graph: the loss scaler of fp16 looks at each gradient; set task.precision to "
+            "bf16, or task.graph to false"
+        )
+    if task["dropout"]:
+        found.append(f"{_DRAWS}, or task.dropout to 0")
+    return found
 
 
-def refusal(task: Mapping[str, Value], workers: int) -> str | None:
-    """Return why a task's steps cannot be captured, whatever the variant; None if they can."""
-    if task["graph"] and task["precision"] == "fp16":
-        return "graph: the loss scaler of precision fp16 looks at each gradient; use bf16"
-    if task["graph"] and workers > 1:
-        return "graph: the steps of several workers exchange gradients; set resources.workers to 1"
-    return None
+def check(model: nn.Module, in_shape: tuple[int, int, int]) -> None:
+    """Train a model on two black images, to see whether it draws random numbers.
+
+    Raises:
+        GraphError: It does, so no graph can hold its passes.
+    """
+    modules = [*model.modules()]
+    before = _random_states(modules, ())
+    with torch.no_grad():
+        model.train()(torch.zeros(2, *in_shape))
+    if before != _random_states(modules, ()):
+        raise GraphError(_DRAWS)
+
+
+def _of_variant(name: str, why: str) -> str:
+    return f"task.graph: no graph can hold a step of {name}: {why}; set task.graph to false"
+
+
+def _random_states(modules: Iterable[nn.Module], devices: Iterable[torch.device]) -> list[object]:
+    return [_comparable(generator.read()) for generator in generators(modules, devices)]
 
 
 def _comparable(state: object) -> object:

@@ -48,7 +48,7 @@ class Steps:
         self._dtype = precision.dtype
         self._ranks = ranks
         self._sync_perturbation = bool(task["sync_perturbation"])
-        self._graphs = step_graphs(task, optimizer, model, precision.device)
+        self._graphs = step_graphs(task, optimizer, model)
         self._shared_norm = self._shared(task["batch_norm"] == "local")
 
     def _shared(self, local: bool) -> SharedNorm | None:

@@ -161,7 +161,8 @@ _KNOBS = (
         kind=bool,
         default=False,
         doc="a CUDA graph of the whole step: the host launches it at once, which pays where the "
-        "GPU waits for the host. Not for ae_sam, dropout and fp16; not measured on a GPU yet",
+        "GPU waits for the host. Refused for ae_sam, dropout, fp16 and several workers; not "
+        "measured on a GPU yet",
         source="trainables/graphs.py",
     ),
     Knob(

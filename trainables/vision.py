@@ -45,10 +45,9 @@ from samtune.optimizers import (
 )
 from samtune.optimizers.knobs import KnobError, reject_unknown
 from samtune.trial import TrialConfig, Value
-from trainables import averaging
+from trainables import averaging, graphs
 from trainables.data import DataError, doubts, make_ready
 from trainables.device import deterministic, no_gpu
-from trainables.graphs import GraphError, refusal
 from trainables.loop import Trial
 from trainables.measurement import Measurement, of_checkpoint
 from trainables.models import build_for, external, freezing
@@ -107,11 +106,8 @@ class Vision:
         """Check the task for trials of so many epochs.
 
         Raises:
-            KnobError: The warm-up takes the whole trial, nothing is frozen that could thaw, or
-                `graph` excludes another word.
+            KnobError: The warm-up takes the whole trial, or nothing is frozen that could thaw.
         """
-        if (why := refusal(task, workers=1)) is not None:
-            raise KnobError(why)
         if not freezing.frozen_for_good(task) and not freezing.patterns(task):
             raise KnobError(
                 f"unfreeze_at is {task['unfreeze_at']:g} and nothing is frozen; name parameters "
@@ -124,11 +120,42 @@ class Vision:
                 "never train at its lr; set task.warmup to 0, or raise budget.per_trial"
             )
 
+    def faults(
+        self,
+        knobs: Mapping[str, Value],
+        base: str,
+        task: Mapping[str, Value],
+        *,
+        gpus: float,
+        workers: int,
+    ) -> list[str]:
+        """Return what no trial can have together, a sentence each.
+
+        A sentence begins with the word that it is about, `task.graph: ...`.
+
+        Args:
+            knobs: Those that are left out have their defaults.
+            base: The word for the base.
+            task: All words of the task.
+            gpus: Of each process of a trial.
+            workers: The processes of a trial.
+        """
+        own = self.variant_class.knobs()
+        values = {name: knobs.get(name, knob.default) for name, knob in own.items()}
+        found = graphs.faults(self.variant_class, values, base, task, gpus=gpus, workers=workers)
+        if task["compile"] and workers > 1 and task["batch_norm"] == "sync":
+            found.append(
+                "task.compile: the model cannot be compiled with BatchNorm over several workers; "
+                "set task.batch_norm to local, or task.compile to false"
+            )
+        return found
+
     def make_ready(self, task: Mapping[str, Value]) -> None:
         """Prepare the data and check the model; run once, before all trials.
 
         Raises:
             DataError: No trial could have its data.
+            GraphError: No graph could hold the model's passes.
             ModelError: No trial could have its model.
         """
         shape, classes = make_ready(task)
@@ -140,6 +167,8 @@ class Vision:
             check_single_images(model, shape)
         if task["average"] != "none":
             averaging.check(model)
+        if task["graph"]:
+            graphs.check(model, shape)
 
     def no_gpu(self) -> str | None:
         """Return why no trial could use a GPU of this machine; None if it could."""
@@ -182,14 +211,10 @@ class Vision:
         if config.variant != self.variant:
             raise ValueError(f"this trainable runs {self.variant}, not {config.variant!r}")
         config = self._completed(config)
-        task = config.task
-        if task["compile"] and config.workers > 1 and task["batch_norm"] == "sync":
-            raise ValueError(
-                "task.compile cannot go with BatchNorm over several workers; "
-                "set task.batch_norm to local, or task.compile to false"
-            )
-        if (why := refusal(task, config.workers)) is not None:
-            raise GraphError(f"task.{why}")
+        task, count = config.task, config.workers
+        faults = self.faults(config.knobs, config.base, task, gpus=config.gpus, workers=count)
+        if faults:
+            raise KnobError("; ".join(faults))
         with deterministic(bool(task["deterministic"])), Ranks.joined(config.workers) as ranks:
             Trial(config, lambda model, n: self._optimizer(model, n, config), ranks).run()
 

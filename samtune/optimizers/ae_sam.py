@@ -67,8 +67,9 @@ class AESAM(Adaptive):
         """Return the passes if half of the steps have a second one."""
         return 1.5, 1.5
 
-    def uncaptured(self) -> str | None:
-        """Return why a CUDA graph cannot hold this variant's steps."""
+    @classmethod
+    def uncaptured_of(cls, knobs: Mapping[str, Any]) -> str | None:
+        """Return why a CUDA graph cannot hold steps with these knobs."""
         return "it looks at each gradient to decide whether the step perturbs"
 
     def sharp(self, oracle: GradientOracle) -> Gradients:

@@ -71,11 +71,12 @@ class ESAM(Adaptive):
         gamma = knobs["gamma"]
         return 1 + (gamma < 1) + gamma, 1 + gamma
 
-    def uncaptured(self) -> str | None:
-        """Return why a CUDA graph cannot hold this variant's steps."""
-        if self.swp_mode == "tensor" and self.beta < 1:
-            return "swp_mode: tensor chooses other tensors in each step"
-        return super().uncaptured()
+    @classmethod
+    def uncaptured_of(cls, knobs: Mapping[str, Any]) -> str | None:
+        """Return why a CUDA graph cannot hold steps with these knobs; None if it can."""
+        if knobs["swp_mode"] == "tensor" and knobs["beta"] < 1:
+            return "swp_mode tensor chooses other tensors in each step, which element does not"
+        return super().uncaptured_of(knobs)
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
         """Return grad L_B+(w + eps)."""

@@ -178,11 +178,12 @@ class LookLayerSAM(LookSAM):
         source="global: the paper as third parties have it, grows as training converges",
     )
 
-    def uncaptured(self) -> str | None:
-        """Return why a CUDA graph cannot hold this variant's steps."""
-        if self.rho_schedule != "constant":
-            return "its radius is a number for each layer, which a rho_schedule would change"
-        return super().uncaptured()
+    @classmethod
+    def uncaptured_of(cls, knobs: Mapping[str, Any]) -> str | None:
+        """Return why a CUDA graph cannot hold steps with these knobs; None if it can."""
+        if knobs["rho_schedule"] != "constant":
+            return "its radius is a number for each layer, and only rho_schedule constant keeps it"
+        return super().uncaptured_of(knobs)
 
     def ascent(self, g: Gradients, square: Tensor | None = None) -> Ascent:
         """Return eps_l for each tensor: rho, and a factor of its own."""

@@ -256,19 +256,25 @@ class Variant(torch.optim.Optimizer, ABC):
             self._generators[device] = torch.Generator(device)
         return self._generators[device].manual_seed(mixed)
 
-    def uncaptured(self) -> str | None:
-        """Return why a CUDA graph cannot hold this variant's steps; None if it can.
+    @classmethod
+    def uncaptured_of(cls, knobs: Mapping[str, Any]) -> str | None:
+        """Return why a CUDA graph cannot hold steps with these knobs; None if it can.
 
         A class of your own has to answer by itself. Its steps must not depend on data, nor on
         numbers in `memory` other than counts that grow by the same amount in steps of one `kind`.
         """
-        name = type(self).__name__
-        if not type(self).__module__.startswith("samtune."):
-            return f"{name} does not say by a method `uncaptured` of its own that they may be"
-        if self.bases and not all(group.get("fused") for group in self.base.param_groups):
-            base = type(self.base).__name__
-            return f"its base, {base}, is none of {', '.join(Variant.bases)}"
-        return None
+        if cls.__module__.startswith("samtune."):
+            return None
+        return f"{cls.__name__} does not say by a method `uncaptured_of` of its own that it can"
+
+    @property
+    def uncaptured(self) -> str | None:
+        """Why a CUDA graph cannot hold this variant's steps; None if it can."""
+        why = self.uncaptured_of({name: getattr(self, name) for name in self.knobs()})
+        fused = all(group.get("fused") for group in self.base.param_groups)
+        if why is None and self.bases and not fused:
+            why = f"its base, {type(self.base).__name__}, is none of {', '.join(Variant.bases)}"
+        return why
 
     def kind(self) -> Hashable | None:
         """Return what tells the operations of the next step from those of others.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space.errors import SpaceError
 from samtune.space.knob_reader import KnobReader
-from samtune.space.knobs import Value
+from samtune.space.knobs import Domain, Range, Value, active, default_of, listed_values
 from samtune.space.schema import Document
 from samtune.space.strict_yaml import Node, Problem
 from samtune.space.trainable import Declared
@@ -82,16 +82,19 @@ def ask_trainable(
     reader: KnobReader,
     root: Node,
     document: Document,
-    knobs: Mapping[str, Value],
+    domains: Mapping[str, Domain],
+    points: Sequence[Mapping[str, Value]],
     task: Mapping[str, Value],
 ) -> None:
     """Let the trainable check that knobs and task words go together.
 
     A trainable may offer `check(knobs, base)`, `check_task(task, epochs)`,
-    `see_per_epoch(knobs, base)` and `one_gpu`.
+    `faults(knobs, base, task, gpus, workers)`, `see_per_epoch(knobs, base)` and `one_gpu`.
     """
     declared, budget = reader.declared, document.budget
     assert declared is not None
+    tried = list(_one_by_one(domains, points))
+    knobs = tried[0]
     check, check_task, cost = (
         getattr(declared.trainable, name, None)
         for name in ("check", "check_task", "see_per_epoch")
@@ -123,3 +126,27 @@ def ask_trainable(
             # The sentence begins with the word that it is about.
             mark = root.at("task", str(error).split()[0]).mark
             reader.problems.append((mark, f"task.{error}"))
+    faults = getattr(declared.trainable, "faults", None)
+    if faults:
+        asked = {"gpus": gpus, "workers": document.resources.workers}
+        found = [fault for each in tried for fault in faults(each, declared.base, task, **asked)]
+        for fault in dict.fromkeys(found):
+            path = fault.partition(":")[0].split(".")
+            reader.problems.append((root.at(*path).mark, fault))
+
+
+def _one_by_one(
+    domains: Mapping[str, Domain], points: Sequence[Mapping[str, Value]]
+) -> Iterator[dict[str, Value]]:
+    """Yield the default of every active knob, then all defaults with one other listed value."""
+    defaults = {name: default_of(domain) for name, domain in domains.items()}
+    first = {**defaults, **(points[0] if points else {})}
+    yield active(domains, first)
+    others = [
+        {name: value}
+        for name, domain in domains.items()
+        if not isinstance(domain, Range)
+        for value in listed_values(domain)
+    ]
+    for other in (*points[1:], *others):
+        yield active(domains, {**first, **other})

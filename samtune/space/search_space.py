@@ -268,9 +268,7 @@ def _built(root: Node, problems: list[Problem], name: str, *, frozen: bool) -> S
     metrics = declared.metrics_of(task) if declared else None
     Sections(reader, root, document, broken, metrics).check(knobs, points, section.faulty)
     if declared and not reader.problems:
-        defaults = {k: default_of(domain) for k, domain in knobs.items()}
-        values = active(knobs, {**defaults, **(points[0] if points else {})})
-        ask_trainable(reader, root, document, values, task)
+        ask_trainable(reader, root, document, knobs, points, task)
     if reader.problems:
         raise space_error(reader.problems)
     return _assembled(root, document, reader, knobs, points, task, name)

@@ -67,7 +67,9 @@ def trained(
     return metrics, states
 
 
-def figures_of(state: dict[str, torch.Tensor], *, renew: bool) -> dict[str, float]:
+def figures_of(
+    state: dict[str, torch.Tensor], *, renew: bool, precision: str = "auto"
+) -> dict[str, float]:
     """Return the loss and the accuracy of weights, whose statistics torch may count anew."""
     data = load({**{name: knob.default for name, knob in TASK.items()}, "label_noise": 0.4}, 3)
     model, normalise = build("small_cnn", (1, 8, 8), 10, seed=1), Normaliser(data.mean, data.std)
@@ -80,10 +82,9 @@ def figures_of(state: dict[str, torch.Tensor], *, renew: bool) -> dict[str, floa
             torch.arange(len(data.train)), 10**4, torch.device("cpu")
         )
         update_bn(normalise(images).split(200), model)
-    precision = Precision.of(
-        {name: knob.default for name, knob in TASK.items()}, torch.device("cpu")
-    )
-    return evaluate(Predictor(model, normalise, precision), data.val)
+    words = {name: knob.default for name, knob in TASK.items()} | {"precision": precision}
+    how = Precision.of(words, torch.device("cpu"))
+    return evaluate(Predictor(model, normalise, how), data.val)
 
 
 def test_swa_is_the_mean_over_epochs_with_statistics_of_its_own(tmp_path: Path) -> None:
@@ -99,16 +100,20 @@ def test_swa_is_the_mean_over_epochs_with_statistics_of_its_own(tmp_path: Path) 
         assert metrics[last]["val_loss_averaged"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
-def test_ema_follows_weights_and_statistics_after_each_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_ema_follows_weights_and_statistics_after_each_step(
+    precision: str, tmp_path: Path
+) -> None:
     """The whole data set is one batch, so that each checkpoint is one step."""
-    metrics, states = trained({**EMA, "batch_size": 1000, "average_decay": 0.3}, tmp_path)
+    words = {**EMA, "batch_size": 1000, "average_decay": 0.3, "precision": precision}
+    metrics, states = trained(words, tmp_path)
     mean = states[0]["model"]
     for count, state in enumerate(states[1:], 1):
         share = 1 - min(0.3, (1 + count) / (10 + count))
         for name, now in state["model"].items():
             if now.is_floating_point() and name != "mask":
                 mean[name] = torch.lerp(mean[name], now, share)
-        expected = figures_of(mean, renew=False)
+        expected = figures_of(mean, renew=False, precision=precision)
         assert metrics[count]["val_loss_averaged"] == pytest.approx(expected["loss"], rel=1e-5)
         assert metrics[count]["val_loss_averaged"] != metrics[count]["val_loss"]
         found = state["average"]
@@ -117,7 +122,11 @@ def test_ema_follows_weights_and_statistics_after_each_step(tmp_path: Path) -> N
         assert found["module.1.num_batches_tracked"] == count + 1
 
 
-@pytest.mark.parametrize("words", [EMA, {**SWA, "precision": "bf16"}], ids=["ema", "swa bf16"])
+@pytest.mark.parametrize(
+    "words",
+    [EMA, {**SWA, "precision": "bf16"}, {**SWA, "precision": "fp16"}],
+    ids=["ema", "swa bf16", "swa fp16"],
+)
 @pytest.mark.parametrize("name", ["bayesian_sam", "look_sam"])
 def test_an_average_changes_no_other_figure_and_costs_no_see(name: str, words: Any) -> None:
     changes = {"variant": name, "base": "sgd", "knobs": {}, "test_permit": "a test"}

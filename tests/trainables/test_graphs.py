@@ -7,16 +7,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import digits_trial
 import pytest
 import torch
+from digits_trial import config_of, curve
 from problems import DATA_DEPENDENT, batches, loss_fn, make, norm_net, seeded, weights
 from torch import Tensor, nn
+from toy_space import load, messages
 
 from samtune.optimizers import SAM, VARIANTS, GradientOracle, StepResult, Variant
 from samtune.optimizers.knobs import KnobError
 from samtune.trial import Budget, Seeds, TrialConfig, running
-from trainables import graphs, vision
+from trainables import graphs, steps, vision
 from trainables.graphs import GraphError, StepGraphs
+from trainables.models import MODELS
 
 CAPTURED = [name for name in VARIANTS if name not in DATA_DEPENDENT]
 MORE: list[tuple[str, dict[str, Any]]] = [
@@ -148,13 +152,13 @@ def test_a_graph_is_refused_in_a_sentence() -> None:
     momentum = torch.optim.SGD(model.parameters(), 0.1, fused=True)
     wrong: list[tuple[Variant, str]] = [
         (make("ae_sam", model), "ae_sam: it looks at each gradient"),
-        (make("esam", model, swp_mode="tensor"), "swp_mode: tensor chooses other tensors"),
+        (make("esam", model, swp_mode="tensor"), "swp_mode tensor chooses other tensors"),
         (make("look_layer_sam", model, rho_schedule="lr"), "its radius is a number"),
         (SAM(torch.optim.NAdam(model.parameters(), 0.1)), "its base, NAdam, is none of sgd"),
-        (Own(momentum), "Own does not say by a method `uncaptured`"),
+        (Own(momentum), "Own does not say by a method `uncaptured_of`"),
     ]
     for variant, sentence in wrong:
-        with pytest.raises(GraphError, match=sentence):
+        with pytest.raises(GraphError, match=f"{sentence}.*; set task.graph to false"):
             StepGraphs(variant, model, Remade(variant))
 
 
@@ -183,29 +187,122 @@ def test_a_model_that_draws_and_a_step_that_waits_are_refused() -> None:
         steps.step(oracle, x, y)
 
 
-def test_the_words_that_exclude_a_graph() -> None:
+HEAD = "samtune: 1\ntask:\n  graph: true\nresources: {gpus: 1}\n"
+GRAPH = "lab.yaml:3:10: task.graph: "
+OF = f"{GRAPH}no graph can hold a step of"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_space_with_graphs_is_taken_by_all_that_decide_nothing_by_data(
+    name: str, in_folder: object
+) -> None:
+    head = f"{HEAD}trainable: {name}\n"
+    if name in DATA_DEPENDENT:
+        [message] = messages("", head=head)
+        assert message.startswith(f"{OF} {name}: it looks at each gradient to decide")
+        assert message.endswith("; set task.graph to false")
+    else:
+        assert load("", head=head).task["graph"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "beginnings"),
+    [
+        ("trainable: sam\nbase: torch.optim.NAdam\n", [f"{OF} sam: its base, torch.optim.NAdam"]),
+        # The other values of a knob are looked at, too.
+        (
+            "trainable: esam\nknobs: {swp_mode: {choice: [element, tensor]}}\n",
+            [f"{OF} esam: swp_mode tensor chooses other tensors"],
+        ),
+        ("trainable: esam\nknobs: {swp_mode: tensor, beta: 1.0}\n", []),
+        (
+            "trainable: look_layer_sam\npoints: [{rho_schedule: constant}, {rho_schedule: lr}]\n",
+            [f"{OF} look_layer_sam: its radius is a number for each layer"],
+        ),
+    ],
+)
+def test_a_space_with_knobs_that_exclude_graphs(
+    words: str, beginnings: list[str], in_folder: object
+) -> None:
+    if not beginnings:
+        load(words, head=HEAD)
+        return
+    found = messages(words, head=HEAD)
+    assert [m.startswith(b) for m, b in zip(found, beginnings, strict=True)] == [True], found
+
+
+def test_a_space_with_words_that_exclude_graphs(in_folder: object) -> None:
+    """All are named at once, whatever the kind of the budget."""
+    found = messages(
+        "trainable: sam\nbudget: {kind: seconds, per_trial: 60}\n",
+        "task.precision=fp16",
+        "task.dropout=0.1",
+        "task.model=resnet18",
+        "resources.gpus=0",
+        "resources.workers=2",
+        head=HEAD,
+    )
+    ways = [
+        "a CUDA graph needs a GPU; set resources.gpus to 1, or task.graph to false",
+        "the loss scaler of fp16 looks at each gradient; set task.precision to bf16, or "
+        "task.graph to false",
+        "the model draws random numbers in its passes, as dropout does, and the second pass of a "
+        "graph could not draw them again; set task.graph to false, or task.dropout to 0",
+        "the steps of several workers exchange gradients; set resources.workers to 1, or "
+        "task.graph to false",
+    ]
+    assert sorted(found) == [f"{GRAPH}{way}" for way in ways]
+
+
+def test_a_trial_that_excludes_a_graph_does_not_begin() -> None:
     config = TrialConfig(
         trainable="trainables.vision:sam",
         variant="sam",
         base="sgd",
         knobs={},
-        task={"graph": True},
+        task={"graph": True, "precision": "fp16"},
         budget=Budget("epochs", 1),
         seeds=Seeds(1, 2, 3),
     )
-    wrong = {
-        r"task\.graph: a CUDA graph needs a GPU": config,
-        r"task\.graph: the loss scaler": replace(
-            config, task={"graph": True, "precision": "fp16"}
-        ),
-        r"task\.graph: the steps of several workers": replace(config, workers=2),
-    }
-    for sentence, trial in wrong.items():
-        with running(trial, print), pytest.raises(GraphError, match=sentence):
-            vision.sam(trial)
-    words = {word: knob.default for word, knob in vision.sam.task.items()}
-    with pytest.raises(KnobError, match="graph: the loss scaler of precision fp16"):
-        vision.sam.check_task({**words, "graph": True, "precision": "fp16"}, 10)
+    sentences = r"task\.graph: a CUDA graph needs a GPU.*; task\.graph: the loss scaler of fp16"
+    with running(config, print), pytest.raises(KnobError, match=sentences):
+        vision.sam(config)
+
+
+def test_a_model_that_draws_is_refused_before_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images show on the CPU whether a model of one's own does."""
+
+    def own(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, classes), nn.Dropout(0.5))
+
+    task = {word: knob.default for word, knob in vision.sam.task.items()}
+    vision.sam.make_ready({**task, "graph": True})
+    monkeypatch.setitem(MODELS, "small_cnn", own)
+    vision.sam.make_ready(task)
+    with pytest.raises(GraphError, match=r"task\.graph: the model draws random numbers"):
+        vision.sam.make_ready({**task, "graph": True})
+
+
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_an_average_of_captured_steps_is_the_usual_one(
+    average: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights stay where a graph reads them, though the model shows the average meanwhile."""
+    task = {"average": average, "average_start": 0.0, "batch_size": 256, "label_noise": 0.0}
+    config = config_of(vision.sam, budget=Budget("epochs", 4))
+    config = replace(config, task={**config.task, **task})
+    plain, made = curve(digits_trial.train(config)), []
+
+    def step_graphs(task: object, optimizer: Variant, model: nn.Module) -> StepGraphs:
+        made.append(Remade(optimizer))
+        return StepGraphs(optimizer, model, made[-1])
+
+    monkeypatch.setattr(steps, "step_graphs", step_graphs)
+    found = curve(digits_trial.train(config))
+    assert made[0].counts["replayed"] >= 10
+    for one, other in zip(found, plain, strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+        assert one["val_loss_averaged"] != one["val_loss"]
 
 
 def test_too_many_kinds_of_steps_are_made_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from gpu import counted, launches, run, trial
 from problems import DATA_DEPENDENT
 
 from samtune.optimizers import VARIANTS
+from samtune.optimizers.knobs import KnobError
+from trainables import loop
 from trainables.graphs import GraphError, StepGraphs
 
 TASK = {"graph": True, "precision": "fp32"}
@@ -69,11 +71,38 @@ def test_a_graph_takes_any_batch(task: dict[str, Any], monkeypatch: pytest.Monke
     assert not any(step["REFUSED"] for step in steps)
 
 
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_an_average_leaves_the_weights_where_a_graph_reads_them(
+    average: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, read = set(), set()
+    evaluate, step = loop.evaluate, StepGraphs.step
+
+    def watched_evaluate(predict: Any, split: Any) -> dict[str, float]:
+        shown.add(tuple(p.data_ptr() for p in predict.model.parameters()))
+        return evaluate(predict, split)
+
+    def watched_step(self: StepGraphs, *words: Any) -> Any:
+        read.add(tuple(w.data_ptr() for w in self._optimizer.weights))
+        return step(self, *words)
+
+    monkeypatch.setattr(loop, "evaluate", watched_evaluate)
+    monkeypatch.setattr(StepGraphs, "step", watched_step)
+    with logged() as steps:
+        reports = run("sam", 6, task={**TASK, "average": average, "average_start": 0.0})
+    assert all("val_acc_averaged" in report["metrics"] for report in reports)
+    assert len(read) == 1 and len(shown) == 2 and read < shown
+    assert sum(step["CAPTURED"] > 0 for step in steps) == 2
+    assert sum(launches(step) <= FEW for step in steps) >= 10
+    assert not any(step["REFUSED"] for step in steps)
+
+
 def test_a_step_that_looks_at_its_data_is_refused() -> None:
-    with pytest.raises(GraphError, match="ae_sam: it looks at each gradient"):
+    with pytest.raises(KnobError, match="ae_sam: it looks at each gradient"):
         run("ae_sam", 1, task=TASK)
+    # A space with dropout is refused, and so is a model of one's own that draws on the CPU.
     with pytest.raises(GraphError, match="the model draws random numbers"):
-        run("sam", 1, task={**TASK, "model": "resnet18", "dropout": 0.3, "train_size": 20})
+        run("sam", 1, task={**TASK, "model": "narrow:dropping"})
 
 
 def test_a_trial_of_graphs_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

@@ -40,6 +40,18 @@ def test_no_mixed_batch_waits_for_the_device(task: dict[str, float]) -> None:
     assert sum(epoch["H2D_PINNED"] for epoch in log.methods["_train_epoch"]) >= 6
 
 
+@pytest.mark.parametrize("average", ["ema", "swa"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_average_of_the_weights_waits_for_nothing(average: str, precision: str) -> None:
+    words = {"average": average, "average_start": 0.0, "precision": precision}
+    with logged() as log:
+        reports = run(task=words)
+    assert all("val_acc_averaged" in report["metrics"] for report in reports)
+    _, second = log.methods["_train_epoch"]
+    # The sums, once an epoch.
+    assert (second["WAIT"], second["H2D"]) == (1, 0), log.waits
+
+
 def test_the_mixer_sends_its_permutation_from_pinned_memory() -> None:
     """Defect 2, alone."""
     mixer = Mixer(0.2, 0.0, 10, seed=1)
