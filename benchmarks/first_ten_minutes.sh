@@ -27,9 +27,10 @@ sweep() {  # sweep NAME WORDS...: two variants on CIFAR-10, or digits in a dry r
         --set asha.grace=1 "${task[@]}" "$@"
 }
 if [ -n "$dry" ]; then
-    epochs=2 trials=2 gpus=0 task=(--set task.train_size=0.2) device=cpu size=--small
+    epochs=2 trials=2 gpus=0 task=(--set task.train_size=0.2) device=cpu
+    loop=(--small --side-by-side 2)
 else
-    epochs=6 trials=8 gpus=1 device=cuda size=
+    epochs=6 trials=8 gpus=1 device=cuda loop=(--side-by-side 4)
     task=(--set task.dataset=cifar10 --set task.model=resnet18 --set task.augment=standard
           --set task.batch_size=128)
     step "nvidia-smi" nvidia-smi
@@ -37,13 +38,13 @@ fi
 step "doctor" python -m samtune doctor
 step "tests on the device" python -m pytest -m cuda -n 0 -q ${dry:+-k test_on_cuda_auto}
 step "one step" python -m benchmarks.step --quick --device "$device" ${dry:+--variants sgd --rounds 1} --json "$out/step-$name.json"
-step "the loop" python -m benchmarks.loop $size --json "$out/loop-$name.json"
+step "the loop" python -m benchmarks.loop "${loop[@]}" --json "$out/loop-$name.json"
 step "checkpoints" python -m benchmarks.checkpoints ${dry:+--model small_cnn --rounds 1} --json "$out/checkpoints-$name.json"
 sweep "whole" --set "resources.gpus=$gpus"
 if [ -z "$dry" ]; then
-    step "the loop, compiled" python -m benchmarks.loop --compile --json "$out/loop-compiled-$name.json"
+    step "the loop, compiled" python -m benchmarks.loop --compile "${loop[@]}" --json "$out/loop-compiled-$name.json"
     sweep "compiled" --set resources.gpus=1 --set task.compile=true
-    step "the loop, as graphs" python -m benchmarks.loop --graph --json "$out/loop-graph-$name.json"
+    step "the loop, as graphs" python -m benchmarks.loop --graph "${loop[@]}" --json "$out/loop-graph-$name.json"
     sweep "graphs" --set resources.gpus=1 --set task.graph=true
     sweep "quarters" --set resources.gpus=0.25
     sweep "quarters-by-mps" --set resources.gpus=0.25 --set resources.gpu_sharing=mps
@@ -52,6 +53,6 @@ if [ -z "$dry" ]; then
         --set resources.gpus=0.5 "${task[@]}"
 fi
 { printf '\n%-34s %-6s %7s\n' "first ten minutes on $name" end time; printf '%s\n' "${table[@]}"
-  printf '\n'; grep -E '^(loop|samtune|DataLoader)[ :]' "$log"
+  printf '\n'; grep -E '^(loop|samtune|DataLoader|bare|aim)[ :]' "$log"
   printf '\nall output: %s\n' "$log"; } > "$runs/table"
 cat "$runs/table" | tee -a "$log"

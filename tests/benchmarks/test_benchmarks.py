@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 import pytest
 from test_sweep import record_of
 
-from benchmarks import checkpoints, loop
+from benchmarks import aims, checkpoints, loop
 from benchmarks.process_tree import measure
 from benchmarks.reliability import passed
 from benchmarks.scale_sweep import _play
+from benchmarks.side_by_side import rate
 from benchmarks.sweep import TASK, accuracies
 from benchmarks.sweep_peers import train_reporting, trial_config
 from samtune.record.rows import Verdict
@@ -104,16 +105,62 @@ def test_slots_that_never_wait_are_busy_all_the_time() -> None:
 
 
 def test_the_loop_is_timed_by_its_parts_and_beside_a_plain_one() -> None:
-    rows = loop.measure(loop.SMALL, gpus=0, workers=0, words=())
+    rows = loop.measure(loop.SMALL, gpus=0, workers=0, words=(), at_once=2)
     assert [(row["loop"], row["variant"]) for row in rows] == [
         *(("samtune", "sgd"), ("samtune", "sam")),
         *(("DataLoader", "sgd"), ("DataLoader", "sam")),
+        ("bare", "sgd"),
+        *[("samtune", "sam")] * 2,
+        *[("DataLoader", "sam")] * 2,
+        ("samtune", "sam"),
     ]
     for row in rows[:2]:
         # An epoch is two steps.
         assert row["eval_s"] + row["checkpoint_s"] + 2 * row["step_ms"] / 1000 > 0
         assert row["eval_s"] + 2 * row["step_ms"] / 1000 <= row["epoch_s"]
-    assert "a SAM step is" in loop.table(rows)
+    alone, at_once = rows[5:7]
+    assert at_once["of_alone"] == at_once["images_per_s"] / alone["images_per_s"] > 0
+    assert "2 by mps          not measured: MPS is for GPUs" in loop.table(rows)
+    assert loop.table(rows).count("; aim: ") == 4
+
+
+def test_images_count_while_all_processes_train() -> None:
+    """The second trains half as fast, and the third begins late."""
+    assert rate([[0.0, 1.0, 2.0], [0.0, 2.0, 4.0]], 100) == pytest.approx(150)
+    assert rate([[0.0, 1.0, 2.0], [0.0, 2.0, 4.0], [1.0, 2.0]], 100) == pytest.approx(250)
+    with pytest.raises(RuntimeError, match="no two of the processes"):
+        rate([[0.0, 1.0], [1.0, 2.0]], 100)
+
+
+def test_figures_are_held_against_the_aims() -> None:
+    def row(name: str, variant: str, speed: float, **words: object) -> dict[str, object]:
+        return {
+            "loop": name,
+            "variant": variant,
+            "images_per_s": speed,
+            "step_ms": 1e5 / speed,
+        } | words
+
+    shared = {"graph": True, "at_once": 4}
+    rows = [
+        *(row("samtune", "sgd", 1000), row("samtune", "sam", 500)),
+        *(row("samtune", "sgd", 1500, graph=True), row("samtune", "sam", 600, graph=True)),
+        *(row("DataLoader", "sam", 200), row("bare", "sgd", 2000)),
+        row("samtune", "sam", 700, way="turns", **shared),
+        row("samtune", "sam", 900, way="mps", **shared),
+        row("DataLoader", "sam", 300, at_once=4, way="turns"),
+        {"loop": "samtune", "variant": "sam", "way": "mps", "missing": "none here"},
+    ]
+    assert [line.partition("; aim")[0] for line in aims.lines(rows)] == [
+        "aim: samtune, eager: a SAM step is 2.00 SGD steps",
+        "aim: samtune, graph: a SAM step is 2.50 SGD steps",
+        "aim: samtune, eager, sgd: 50% of the passes of the bare loop",
+        "aim: samtune, eager, sam: 50% of the passes of the bare loop",
+        "aim: samtune, graph, sgd: 75% of the passes of the bare loop",
+        "aim: samtune, graph, sam: 60% of the passes of the bare loop",
+        "aim: 3.00 times the trials an hour of the plain loop "
+        "(ours 4 by mps, graph, its 4 by turns, eager)",
+    ]
 
 
 def test_what_a_checkpoint_holds_up_is_timed_beside_what_it_did_at_first() -> None:

@@ -1,0 +1,64 @@
+"""What the figures of `benchmarks.loop` say of the aims of the GPU path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+STEP = 2.05
+"""SGD steps in the time of a SAM step, at most."""
+OF_BARE = 0.6
+"""Share of the throughput that the bare loop has, at least."""
+TRIALS = 5.0
+"""Trials an hour over those of the plain loop, at least."""
+
+
+def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for each aim that the rows have figures of."""
+    rows = [row for row in rows if "images_per_s" in row]
+    single = [row for row in rows if not row.get("way")]
+    speed = {(r["loop"], task_of(r), r["variant"]): r for r in single}
+    for loop, task, variant in speed:
+        if variant == "sam" and (sgd := speed.get((loop, task, "sgd"))):
+            steps = speed[loop, task, "sam"]["step_ms"] / sgd["step_ms"]
+            aim = f"; aim: {STEP} at most" if loop == "samtune" else ""
+            yield f"aim: {loop}, {task}: a SAM step is {steps:.2f} SGD steps{aim}"
+    if bare := speed.get(("bare", "eager", "sgd")):
+        for (loop, task, variant), row in speed.items():
+            if loop == "samtune":
+                # Each of SAM's images makes two passes.
+                passes = row["images_per_s"] * (2 if variant == "sam" else 1)
+                share = passes / bare["images_per_s"]
+                yield (
+                    f"aim: {loop}, {task}, {variant}: {share:.0%} of the passes of the bare loop; "
+                    f"aim: {OF_BARE:.0%} at least"
+                )
+    yield from _trials([row for row in rows if row["variant"] == "sam"])
+
+
+def _trials(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Compare the best way to run SAM's trials on the device with the plain loop's best way."""
+    ours, plain = (
+        max(
+            (row for row in rows if row["loop"] == loop),
+            key=lambda row: float(row["images_per_s"]),
+            default=None,
+        )
+        for loop in ("samtune", "DataLoader")
+    )
+    if ours and plain:
+        times = ours["images_per_s"] / plain["images_per_s"]
+        yield (
+            f"aim: {times:.2f} times the trials an hour of the plain loop (ours {_how(ours)}, its "
+            f"{_how(plain)}); aim: {TRIALS:g} at least"
+        )
+
+
+def _how(row: dict[str, Any]) -> str:
+    how = f"{row['at_once']} by {row['way']}" if row.get("way") else "one at a time"
+    return f"{how}, {task_of(row)}"
+
+
+def task_of(row: dict[str, Any]) -> str:
+    """Return how a row's steps are made: eager, or the task's word for it."""
+    return next((word for word in ("compile", "graph") if row.get(word)), "eager")
