@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from benchmarks.environment import environment
 from samtune.api.frozen import study_row
 from samtune.record.outcome import after_report
+from samtune.record.ranking import winners
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow
 from samtune.space.search_space import Range, SearchSpace
@@ -185,7 +186,7 @@ def search(space: SearchSpace, table: Table, bundles: Sequence[int]) -> tuple[in
         with Record.create(Path(folder), "run", [row]) as record:
             for stage in (SearchStage, SelectStage):
                 _play(stage(record, [space]), record, table, bundles)
-            ((winner, promise),) = record.winners(record.studies()[0], most=1)
+            ((winner, promise),) = winners(record, record.studies()[0], most=1)
             config = table.nearest(winner.config.knobs, space)
             return config, promise, sum(record.used().values())
 

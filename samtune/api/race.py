@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from analysis import statistics
+from samtune.record.ranking import select_values, winners
 from samtune.record.reader import Reader
 from samtune.record.record import Record
 from samtune.record.rows import StudyRow
@@ -81,8 +82,8 @@ def scores(
     for study in studies:
         sign = 1.0 if study.settings["mode"] == "max" else -1.0
         own = found.setdefault(spaces[study.study].row, {})
-        for winner, _ in record.winners(study, most=1):
-            values = record.select_values(winner)
+        for winner, _ in winners(record, study, most=1):
+            values = select_values(record, winner)
             own |= {bundle: sign * value for bundle, value in values.items()}
     bundles = set().union(*found.values()) if found else set()
     return {

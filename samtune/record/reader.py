@@ -1,4 +1,4 @@
-"""The reading side of a record: its rows, and answers to questions about a run.
+"""The reading side of a record: its rows, and what they add up to for a run or a study.
 
 Each answer comes from an index, or from the few rows it is about. So a run of 10,000 trials is
 described in a fraction of a second, and a sweep does not notice its readers.
@@ -21,7 +21,7 @@ from samtune.record.rows import ReportRow, Stage, State, StudyRow, TrialRow
 from samtune.trial import TrialConfig
 
 # The index on (trial, seq) finds it without reading the reports before it.
-_LAST_REPORT = "r.seq = (SELECT MAX(seq) FROM reports WHERE trial = t.trial)"
+LAST_REPORT = "r.seq = (SELECT MAX(seq) FROM reports WHERE trial = t.trial)"
 _REPORT = (
     "SELECT seq, trial, attempt, epoch, used, value, metrics, checkpoint_sha256, at,"
     " decision, rung, cutoff FROM reports LEFT JOIN decisions USING (seq)"
@@ -176,7 +176,7 @@ class Reader:
         """Return the names of all metrics that were reported, the earliest first."""
         return [name for (name,) in self.query("SELECT name FROM metrics ORDER BY rowid")]
 
-    # Questions
+    # What rows add up to
 
     def last_event(self, kinds: Collection[str]) -> sqlite3.Row | None:
         """Return the newest event of one of these kinds, or None."""
@@ -209,95 +209,6 @@ class Reader:
         ).fetchone()
         return int(count)
 
-    def best(self, study: StudyRow) -> tuple[TrialRow, float] | None:
-        """Return the search's best trial at its full budget and its last value.
-
-        The earlier of equal trials wins. None while no trial has completed within the constraints.
-        """
-        return next(iter(self.ranked(study, most=1)), None)
-
-    def ranked(self, study: StudyRow, most: int = -1) -> list[tuple[TrialRow, float]]:
-        """Return the search's completed trials with their last values, the best first.
-
-        A trial that misses a constraint of its search is left out.
-
-        Args:
-            study: the study, whose settings say which direction is better.
-            most: how many to return; all where negative.
-        """
-        order = "DESC" if study.settings["mode"] == "max" else "ASC"
-        aims = study.aims
-        rows = self.query(
-            f"SELECT t.trial, r.value, r.metrics FROM trials t JOIN reports r ON {_LAST_REPORT}"
-            " WHERE t.study = ? AND stage = 'search' AND state = 'completed'"
-            f" ORDER BY r.value {order}, t.trial LIMIT ?",
-            study.study,
-            -1 if aims.limits else most,
-        ).fetchall()
-        if aims.limits:
-            rows = [row for row in rows if aims.keeps(json.loads(row["metrics"]))]
-        rows = rows[: None if most < 0 else most]
-        return [(self.trial(row["trial"]), row["value"]) for row in rows]
-
-    def winners(self, study: StudyRow, most: int = -1) -> list[tuple[TrialRow, float]]:
-        """Return the search's completed trials, the best first, by the select stage where it ran.
-
-        Selected trials come first, by the mean last value of their select runs; of equal ones the
-        earlier. One with a select run that did not complete comes after the selected ones.
-
-        Args:
-            study: the study, whose settings say which direction is better.
-            most: how many to return; all where negative.
-
-        Returns:
-            The trials, each with its select mean, or with its last value where it has none.
-        """
-        means = self.select_means(study)
-        ranked = self.ranked(study)
-        sign = -1 if study.settings["mode"] == "max" else 1
-        chosen = [(trial, means[trial.trial]) for trial, _ in ranked if trial.trial in means]
-        chosen.sort(key=lambda pair: (sign * pair[1], pair[0].trial))
-        rest = [(trial, value) for trial, value in ranked if trial.trial not in means]
-        return (chosen + rest)[: None if most < 0 else most]
-
-    def select_means(self, study: StudyRow) -> dict[int, float]:
-        """Return the mean last value of each trial whose select runs have all completed.
-
-        Where the space counts the search's value too (`select.with_search`), the mean has it.
-        """
-        rows = self.query(
-            "SELECT t.source, COUNT(*) AS runs, SUM(t.state = 'completed') AS done,"
-            f" SUM(r.value) AS total FROM trials t LEFT JOIN reports r ON {_LAST_REPORT}"
-            " WHERE t.study = ? AND t.stage = 'select' GROUP BY 1",
-            study.study,
-        ).fetchall()
-        found = {row["source"]: row for row in rows if row["runs"] == row["done"]}
-        if not study.settings.get("with_search"):
-            return {source: row["total"] / row["runs"] for source, row in found.items()}
-        return {
-            trial.trial: (found[trial.trial]["total"] + value) / (found[trial.trial]["runs"] + 1)
-            for trial, value in self.ranked(study)
-            if trial.trial in found
-        }
-
-    def select_values(self, source: TrialRow) -> dict[int, float]:
-        """Return the last value of each completed select run of a trial, by seed bundle."""
-        rows = self.query(
-            f"SELECT t.bundle, r.value FROM trials t JOIN reports r ON {_LAST_REPORT}"
-            " WHERE t.source = ? AND t.state = 'completed' AND t.stage = 'select'",
-            source.trial,
-        )
-        return {bundle: value for bundle, value in rows}
-
-    def confirmed(self, source: TrialRow) -> tuple[int, float | None]:
-        """Return how many repeats of a search trial completed, and their mean last value."""
-        count, mean = self.query(
-            f"SELECT COUNT(*), AVG(r.value) FROM trials t JOIN reports r ON {_LAST_REPORT}"
-            " WHERE t.source = ? AND t.state = 'completed' AND t.stage = 'confirm'",
-            source.trial,
-        ).fetchone()
-        return int(count), mean
-
     def judged_at_rungs(self) -> dict[int, list[int]]:
         """Return how many trials each rung has judged, lowest rung first, by study."""
         found: dict[int, list[int]] = {}
@@ -326,7 +237,7 @@ class Reader:
         where, values = _where(stage=stage)
         rows = self._db.execute(
             "SELECT t.study, SUM(r.used) FROM trials t"
-            f" JOIN reports r ON {_LAST_REPORT} {where} GROUP BY 1",
+            f" JOIN reports r ON {LAST_REPORT} {where} GROUP BY 1",
             values,
         )
         return {study: used for study, used in rows}
@@ -335,7 +246,7 @@ class Reader:
         """Return each trial's last value, budget used and epoch."""
         rows = self.query(
             "SELECT t.trial, r.value, r.used, r.epoch FROM trials t"
-            f" JOIN reports r ON {_LAST_REPORT}"
+            f" JOIN reports r ON {LAST_REPORT}"
         )
         return {trial: (value, used, epoch) for trial, value, used, epoch in rows}
 
@@ -347,7 +258,7 @@ class Reader:
         """
         where, values = _where(study=study)
         rows = self._db.execute(
-            f"SELECT t.trial, r.metrics FROM trials t JOIN reports r ON {_LAST_REPORT} {where}",
+            f"SELECT t.trial, r.metrics FROM trials t JOIN reports r ON {LAST_REPORT} {where}",
             values,
         )
         return {trial: json.loads(metrics) for trial, metrics in rows}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from samtune.record.ranking import winners
 from samtune.record.record import Record
 from samtune.record.rows import State, TrialRow, Verdict
 from samtune.space.search_space import SearchSpace
@@ -72,7 +73,7 @@ class ConfirmStage:
         self._winners: dict[int, list[TrialRow]] = {}
         raced = record.meta("raced") or {}
         for study, space in zip(record.studies(), spaces, strict=True):
-            ranked = record.winners(study, most=top or space.confirm.top)
+            ranked = winners(record, study, most=top or space.confirm.top)
             self._winners[study.study] = [winner for winner, _ in ranked]
             if not ranked and str(study.study) not in raced:
                 self.without_winner.append(space.name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from samtune.record.ranking import ranked
 from samtune.record.record import Record
 from samtune.record.rows import State, TrialRow, Verdict
 from samtune.space.search_space import SearchSpace
@@ -42,7 +43,7 @@ class SelectStage:
         self._waiting: list[TrialRow | tuple[TrialRow, int, int]] = []
         self._count = len(runs)
         for study, space in zip(record.studies(), spaces, strict=True):
-            candidates = record.ranked(study, most=space.select.top)
+            candidates = ranked(record, study, most=space.select.top)
             if not space.select.takes_place(study.settings["trials"], len(candidates)):
                 continue
             for rank, (candidate, _) in enumerate(candidates):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from samtune.record.folder import RunError
+from samtune.record.ranking import confirmed, winners
 from samtune.record.reader import Reader
 from samtune.record.rows import StudyRow, TrialRow
 from samtune.space.frozen import dump
@@ -70,12 +71,12 @@ def winner_of(record: Reader, space: str | None = None) -> Winner:
 
 
 def _winner(record: Reader, study: StudyRow) -> Winner | None:
-    best = next(iter(record.winners(study, most=1)), None)
+    best = next(iter(winners(record, study, most=1)), None)
     if best is None:
         return None
     trial, value = best
     *_, last = record.reports(trial=trial.trial)
-    return Winner(record.name, study, trial, value, last.epoch, *record.confirmed(trial))
+    return Winner(record.name, study, trial, value, last.epoch, *confirmed(record, trial))
 
 
 def space_file(winner: Winner) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from samtune.messages import clock, knob_list, unit
+from samtune.record.ranking import best
 from samtune.record.reader import Reader
 from samtune.record.record import Record, now
 from samtune.record.rows import Stage, StudyRow
@@ -89,10 +90,10 @@ def _budget_kind(studies: Sequence[StudyRow]) -> str:
 
 
 def _best(record: Reader, study: StudyRow) -> dict[str, Any] | None:
-    best = record.best(study)
-    if best is None:
+    found = best(record, study)
+    if found is None:
         return None
-    trial, value = best
+    trial, value = found
     free = study.settings["searched"]
     knobs = {name: knob for name, knob in trial.config.knobs.items() if name in free}
     return {"value": value, "trial": trial.number, "knobs": knobs}
@@ -125,7 +126,7 @@ def _is_finished(record: Reader, studies: Sequence[StudyRow]) -> bool:
     if last is not None:
         return bool(last["kind"] == "confirm ended")
     # Without a winner there is nothing to confirm.
-    return all(record.best(study) is None for study in studies)
+    return all(best(record, study) is None for study in studies)
 
 
 def _seconds_left(record: Reader, studies: Sequence[StudyRow]) -> float | None:
@@ -267,10 +268,10 @@ def _study_lines(study: dict[str, Any], running: bool) -> list[str]:
         lines.append(f"    the search ended early  {study['ended_early']}")
     if study["rungs"]:
         lines.append(f"    judged at rungs: {'  '.join(map(str, study['rungs']))}")
-    if best := study["best"]:
+    if won := study["best"]:
         lines.append(
-            f"    best {study['metric']} {best['value']:.4f}, trial {best['trial']}: "
-            f"{knob_list(best['knobs'])}"
+            f"    best {study['metric']} {won['value']:.4f}, trial {won['trial']}: "
+            f"{knob_list(won['knobs'])}"
         )
     if audit := study["audit"]:
         lines.append(

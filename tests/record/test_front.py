@@ -14,6 +14,7 @@ from test_record import CONFIG, STUDY
 
 from samtune.record.export import export
 from samtune.record.front import front
+from samtune.record.ranking import ranked
 from samtune.record.record import Record
 from samtune.record.tables import read
 from samtune.views.trials import trials_of
@@ -72,8 +73,8 @@ def test_trials_know_whether_they_are_feasible_and_on_the_front(runs: Path) -> N
             record.end_trial(trial.trial, state, None)
         first, second = record.studies()
         # A trial that misses a constraint cannot win, however good it is.
-        assert [trial.number for trial, _ in record.ranked(first, most=2)] == [0, 5]
-        assert [trial.number for trial, _ in record.ranked(second, most=2)] == [3, 0]
+        assert [trial.number for trial, _ in ranked(record, first, most=2)] == [0, 5]
+        assert [trial.number for trial, _ in ranked(record, second, most=2)] == [3, 0]
         assert (
             first.no_winner == "no trial was completed within its constraints (s_per_step <= 0.2)"
         )

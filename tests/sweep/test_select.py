@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analysis.leaderboard import leaderboard
-from samtune.record import tables
+from samtune.record import ranking, tables
 from samtune.record.export import export
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow, Verdict
@@ -82,7 +82,9 @@ def searched(record: Record, space: SearchSpace) -> None:
 
 def winners(record: Record) -> list[tuple[int, float]]:
     (study,) = record.studies()
-    return [(trial.number, round(value, 6)) for trial, value in record.winners(study, most=3)]
+    return [
+        (trial.number, round(value, 6)) for trial, value in ranking.winners(record, study, most=3)
+    ]
 
 
 def test_the_best_mean_on_fresh_seeds_wins(record: Record, space: SearchSpace) -> None:
