@@ -24,10 +24,10 @@ from samtune.record.copies import copy_last
 from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep import driver
 from samtune.sweep.confirm_stage import ConfirmStage
 from samtune.sweep.live import view
 from samtune.sweep.observers import observers
+from samtune.sweep.run_stages import run_stages as run_in_ray
 from samtune.sweep.stages import StagePlan
 from samtune.sweep.stop import Stop, withdraw
 from samtune.terminal import console_for
@@ -98,7 +98,7 @@ def run_stages(
                         launch.tell(f"{name}: {studies[name].no_winner}, so none is confirmed")
                 yield plan
 
-        progresses = driver.run_stages(opened(), record, on, shown, stop, told)
+        progresses = run_in_ray(opened(), record, on, shown, stop, told)
     for progress in progresses:
         for study, why in progress.ends.items():
             launch.tell(f"{progress.studies[study]}: the search ended early  {why}")

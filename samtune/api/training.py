@@ -34,7 +34,7 @@ from samtune.search.proposals import Proposals
 from samtune.space.search_space import SearchSpace
 from samtune.sweep import observers
 from samtune.sweep.confirm_stage import ConfirmStage
-from samtune.sweep.driver import MemoryKillError
+from samtune.sweep.run_stages import MemoryKillError
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.select_stage import SelectStage
 from samtune.sweep.stages import StagePlan, has_work

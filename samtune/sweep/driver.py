@@ -1,8 +1,8 @@
 """The driver of a sweep: Ray Tune runs the trials, and the record keeps their results.
 
-`run_stages` runs the stages of a command one after another. All faults are handled in one way,
-from the record: a trial whose worker died, stalled or was stopped goes back to its stage. Its next
-attempt continues from its checkpoint. Tune's own retries, snapshots and restore are not used.
+All faults are handled in one way, from the record: a trial whose worker died, stalled or was
+stopped goes back to its stage. Its next attempt continues from its checkpoint. Tune's own retries,
+snapshots and restore are not used.
 """
 
 from __future__ import annotations
@@ -12,106 +12,31 @@ import json
 import os
 import sqlite3
 import threading
-import time
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
-from samtune.cluster.nodes import WORDS, OomKills, death, killed_for_memory
-from samtune.cluster.ray_internals import ended_tune_for_memory
 from samtune.cluster.shipping import by_value, import_path
 from samtune.cluster.start import Cluster
-from samtune.cluster.startup import Startup, why_not_started
 from samtune.messages import printable
-from samtune.record.folder import RunError
 from samtune.record.logs import log_path
 from samtune.record.outcome import FAILURES, End, is_final
 from samtune.record.provenance import hostname_hash
 from samtune.record.record import Record
 from samtune.record.rows import TrialRow, Verdict, canonical
-from samtune.sweep import tune
 from samtune.sweep.attempt import Attempt, describe, trial_name
 from samtune.sweep.echo import Echo
-from samtune.sweep.heartbeat import heartbeat
 from samtune.sweep.observers import Observers
-from samtune.sweep.patience import Patience
 from samtune.sweep.progress import Progress, View
 from samtune.sweep.rebuild import judged_value
 from samtune.sweep.stages import StagePlan, has_work
 from samtune.sweep.stop import Stop, Watch
+from samtune.sweep.workers import Workers
 
 # A mistake that fails every trial should not be paid for by every trial.
 _MOST_ERRORS_IN_A_ROW = 5
 # What SQLite raises when the record itself fails, and not the values of one report.
 _ERRORS_OF_THE_RECORD = (sqlite3.OperationalError, sqlite3.DatabaseError)
-
-
-class MemoryKillError(RunError):
-    """The end of all trials, because Ray has killed the workers of some to free memory.
-
-    Those count as failed for lack of memory, so one that needs more than there is comes to an end.
-    All others continue where they were.
-    """
-
-    exit_code = 5
-
-
-def run_stages(
-    stages: Iterable[StagePlan],
-    record: Record,
-    on: Cluster,
-    view: View,
-    stop: Stop,
-    observers: Observers | None = None,
-) -> list[Progress]:
-    """Run stages one after another on the same workers, until they end or a stop is requested.
-
-    The caller holds the record's lock.
-
-    Args:
-        stages: The stages. Each is requested when the one before it has ended.
-        record: The record of the run.
-        on: The Ray that runs the trials.
-        view: The display of the progress.
-        stop: The request to stop.
-        observers: Further receivers of the sweep's events.
-
-    Returns:
-        The progress of each stage that was begun.
-
-    Raises:
-        MemoryKillError: A machine ran low on memory. The stages have to be made again.
-        RunError: Ray itself failed (exit code 5). The run can be resumed then.
-    """
-    driver = Driver(stages, record, on, view, stop, observers)
-    if not driver.open_next():
-        return driver.progresses
-    is_cut = True
-    try:
-        with heartbeat(driver.beat, stop.request), driver.watch.writing():
-            tune.run(driver, on, record.name)
-        is_cut = stop.requested
-    except RayError as error:
-        raise RunError(
-            f"Ray failed ({str(error).strip().splitlines()[0]}); everything up to here is on "
-            f"record: `samtune resume {record.name}` goes on",
-            exit_code=5,
-        ) from error
-    except RuntimeError as error:
-        if not ended_tune_for_memory(error):
-            raise
-        why = "a machine ran low on memory, so Ray ended the trials"
-        if driver.lost_to_memory():
-            raise MemoryKillError(why) from error
-        raise RunError(
-            f"{why}; once there is room, `samtune resume {record.name}` continues", exit_code=5
-        ) from error
-    finally:
-        driver.close(cut=is_cut)
-    return driver.progresses
 
 
 class Driver:
@@ -138,9 +63,7 @@ class Driver:
         self._observers = observers or Observers(record, [], view.event)
         self._plan: StagePlan | None = None
         self._lock = threading.RLock()
-        self._oom_kills = OomKills()
-        self._startup = Startup(on)
-        self._patience = Patience()
+        self._workers = Workers(on)
         self._import_path = import_path()
         self._folder = os.getcwd()
         self._echo = Echo(record.folder, view.event)
@@ -250,16 +173,14 @@ class Driver:
     def _take(self, live: Attempt, result: Mapping[str, Any]) -> bool:
         """Process a worker's message, and return whether its attempt continues."""
         if "worker" in result:
-            self._startup.succeeded()
-            live.worker, live.node = result["worker"], str(result["node"])
-            live.heard = time.monotonic()
+            self._workers.started(live, result["worker"], str(result["node"]))
             return True
         if "warning" in result:
             self._warn(live, str(result["warning"]))
             return True
         if "error" in result:
             return self._raised(live, result)
-        live.heard = self._patience.heard(live.heard)
+        self._workers.heard(live)
         self.watch.room()
         try:
             return self._commit(live, json.loads(result["report"]))
@@ -323,13 +244,9 @@ class Driver:
             live = self._live.get(tune_id)
             if live is None or live.end is not None:
                 return
-            cause = death(live.node, of_memory=of_memory, oom_kills=self._oom_kills)
-            reason = WORDS[cause]
-            if live.worker is None:
-                reason = reason if of_memory else why_not_started(words)
-                self._startup.failed(reason)
-            live.end = End("error", reason, cause)
-            self._record.add_event("error", printable(words or reason), live.trial.trial)
+            live.end = self._workers.died(live, words, of_memory=of_memory)
+            why = printable(words or live.end.reason or "")
+            self._record.add_event("error", why, live.trial.trial)
 
     def ended(self, tune_id: str, result: Mapping[str, Any] | None, *, error: bool) -> None:
         """Handle the end of an attempt that was not ended by a report."""
@@ -344,32 +261,20 @@ class Driver:
         """Look for requests to stop and for stalled workers, and refresh the view."""
         with self._lock:
             self.watch.look()
-            problem = self._startup.problem() if self._live else None
+            problem = self._workers.problem() if self._live else None
             if problem is not None:
                 self._stop.request("no workers", problem)
             for live in self._live.values():
-                self._end_if_stalled(live)
+                resources = self.plan.spaces[live.trial.study].resources
+                self._workers.end_if_silent(live, resources.stall_after)
             self._echo.look()
             if self._plan is not None:
                 self._view.refresh(self._plan.progress)
 
-    def _end_if_stalled(self, live: Attempt) -> None:
-        if live.worker is None or live.end is not None:
-            return
-        resources = self.plan.spaces[live.trial.study].resources
-        limit = self._patience.limit(resources.stall_after)
-        if time.monotonic() - live.heard > limit:
-            why = f"no report for {limit:g} s; resources.stall_after allows more"
-            live.end = End("error", why, "stalled")
-            ray.kill(live.worker)
-
     def lost_to_memory(self) -> bool:
         """Note which trials Ray has killed to free memory, and return whether there are any."""
         with self._lock:
-            for live in self._live.values():
-                if live.end is None and live.worker and killed_for_memory(live.worker):
-                    live.end = End("error", WORDS["oom"], "oom")
-            return any(live.end and live.end.cause == "oom" for live in self._live.values())
+            return self._workers.lost_to_memory(self._live.values())
 
     def close(self, *, cut: bool) -> None:
         """End the open stage, and the attempts that Ray has not ended because it was cut short."""

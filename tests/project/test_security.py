@@ -29,8 +29,8 @@ from samtune.cluster.start import Cluster, cluster
 from samtune.record.folder import RunError, check_name
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
+from samtune.sweep.run_stages import run_stages
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 

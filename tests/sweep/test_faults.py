@@ -89,8 +89,8 @@ from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
+from samtune.sweep.run_stages import run_stages
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 from samtune.views.status import status_of
@@ -391,7 +391,7 @@ from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
-from samtune.sweep.driver import run_stages
+from samtune.sweep.run_stages import run_stages
 from test_sweep import record_of
 
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

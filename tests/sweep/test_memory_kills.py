@@ -20,7 +20,7 @@ from samtune.cluster.size import TrialSize
 from samtune.cluster.start import Cluster
 from samtune.record.folder import RunError
 from samtune.record.record import Record
-from samtune.sweep import driver
+from samtune.sweep import run_stages, workers
 from samtune.sweep.driver import Driver
 
 SETTINGS = [
@@ -62,8 +62,8 @@ def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tune:
 
     tune = Tune(OutOfMemoryError("the node is running low on memory"))
     monkeypatch.setattr(stages, "cluster", cluster)
-    monkeypatch.setattr(driver.tune, "run", tune.run)
-    monkeypatch.setattr(driver, "killed_for_memory", lambda worker: worker == "greedy")
+    monkeypatch.setattr(run_stages.tune, "run", tune.run)
+    monkeypatch.setattr(workers, "killed_for_memory", lambda worker: worker == "greedy")
     return tune
 
 
@@ -84,7 +84,7 @@ def test_trials_go_on_after_ray_has_killed_the_workers_of_some(
 def test_the_run_ends_in_a_sentence_where_no_trial_was_killed(
     killed: Tune, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "killed_for_memory", lambda worker: False)
+    monkeypatch.setattr(workers, "killed_for_memory", lambda worker: False)
     with pytest.raises(RunError, match="`samtune resume low` continues") as caught:
         samtune.run("sgd", set=SETTINGS, runs=runs, name="low", confirm=False)
     assert caught.value.exit_code == 5

@@ -26,9 +26,9 @@ from samtune.record.record import Record
 from samtune.record.rows import TrialRow
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.confirm_stage import ConfirmStage
-from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
 from samtune.sweep.progress import Progress
+from samtune.sweep.run_stages import run_stages
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 

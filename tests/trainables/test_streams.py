@@ -24,9 +24,9 @@ from conftest import REAL, needs_real_images
 from samtune.cluster.start import Cluster
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.driver import run_stages
 from samtune.sweep.live import QuietView
 from samtune.sweep.progress import Progress
+from samtune.sweep.run_stages import run_stages
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
 from samtune.trial import Budget, Seeds, TrialConfig, running
