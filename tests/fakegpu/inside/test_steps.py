@@ -66,6 +66,15 @@ def test_no_step_waits_for_the_device(logs: dict[str, Log], name: str) -> None:
         assert sum(waits) == 0, logs[name].waits
 
 
+@pytest.mark.parametrize("mask", ["dynamic", "fisher"])
+def test_a_mask_is_updated_without_a_wait(mask: str) -> None:
+    """Defect 6, in the steps that choose the weights anew."""
+    task = {"precision": "fp32", "model": "narrow:two_layers"}
+    with logged() as log:
+        run("sparse_sam", task=task, knobs={"update_freq": 2, "mask": mask, "samples": 2})
+    assert sum(step["WAIT"] + step["H2D"] for step in log.steps) == 0, log.waits
+
+
 @every_variant
 def test_a_step_launches_no_more_than_it_did(logs: dict[str, Log], name: str) -> None:
     # The first step makes the base's state, tensor by tensor.
