@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from docs.markdown import table
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+READMES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+DOCUMENTS = sorted([*READMES, *(ROOT / "docs").rglob("*.md")])
 """The documents that may have figures."""
 _MARK = re.compile(r"(<!-- figure ([\w-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -171,10 +172,46 @@ def _reliability() -> str:
     return f"\n\n{table(('figure', 'seen', 'n'), rows)}\n"
 
 
+def _counts(what: str) -> Iterator[tuple[str, dict[str, float], dict[str, float]]]:
+    """Yield what was counted on the fake GPU: its name, and its counts before and now."""
+    before, now = _result("launches-before")[what], _result("launches")[what]
+    yield from ((name, before[name], counts) for name, counts in now.items())
+
+
+def _launches_of_batches() -> str:
+    rows = [
+        (name, *(f"{each[kind]:.3g}" for kind in ("launches", "waits") for each in (before, now)))
+        for name, before, now in _counts("batches")
+    ]
+    heads = ("a batch", "launches before", "now", "waits before", "now")
+    return f"\n\n{table(heads, rows)}\n"
+
+
+def _launches_of_steps() -> str:
+    replayed, rows = _result("launches")["graphs"], []
+    for name, before, now in _counts("steps"):
+        outside = [f"{each['launches']}" for each in (before, now)]
+        waits = [f"{each['waits']}" for each in (before, now)]
+        whole = f"{now['launches'] + now['in_passes']}"
+        if name in replayed or outside[0] != outside[1] or waits != ["0", "0"]:
+            rows.append((name, *outside, *waits, whole, str(replayed.get(name, "-"))))
+    heads = ("a step", "launches before", "now", "waits before", "now", "with passes", "replayed")
+    return f"\n\n{table(heads, rows)}\n"
+
+
+def _waits_of_epochs() -> str:
+    before, now = (_result(name)["epochs"] for name in ("launches-before", "launches"))
+    rows = [(name, str(before[name]), str(now[name])) for name in now]
+    return f"\n\n{table(('the end of an epoch', 'waits before', 'now'), rows)}\n"
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "false-verdicts": lambda: f"{100 * _calibration('fixed 5', 'fixed 10'):.1f} %",
     "boards": lambda: f"{_result('calibration')['boards']:,}",
     "false-looks": lambda: f"{100 * _calibration('until decided'):.1f} %",
+    "launches-of-batches": _launches_of_batches,
+    "launches-of-steps": _launches_of_steps,
+    "waits-of-epochs": _waits_of_epochs,
     "missed-at-40": lambda: f"{100 * _rule('stop 8 x 2', 'missed'):.1f} %",
     "missed-at-10": lambda: f"{100 * _rule('stop 2 x 3, tolerance 1', 'missed'):.0f} %",
     "costs": _costs,

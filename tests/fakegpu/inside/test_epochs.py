@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from gpu import counted, launches, logged, run, trial
 
+from benchmarks.launches import RESULT, of_epochs
 from samtune.cluster.nvidia import gpus_of_driver
 from trainables import data, split
+from trainables.augment import KINDS
 from trainables.evaluation import _at_a_time
 from trainables.targets import Mixer
 
-# Launches of a batch outside the step, with the sums of loss and hits; sixteen batches an epoch,
-# eight augmented at a time.
-BATCH = {"none": 8, "standard": 11, "cutout": 12, "randaugment": 38, "imagenet": 31}
+COUNTED = json.loads(RESULT.read_text())
+# Launches of a batch outside the step; one more for what an epoch has once.
+BATCH = {kind: COUNTED["batches"][kind]["launches"] + 1 for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", BATCH)
@@ -29,6 +32,10 @@ def test_no_batch_waits_for_the_device(kind: str) -> None:
     assert second["WAIT"] == 1, log.waits
     assert second["H2D"] == 0
     assert launches(second) / 16 <= BATCH[kind], second
+
+
+def test_an_epoch_ends_with_as_many_waits_as_are_published() -> None:
+    assert of_epochs() == COUNTED["epochs"]
 
 
 @pytest.mark.parametrize("task", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}])
