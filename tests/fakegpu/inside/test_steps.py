@@ -6,10 +6,12 @@ import pytest
 import torch
 from gpu import Log, logged, run
 from problems import DATA_DEPENDENT
+from torch.torch_version import TorchVersion
 
 from samtune.optimizers import VARIANTS
 from trainables import loop
 
+TORCH = TorchVersion(torch.__version__)
 every_variant = pytest.mark.parametrize("name", VARIANTS)
 # Outside the passes, and of the step that launches most: LookSAM's refresh, bSAM's eight chunks.
 MOST = {
@@ -77,8 +79,10 @@ def test_a_mask_is_updated_without_a_wait(mask: str) -> None:
 
 @every_variant
 def test_a_step_launches_no_more_than_it_did(logs: dict[str, Log], name: str) -> None:
+    # Versions of torch up to 2.11 at least put fewer tensors into one launch.
+    most = MOST[name] if TORCH >= "2.14" else int(1.15 * MOST[name]) + 1
     # The first step makes the base's state, tensor by tensor.
-    assert max(logs[name].outside[1:]) <= MOST[name]
+    assert max(logs[name].outside[1:]) <= most
 
 
 def test_the_comparison_of_two_gradients_launches_a_few(logs: dict[str, Log]) -> None:
