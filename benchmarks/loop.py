@@ -66,17 +66,17 @@ def measure(
         words: Task words to set, one at a time.
         at_once: How many processes train side by side, with the last of the words; 0 for none.
     """
-    data, gpu = images(size), gpus > 0
     tasks: list[dict[str, Any]] = [{}, *({word: True} for word in words)]
+    # First, while this process has nothing on the GPU.
+    together = side_by_side.measure(at_once, size, gpus, workers, tasks[-1]) if at_once else []
+    data, gpu = images(size), gpus > 0
     rows = [trial(v, size, data, gpus, **task) for task in tasks for v in ("sgd", "sam")]
     words_of_all = (size.model, data.train, size.batch, size.epochs)
     for variant in ("sgd", "sam"):
         ends = plain_loops.plain(variant, *words_of_all, gpu=gpu, workers=workers)
         rows.append(_without_samtune("DataLoader", variant, ends, size))
     rows.append(_without_samtune("bare", "sgd", plain_loops.bare(*words_of_all, gpu=gpu), size))
-    if at_once:
-        rows += side_by_side.measure(at_once, size, gpus, workers, tasks[-1])
-    return rows
+    return rows + together
 
 
 def table(rows: list[dict[str, Any]]) -> str:
