@@ -21,18 +21,15 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     for loop, task, variant in speed:
         if variant == "sam" and (sgd := speed.get((loop, task, "sgd"))):
             steps = speed[loop, task, "sam"]["step_ms"] / sgd["step_ms"]
-            aim = f"; aim: {STEP} at most" if loop == "samtune" else ""
-            yield f"aim: {loop}, {task}: a SAM step is {steps:.2f} SGD steps{aim}"
+            yield f"aim: a SAM step is at most {STEP} SGD steps: {loop} {task} {steps:.2f}"
     if bare := speed.get(("bare", "eager", "sgd")):
         for (loop, task, variant), row in speed.items():
             if loop == "samtune":
                 # Each of SAM's images makes two passes.
                 passes = row["images_per_s"] * (2 if variant == "sam" else 1)
                 share = passes / bare["images_per_s"]
-                yield (
-                    f"aim: {loop}, {task}, {variant}: {share:.0%} of the passes of the bare loop; "
-                    f"aim: {OF_BARE:.0%} at least"
-                )
+                aim = f"at least {OF_BARE:.0%} of the bare loop's passes"
+                yield f"aim: {aim}: {loop} {task} {variant} {share:.0%}"
     yield from _trials([row for row in rows if row["variant"] == "sam"])
 
 
@@ -49,8 +46,8 @@ def _trials(rows: list[dict[str, Any]]) -> Iterator[str]:
     if ours and plain:
         times = ours["images_per_s"] / plain["images_per_s"]
         yield (
-            f"aim: {times:.2f} times the trials an hour of the plain loop (ours {_how(ours)}, its "
-            f"{_how(plain)}); aim: {TRIALS:g} at least"
+            f"aim: at least {TRIALS:g} times the trials an hour of the plain loop: {times:.2f} "
+            f"(samtune {_how(ours)}; DataLoader {_how(plain)})"
         )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,7 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from samtune.cluster.mps import daemon
+from samtune.cluster.mps import CONTROL, daemon
 from samtune.cluster.nodes import with_gpus
 from samtune.cluster.orphans import ended_with_us
 from samtune.cluster.scratch import scratch_folder
@@ -98,6 +99,14 @@ def shared_gpus(share: float) -> Iterator[None]:
             ray.get(keeper.end.remote(), timeout=_END_S)
 
 
+def without_mps() -> list[str]:
+    """Return the addresses of the nodes that have GPUs and not the program of MPS."""
+    nodes = with_gpus()
+    looks = [_placed(shutil.which, node).remote(CONTROL) for node in nodes]
+    found = ray.get(looks, timeout=_START_S)
+    return [address for address, path in zip(nodes.values(), found, strict=True) if path is None]
+
+
 def join() -> str | None:
     """Make this process a client of its node's daemon, before it uses CUDA.
 
@@ -117,7 +126,7 @@ def join() -> str | None:
     return None
 
 
-def _placed(kind: type, node: str, **options: Any) -> Any:
-    """Return an actor class of Ray that takes no resources, on a node."""
+def _placed(kind: Callable[..., Any], node: str, **options: Any) -> Any:
+    """Return an actor or a function of Ray that takes no resources, on a node."""
     affinity = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(kind).options(num_cpus=0, scheduling_strategy=affinity, **options)

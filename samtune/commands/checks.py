@@ -222,10 +222,18 @@ def cluster(address: str | None) -> Iterator[Check]:
             took = time.monotonic() - begun
             verb = "answers" if address else "starts"
             yield Check("ray, start", "ok", f"{verb} in {took:.1f} s, {on.slots} trials at a time")
-            if address is None:
-                yield _ports()
+            yield _ports() if address is None else _sharing_on_nodes()
     except Exception as error:
         yield Check("ray, start", "broken", _told(error))
+
+
+def _sharing_on_nodes() -> Check:
+    """Check whether trials of a cluster can share a GPU at once."""
+    from samtune.cluster.sharing import without_mps
+
+    if missing := without_mps():
+        return Check("gpu sharing, nodes", "ok", f"no {CONTROL} on {', '.join(missing)}")
+    return Check("gpu sharing, nodes", "ok", f"no node with GPUs lacks {CONTROL}")
 
 
 def _ports() -> Check:

@@ -122,7 +122,7 @@ def joins():
 for line in sys.stdin:
     try:
         with start.cluster([ResourceSettings(gpus=0.25, gpu_sharing="mps")], sys.argv[1]) as on:
-            print(on.slots, flush=True)
+            print(on.slots, *sharing.without_mps(), flush=True)
             sys.stdin.readline()
             for node in ray.nodes():
                 there = On(node["NodeID"], soft=False)
