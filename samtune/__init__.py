@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from samtune.api.run import Best, Interrupted, Run
+    from samtune.api.best import Best
+    from samtune.api.run import Interrupted, Run
     from samtune.api.runs import leaderboard, load, run
     from samtune.api.spaces import Space
     from samtune.errors import SamtuneError
@@ -35,7 +36,8 @@ __all__ = [
 
 # Public names are imported when they are used, so that `samtune --help` is instant.
 _HOMES = {
-    **dict.fromkeys(("Best", "Interrupted", "Run"), "samtune.api.run"),
+    "Best": "samtune.api.best",
+    **dict.fromkeys(("Interrupted", "Run"), "samtune.api.run"),
     **dict.fromkeys(("leaderboard", "load", "run"), "samtune.api.runs"),
     "Space": "samtune.api.spaces",
     "SamtuneError": "samtune.errors",

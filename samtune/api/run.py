@@ -7,10 +7,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from samtune.api.best import Best, best_of
 from samtune.api.launch import Launch, LaunchOptions
 from samtune.api.spaces import Reference, each_of
 from samtune.messages import nearest
@@ -18,7 +18,6 @@ from samtune.record.folder import RunError, is_locked
 from samtune.record.record import Record
 from samtune.sweep.stop import ask_to_stop, withdraw
 from samtune.terminal import say
-from samtune.views.best import python, space_file, winner_of
 from samtune.views.status import status_of
 
 if TYPE_CHECKING:
@@ -47,35 +46,6 @@ class Interrupted(KeyboardInterrupt):
             f"samtune.load({str(run.folder)!r}).resume() continues"
         )
         self.run = run
-
-
-@dataclass(frozen=True)
-class Best:
-    """The winning configuration of a space.
-
-    Attributes:
-        run: Name of the run.
-        space: Name of the space.
-        trainable: Reference of the trainable.
-        trial: The trial's number within the space.
-        value: Its metric at its full budget, as the search saw it.
-        repeats: How many repeats on fresh seeds have completed.
-        confirmed: The mean of the metric over these repeats; None without repeats.
-        knobs: The value of each knob.
-        space_file: A space file that trains this configuration alone.
-        python: A complete script that trains this configuration.
-    """
-
-    run: str
-    space: str
-    trainable: str
-    trial: str
-    value: float
-    repeats: int
-    confirmed: float | None
-    knobs: Mapping[str, Any]
-    space_file: str
-    python: str
 
 
 class Run:
@@ -147,19 +117,7 @@ class Run:
             RunError: There is no such space (exit code 2), or no trial was completed.
         """
         with self._record() as record:
-            winner = winner_of(record, space)
-        return Best(
-            run=self.name,
-            space=winner.study.name,
-            trainable=winner.trial.config.trainable,
-            trial=str(winner.trial.number),
-            value=winner.value,
-            repeats=winner.repeats,
-            confirmed=winner.confirmed,
-            knobs=dict(winner.trial.config.knobs),
-            space_file=space_file(winner),
-            python=python(winner),
-        )
+            return best_of(record, space)
 
     def status(self) -> dict[str, Any]:
         """Return the progress of the run: what `samtune status --json` prints for one run."""
