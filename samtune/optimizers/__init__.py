@@ -26,13 +26,14 @@ from samtune.optimizers.look_sam import LookLayerSAM, LookSAM
 from samtune.optimizers.lookbehind_sam import LookbehindSAM
 from samtune.optimizers.momentum_sam import MomentumSAM
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.result import StepResult
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.sgd import SGD
 from samtune.optimizers.sparse_sam import SparseSAM
 from samtune.optimizers.stable_sam import StableSAM
 from samtune.optimizers.two_pass import Perturbing, Scheduled, TwoPass
 from samtune.optimizers.unified_sam import UnifiedSAM
-from samtune.optimizers.variant import StepResult, Variant
+from samtune.optimizers.variant import Variant
 from samtune.optimizers.vasso import VaSSO
 from samtune.optimizers.wsam import WSAM
 

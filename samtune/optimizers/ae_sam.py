@@ -10,8 +10,8 @@ from typing import Any
 from samtune.optimizers.adaptive import Adaptive
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.result import Passes
 from samtune.optimizers.tensors import Gradients, global_norm, over
-from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)

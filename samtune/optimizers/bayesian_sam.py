@@ -14,9 +14,9 @@ from torch import Tensor
 from samtune.optimizers.groups import Group
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.result import Passes
 from samtune.optimizers.tensors import Gradients, accumulate_, alike, shaped
 from samtune.optimizers.two_pass import Scheduled
-from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True, init=False)

@@ -11,9 +11,9 @@ import torch
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import paired
+from samtune.optimizers.result import Passes
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients, over
-from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)

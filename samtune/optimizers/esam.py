@@ -12,8 +12,8 @@ from samtune.optimizers.adaptive import Adaptive
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.reals import real
+from samtune.optimizers.result import Passes
 from samtune.optimizers.tensors import Ascent, Gradients, alike, over, shaped
-from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)

@@ -11,9 +11,9 @@ import torch
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import mean_square
+from samtune.optimizers.result import Passes
 from samtune.optimizers.tensors import Ascent, Gradients, along, global_norm, over
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import norm, paired, without_
+from samtune.optimizers.result import Passes
 from samtune.optimizers.tensors import Gradients, along, flat, global_norm, over, shaped
 from samtune.optimizers.two_pass import TwoPass
-from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.result import Passes
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients
-from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)

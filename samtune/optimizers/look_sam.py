@@ -13,6 +13,7 @@ from torch import Tensor
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
 from samtune.optimizers.pairs import dot, paired
+from samtune.optimizers.result import Passes
 from samtune.optimizers.tensors import (
     TAU,
     Ascent,
@@ -24,7 +25,6 @@ from samtune.optimizers.tensors import (
     shaped,
 )
 from samtune.optimizers.two_pass import Sharpened
-from samtune.optimizers.variant import Passes
 
 _SUMS = ("square", "share", "rest")
 """Names of the sums that give the length of g_v: ||g||^2, <g, h> / ||g||^2, and ||g_v||^2."""

@@ -11,9 +11,9 @@ import torch
 
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.result import Passes
 from samtune.optimizers.sam import SAM
 from samtune.optimizers.tensors import Gradients, accumulate_
-from samtune.optimizers.variant import Passes
 
 
 @dataclass(eq=False, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,28 @@ _NUMBERS = {"mu_product", "eta", "mu"}
 """Numbers in the state of NAdam and ASGD."""
 
 
-def put_numbers_back(base: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+def load_in_place(
+    base: torch.optim.Optimizer, saved: Mapping[str, Any], kept: Collection[str]
+) -> None:
+    """Load a base's saved state into its existing parameter groups.
+
+    Args:
+        base: the optimizer.
+        saved: what its `state_dict()` returned.
+        kept: words that a group keeps if its saved one does not have them.
+    """
+    groups = base.param_groups
+    base.load_state_dict(dict(saved))
+    for group, loaded in zip(groups, base.param_groups, strict=True):
+        own = {word: group[word] for word in kept if word in group}
+        group.clear()
+        group.update({**own, **loaded})
+    # torch replaces the dicts, but other objects may refer to the old ones.
+    base.param_groups = groups
+    _put_numbers_back(base, saved)
+
+
+def _put_numbers_back(base: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Restore the numbers in a base's state, which torch has converted while loading.
 
     torch converts all but `step` to the dtype and the device of the parameter.

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from samtune.optimizers.groups import Group
 from samtune.optimizers.knobs import knob
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.result import Passes
 from samtune.optimizers.tensors import Ascent, Factor, Gradients, accumulate_, scaled
-from samtune.optimizers.variant import Passes, Variant
+from samtune.optimizers.variant import Variant
 
 _NORMALISATION = (
     nn.modules.batchnorm._NormBase,

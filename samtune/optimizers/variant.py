@@ -1,4 +1,4 @@
-"""Base of all variants: the step, parameter groups, perturbed weights, and saved state."""
+"""Base of all variants: the step, knobs, parameter groups, and saved state."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import dataclasses
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, NoReturn
 
@@ -25,12 +24,11 @@ from samtune.optimizers.knobs import knob, knobs_of
 from samtune.optimizers.knobs import nearest as nearest
 from samtune.optimizers.knobs import reject_unknown as reject_unknown
 from samtune.optimizers.oracle import GradientOracle
+from samtune.optimizers.over_base import OverBase
 from samtune.optimizers.reals import real, unreal
-from samtune.optimizers.saved import on_devices, put_numbers_back
-from samtune.optimizers.tensors import Factor, Gradients, global_norm, moved, over, scale_
-
-Passes = tuple[float, float]
-"""Forward and backward passes over the batch."""
+from samtune.optimizers.result import Passes, StepResult
+from samtune.optimizers.saved import load_in_place, on_devices
+from samtune.optimizers.tensors import Gradients, global_norm, over, scale_
 
 HOW_TO_STEP = (
     "call optimizer.step(closure) with a closure that calls optimizer.zero_grad(), computes the "
@@ -39,33 +37,8 @@ HOW_TO_STEP = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class StepResult:
-    """The loss, outputs and costs of a step.
-
-    Attributes:
-        loss: mean loss of the batch at the weights before the step, shape (); not synchronised.
-        outputs: the model's outputs there, detached; not synchronised.
-        forward_samples: samples of all forward passes.
-        backward_samples: samples of all backward passes.
-        skipped: True where a loss or gradient was not finite and nothing was changed.
-        sharp_loss: mean loss of the batch at the perturbed weights, shape (); not synchronised.
-            None in a step without a second pass over the batch.
-        cosine: cosine of the gradients at both weights, shape (); not synchronised. None in such
-            a step, and unless the oracle has `compare`.
-    """
-
-    loss: Tensor
-    outputs: Any
-    forward_samples: int
-    backward_samples: int
-    skipped: bool
-    sharp_loss: Tensor | None = None
-    cosine: Tensor | None = None
-
-
 @dataclass(eq=False)
-class Variant(torch.optim.Optimizer, ABC):
+class Variant(OverBase, ABC):
     """An optimizer that asks for gradients, and has a base optimizer that descends.
 
     A subclass is a dataclass. Its `knob` fields are its settings, and its method `direction` is
@@ -182,49 +155,10 @@ class Variant(torch.optim.Optimizer, ABC):
         forward, backward = self.passes
         return (forward + 2 * backward) / 3
 
-    # What torch, and those who use its optimizers, read and write.
-
-    @property
-    def param_groups(self) -> list[Group]:
-        """The base optimizer's parameter groups."""
-        return self.base.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[Group]) -> None:
-        self.base.param_groups = groups
-
-    @property
-    def state(self) -> Any:
-        """The base optimizer's state; the variant's own is `memory`."""
-        return self.base.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.base.state = state
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The base optimizer's defaults."""
-        return self.base.defaults
-
-    @defaults.setter
-    def defaults(self, defaults: dict[str, Any]) -> None:
-        self.base.defaults = defaults
-
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters to the base, for the steps to come."""
         self.base.add_param_group(param_group)
         self._take_in_groups()
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The parameters of all groups, in their order."""
-        return [p for group in self.base.param_groups for p in group["params"]]
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """The parameters as real numbers, on which the equations work; see `reals.real`."""
-        return [real(p.detach()) for p in self.parameters]
 
     def set_progress(self, progress: float, lr_share: float | None = None) -> None:
         """Set the point that training has reached, for schedules of knobs; call it each step.
@@ -398,35 +332,6 @@ class Variant(torch.optim.Optimizer, ABC):
         if self.clip:
             scale_(direction, over(self.clip, global_norm(direction)).clamp(max=1.0))
 
-    @contextmanager
-    def perturbed(self, d: Gradients, factor: Factor, *, keep: bool = False) -> Iterator[None]:
-        """Move the weights to w + factor d inside the block, and back to w bit by bit after it.
-
-        The tensors of d become the second set of weights, to which the parameters point inside
-        the block. The first set is not touched, so nothing is copied back.
-
-        Args:
-            d: the direction, one entry for each of `weights`; where it is None, w stays.
-            factor: the length of the step along d.
-            keep: make a second set of new tensors, and leave those of d as they are. A factor
-                for each tensor does so in any case.
-        """
-        pairs = [(p, t) for p, t in zip(self.parameters, d, strict=True) if t is not None]
-        touched = [p for p, _ in pairs]
-        first = [p.data for p in touched]
-        second = (
-            moved([real(w) for w in first], [t for _, t in pairs], factor, keep=keep)
-            if pairs
-            else []
-        )
-        try:
-            for p, w in zip(touched, second, strict=True):
-                p.data = unreal(w, p)
-            yield
-        finally:
-            for p, w in zip(touched, first, strict=True):
-                p.data = w
-
     def state_dict(self) -> dict[str, Any]:
         """Return the state in torch's form: that of the base, and `memory`, without knobs.
 
@@ -451,16 +356,7 @@ class Variant(torch.optim.Optimizer, ABC):
         memory = of_base.pop("memory")
         own = self._own_knobs()
         check_values(of_base["param_groups"], self.knobs(), own)
-        groups = self.base.param_groups
-        self.base.load_state_dict(of_base)
-        for group, loaded in zip(groups, self.base.param_groups, strict=True):
-            # A group keeps a knob of its own that the saved one did not have.
-            kept = {word: group[word] for word in own if word in group}
-            group.clear()
-            group.update({**kept, **loaded})
-        # torch replaces the dicts, but other objects may refer to the old ones.
-        self.base.param_groups = groups
-        put_numbers_back(self.base, of_base)
+        load_in_place(self.base, of_base, own)
         self.memory = on_devices(memory, self.parameters)
 
     def __getstate__(self) -> dict[str, Any]:
