@@ -21,6 +21,7 @@ from samtune.cluster.mps import CONTROL, daemon
 from samtune.cluster.nodes import with_gpus
 from samtune.cluster.orphans import ended_with_us
 from samtune.cluster.scratch import scratch_folder
+from samtune.messages import printable
 from samtune.record.folder import RunError
 
 _NAME = "samtune-mps"
@@ -63,7 +64,8 @@ class _Keeper:
         """Return for each node what `_Daemon.environment` does."""
         for node in nodes:
             if node not in self._daemons:
-                self._daemons[node] = _placed(_Daemon, node, max_restarts=-1).remote(self._share)
+                again = {"max_restarts": -1, "max_task_retries": -1}
+                self._daemons[node] = _placed(_Daemon, node, **again).remote(self._share)
         return list(ray.get([self._daemons[node].environment.remote() for node in nodes]))
 
     def end(self) -> None:
@@ -88,8 +90,9 @@ def shared_gpus(share: float) -> Iterator[None]:
         try:
             found = ray.get(keeper.environments.remote(list(nodes)), timeout=_START_S)
         except (RayError, GetTimeoutError) as error:
-            why = str(error).strip().splitlines()[0]
-            raise RunError(f"MPS did not start on all nodes ({why})", exit_code=5) from error
+            raise RunError(
+                f"MPS did not start on all nodes ({_first(error)})", exit_code=5
+            ) from error
         for address, started in zip(nodes.values(), found, strict=True):
             if isinstance(started, str):
                 raise RunError(f"node {address}: {started}", exit_code=5)
@@ -119,7 +122,7 @@ def join() -> str | None:
         keeper: Any = ray.get_actor(_NAME)
         found = ray.get(keeper.environments.remote([here]))[0]
     except (RayError, ValueError) as error:
-        found = str(error).strip().splitlines()[0]
+        found = _first(error)
     if isinstance(found, str):
         return f"trials take turns on the GPUs of a node: {found}"
     os.environ.update(found)
@@ -130,3 +133,9 @@ def _placed(kind: Callable[..., Any], node: str, **options: Any) -> Any:
     """Return an actor or a function of Ray that takes no resources, on a node."""
     affinity = NodeAffinitySchedulingStrategy(node, soft=False)
     return ray.remote(kind).options(num_cpus=0, scheduling_strategy=affinity, **options)
+
+
+def _first(error: Exception) -> str:
+    """Return the first line of what Ray says of a failure, and of another actor's own words."""
+    said = str(getattr(error, "cause", None) or error).strip()
+    return printable(said.splitlines()[0]) if said else type(error).__name__
