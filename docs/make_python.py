@@ -17,6 +17,10 @@ with its docstring. [Variants](variants.md) has the knobs, and
 [your own loop](../how-to/optimizers.md) the ways to make a step.
 """
 _SKIPPED = {"__version__", "VARIANTS", "BASES"}
+# What authors of variants use of its base class.
+_INHERITED = {
+    "Variant": "    options:\n      inherited_members: [parameters, weights, perturbed]\n"
+}
 
 
 def api() -> str:
@@ -36,5 +40,5 @@ def _page(head: str, package: str, names: list[str]) -> str:
             continue
         found = getattr(__import__(package, fromlist=[name]), name)
         path = f"{found.__module__}.{found.__qualname__}"
-        parts.append(f"::: {path}\n")
+        parts.append(f"::: {path}\n{_INHERITED.get(name, '')}")
     return "\n".join(parts)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from samtune.record.ranking import winners
 from samtune.record.record import Record
-from samtune.record.rows import State, TrialRow, Verdict
+from samtune.record.rows import State, TrialRow
 from samtune.space.search_space import SearchSpace
-from samtune.sweep.rebuild import rejudge
-from samtune.sweep.stages import settle, stage_progress, unjudged
-from samtune.trial import Seeds
+from samtune.sweep.fresh_seeds import FreshSeeds
 
 # Repeats draw from seeds that no search uses.
-_FIRST_BUNDLE = 1_000_000
+_FIRST_SEED = 1_000_000
 # The searches of a study have bundles of their own.
 _OF_A_SEARCH = 100
 
@@ -24,13 +21,12 @@ def seed_of(bundle: int) -> int:
     return bundle % _OF_A_SEARCH
 
 
-class ConfirmStage:
-    """The best configurations of each study on fresh seeds, the same seeds for every variant.
+class ConfirmStage(FreshSeeds):
+    """The best configurations of each study on fresh seeds.
 
-    A repeat has its own split, initialisation and order. Repeats already on record are not run
-    again, unless they were cut short or failed. The plan says after how many seeds the results
-    are looked at. A look begins when all repeats before it have ended, so a resumed stage takes
-    the same decisions as one that was never stopped.
+    A repeat has its own split, initialisation and order. The plan says after how many seeds the
+    results are looked at. A look begins when all repeats before it have ended, so a resumed stage
+    takes the same decisions as one that was never stopped.
 
     Attributes:
         without_winner: The names of the spaces that have no completed trial.
@@ -56,17 +52,11 @@ class ConfirmStage:
             decided: Called between two looks with the number of seeds so far. Returns the studies
                 that need no more of them.
         """
-        self._record = record
-        self.spaces = spaces
-        record.end_attempts_of_the_killed()
+        super().__init__("confirm", record, spaces, _FIRST_SEED)
         # These are from a killed process. This process holds the lock, so no other one runs them.
         for trial in record.trials(stage="search", states={"running"}):
             record.end_trial(trial.trial, "cancelled", "its process was killed")
-        self._pasts = rejudge(record, "confirm", lambda report, value: unjudged(value))
-        self._newest = {attempt["trial"]: attempt["attempt"] for attempt in record.attempts()}
-        self._repeats = {(t.source, t.bundle): t for t in record.trials(stage="confirm")}
-        self._count = len(self._repeats)
-        self._of_earlier_processes = {repeat.trial for repeat in self._repeats.values()}
+        self._of_earlier_processes = {repeat.trial for repeat in self._runs.values()}
         self._waiting: list[TrialRow | tuple[TrialRow, int, int, str]] = []
         self._running: set[int] = set()
         self.without_winner: list[str] = []
@@ -80,7 +70,6 @@ class ConfirmStage:
         self._looks, self._added, self._decided = [*looks], added, decided
         self._seeds = 0
         self._open = set(self._winners)
-        self.progress = stage_progress("confirm", record, spaces)
         self._advance()
 
     def _advance(self) -> None:
@@ -101,21 +90,19 @@ class ConfirmStage:
             first = _OF_A_SEARCH * self.spaces[study].member.search
             for rank, winner in enumerate(self._winners[study]):
                 for bundle in range(first, first + seeds):
-                    repeat = self._repeats.get((winner.trial, bundle))
+                    repeat = self._runs.get((winner.trial, bundle))
                     if repeat is None:
                         self._waiting.append((winner, rank, bundle, origin))
                     elif self._is_cut(repeat):
                         self._waiting.append(repeat)
         self.progress.total += len(self._waiting)
 
-    def _is_cut(self, repeat: TrialRow) -> bool:
-        """Return whether a repeat of an earlier process was cut short or failed."""
-        if repeat.trial not in self._of_earlier_processes:
+    def _is_cut(self, run: TrialRow) -> bool:
+        """Return whether a repeat of an earlier process was cut short or failed, once for each."""
+        if run.trial not in self._of_earlier_processes:
             return False
-        self._of_earlier_processes.remove(repeat.trial)
-        attempt = self._newest.get(repeat.trial, 0)
-        past = self._pasts[repeat.trial]
-        return settle(self._record, repeat, past, attempt) in {None, "error"}
+        self._of_earlier_processes.remove(run.trial)
+        return super()._is_cut(run)
 
     def next(self) -> TrialRow | None:
         """Return the next repeat, or None while a look waits for others to end."""
@@ -128,34 +115,13 @@ class ConfirmStage:
         return trial
 
     def _new(self, winner: TrialRow, rank: int, bundle: int, origin: str) -> TrialRow:
-        self._count += 1
-        seed = _FIRST_BUNDLE + bundle
-        config = dataclasses.replace(
-            winner.config,
-            seeds=Seeds(seed, seed, seed),
-            sharpness=rank == 0 and self.spaces[winner.study].confirm.sharpness,
-        )
-        trial = self._record.add_trial(
-            winner.study,
-            "confirm",
-            self._count,
-            origin,
-            config,
-            source=winner.trial,
-            rank=rank,
-            bundle=bundle,
-        )
-        self._repeats[winner.trial, bundle] = trial
-        return trial
+        sharpness = rank == 0 and self.spaces[winner.study].confirm.sharpness
+        return self._add(winner, rank, bundle, origin, sharpness=sharpness)
 
     def again(self, trial: TrialRow) -> None:
         """Put a repeat back, so that `next` returns it again."""
         self._running.discard(trial.trial)
         self._waiting.insert(0, trial)
-
-    def judge(self, trial: TrialRow, used: float, n_val: float | None, value: float) -> Verdict:
-        """Let every repeat continue that has not diverged."""
-        return unjudged(value)
 
     def ended(
         self,
@@ -166,6 +132,3 @@ class ConfirmStage:
     ) -> None:
         """Note that a look waits for one repeat less. Its scores are read from the record."""
         self._running.discard(trial.trial)
-
-    def finish(self) -> None:
-        """Do nothing: no repeat waits for another."""
