@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from weakref import ref
 
 import pytest
 import torch
@@ -125,3 +127,15 @@ def test_a_checkpoint_every_other_epoch_and_at_the_end(tmp_path: Path) -> None:
     assert [report["epoch"] for report in reports] == [2, 3, 4, 5]
     assert saved == [True, False, True, True]
     assert curve(reports) == curve(whole[1:])
+
+
+def test_the_memory_of_a_copy_is_free_once_it_is_written() -> None:
+    """It is pinned, and the next checkpoint uses it again, whether cycles are collected or not."""
+    copies = held({"weights": [torch.zeros(3)]})
+    memory = ref(copies["weights"][0])
+    gc.disable()
+    try:
+        del copies
+        assert memory() is None
+    finally:
+        gc.enable()

@@ -12,8 +12,10 @@ from gpu import counted, launches, logged, run, trial
 from benchmarks.launches import RESULT, of_epochs
 from samtune.cluster.nvidia import gpus_of_driver
 from trainables import data, split
-from trainables.augment import KINDS
+from trainables.augment import KINDS, Augment, Normaliser
+from trainables.batches import Batches
 from trainables.evaluation import _at_a_time
+from trainables.parallel import Ranks
 from trainables.targets import Mixer
 
 COUNTED = json.loads(RESULT.read_text())
@@ -32,6 +34,22 @@ def test_no_batch_waits_for_the_device(kind: str) -> None:
     assert second["WAIT"] == 1, log.waits
     assert second["H2D"] == 0
     assert launches(second) / 16 <= BATCH[kind], second
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rank_gets_its_part_of_several_batches_without_a_wait(kind: str) -> None:
+    gpu = torch.device("cuda")
+    train = data.load(trial().task, 3).train.resident(gpu)
+    augment = Augment(kind, Normaliser(torch.zeros(1, device=gpu), torch.ones(1, device=gpu)), 1)
+    mix = Mixer(0.0, 0.0, 10, 1)
+    ranks = [Ranks(rank, 2, None) for rank in (0, 1)]
+    first, second = (Batches(train, [20] * 15, augment, mix, gpu, each) for each in ranks)
+    [*first.epoch(1)]
+    with counted() as found:
+        shapes = [(x.shape[0], y.shape[0], x.device.type) for _, x, y in second.epoch(1)]
+    assert shapes == [(10, 10, "cuda")] * 15
+    # The order, and the places of this rank's images in two groups of batches.
+    assert (found["WAIT"], found["H2D"], found["H2D_PINNED"]) == (0, 0, 1 + 2)
 
 
 def test_an_epoch_ends_with_as_many_waits_as_are_published() -> None:
