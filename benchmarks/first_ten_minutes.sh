@@ -30,7 +30,7 @@ if [ -n "$dry" ]; then
     epochs=2 trials=2 gpus=0 task=(--set task.train_size=0.2) device=cpu
     loop=(--small --side-by-side 2)
 else
-    epochs=6 trials=8 gpus=1 device=cuda loop=(--side-by-side 4)
+    epochs=6 trials=8 gpus=1 device=cuda loop=(--compile --graph --side-by-side 4)
     task=(--set task.dataset=cifar10 --set task.model=resnet18 --set task.augment=standard
           --set task.batch_size=128)
     step "nvidia-smi" nvidia-smi
@@ -42,9 +42,7 @@ step "the loop" python -m benchmarks.loop "${loop[@]}" --json "$out/loop-$name.j
 step "checkpoints" python -m benchmarks.checkpoints ${dry:+--model small_cnn --rounds 1} --json "$out/checkpoints-$name.json"
 sweep "whole" --set "resources.gpus=$gpus"
 if [ -z "$dry" ]; then
-    step "the loop, compiled" python -m benchmarks.loop --compile "${loop[@]}" --json "$out/loop-compiled-$name.json"
     sweep "compiled" --set resources.gpus=1 --set task.compile=true
-    step "the loop, as graphs" python -m benchmarks.loop --graph "${loop[@]}" --json "$out/loop-graph-$name.json"
     sweep "graphs" --set resources.gpus=1 --set task.graph=true
     sweep "quarters" --set resources.gpus=0.25
     sweep "quarters-by-mps" --set resources.gpus=0.25 --set resources.gpu_sharing=mps

@@ -9,8 +9,10 @@ CNN, and the figures say that it runs.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,15 @@ import torch
 from benchmarks import aims, plain_loops, side_by_side
 from benchmarks.environment import environment
 from benchmarks.real_trial import FULL, QUICK, SMALL, Size, epochs, images
+from benchmarks.tried import tried
 from trainables.data import TrainVal
 
 
-def trial(variant: str, size: Size, data: TrainVal, gpus: float, **task: Any) -> dict[str, Any]:
+def trial(variant: str, size: Size, data: TrainVal, gpus: float, **task: Any) -> dict[str, float]:
     """Time a real trial between its first epoch and its last."""
     ends, reports = epochs(variant, size, data, gpus, **task)
     spent = {word: (ends[-1][word] - ends[0][word]) / (len(ends) - 1) for word in ends[0]}
     return {
-        "loop": "samtune",
-        "variant": variant,
-        **task,
         "images_per_s": size.train / spent["at"],
         "epoch_s": spent["at"],
         "step_ms": 1000 * (spent["train_s"] + spent["data_s"]) / spent["step"],
@@ -40,18 +40,10 @@ def trial(variant: str, size: Size, data: TrainVal, gpus: float, **task: Any) ->
     }
 
 
-def _without_samtune(name: str, variant: str, ends: list[float], size: Size) -> dict[str, Any]:
-    # The bare loop has whole batches only.
-    steps = size.train // size.batch if name == "bare" else -(-size.train // size.batch)
-    trained = min(size.train, steps * size.batch)
-    wall = (ends[-1] - ends[0]) / (len(ends) - 1)
-    return {
-        "loop": name,
-        "variant": variant,
-        "images_per_s": trained / wall,
-        "epoch_s": wall,
-        "step_ms": 1000 * wall / steps,
-    }
+def _without_samtune(ends: list[float], size: Size, steps: int) -> dict[str, float]:
+    epoch = (ends[-1] - ends[0]) / (len(ends) - 1)
+    images = min(size.train, steps * size.batch)
+    return {"images_per_s": images / epoch, "epoch_s": epoch, "step_ms": 1000 * epoch / steps}
 
 
 def measure(
@@ -64,18 +56,29 @@ def measure(
         gpus: 1, or 0 for the CPU.
         workers: Of the plain loop's DataLoader.
         words: Task words to set, one at a time.
-        at_once: How many processes train side by side, with the last of the words; 0 for none.
+        at_once: How many processes train side by side; 0 for none.
     """
     tasks: list[dict[str, Any]] = [{}, *({word: True} for word in words)]
     # First, while this process has nothing on the GPU.
-    together = side_by_side.measure(at_once, size, gpus, workers, tasks[-1]) if at_once else []
-    data, gpu = images(size), gpus > 0
-    rows = [trial(v, size, data, gpus, **task) for task in tasks for v in ("sgd", "sam")]
-    words_of_all = (size.model, data.train, size.batch, size.epochs)
+    together = side_by_side.measure(at_once, size, gpus, workers, tasks) if at_once else []
+    data, rows = images(size), list[dict[str, Any]]()
+    for task, variant in itertools.product(tasks, ("sgd", "sam")):
+        ours = {"loop": "samtune", "variant": variant, **task}
+        rows.append(tried(ours, partial(trial, variant, size, data, gpus, **task)))
+
+    def plain(variant: str) -> dict[str, float]:
+        train = plain_loops.plain(variant, *of_all, gpu=gpus > 0, workers=workers)
+        return _without_samtune(train, size, -(-size.train // size.batch))
+
+    def bare() -> dict[str, float]:
+        # It has whole batches only.
+        train = plain_loops.bare(*of_all, gpu=gpus > 0)
+        return _without_samtune(train, size, size.train // size.batch)
+
+    of_all = (size.model, data.train, size.batch, size.epochs)
     for variant in ("sgd", "sam"):
-        ends = plain_loops.plain(variant, *words_of_all, gpu=gpu, workers=workers)
-        rows.append(_without_samtune("DataLoader", variant, ends, size))
-    rows.append(_without_samtune("bare", "sgd", plain_loops.bare(*words_of_all, gpu=gpu), size))
+        rows.append(tried({"loop": "DataLoader", "variant": variant}, partial(plain, variant)))
+    rows.append(tried({"loop": "bare", "variant": "sgd"}, bare))
     return rows + together
 
 
@@ -120,6 +123,8 @@ def main(
     print(table(rows))
     if file is not None:
         file.write_text(json.dumps({"environment": about, "rows": rows}, indent=1))
+    if any(row.get("failed") for row in rows):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

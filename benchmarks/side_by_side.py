@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
 from typing import Any
 
 import numpy as np
 
 from benchmarks import plain_loops
 from benchmarks.real_trial import Size, epochs, images
+from benchmarks.tried import tried
 from samtune.cluster.mps import daemon
 from samtune.cluster.orphans import ended_with_us
 from samtune.cluster.scratch import scratch_folder
@@ -27,35 +30,40 @@ from samtune.record.folder import RunError
 _LONGEST_S = 900.0
 
 _barrier: Barrier
+_Ends = Callable[..., list[list[float]]]
 
 
 def measure(
-    count: int, size: Size, gpus: float, workers: int, task: Mapping[str, Any]
+    count: int, size: Size, gpus: float, workers: int, tasks: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the rows of SAM's trials: one alone, `count` that take turns, and `count` by MPS.
 
     The plain loop has no MPS, which somebody would have to start for it.
     """
-    rows = []
-    for loop, words in (("samtune", dict(task)), ("DataLoader", {})):
-        row = {"loop": loop, "variant": "sam", **words}
-        alone = 0.0
-        for way, at_once in (("itself", 1), ("turns", count)):
-            ends = _ends(at_once, loop, size, gpus / at_once, workers, words, {})
-            found = rate(ends, size.train)
-            alone = alone or found
-            shown = {"images_per_s": found, "of_alone": found / alone}
-            rows.append({**row, "at_once": at_once, "way": way, **shown})
-    alone = rows[0]["images_per_s"]
-    by_mps = {"loop": "samtune", "variant": "sam", **task, "at_once": count, "way": "mps"}
-    try:
-        found = _by_mps(count, size, gpus, workers, task)
-    except RunError as error:
-        return [*rows, {**by_mps, "missing": str(error)}]
-    return [*rows, {**by_mps, "images_per_s": found, "of_alone": found / alone}]
+    rows: list[dict[str, Any]] = []
+    for loop, task in (*(("samtune", task) for task in tasks), ("DataLoader", {})):
+        train = partial(_ends, loop, size, gpus, workers, dict(task))
+        ways = [("itself", 1, train), ("turns", count, train)]
+        if loop == "samtune":
+            ways.append(("mps", count, partial(_by_mps, train, gpus)))
+        row = {"loop": loop, "variant": "sam", **task}
+        measured = [
+            tried({**row, "at_once": at_once, "way": way}, partial(_figure, size, ends, at_once))
+            for way, at_once, ends in ways
+        ]
+        alone = measured[0].get("images_per_s")
+        for each in measured:
+            if alone and "images_per_s" in each:
+                each["of_alone"] = each["images_per_s"] / alone
+        rows += measured
+    return rows
 
 
-def _by_mps(count: int, size: Size, gpus: float, workers: int, task: Mapping[str, Any]) -> float:
+def _figure(size: Size, ends: _Ends, count: int) -> dict[str, float]:
+    return {"images_per_s": rate(ends(count), size.train)}
+
+
+def _by_mps(train: _Ends, gpus: float, count: int) -> list[list[float]]:
     """Raises RunError where there is no MPS."""
     if not gpus:
         raise RunError("MPS is for GPUs")
@@ -64,8 +72,7 @@ def _by_mps(count: int, size: Size, gpus: float, workers: int, task: Mapping[str
         ended_with_us(str(folder)),
         daemon(gpus / count, folder) as settings,
     ):
-        ends = _ends(count, "samtune", size, gpus / count, workers, task, settings)
-    return rate(ends, size.train)
+        return train(count, settings)
 
 
 def rate(ends: list[list[float]], images: int) -> float:
@@ -88,13 +95,13 @@ def rate(ends: list[list[float]], images: int) -> float:
 
 
 def _ends(
-    count: int,
     loop: str,
     size: Size,
-    share: float,
+    gpus: float,
     workers: int,
     task: Mapping[str, Any],
-    settings: Mapping[str, str],
+    count: int,
+    settings: Mapping[str, str] | None = None,
 ) -> list[list[float]]:
     """Train in so many new processes at once, and return when the epochs of each ended."""
     # Its children have imported torch, and have not used CUDA.
@@ -103,8 +110,13 @@ def _ends(
     with ProcessPoolExecutor(
         count, context, initializer=_meet, initargs=(context.Barrier(count),)
     ) as pool:
-        words = (loop, size, share, workers, dict(task), dict(settings))
-        return [each.result() for each in [pool.submit(_train, *words) for _ in range(count)]]
+        words = (loop, size, gpus / count, workers, dict(task), dict(settings or {}))
+        runs = [pool.submit(_train, *words) for _ in range(count)]
+        for error in [run.exception() for run in runs]:
+            # It is of those that waited for the one that failed.
+            if error is not None and not isinstance(error, BrokenBarrierError):
+                raise error
+        return [run.result() for run in runs]
 
 
 def _meet(barrier: Barrier) -> None:
@@ -123,16 +135,13 @@ def _train(
     """Train in this process, and return when the epochs ended."""
     os.environ.update(settings)
     data = images(size)
-
-    def together() -> None:
-        _barrier.wait(_LONGEST_S)
-
-    if loop == "samtune":
-        ends, _ = epochs("sam", size, data, share, together, **task)
-        return [each["at"] for each in ends]
-    return plain_loops.plain(
-        *("sam", size.model, data.train, size.batch, size.epochs),
-        gpu=share > 0,
-        workers=workers,
-        after_first=together,
-    )
+    together = partial(_barrier.wait, _LONGEST_S)
+    try:
+        if loop == "samtune":
+            ends, _ = epochs("sam", size, data, share, together, **task)
+            return [each["at"] for each in ends]
+        words = ("sam", size.model, data.train, size.batch, size.epochs)
+        return plain_loops.plain(*words, gpu=share > 0, workers=workers, after_first=together)
+    except BaseException:
+        _barrier.abort()
+        raise
