@@ -158,6 +158,8 @@ class Vision:
             GraphError: No graph could hold the model's passes.
             ModelError: No trial could have its model.
         """
+        # The task of a run that an older samtune began lacks the words that were added since.
+        task = {**{name: knob.default for name, knob in self.task.items()}, **task}
         shape, classes = make_ready(task)
         with warnings.catch_warnings():
             # The trials put these on record.

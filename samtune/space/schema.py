@@ -154,6 +154,13 @@ class AshaSettings(Words):
         "trial has been judged. Needs `mode: stop` and no audit.",
     )
 
+    @property
+    def rescue_fault(self) -> str:
+        """Why stopped trials cannot be rescued under these words; empty if they can."""
+        if not self.rescue or (self.mode == "stop" and not self.audit):
+            return ""
+        return "asha.rescue: it needs `mode: stop` and `audit: 0`; or write `rescue: 0`"
+
     def end_of(self, per_trial: float) -> float:
         """Return the budget at which a trial of the search ends."""
         return per_trial if self.until is None else self.until

@@ -102,22 +102,20 @@ class Sections:
     def _rungs(self) -> None:
         """Check the words of early stopping against the budget and against each other."""
         asha, limit = self.document.asha, self.document.budget.per_trial
-        grace, until = asha.grace_of(limit), asha.until
+        if asha.rescue_fault:
+            self._wrong(self.root.at("asha", "rescue"), asha.rescue_fault)
         if {("asha", "grace"), ("asha", "until"), ("budget", "per_trial")} & self.broken:
             return
-        if grace > limit:
-            message = (
-                f"asha.grace: {grace:g} is more than budget.per_trial "
-                f"({limit:g}), so no trial is stopped early"
-            )
+        grace, end = asha.grace_of(limit), asha.end_of(limit)
+        if end > limit:
+            message = f"asha.until: {end:g} is more than budget.per_trial ({limit:g})"
+            self._wrong(self.root.at("asha", "until"), f"{message}; write `until: {limit:g}`")
+        elif grace > end or (grace == end and asha.rescue):
+            what = "asha.until" if end < limit else "budget.per_trial"
+            how = "more than" if grace > end else "equal to"
+            message = f"asha.grace: {grace:g} is {how} {what} ({end:g}), so no trial is stopped"
+            message += " early" + (", and none is rescued" if asha.rescue else "")
             self.reader.warnings.append((self.root.at("asha", "grace").mark, message))
-        if until is not None and until > limit:
-            message = f"asha.until: {until:g} is more than budget.per_trial ({limit:g})"
-            self._wrong(self.root.at("asha", "until"), message)
-        if asha.rescue and (asha.mode != "stop" or asha.audit):
-            other = "audit" if asha.audit else f"mode: {asha.mode}"
-            message = f"asha.rescue: it needs `mode: stop` without an audit; remove `{other}`"
-            self._wrong(self.root.at("asha", "rescue"), message)
 
     def _ends(self) -> None:
         """Check the words that end a search before its last trial."""
@@ -139,12 +137,17 @@ class Sections:
             message = f"search.enough: the noise of {search.metric} is not known, an accuracy's is"
             self._wrong(self.root.at("search", "enough"), message)
         early = budget.total is not None or search.target is not None or search.enough
+        waiting = []
         if early and asha.mode == "halving":
+            waiting.append(("mode", "the rungs of halving wait", "stop"))
+        if early and asha.rescue:
+            waiting.append(("rescue", "the rescued trials wait", "0"))
+        for word, what, instead in waiting:
             message = (
-                "asha.mode: the rungs of halving wait for all trials, and this search may end "
-                "before its last one; write `mode: stop`, or remove its total, target and enough"
+                f"asha.{word}: {what} for all trials, and this search may end before its last "
+                f"one; write `{word}: {instead}`, or remove its total, target and enough"
             )
-            self._wrong(self.root.at("asha", "mode"), message)
+            self._wrong(self.root.at("asha", word), message)
 
     def _grid(self, knobs: Mapping[str, Domain]) -> None:
         size = 1

@@ -19,7 +19,7 @@ def rules_of(texts: Sequence[str], own: AshaSettings) -> list[AshaSettings]:
     """Return the run's own rule and those that the texts name, each once.
 
     Args:
-        texts: rules such as `mode=promote,grace=4`; a word left out is as in `own`.
+        texts: rules, as of `rule_of`.
         own: the run's rule.
 
     Raises:
@@ -40,7 +40,8 @@ def rule_of(text: str, own: AshaSettings | None = None) -> AshaSettings:
     """Return the rule that a text such as `mode=promote,grace=4` names.
 
     Args:
-        text: the rule; a word left out is as in `own`, or has its default.
+        text: the rule; a word left out is as in `own`, or has its default. A rule that has no
+            rescue, such as `promote`, leaves that of `own` out.
         own: another rule, or None.
 
     Raises:
@@ -57,14 +58,19 @@ def rule_of(text: str, own: AshaSettings | None = None) -> AshaSettings:
             problems.append((mark, f"{word!r} is given twice"))
         else:
             words[word] = Node(yaml_scalar(value), mark, mark)
-    nowhere = Mark("--asha")
+    nowhere, given = Mark("--asha"), {*words}
     rest = own.model_dump() if own else {}
     words = {word: Node(value, nowhere, nowhere) for word, value in rest.items()} | words
     root = {"samtune": Node(1, nowhere, nowhere), "asha": Node(words, nowhere, nowhere)}
     document, found, _ = read_document(Node(dict(root), nowhere, nowhere))
+    asha = document.asha
+    if asha.rescue_fault and "rescue" not in given:
+        asha = asha.model_copy(update={"rescue": 0})
+    if asha.rescue_fault:
+        found = [*found, (nowhere, asha.rescue_fault)]
     if problems + found:
         raise SpaceError([f"{mark}: {text}" for mark, text in problems + found])
-    return document.asha
+    return asha
 
 
 def rule_text(asha: dict[str, Any]) -> str:

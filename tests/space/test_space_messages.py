@@ -194,9 +194,12 @@ def test_every_error_is_told_at_once_in_the_order_of_lines() -> None:
         ("asha: {tolerance: se}\n", "asha.tolerance: 'se' is text, not a number"),
         ("asha: {audit: 10}\n", "asha.audit: must be at most 1, not 10"),
         ("asha: {audit: true}\n", "asha.audit: true is not a number"),
-        ("asha: {until: 30}\n", "asha.until: 30 is more than budget.per_trial (20)"),
-        ("asha: {rescue: 2, mode: promote}\n", "without an audit; remove `mode: promote`"),
-        ("asha: {rescue: 2, audit: 0.5}\n", "asha.rescue: it needs `mode: stop` without an audit"),
+        ("asha: {until: 30}\n", "30 is more than budget.per_trial (20); write `until: 20`"),
+        (
+            "asha: {rescue: 2, mode: promote}\n",
+            "asha.rescue: it needs `mode: stop` and `audit: 0`",
+        ),
+        ("asha: {rescue: 2, audit: 0.5}\n", "asha.rescue: it needs `mode: stop` and `audit: 0`"),
         ("asha: {adit: 0.1}\n", "'adit' is not a known word here; did you mean 'audit'?"),
         ("resources: {gpus: 1.5}\n", "resources.gpus: 1.5; above 1 it must be a whole number"),
         ("resources: {gpu_sharing: mps}\n", "resources.gpu_sharing: mps is for trials that share"),
@@ -223,6 +226,11 @@ def test_sections_that_cannot_be(body: str, message: str) -> None:
 def test_a_grace_beyond_the_budget_means_no_early_stopping_and_is_told() -> None:
     (warning,) = load("asha: {grace: 30}\n").warnings
     assert "30 is more than budget.per_trial (20), so no trial is stopped early" in warning
+    (warning,) = load("asha: {grace: 6, until: 5}\n").warnings
+    assert "asha.grace: 6 is more than asha.until (5), so no trial is stopped early" in warning
+    (warning,) = load("asha: {grace: 5, until: 5, rescue: 2}\n").warnings
+    assert "5 is equal to asha.until (5), so no trial is stopped early, and none is" in warning
+    assert not load("asha: {grace: 20}\n").warnings
 
 
 def test_a_base_may_be_the_path_of_a_class() -> None:

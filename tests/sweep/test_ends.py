@@ -174,6 +174,7 @@ def test_what_is_no_time_is_refused(text: float | str) -> None:
         (["search.enough=noise", "search.method=sobol"], "search.enough: it needs a method that"),
         (["search.enough=noise", "search.metric=val_loss"], "the noise of val_loss is not known"),
         (["search.target=0.9", "asha.mode=halving"], "asha.mode: the rungs of halving wait for"),
+        (["search.target=0.9", "asha.rescue=2"], "asha.rescue: the rescued trials wait for all"),
         (["search.enough=nois"], "search.enough: 'nois' is none of noise"),
     ],
 )
