@@ -44,12 +44,14 @@ class Tables:
 
     def curves(self, metric: str) -> pd.DataFrame:
         """Return the reports of the repeats, in their order; none where a run has no curves."""
-        names = ["trial_key", "stage", "epoch", "see", "superseded", metric]
+        wanted = ["trial_key", "stage", "epoch", "see", "superseded", metric]
+        names = list(dict.fromkeys(wanted))
         paths = [folder / "curves.parquet" for folder in self.folders]
-        found = [tables.read(path, "curves", names) for path in paths if path.exists()]
-        if not found:
+        # The metric of one run may be none of another's.
+        known = [p for p in paths if p.exists() and set(names) <= set(tables.names(p))]
+        if not known:
             return pd.DataFrame(columns=names)
-        whole = pd.concat([each.to_pandas() for each in found])
+        whole = pd.concat([tables.read(path, "curves", names).to_pandas() for path in known])
         kept = (whole["stage"] == "confirm") & ~whole["superseded"]
         repeats: pd.DataFrame = whole[kept].sort_values("epoch")
         return repeats

@@ -51,7 +51,7 @@ def columns(trials: pd.DataFrame, metric: str, sign: int) -> dict[str, float | N
         for n in _SIZES:
             best = _expected_best(values, n, metric) if n <= len(values) else None
             found[f"expected_best_{n}"] = None if best is None else sign * best
-        if is_accuracy(metric):
+        if is_accuracy(metric) and any(map(math.isfinite, values)):
             found |= _share("within_1pp", descriptive.share_within(values))
             found |= _radii(drawn, values)
     return found | _stops(trials, metric, sign)
@@ -113,7 +113,7 @@ def _radii(drawn: pd.DataFrame, values: Sequence[float]) -> dict[str, float | No
     """Return the plateau of the radius, where it was searched and is above zero."""
     searched = json.loads(drawn["knobs_searched"].iloc[0])
     rho = column(drawn, "knob.rho")
-    if "rho" not in searched or not (rho > 0).all() or not any(map(math.isfinite, values)):
+    if "rho" not in searched or not (rho > 0).all():
         return {}
     found = descriptive.plateau(rho.tolist(), values)
     return {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.board import score
+from analysis.board import questions, score
 from analysis.tables import filled
 from samtune.messages import knob_list
 from samtune.record import tables
@@ -67,7 +67,7 @@ def records(folders: Iterable[Path]) -> list[dict[str, Any]]:
             searched = json.loads(trial["knobs_searched"])
             found.append(
                 {
-                    **{name: trial[name] for name in ("run", "space", "search", "trial")},
+                    **{name: trial[name] for name in ("run", "task", "space", "search", "trial")},
                     "metrics": {name: trial[name] for name in aims},
                     "knobs": {name: knobs[name] for name in searched if name in knobs},
                 }
@@ -82,12 +82,21 @@ def headings(trials: pd.DataFrame) -> list[str]:
 
 
 def cells(trials: pd.DataFrame) -> list[list[str]]:
-    """Return the cells of the table of a front, under `headings`."""
+    """Return the cells of the table of a front, under `headings`.
+
+    A trial of a row with several searches has the number of its search before its own: `1:12`.
+
+    Args:
+        trials: The trials of one question.
+    """
     several = trials["run"].nunique() > 1
+    searches = trials.groupby(["run", "space"])["search"].nunique()
     return [
         [
             f"{row['run']}/{row['space']}" if several else str(row["space"]),
-            str(row["trial"]),
+            f"{row['search']}:{row['trial']}"
+            if searches[row["run"], row["space"]] > 1
+            else str(row["trial"]),
             *(score(row[name], name) for name in aims_of(trials)),
             knobs(row),
         ]
@@ -101,13 +110,24 @@ def knobs(trial: Any) -> str:
     return knob_list({name: value for name, value in found if not pd.isna(value)})
 
 
-def read_fronts(folders: Iterable[Path]) -> list[tuple[list[str], list[list[str]]]]:
-    """Return the table of each run's front: headings and cells; nothing for one with one metric.
+def read_fronts(folders: Sequence[Path]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return the tables of the fronts, one per run and question: a name, headings and cells.
+
+    The name says the run and the question where there are several, else it is empty. A run whose
+    searches have one metric has no table.
 
     Raises:
         TableError: A table cannot be read.
     """
-    return [(headings(trials), cells(trials)) for trials in _trials(folders) if len(front(trials))]
+    found = []
+    for trials in _trials(folders):
+        asked = questions(trials)
+        for question, own in asked:
+            names = [str(own["run"].iloc[0])] if len(folders) > 1 else []
+            names += [question] if len(asked) > 1 else []
+            if len(front(own)):
+                found.append((", ".join(names), headings(own), cells(own)))
+    return found
 
 
 def _trials(folders: Iterable[Path]) -> Iterator[pd.DataFrame]:

@@ -34,15 +34,13 @@ def read(folder: Path, table: str) -> pd.DataFrame:
         TableError: The table cannot be read.
 
     """
-    import pyarrow.parquet as pq
-
     path = folder / f"{table}.parquet"
     named = tables.read(path, table, ["metric"]).column("metric").unique().to_pylist()
     metrics = {"val_acc", *filter(None, named)}
     needed = {*_NEEDED, *metrics, *map(on_test, metrics)}
     columns = [
         name
-        for name in pq.read_schema(path).names
+        for name in tables.names(path)
         if name in needed or name.startswith(("sharp_", "test_"))
     ]
     return filled(tables.read(path, table, columns).to_pandas())

@@ -70,7 +70,8 @@ def print_budgets(board: pd.DataFrame, form: str) -> None:
         if form == "latex":
             click.echo(latex_table(headings, cells, title))
             continue
-        click.echo(f"{title}\n")
+        if title:
+            click.echo(f"{title}\n")
         if form == "md":
             click.echo(markdown_table(headings, cells))
         else:
@@ -78,9 +79,10 @@ def print_budgets(board: pd.DataFrame, form: str) -> None:
 
 
 def print_fronts(folders: Sequence[Path], form: str) -> None:
-    """Print the Pareto front of each run that has several aims, as `table`, `md` or `latex`."""
-    title = "Pareto front: the full trials that no other beats in all aims"
-    for headings, cells in pareto.read_fronts(folders):
+    """Print the Pareto fronts of the runs that have several aims, as `table`, `md` or `latex`."""
+    for name, headings, cells in pareto.read_fronts(folders):
+        of = f" of {name}" if name else ""
+        title = f"Pareto front{of}: the full trials that no other beats in all aims"
         if form == "latex":
             click.echo(f"\n{latex_table(headings, cells, title)}")
             continue
@@ -132,10 +134,11 @@ def _print_question(
     if not fits([headings[:least], *(row[:least] for row in cells)]):
         cells = text.cells(board, short=True)
     print_table(headings, cells, least=least)
-    for name, sha, knobs in zip(
-        board["space"], board["config_sha"], text.winners(board), strict=True
-    ):
+    shown = board[["space", "config_sha", "trials_completed"]].itertuples(index=False)
+    for (name, sha, completed), knobs in zip(shown, text.winners(board), strict=True):
+        none = "no trial that was completed keeps the constraints"
+        lost = none if completed else "no trial was completed"
         won = f"{name} won with {knobs or 'its only configuration'}"
-        click.echo(won if sha else f"{name}: no trial was completed")
+        click.echo(won if sha else f"{name}: {lost}")
     if said := _of_sharpness(board, sharp):
         print_words(said)

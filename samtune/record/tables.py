@@ -211,11 +211,20 @@ def _digest(names: Sequence[str], metadata: Mapping[bytes, bytes]) -> bytes:
 
 def metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a table's file. Raise TableError when it cannot be read."""
+    found = _footer(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in found.items()}
+
+
+def names(path: Path) -> list[str]:
+    """Return the names of a table's columns. Raise TableError when they cannot be read."""
+    return list(_footer(path).names)
+
+
+def _footer(path: Path) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        found = pq.read_schema(path).metadata or {}
+        return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{path}: {error}") from error
-    return {key.decode(): value.decode() for key, value in found.items()}

@@ -13,6 +13,7 @@ import pytest
 from analysis.board import cells, efforts, headings, questions, records, winners
 from analysis.leaderboard import leaderboard, save
 from analysis.row import interval
+from samtune.cli import main
 from samtune.record import tables
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -264,6 +265,25 @@ def test_how_many_draws_come_near_the_best(
     found = row["expected_best_1"], row["expected_best_4"]
     assert found == tuple(each and pytest.approx(each) for each in expected)
     assert row["expected_best_16"] is None
+
+
+def test_draws_that_all_diverged_are_not_near_the_best(tmp_path: Path) -> None:
+    trials = [trial(k, "diverged", None, search_alg="random") for k in range(3)]
+    row = records(leaderboard([folder(tmp_path / "r", trials, [])]))[0]
+    assert (row["diverged_share"], row["within_1pp_share"]) == (1, None)
+
+
+def test_a_row_without_a_winner_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, state, why in (
+        ("missed", "completed", "no trial that was completed keeps the constraints"),
+        ("failed", "error", "no trial was completed"),
+    ):
+        trials = [trial(0, state, 0.9, space="sam", feasible=False)]
+        with pytest.raises(SystemExit):
+            main(["leaderboard", str(folder(tmp_path / name, trials, []))])
+        assert capsys.readouterr().out.splitlines()[-1] == f"sam: {why}"
 
 
 def test_the_plateau_of_the_radius_is_that_of_the_draws(tmp_path: Path) -> None:

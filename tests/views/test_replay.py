@@ -286,7 +286,7 @@ def test_a_rescue_is_left_out_of_a_rule_that_has_none() -> None:
     own = AshaSettings(grace=8, factor=3, until=16, rescue=2)
     assert rule_of("factor=2", own).rescue == 2
     assert rule_of("mode=promote", own).rescue == 0 and rule_of("audit=0.5", own).rescue == 0
-    with pytest.raises(SpaceError, match="asha.rescue: it needs `mode: stop` and `audit: 0`"):
+    with pytest.raises(SpaceError, match="rescue: it needs `mode: stop` and `audit: 0`"):
         rule_of("mode=promote,rescue=1", own)
 
 

@@ -10,9 +10,10 @@ from made_runs import AIMS, search
 
 from analysis.charts.pareto import pareto, steps
 from analysis.charts.sample import by_question
-from analysis.pareto import aims_of, cells, front, headings
+from analysis.pareto import aims_of, cells, front, headings, read_fronts
 from analysis.row import _winner
 from analysis.tables import may_win
+from samtune.record import tables
 
 
 def test_a_front_is_drawn_and_listed(tmp_path: Path) -> None:
@@ -46,6 +47,20 @@ def test_a_front_is_drawn_and_listed(tmp_path: Path) -> None:
     # A search with one aim, and a table of an older samtune, have no front.
     for other in (trials.assign(aims='{"val_acc": "max"}'), trials.drop(columns="aims")):
         assert pareto(other) == [] and len(front(other)) == 0
+
+
+def test_the_fronts_of_tasks_searches_and_runs_are_told_apart(tmp_path: Path) -> None:
+    found = search(tmp_path, ["sam"], 12, 5)["trials"]
+    other = found.assign(search=1), found.assign(task='{"dataset": "digits", "noise": 0.2}')
+    rows = pd.concat([found, *other]).replace({float("nan"): None}).to_dict("records")
+    place = tmp_path / "r"
+    knobs = {"lr": [0.1], "rho": [0.1]}
+    tables.write(place / "trials.parquet", tables.schema("trials", knobs=knobs), rows)
+    (first, _, both), (second, _, one) = read_fronts([place])
+    assert first != second and second.startswith("digits") and "noise 0.2" in second
+    assert {cell[1].partition(":")[0] for cell in both} == {"0", "1"}
+    assert len(both) == 2 * len(one) and all(cell[1].isdecimal() for cell in one)
+    assert [name.partition(", ")[0] for name, _, _ in read_fronts([place, place])] == ["r"] * 4
 
 
 def test_a_front_is_joined_by_what_it_dominates() -> None:
