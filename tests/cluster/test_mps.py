@@ -12,59 +12,31 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mps_program import install
 
-from samtune.cluster import mps
+from samtune.cluster import mps, worker
 from samtune.cluster.mps import daemon
 from samtune.cluster.nvidia import Seen
 from samtune.cluster.size import TrialSize
 from samtune.commands.checks import sharing
 from samtune.record.folder import RunError
 from samtune.space.schema import ResourceSettings
+from samtune.trial import Budget, Seeds, TrialConfig
 
 GB = 2**30
-# Like NVIDIA's, it leaves the caller's session and keeps its log open. It notes what it is told.
-PROGRAM = """#!{python}
-import os, sys, time
-pipe, log = (os.environ[f"CUDA_MPS_{{word}}_DIRECTORY"] for word in ("PIPE", "LOG"))
-told = sys.argv[1:] or sys.stdin.read().splitlines()
-seen = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-with open({calls!r}, "a") as calls:
-    print(*told, f"sees {{seen}}", sep="; ", file=calls)
-{more}
-pid = os.path.join(pipe, "pid")
-if told == ["-d"]:
-    if child := os.fork():
-        os.waitpid(child, 0)
-        sys.exit()
-    os.setsid()
-    if daemon := os.fork():
-        for name in (pid, {calls!r} + "-pids"):
-            with open(name, "a") as file:
-                print(daemon, file=file)
-        os._exit(0)
-    kept = open(os.path.join(log, "control.log"), "w")
-    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-    os.dup2(1, 2)
-    time.sleep(300)
-elif told == ["quit"]:
-    os.kill(int(open(pid).read()), 15)
-"""
 
 
 @pytest.fixture
 def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Install the program; returns its log."""
 
-    def install(more: str = "") -> Path:
-        calls, program = tmp_path / "calls", tmp_path / mps.CONTROL
-        program.write_text(PROGRAM.format(python=sys.executable, calls=str(calls), more=more))
-        program.chmod(0o755)
+    def installed(more: str = "") -> Path:
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-        return calls
+        return install(tmp_path, more)
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(mps, "gpus_of_driver", lambda: Seen(2, "580.00", (80 * GB, 40 * GB)))
-    return install
+    return installed
 
 
 def test_a_daemon_runs_while_the_block_does(control: Callable[..., Path], tmp_path: Path) -> None:
@@ -105,6 +77,27 @@ def test_only_trials_that_share_a_gpu_need_it() -> None:
     assert TrialSize.of([quarter, ResourceSettings(gpus=0.5)]).mps
     assert not TrialSize.of([quarter, ResourceSettings(gpus=1)]).mps
     assert not TrialSize.of([ResourceSettings(gpus=0.25)]).mps
+
+
+def test_a_worker_joins_before_anything_of_the_user_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user's module does to CUDA comes too late then."""
+    trial = TrialConfig("t:t", "sam", "sgd", {}, {}, Budget("epochs", 1), Seeds(1, 1, 1))
+    order: list[str | None] = []
+
+    class Told(worker.Driver):
+        def warn(self, text: str | None) -> None:
+            order.append(text)
+
+    def enter(config: object) -> None:
+        order.append("enter")
+        raise InterruptedError
+
+    monkeypatch.setattr(worker, "enter", enter)
+    monkeypatch.setattr(worker.sharing, "join", lambda: "why not")
+    for on in (True, False):
+        with pytest.raises(InterruptedError):
+            worker._train(trial, {"mps": on}, Told())
+    assert order == ["why not", "enter", None, "enter"]
 
 
 # Three sweeps on a cluster. The second says what each node's workers have joined.
