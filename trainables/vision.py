@@ -234,7 +234,10 @@ class Vision:
             DataError: The data is missing or damaged.
         """
         how: dict[str, Any] = dict(settings or {})
-        return of_checkpoint(self._completed(config), Measurement(**how))
+        with warnings.catch_warnings():
+            # The trial put these on record.
+            warnings.simplefilter("ignore")
+            return of_checkpoint(self._completed(config), Measurement(**how))
 
     def _completed(self, config: TrialConfig) -> TrialConfig:
         """Return the configuration with every knob and every word of the task."""

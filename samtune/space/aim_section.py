@@ -49,7 +49,9 @@ class AimSection:
             path = ("metrics", name)
             self._name(path, name)
             if mode != self._better.get(name, mode):
-                self._wrong(path, f"{name} is the better the {_MORE[self._better[name]]} it is")
+                better = self._better[name]
+                message = f"{name} is the better the {_MORE[better]} it is"
+                self._wrong(path, f"{message}; write `{name}: {better}`")
         for name, limit in (search.constraints or {}).items():
             self._name(("constraints", name), name)
             self._limit(name, limit)
@@ -61,7 +63,7 @@ class AimSection:
         self._what_differs()
 
     def _one(self, metric: str, mode: str) -> None:
-        """Check the one metric of a search, which may be a cost as well."""
+        """Check the one metric of a search, which is a score and not a cost."""
         better = self._declared
         if metric.startswith("test_"):
             self._wrong(
@@ -70,10 +72,15 @@ class AimSection:
         if better and metric in better and better[metric] != mode:
             message = f"{metric} is the better the {_MORE[better[metric]]} it is"
             self._wrong(("mode",), f"{message}; write `mode: {better[metric]}`")
-        elif better and metric not in better:
+        elif better and metric in COSTS:
+            first = next(iter(better))
+            message = f"{metric} is a cost, and comes after a score"
             self._wrong(
-                ("metric",), f"{quoted(metric)} is not reported; {nearest(metric, better)}"
+                ("metric",),
+                f"{message}; write `metrics: {{{first}: {better[first]}, {metric}: min}}`",
             )
+        elif better and metric not in better:
+            self._wrong(("metric",), self._unknown(metric, better))
 
     def _name(self, path: tuple[str, str], name: str) -> None:
         """Check the name of one of several metrics, or of a limit."""
@@ -82,17 +89,25 @@ class AimSection:
         elif not NAME.fullmatch(name):
             self._wrong(path, f"{quoted(name)} is no name for a metric; use letters, digits and _")
         elif self._declared and name not in self._better:
-            self._wrong(path, f"{quoted(name)} is not reported; {nearest(name, self._better)}")
+            self._wrong(path, self._unknown(name, self._better))
+
+    def _unknown(self, name: str, known: Mapping[str, str]) -> str:
+        """Return why no report has a metric of this name."""
+        if name.removesuffix("_averaged") in self._declared:
+            return f"{quoted(name)} is not reported; it takes `task: {{average: ema}}`, or swa"
+        return f"{quoted(name)} is not reported; {nearest(name, known)}"
 
     def _limit(self, name: str, limit: Limit) -> None:
         """Refuse a limit on the better side, which the best trials would miss."""
         named = self._document.search.metrics or {}
         better = self._better.get(name, named.get(name))
         if better == "max" and not isinstance(limit, dict):
-            message = f"{name} is the better the higher it is; write `{name}: {{min: {limit:g}}}`"
+            message = (
+                f"{name} is the better the higher it is; write `{name}: {{min: {limit:.10g}}}`"
+            )
             self._wrong(("constraints", name), message)
         elif better == "min" and isinstance(limit, dict):
-            message = f"{name} is the better the lower it is; write `{name}: {limit['min']:g}`"
+            message = f"{name} is the better the lower it is; write `{name}: {limit['min']:.10g}`"
             self._wrong(("constraints", name), message)
 
     def _what_learns(self) -> None:

@@ -84,6 +84,6 @@ def metrics_text(metrics: Mapping[str, str]) -> str:
 def limits_text(limits: Mapping[str, Limit]) -> str:
     """Return `peak_gpu_mb <= 20000, val_acc >= 0.9`."""
     return ", ".join(
-        f"{name} >= {limit['min']:g}" if isinstance(limit, dict) else f"{name} <= {limit:g}"
+        f"{name} >= {limit['min']:.10g}" if isinstance(limit, dict) else f"{name} <= {limit:.10g}"
         for name, limit in limits.items()
     )

@@ -103,8 +103,9 @@ def _sentence(
     value = node.value
     match error["type"]:
         case "extra_forbidden":
-            owner = next((s for s, m in SECTIONS.items() if path[-1] in m.model_fields), None)
-            if len(path) == 1 and owner in words:
+            owners = (word for word, model in SECTIONS.items() if path[-1] in model.model_fields)
+            owner = next(owners, None)
+            if len(path) == 1 and owner in words and owner != "member":
                 return f"{quoted(path[-1])} is a word of `{owner}:`; move it there"
             known = _known_words(path[:-1], error["loc"], words)
             return f"{quoted(path[-1])} is not a known word here; {nearest(path[-1], known)}"
@@ -139,6 +140,8 @@ def _sentence(
             return f"must be at most {context['le']:g}, not {value}"
     if value is None:
         return NOTHING
+    if error["type"] == "bool_type":
+        return f"true or false belongs here, not {quoted(value)}"
     found = (
         "a map"
         if isinstance(value, dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Sequence
 
 from samtune.messages import elsewhere, quoted
@@ -13,6 +14,10 @@ from samtune.space.files import replaced
 from samtune.space.schema import SECTIONS, Document, RangeShape
 from samtune.space.strict_yaml import Mark, Node, Problem, StrictYamlError
 from samtune.space.trainable import Declared
+from samtune.space.word_types import NAME
+
+# Each metric has an entry of its own there.
+_OF_METRIC = re.compile(rf"search\.(metrics|constraints)\.{NAME.pattern}")
 
 
 def override(root: Node, items: Sequence[str]) -> tuple[Node, list[Problem]]:
@@ -36,7 +41,7 @@ def override(root: Node, items: Sequence[str]) -> tuple[Node, list[Problem]]:
         known = _settable(root)
         head = path.split(".")[0]
         full = path if head in Document.model_fields else f"knobs.{path}"
-        if full not in known:
+        if full not in known and not _OF_METRIC.fullmatch(full):
             problems.append((mark, _unknown(path, known)))
             continue
         removes = value.value is None and (full.startswith("knobs.") or full == "points")

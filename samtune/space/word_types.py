@@ -82,8 +82,8 @@ Values = Annotated[list[Value], Field(min_length=1, json_schema_extra={"uniqueIt
 # The check of names has its own message; the JSON Schema says the same by these words.
 NAMES: dict[str, Any] = {"propertyNames": {"pattern": f"^{NAME.pattern}$"}}
 Named = Annotated[dict[str, Value], Field(json_schema_extra=NAMES)]
-# A list only where the trainable says that the word takes one.
-Task = Annotated[dict[str, Value | Values], Field(json_schema_extra=NAMES)]
+# A list only where the trainable says that the word takes one; there it may be empty.
+Task = Annotated[dict[str, Value | list[Value]], Field(json_schema_extra=NAMES)]
 When = Annotated[dict[str, Value | Values], Field(json_schema_extra=NAMES)]
 
 

@@ -273,6 +273,8 @@ def _study_lines(study: dict[str, Any], running: bool) -> list[str]:
             f"    best {study['metric']} {won['value']:.4f}, trial {won['trial']}: "
             f"{knob_list(won['knobs'])}"
         )
+    elif study["constraints"] and study["states"].get("completed"):
+        lines.append("    no trial that was completed keeps the constraints")
     if audit := study["audit"]:
         lines.append(
             f"    audit: {audit['wrong']} of {audit['audited']} stops were wrong; "
@@ -297,4 +299,6 @@ def _next(status: dict[str, Any]) -> list[str]:
         return [f"next: samtune leaderboard {name}"]
     if any(study["best"] for study in studies):
         return [f"next: samtune confirm {name}"]
+    if any(study["constraints"] for study in studies):
+        return [f"next: samtune trials {name}"]
     return []

@@ -20,6 +20,7 @@ BARS = "▁▂▃▄▅▆▇█"
 _FIRST = ("train_loss", "val_loss", "train_acc", "val_acc", "lr", "rho")
 _COSTS = {
     *("step", "see", "forward_samples", "backward_samples", "skipped_steps"),
+    *("averaged_forward_samples", "sampled_forward_samples"),
     *("train_s", "eval_s", "data_s", "peak_rss_mb", "peak_gpu_mb"),
 }
 
@@ -161,7 +162,7 @@ def shown_metrics(trial: dict[str, Any]) -> list[str]:
         trial: what `trial_of` returned.
     """
     names = dict.fromkeys(name for report in trial["curve"] for name in report["metrics"])
-    first = [name for name in _FIRST if name in names]
+    first = [name for name in _FIRST if name in names and name != trial["metric"]]
     hidden = {*first, *_COSTS, trial["metric"]}
     return [*first, *(name for name in names if name not in hidden)]
 

@@ -48,8 +48,14 @@ def test_the_first_of_several_metrics_is_the_one_that_is_judged() -> None:
          ["metrics.val_ac: 'val_ac' is not reported; did you mean 'val_acc'?",
           "metrics.sees: 'sees' is not reported; did you mean 'see'?"]),
         ({"metrics": {"val_acc": "min", "see": "max"}},
-         ["metrics.val_acc: val_acc is the better the higher it is",
-          "metrics.see: see is the better the lower it is"]),
+         ["metrics.val_acc: val_acc is the better the higher it is; write `val_acc: max`",
+          "metrics.see: see is the better the lower it is; write `see: min`"]),
+        ({"metric": "see", "mode": "min"},
+         ["metric: see is a cost, and comes after a score; "
+          "write `metrics: {val_acc: max, see: min}`"]),
+        ({"metrics": {"val_acc_averaged": "max"}},
+         ["metrics.val_acc_averaged: 'val_acc_averaged' is not reported; "
+          "it takes `task: {average: ema}`, or swa"]),
         ({"metrics": {"val_acc": "max"}, "metric": "val_loss", "mode": "min"},
          ["metric: it is the first of search.metrics; remove one of the two",
           "mode: it is the first of search.metrics; remove one of the two"]),
@@ -60,6 +66,9 @@ def test_the_first_of_several_metrics_is_the_one_that_is_judged() -> None:
         ({"metrics": {"test_acc": "max"}, "constraints": {"test_loss": 1}},
          ["metrics.test_acc: test_acc would choose on the test split; name a val_ metric",
           "constraints.test_loss: test_loss would choose on the test split; name a val_ metric"]),
+        ({"constraints": {"peak_gpu_mb": {"min": 1234567}}},
+         ["constraints.peak_gpu_mb: peak_gpu_mb is the better the lower it is; "
+          "write `peak_gpu_mb: 1234567`"]),
         ({"constraints": {"val_acc": 0.9, "see": {"min": 1}, "s_per_stp": 3}},
          ["constraints.val_acc: val_acc is the better the higher it is; "
           "write `val_acc: {min: 0.9}`",
@@ -93,3 +102,13 @@ def test_an_aim_that_is_equal_for_all_trials_is_a_warning_and_a_misplaced_word_i
     ]
     with pytest.raises(SpaceError, match="'constraints' is a word of `search:`; move it there"):
         space({}, constraints={"see": 1})
+    with pytest.raises(SpaceError, match="'row' is not a known word here"):
+        space({}, row="sam")
+
+
+def test_one_metric_or_limit_is_set_by_its_own_path() -> None:
+    words = ["search.constraints.s_per_step=0.5", "search.metrics.val_loss=min"]
+    search = SearchSpace.load("sam", words).search
+    assert search.constraints == {"s_per_step": 0.5} and search.metrics == {"val_loss": "min"}
+    with pytest.raises(SpaceError, match=r"'search.metrics.a.b' is nothing that can be set"):
+        SearchSpace.load("sam", ["search.metrics.a.b=min"])

@@ -200,6 +200,7 @@ def test_every_error_is_told_at_once_in_the_order_of_lines() -> None:
             "asha.rescue: it needs `mode: stop` and `audit: 0`",
         ),
         ("asha: {rescue: 2, audit: 0.5}\n", "asha.rescue: it needs `mode: stop` and `audit: 0`"),
+        ("select: {with_search: 1}\n", "select.with_search: true or false belongs here, not 1"),
         ("asha: {adit: 0.1}\n", "'adit' is not a known word here; did you mean 'audit'?"),
         ("resources: {gpus: 1.5}\n", "resources.gpus: 1.5; above 1 it must be a whole number"),
         ("resources: {gpu_sharing: mps}\n", "resources.gpu_sharing: mps is for trials that share"),

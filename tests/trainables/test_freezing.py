@@ -119,6 +119,8 @@ def test_a_space_takes_patterns_as_a_list(tmp_path: Path) -> None:
     space = SearchSpace.load("sam", ["task.freeze=['0', 1, '3.*']", "task.unfreeze_at=0.4"])
     assert space.task["freeze"] == "0, 1, 3.*" and space.task["unfreeze_at"] == 0.4
     assert SearchSpace.load("sam", ["task.classes=[3, 5]"]).task["classes"] == "3,5"
+    none = SearchSpace.load("sam", ["task.classes=[]", "task.freeze=[]"]).task
+    assert none["classes"] == none["freeze"] == ""
     with pytest.raises(SpaceError, match=r"task\.batch_size: a list where one value belongs"):
         SearchSpace.load("sam", ["task.batch_size=[64, 128]"])
     with pytest.raises(SpaceError, match=r"unfreeze_at is 0\.4 and nothing is frozen; name"):

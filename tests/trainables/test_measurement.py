@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +29,14 @@ def test_a_repeat_measures_itself_once_and_as_its_checkpoint_does(
 ) -> None:
     quick(monkeypatch)
     config = config_of(vision.sam, budget=Budget("epochs", 2), checkpoint_dir=str(tmp_path))
+    config = replace(config, task={**config.task, "val_size": 100})
     first, last = train(replace(config, sharpness=True))
     assert not [name for name in first["metrics"] if name.startswith("sharp_")]
     own = {name: v for name, v in last["metrics"].items() if name.startswith("sharp_")}
-    again = vision.sam.sharpness(config, {"samples": 32, "m": 16})
+    with warnings.catch_warnings():
+        # The trial has put those of its data on record.
+        warnings.simplefilter("error")
+        again = vision.sam.sharpness(config, {"samples": 32, "m": 16})
     assert {**own, "sharp_bn_mode": last["facts"]["sharp_bn_mode"]} == again
     assert own["sharp_lambda_max"] > 0 and own["sharp_worst_rho"] > own["sharp_worst_adaptive"] > 0
 

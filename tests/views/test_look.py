@@ -156,6 +156,18 @@ def test_status_reads_no_report_but_the_last_of_each_trial(two: Path) -> None:
     assert sgd["rungs"] == [4, 1] and sam["rungs"] == [2, 1]
     assert told["errors"] == [{"trial": "sgd:2", "reason": "why not"}]
     assert "trial sgd:2 failed: why not" in status_text(told)
+    missed = {**sgd, "best": None, "repeats": {}, "constraints": {"see": 1.0}}
+    *lines, last = status_text({**told, "finished": True, "studies": [missed]}).splitlines()
+    assert "    no trial that was completed keeps the constraints" in lines
+    assert last == "next: samtune trials two"
+
+
+def test_a_curve_has_a_column_of_its_metric_once(
+    two: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = said(capsys, two, "show", "two", "sam:0").splitlines()
+    (heads,) = [line.split() for line in shown if line.startswith("epoch")]
+    assert heads.count("val_acc") == 1 and "train_loss" in heads
 
 
 def test_a_run_has_a_status_from_its_first_second(runs: Path) -> None:
