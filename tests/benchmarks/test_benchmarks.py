@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from test_sweep import record_of
 
-from benchmarks import aims, checkpoints, loop
+from benchmarks import aims, checkpoints, loop, run_speeds
 from benchmarks.process_tree import measure
 from benchmarks.reliability import passed
 from benchmarks.scale_sweep import _play
@@ -167,3 +169,32 @@ def test_what_a_checkpoint_holds_up_is_timed_beside_what_it_did_at_first() -> No
     assert found["megabytes"] > 0.05
     assert found["held_s"].keys() == found["of_an_epoch"].keys()
     assert all(seconds > 0 for seconds in found["held_s"].values())
+
+
+def test_the_speed_of_a_run_is_that_of_all_its_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = pd.Timestamp("2026-01-01", tz="UTC")
+    hour = pd.Timedelta(hours=1)
+    trials = pd.DataFrame(
+        {
+            "variant": ["sgd", "sgd", "sam", "sam"],
+            "epochs_done": [4, 2, 4, 0],
+            "budget_max": 4.0,
+            "n_train": 100,
+            "train_s": [3.0, 2.0, 8.0, 0.0],
+            "data_s": [1.0, 0.0, 2.0, 0.0],
+            "eval_s": [2.0, 1.0, 2.0, 0.0],
+            "best_val_acc": [0.5, 0.75, 0.8, None],
+            "started_at": begun,
+            "ended_at": [begun + hour / 2, begun + hour, begun + hour, begun + hour],
+        }
+    )
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "trials.parquet").touch()
+    table = SimpleNamespace(to_pandas=lambda: trials)
+    monkeypatch.setattr(run_speeds.tables, "read", lambda path, name: table)
+    assert [line.split() for line in run_speeds.lines(tmp_path)[1:]] == [
+        ["run", "first", "sgd", "75.00", "100", "1.50", "2.5"],
+        ["run", "first", "sam", "80.00", "40", "3.00", "2.5"],
+    ]
