@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,29 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def lab_of(here: Path) -> Iterator[Callable[[str], str]]:
+    """Writes code as a module in the current folder and returns its name; gone after the test."""
+    name, path = f"lab_of_{here.name}", list(sys.path)
+
+    def write(code: str) -> str:
+        (here / f"{name}.py").write_text(code)
+        importlib.invalidate_caches()
+        return name
+
+    yield write
+    sys.path[:] = path
+    sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

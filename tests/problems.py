@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import contextmanager
 
@@ -281,3 +282,9 @@ def q(variant: type[Variant], momentum: float = 0.0, **knobs: object) -> tuple[V
     model = Quadratic()
     base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
     return variant(base, **knobs), model
+
+
+def snapshot(model: nn.Module, variant: Variant) -> object:
+    """All that a step may change: weights, buffers, and the state of the variant and its base."""
+    base = variant.state_dict()["state"]
+    return copy.deepcopy((dict(model.state_dict()), base, variant.memory))

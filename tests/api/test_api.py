@@ -36,12 +36,6 @@ def space(**words: Any) -> samtune.Space:
     return samtune.Space(**{**given, "mode": "max", "budget": BUDGET, **words})
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_a_function_made_in_a_function_is_searched_and_read(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,12 +47,6 @@ def space(trials: int = 3, **words: Any) -> samtune.Space:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def first(here: Path, monkeypatch: pytest.MonkeyPatch) -> samtune.Run:
     """A run of which nothing has been tried yet, made without a Ray."""
     text = "samtune: 1\ntrainable: sgd\nknobs: {lr: {min: 0.01, max: 0.1}}\nbudget: {trials: 4}\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from test_cli import typed
+from typed import typed
 
 SWEEP = """
 program: train.py

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_cli import typed
+from typed import typed
 
 from samtune.cli import cli
 from samtune.commands.tables import latex_table

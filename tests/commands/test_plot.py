@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import typed
 from test_record import STUDY, fill
+from typed import typed
 
 from samtune.record.record import Record
 

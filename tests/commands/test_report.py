@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_cli import typed
 from test_record import CONFIG, STUDY, fill
+from typed import typed
 
 import samtune
 from samtune.api import report

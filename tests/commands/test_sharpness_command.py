@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import typed
 from test_record import CONFIG, STUDY, message
+from typed import typed
 
 import samtune
 from samtune.api.sharpness import SETTINGS

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ray._raylet import Config as RayConfig
-from test_cli import typed
 from test_record import STUDY
 from test_sweep import record_of
+from typed import typed
 
 import samtune
 from samtune.cluster.start import Cluster, cluster

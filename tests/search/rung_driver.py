@@ -20,6 +20,16 @@ def made(mode: str, total: int, factor: float = 3, **words: Any) -> Rungs:
     return rungs_for(asha, LIMIT, "max", total)
 
 
+def some_of(seed: int, total: int) -> set[int]:
+    """A fifth of the trials, though never all."""
+    return {t for t in range(1, total) if random.Random(seed + t).random() < 0.2}
+
+
+def without(failing: set[int]) -> Callable[[int], float]:
+    """What a trial can use if these fail before the first milestone."""
+    return lambda trial: 0 if trial in failing else LIMIT
+
+
 class Driver:
     """Runs trials on `slots` under `rungs`, in an order drawn from `draw`, as an engine does.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rung_driver import LIMIT, Driver, distinct, kept, made
+from rung_driver import LIMIT, Driver, distinct, kept, made, some_of, without
 
 from samtune.record.rows import Verdict
 from samtune.search.rungs import PausingRungs
@@ -48,8 +48,7 @@ def test_halving_is_synchronous_successive_halving(
     seed: int, total: int, factor: int, slots: int, margin: float
 ) -> None:
     value = distinct(seed, total)
-    # Some fail before the first milestone, though never all.
-    failing = {t for t in range(1, total) if random.Random(seed + t).random() < 0.2}
+    failing = some_of(seed, total)
     rungs = made("halving", total, factor, tolerance=1)
     driver = Driver(
         rungs,
@@ -58,7 +57,7 @@ def test_halving_is_synchronous_successive_halving(
         value,
         slots,
         margin,
-        lives=lambda trial: 0 if trial in failing else LIMIT,
+        lives=without(failing),
     )
     levels = [int(level) for level in rungs.milestones]
     expected = halved(value, set(range(total)) - failing, levels, factor, margin)

@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rung_driver import LIMIT, MODES, Driver, made
+from rung_driver import LIMIT, MODES, Driver, made, some_of, without
 
 from samtune.record.rows import Verdict
 from samtune.search.rungs import RungForecast, forecast
@@ -60,7 +60,7 @@ def test_the_best_by_value_and_gain_are_rescued_when_all_have_been_judged(
 ) -> None:
     # Sums of these have no ties, which the estimates of two rungs could have otherwise.
     value = noisy(seed)
-    failing = {t for t in range(1, total) if random.Random(seed + t).random() < 0.2}
+    failing = some_of(seed, total)
     rungs = made("stop", total, factor, until=UNTIL, rescue=2)
     driver = Driver(
         rungs,
@@ -68,7 +68,7 @@ def test_the_best_by_value_and_gain_are_rescued_when_all_have_been_judged(
         random.Random(seed),
         value,
         slots,
-        lives=lambda trial: 0 if trial in failing else LIMIT,
+        lives=without(failing),
     )
     calls = [call for call in driver.calls if call[0] == "judge"]
     judged = list(zip(calls, driver.verdicts, strict=True))

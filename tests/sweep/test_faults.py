@@ -33,11 +33,11 @@
                                     test_killed_runs: test_a_run_is_stopped_from_elsewhere
 15  a lock is left                  it cannot be, the kernel's ends with its process:
                                     test_a_lock_ends_with_its_process
-16  Ctrl-C once, twice, in a write  test_cli: test_a_signal_stops_cleanly,
+16  Ctrl-C once, twice, in a write  test_stop: test_a_signal_stops_cleanly,
                                     test_signals: test_a_signal_in_a_write_stops,
                                     test_signals: test_a_signal_at_a_random_time,
                                     test_sweep: test_a_second_signal_ends_the_process_at_once
-17  SIGTERM, SIGHUP                 test_cli: test_a_signal_stops_cleanly,
+17  SIGTERM, SIGHUP                 test_stop: test_a_signal_stops_cleanly,
                                     test_signals: test_a_signal_in_a_write_stops,
                                     test_sweep: test_a_signal_asks_to_stop_unless_it_is_ignored
 18  half a space file               test_space_messages: test_files_that_are_no_space

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,15 +65,8 @@ Confirming = tuple[ConfirmStage, list[str]]
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.chdir(tmp_path)
-    name = f"plans_{tmp_path.name}"
-    Path(f"{name}.py").write_text(LAB)
-    importlib.invalidate_caches()
-    path = list(sys.path)
-    yield name
-    sys.path[:] = path
-    sys.modules.pop(name, None)
+def lab(lab_of: Callable[[str], str]) -> str:
+    return lab_of(LAB)
 
 
 def rows_of(lab: str, *rows: str) -> list[SearchSpace]:

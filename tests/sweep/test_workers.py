@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,15 +48,8 @@ confirm: {{top: 1, seeds: 3}}
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.chdir(tmp_path)
-    name = f"waiting_{tmp_path.name}"
-    Path(f"{name}.py").write_text(LAB)
-    importlib.invalidate_caches()
-    path = list(sys.path)
-    yield name
-    sys.path[:] = path
-    sys.modules.pop(name, None)
+def lab(lab_of: Callable[[str], str]) -> str:
+    return lab_of(LAB)
 
 
 def swept(runs: Path, trainable: str, mode: str, on: Cluster) -> tuple[Record, list[str]]:
@@ -80,9 +71,9 @@ def swept(runs: Path, trainable: str, mode: str, on: Cluster) -> tuple[Record, l
 
 @pytest.mark.parametrize("mode", ["stop", "promote", "halving"])
 def test_two_workers_serve_both_stages(
-    two_slots: Cluster, runs: Path, here: str, mode: str
+    two_slots: Cluster, runs: Path, lab: str, mode: str
 ) -> None:
-    record, made = swept(runs, f"{here}:train", mode, two_slots)
+    record, made = swept(runs, f"{lab}:train", mode, two_slots)
     with record:
         assert made == ["search", "confirm after search ended"]
         kinds = [event["kind"] for event in record.events()]
@@ -97,9 +88,9 @@ def test_two_workers_serve_both_stages(
 
 
 def test_a_trainable_that_returns_by_itself_is_served_as_well(
-    two_slots: Cluster, runs: Path, here: str
+    two_slots: Cluster, runs: Path, lab: str
 ) -> None:
-    record, _ = swept(runs, f"{here}:returns", "stop", two_slots)
+    record, _ = swept(runs, f"{lab}:returns", "stop", two_slots)
     with record:
         states = {t.config.knobs["lr"]: t.state for t in record.trials(stage="search")}
         assert states[0.1] == "error" and states[0.5] == "completed"

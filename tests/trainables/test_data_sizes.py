@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_sets import folder_of, typed
+from tiny_sets import folder_of
+from typed import typed
 
 from samtune.optimizers.knobs import KnobError
 from samtune.space.search_space import SearchSpace

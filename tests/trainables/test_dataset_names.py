@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_sets import folder_of, left_in, typed
+from tiny_sets import folder_of, left_in
+from typed import typed
 
 from samtune.space.search_space import SearchSpace, SpaceError
 from trainables.data import DataError, load, open_test

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_sets import cifar10_files, left_in, official, pixels, refused, tar_of, typed
+from tiny_sets import cifar10_files, left_in, official, pixels, refused, tar_of
+from typed import typed
 
 from trainables import datasets
 from trainables.data import DataError, load, open_test

@@ -15,7 +15,6 @@ import pytest
 from conftest import CIFAR10
 from PIL import Image
 
-from samtune.cli import main
 from trainables.data import DataError
 from trainables.datasets import catalogue
 from trainables.datasets.archive import ARCHIVES
@@ -26,13 +25,6 @@ CLASSES = ("ant", "bee", "cow")
 def left_in(root: Path) -> list[str]:
     """What there is but for locks."""
     return sorted(path.name for path in root.glob("*") if path.suffix != ".lock")
-
-
-def typed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def pixels(count: int, seed: int, side: int = 32) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_look import message, typed
+from test_look import message
 from test_sweep import record_of
+from typed import typed
 
 from analysis.statistics import until_decided
 from samtune.cluster.size import TrialSize

@@ -16,9 +16,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 from problems import PAIRS
+from typed import typed
 
 from benchmarks.scale_tables import make_run
-from samtune.cli import main
 from samtune.commands.trials import _STATES
 from samtune.optimizers import VARIANTS, base_of
 from samtune.record import curves as exporting
@@ -101,14 +101,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
             more = {"source": best.trial, "rank": 0, "bundle": bundle}
             add(record, 0, bundle + 1, values, "completed", **more)
     return runs
-
-
-def typed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    out, err = capsys.readouterr()
-    code = ended.value.code
-    return code if isinstance(code, int) else int(code is not None), out, err
 
 
 def said(capsys: pytest.CaptureFixture[str], two: Path, *words: str) -> str:

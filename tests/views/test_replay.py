@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typed import typed
 
 from benchmarks.rung_curves import TABLE
 from benchmarks.rungs import row as measure
 from benchmarks.rungs import searches
-from samtune.cli import main
 from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import State
@@ -178,13 +178,6 @@ def message(epoch: int, used: float, value: float) -> dict[str, Any]:
         "checkpoint_sha256": None,
         "facts": {"n_val": 2400},
     }
-
-
-def typed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_the_curves_are_read_with_errors_and_without_what_was_repeated(runs: Path) -> None:

@@ -55,6 +55,17 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.C
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
+def pooled_head(maps: int, classes: int) -> list[nn.Module]:
+    """Return the layers from the last maps (N, maps, h, w) to logits (N, classes)."""
+    return [
+        nn.BatchNorm2d(maps),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(maps, classes),
+    ]
+
+
 def initialise(network: nn.Module) -> None:
     """Draw the weights as the papers' own code does, which is descended from fb.resnet.torch.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.models.parts import convolution, initialise, stem
+from trainables.models.parts import convolution, initialise, pooled_head, stem
 from trainables.models.shakedrop import ShakeDrop
 
 
@@ -82,13 +82,6 @@ def pyramidnet(
         keep = 1 - k / (2 * blocks) if shakedrop else None
         layers.append(Block(maps, width, stride, bottleneck, keep))
         maps = width * 4 if bottleneck else width
-    network = nn.Sequential(
-        *layers,
-        nn.BatchNorm2d(maps),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(maps, classes),
-    )
+    network = nn.Sequential(*layers, *pooled_head(maps, classes))
     initialise(network)
     return network

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.models.parts import convolution, dropout, initialise, stem
+from trainables.models.parts import convolution, dropout, initialise, pooled_head, stem
 
 
 class Block(nn.Module):
@@ -57,13 +57,6 @@ def wide_resnet(
             stride = 2 if group and not index else 1
             layers.append(Block(maps, outputs, stride, drop))
             maps = outputs
-    network = nn.Sequential(
-        *layers,
-        nn.BatchNorm2d(maps),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(maps, classes),
-    )
+    network = nn.Sequential(*layers, *pooled_head(maps, classes))
     initialise(network)
     return network
