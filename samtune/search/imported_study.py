@@ -58,17 +58,26 @@ def from_optuna(source: str, study_name: str | None = None) -> Converted:
             knobs[name] = _knob(distribution)
         except ValueError as error:
             found.left_out.append(f"{name}: {error}")
-    mode = "min" if study.directions[0] == StudyDirection.MINIMIZE else "max"
-    if len(study.directions) > 1:
-        found.left_out.append("further objectives: samtune searches by the first")
+    metrics = _metrics(study)
+    metric, mode = next(iter(metrics.items()))
     ended = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     found.space["budget"] = {"kind": "epochs", "per_trial": 10, "trials": max(len(ended), 1)}
     found.left_out.append("budget: a study has none; 10 epochs per trial are assumed")
-    found.space["search"] = {"metric": "value", "mode": mode}
+    one = {"metric": metric, "mode": mode}
+    found.space["search"] = one if len(metrics) == 1 else {"metrics": metrics}
     starts = _starts(ended, knobs, mode)
     if starts:
         found.space["search"]["first"] = starts
     return found
+
+
+def _metrics(study: optuna.Study) -> dict[str, str]:
+    """Return the objectives with their better ends; `value`, `value_2`, ... without good names."""
+    modes = ["min" if each == StudyDirection.MINIMIZE else "max" for each in study.directions]
+    numbered = ["value", *(f"value_{k}" for k in range(2, len(modes) + 1))]
+    names = study.metric_names or numbered
+    good = len(set(names)) == len(modes) and all(map(NAME.fullmatch, names))
+    return dict(zip(names if good else numbered, modes, strict=True))
 
 
 def _starts(

@@ -75,3 +75,21 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         from_optuna(str(tmp_path / "text"))
     with pytest.raises(SpaceError, match="nosuch://x cannot be read as an Optuna storage"):
         from_optuna("nosuch://x")
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_several_objectives_are_several_metrics(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(study_name="s", storage=url, directions=["maximize", "minimize"])
+    for lr in (0.1, 0.4):
+        study.enqueue_trial({"lr": lr})
+    study.optimize(lambda trial: (trial.suggest_float("lr", 0.0, 1.0), 1.0), n_trials=2)
+    found = from_optuna(url)
+    assert found.space["search"]["metrics"] == {"value": "max", "value_2": "min"}
+    assert found.space["search"]["first"] == [{"lr": 0.4}, {"lr": 0.1}]
+    assert not any("objective" in sentence for sentence in found.left_out)
+    study.set_metric_names(["val_acc", "see"])
+    space = SearchSpace.from_text(from_optuna(url).text, "study", "study.yaml")
+    assert space.search.aims.metrics == {"val_acc": "max", "see": "min"}
+    study.set_metric_names(["val_acc", "see per epoch"])
+    assert [*from_optuna(url).space["search"]["metrics"]] == ["value", "value_2"]
