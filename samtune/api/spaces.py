@@ -153,6 +153,11 @@ def _shown(reference: Reference) -> str:
     return str(reference)
 
 
+def _flow(value: object) -> str:
+    """Return a map as YAML has it on one line."""
+    return json.dumps(value).replace('"', "")
+
+
 def disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
     """Return a sentence for each setting that the spaces of one run must share but do not."""
     names = [space.name for space in spaces]
@@ -162,13 +167,15 @@ def disagreements(spaces: Sequence[SearchSpace]) -> list[str]:
     ]
     wanted: list[tuple[str, set[str]]] = [
         ("budget.kind", {space.budget.kind for space in spaces}),
-        ("search.metric", {space.search.metric for space in spaces}),
-        ("search.mode", {space.search.mode for space in spaces}),
         ("confirm.seeds", {str(space.confirm.seeds) for space in spaces}),
+        ("search.constraints", {_flow(space.search.constraints) for space in spaces}),
     ]
-    for word in ("metrics", "constraints"):
-        said = {json.dumps(getattr(space.search, word)) for space in spaces}
-        wanted.append((f"search.{word}", {text.replace('"', "") for text in said}))
+    if any(space.search.metrics for space in spaces):
+        aims = {_flow(dict(space.search.aims.metrics)) for space in spaces}
+        wanted.append(("search.metrics", aims))
+    else:
+        wanted.append(("search.metric", {space.search.metric for space in spaces}))
+        wanted.append(("search.mode", {space.search.mode for space in spaces}))
     if not any(space.member.study for space in spaces):
         wanted.append(("budget.per_trial", {f"{space.budget.per_trial:g}" for space in spaces}))
         wanted += [

@@ -102,6 +102,12 @@ def test_mistakes_outside_a_space(here: Path, capsys: pytest.CaptureFixture[str]
     Path("easy.yaml").write_text("samtune: 1\nextends: sam\ntask: {label_noise: 0}\n")
     code, _, err = typed(capsys, "run", "sgd", "easy.yaml")
     assert code == 2 and "must agree on task.label_noise" in err
+    aims = "samtune: 1\nextends: sam\nsearch: {metrics: {val_loss: min, val_acc: max}}\n"
+    Path("aims.yaml").write_text(aims)
+    code, _, err = typed(capsys, "run", "sgd", "aims.yaml")
+    both = "{val_acc: max} and {val_loss: min, val_acc: max}"
+    assert code == 2 and f"must agree on search.metrics, and these say {both}" in err
+    assert "search.metric," not in err and "search.mode," not in err
     code, _, err = typed(capsys, "run", "sgd", "--set", "search.metric=test_acc")
     assert code == 2 and "choose on the test split" in err
     code, _, err = typed(capsys, "run", "sgd", "--set", "search.mode=min")
