@@ -1,4 +1,4 @@
-"""What stands beside the mean over tasks and decides nothing: shares, costs and transfers.
+"""Figures beside the mean over tasks, which decide nothing: shares, costs and transfers.
 
 No figure here has an interval: a bootstrap over so few seeds and tasks would be too narrow.
 """

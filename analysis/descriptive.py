@@ -85,7 +85,7 @@ class Plateau:
 
     @property
     def decades(self) -> float:
-        """Return log10(hi / lo)."""
+        """The width log10(hi / lo)."""
         return math.log10(self.hi / self.lo)
 
 

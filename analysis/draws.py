@@ -1,4 +1,4 @@
-"""What the trials of a row say apart from their winner: draws, radii and stops.
+"""Figures of all trials of a row, not of their winner alone: draws, radii and stops.
 
 Trials that were drawn independently of each other, as by `random` and `sobol`, are a sample of the
 space. It says how good a search of fewer trials is expected to be, and how wide the good part of

@@ -1,4 +1,4 @@
-"""What the figures of `benchmarks.loop` say of the aims of the GPU path."""
+"""The aims of the GPU path, compared with the figures of `benchmarks.loop`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a checkpoint holds up the training: `python -m benchmarks.checkpoints`.
+"""The time that training waits for a checkpoint: `python -m benchmarks.checkpoints`.
 
 A ResNet-18 for CIFAR and its SGD with momentum are saved as the loop saves them: copied by the
 training, then hashed and written by a thread. Beside it stands the same checkpoint written by the

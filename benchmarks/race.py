@@ -1,4 +1,4 @@
-"""What the race of a study saves, and how often it loses the best row: simulated studies.
+"""The saving of a study's race, and how often it loses the best row: simulated studies.
 
 Each simulated study has 22 rows and five searches. A row has a true accuracy; each search adds the
 spread between searches (`tau`), each seed bundle a noise that all rows share in part (`rho`), as

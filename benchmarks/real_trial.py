@@ -19,7 +19,7 @@ from trainables.split import Split
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained: the network, the images of an epoch, the epochs and the batch."""
+    """The size of a trial: its network, the images of an epoch, the epochs and the batch."""
 
     model: str
     train: int
@@ -35,7 +35,7 @@ SMALL = Size("small_cnn", 128, 64, 3, 64)
 
 
 def images(size: Size) -> TrainVal:
-    """Random images in place of a data set, so that no file is needed."""
+    """Return random images in place of a data set; no file is needed."""
     draw = torch.Generator().manual_seed(0)
     count = size.train + size.val
     store = torch.randint(256, (count, *plain_loops.SHAPE), dtype=torch.uint8, generator=draw)

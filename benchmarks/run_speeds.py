@@ -1,4 +1,4 @@
-"""How fast the trials of runs trained, and how well: `python -m benchmarks.run_speeds RUNS`.
+"""Speed and scores of the trials of runs: `python -m benchmarks.run_speeds RUNS`.
 
 RUNS is a folder of runs. Each variant of each run has a line: its best validation accuracy, images
 per second of training, seconds of an epoch with its evaluation, and full trials an hour of all

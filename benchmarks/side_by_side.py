@@ -64,7 +64,7 @@ def _figure(size: Size, ends: _Ends, count: int) -> dict[str, float]:
 
 
 def _by_mps(train: _Ends, gpus: float, count: int) -> list[list[float]]:
-    """Raises RunError where there is no MPS."""
+    """Train by MPS on shares of a GPU. Raise RunError where there is none."""
     if not gpus:
         raise RunError("MPS is for GPUs")
     with (

@@ -201,7 +201,7 @@ class FullStep:
 
     @property
     def see(self) -> float:
-        """Return the cost of the passes, (forward + 2 backward) / 3, as multiples of a batch."""
+        """The cost of the passes, (forward + 2 backward) / 3, as multiples of a batch."""
         return sum(size * (3 if backward else 1) for size, backward in self.passes) / (
             3 * len(self.inputs)
         )

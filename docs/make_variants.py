@@ -15,7 +15,7 @@ from samtune.optimizers import BASES, VARIANTS, Knob, Variant
 
 
 class About(NamedTuple):
-    """What the page says about a variant that its code does not say in a line."""
+    """The words of the page about a variant that its code does not have in a line."""
 
     rule: str
     copies: str

@@ -93,7 +93,7 @@ class Average:
 
     @property
     def begun(self) -> bool:
-        """Whether it differs from the model."""
+        """True if it differs from the model."""
         return int(self._averaged.n_averaged) > 0
 
     @torch.no_grad()

@@ -48,7 +48,7 @@ class RankShare:
 
     @property
     def size(self) -> int:
-        """Return the number of its samples."""
+        """The number of its samples."""
         stop: int = self.rows.stop
         return stop - int(self.rows.start)
 

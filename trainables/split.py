@@ -37,11 +37,11 @@ class Batch(Protocol):
 
     @property
     def shape(self) -> torch.Size:
-        """Return the shape (B, C, H, W)."""
+        """The shape (B, C, H, W)."""
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the images."""
+        """The device of the images."""
 
     def split(self, size: int, /) -> Iterable[Tensor]:
         """Yield the images in order, `size` at a time; each yield may overwrite the last."""
@@ -56,12 +56,12 @@ class Selection:
 
     @property
     def shape(self) -> torch.Size:
-        """Return the shape (B, C, H, W)."""
+        """The shape (B, C, H, W)."""
         return torch.Size((len(self.rows), *self.images.shape[1:]))
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the images."""
+        """The device of the images."""
         return self.images.device
 
     def split(self, size: int, /) -> Iterator[Tensor]:

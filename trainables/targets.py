@@ -31,7 +31,7 @@ class Mixer:
 
     @property
     def mixes(self) -> bool:
-        """Return True if images are mixed."""
+        """True if images are mixed."""
         return bool(self.mixup or self.cutmix)
 
     def start(self, epoch: int) -> None:

@@ -24,7 +24,7 @@ def spaces() -> None:
 @spaces.command("list")
 @json_option
 def list_spaces(as_json: bool) -> None:
-    """The shipped spaces."""
+    """List the shipped spaces."""
     paths = shipped()
     if as_json:
         click.echo(
@@ -70,7 +70,7 @@ def check_spaces(files: tuple[str, ...], overrides: tuple[str, ...], on: str | N
 
 @spaces.command("schema")
 def print_schema() -> None:
-    """The JSON Schema of space files, for editors."""
+    """Print the JSON Schema of space files, for editors."""
     click.echo(json.dumps(space_schema(), indent=2))
 
 

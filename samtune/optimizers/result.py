@@ -1,4 +1,4 @@
-"""What a step gives back, and what it costs."""
+"""The result of a step, and its cost."""
 
 from __future__ import annotations
 

@@ -281,8 +281,15 @@ class TwoPass(Sharpened):
             return self.gradient(oracle)
 
     def ascent(self, g: Gradients, oracle: GradientOracle) -> Ascent:
-        """Return eps by this variant's equations; the tensors of g may be changed for it."""
-        raise NotImplementedError
+        """Return eps by this variant's equations; the tensors of g may be changed for it.
+
+        A variant defines this method, or `sharp`.
+        """
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} does not say how it perturbs: give it a method `ascent(self, g, oracle)` "
+            "that returns eps, or one `sharp(self, oracle)` that returns the direction"
+        )
 
 
 def _parameters_of_norms(model: nn.Module) -> set[Tensor]:

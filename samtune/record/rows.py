@@ -61,7 +61,7 @@ class StudyRow:
 
     @property
     def aims(self) -> Aims:
-        """What it improves, and its constraints."""
+        """The metrics that it improves, and its constraints."""
         return Aims.of(self.settings)
 
     @property

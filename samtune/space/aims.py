@@ -1,4 +1,4 @@
-"""What a search improves, and the limits that its winner keeps."""
+"""The metrics that a search improves, and the limits that its winner keeps."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Aims:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one metric."""
+        """True if there is more than one metric."""
         return len(self.metrics) > 1
 
     @property
     def reported(self) -> tuple[str, ...]:
-        """What every report must have, beside the first metric."""
+        """The metrics that every report must have, beside the first."""
         first, *others = self.metrics
         names = [part for name in (*others, *self.limits) for part in _MADE_OF.get(name, (name,))]
         return tuple(name for name in dict.fromkeys(names) if name != first)

@@ -47,7 +47,7 @@ class Attempt:
 
     @property
     def seconds(self) -> float:
-        """Return how long ago the attempt started."""
+        """The seconds since the attempt started."""
         return time.monotonic() - self.started
 
     def recall(self, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""What the stages have in common that run trials of a search again on fresh seeds."""
+"""The base of the stages that run trials of a search again on fresh seeds."""
 
 from __future__ import annotations
 

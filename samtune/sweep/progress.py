@@ -64,12 +64,12 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """Return how many trials have ended."""
+        """The number of trials that have ended."""
         return sum(count for state, count in self.states.items() if state not in _OPEN)
 
     @property
     def seconds(self) -> float:
-        """Return how long the stage has run since it was started or resumed."""
+        """The seconds since the stage was started or resumed."""
         return time.monotonic() - self.started
 
     @property

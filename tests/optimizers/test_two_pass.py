@@ -346,3 +346,13 @@ def test_the_second_weights_lie_in_memory_as_the_first_ones_do():
         [second] = moved([w], [d], factor, keep=False)
         assert second.stride() == w.stride()
         torch.testing.assert_close(second, expected)
+
+
+def test_a_variant_of_ones_own_is_told_which_method_it_lacks():
+    class Half(TwoPass):
+        name = "half"
+
+    model = seeded(plain_net)
+    half = Half(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(TypeError, match=r"Half does not say .* `ascent\(self, g, oracle\)`"):
+        train(half, model, batches(1))

@@ -62,7 +62,6 @@ def test_names_are_checked_without_torchvision() -> None:
 
 @pytest.mark.slow
 def test_torchvisions_classifiers_by_name() -> None:
-    pytest.importorskip("torchvision")
     check_name("torchvision:efficientnet_b0")
     with pytest.raises(ModelError, match="no classifier 'resnet5O'; did you mean 'resnet50'"):
         check_name("torchvision:resnet5O")

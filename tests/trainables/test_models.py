@@ -85,7 +85,8 @@ def test_shakedrop_and_stochastic_depth_add_no_weights() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "pixels"), [("resnet18", 65), ("resnet50", 96)])
 def test_above_64_pixels_resnets_are_torchvisions(name: str, pixels: int) -> None:
-    models = pytest.importorskip("torchvision.models")
+    from torchvision import models
+
     ours = build(name, (3, pixels, pixels), 10, 1).eval()
     theirs = models.get_model(name, weights=None, num_classes=10).eval()
     shapes = [value.shape for value in theirs.state_dict().values()]

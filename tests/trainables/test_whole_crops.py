@@ -66,7 +66,8 @@ def test_a_random_part_comes_from_the_whole_image(wide: str) -> None:
 
 
 def test_the_parts_are_those_of_random_resized_crop() -> None:
-    v2 = pytest.importorskip("torchvision.transforms.v2")
+    from torchvision.transforms import v2
+
     torch.manual_seed(2)
     picture = [torch.empty(3, TALL, WIDE)]
     theirs = [v2.RandomResizedCrop(SIDE).make_params(picture) for _ in range(3000)]

@@ -32,12 +32,12 @@ class Archive:
 
     @property
     def file(self) -> str:
-        """Return the file's name."""
+        """The file's name."""
         return self.url.rsplit("/", 1)[-1]
 
     @property
     def origin(self) -> dict[str, str | None]:
-        """Return the manifest's entry for the archive."""
+        """The manifest's entry for the archive."""
         return {"url": self.url, "md5": self.md5, "sha256": self.sha256}
 
 

@@ -64,7 +64,7 @@ class PathSet:
 
     @property
     def slug(self) -> str:
-        """Return the name of the folder of the memory maps."""
+        """The name of the folder of the memory maps."""
         column = f"#{self.labels}" if self.labels else ""
         words = f"{self.form}:{self.folder}{column} {self.image_size}"
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", self.folder.name)[:40]

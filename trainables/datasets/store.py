@@ -50,7 +50,7 @@ class Pixels:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of the images in bytes."""
+        """The size of the images in bytes."""
         return int(np.prod(self.shape))
 
 
