@@ -43,9 +43,17 @@ def place(runs: Path, word: str) -> Path:
     Raises:
         RunError: the word is no name for a run, and no folder of one (exit code 2).
     """
-    if os.sep in word and "\0" not in word and (Path(word) / "sweep.db").is_file():
-        return Path(word).absolute()
-    return runs.absolute() / check_name(word)
+    if os.sep not in word or "\0" in word:
+        return runs.absolute() / check_name(word)
+    folder = Path(word).absolute()
+    if not (folder / "sweep.db").is_file():
+        beside = ", ".join(names(folder.parent)) or "none"
+        raise RunError(
+            f"{word!r} is no name for a run, and no folder of one; runs in {folder.parent}: "
+            f"{beside}",
+            exit_code=2,
+        )
+    return folder
 
 
 def refuse_taken(runs: Path, name: str) -> None:

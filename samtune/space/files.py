@@ -230,8 +230,17 @@ class _Reader:
 
 
 def merge(below: Node, above: Node, path: tuple[str, ...] = ()) -> Node:
-    """Return `above` on top of `below`; maps are merged, and null removes a part of a knob."""
+    """Return `above` on top of `below`; maps are merged, and null removes a part of a knob.
+
+    The metrics of a search are taken as a whole, since their order has a meaning, and replace the
+    one metric of a search, as that one replaces them.
+    """
     merged = dict(_entries(below))
+    if path == ("search",):
+        said = _entries(above).keys()
+        gone = {"metric", "mode", "metrics"} if "metrics" in said else set()
+        gone |= {"metrics"} if said & {"metric", "mode"} else set()
+        merged = {word: node for word, node in merged.items() if word not in gone}
     for word, node in _entries(above).items():
         known = merged.get(word)
         removes = path[:1] == ("knobs",) or (not path and word == "points")

@@ -74,7 +74,8 @@ def test_a_run_is_named_by_its_folder_too(
     assert typed(capsys, "rm", str(folder.with_name("first")), "--yes")[0] == 0
     assert [path.name for path in folder.parent.iterdir()] == ["two"]
     code, _, err = typed(capsys, "best", str(folder))
-    assert code == 2 and f"{str(folder)!r} is no name for a run" in err
+    assert code == 2 and f"{str(folder)!r} is no name for a run, and no folder of one" in err
+    assert f"runs in {folder.parent}: two" in err
 
 
 def test_a_run_is_removed_only_when_that_is_confirmed(

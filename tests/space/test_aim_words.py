@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,26 @@ def test_an_aim_that_is_equal_for_all_trials_is_a_warning_and_a_misplaced_word_i
         space({}, constraints={"see": 1})
     with pytest.raises(SpaceError, match="'row' is not a known word here"):
         space({}, row="sam")
+
+
+def test_the_metrics_of_a_file_replace_those_that_it_extends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    two = "{metrics: {val_acc: max, val_loss: min}, constraints: {s_per_step: 1}}"
+    Path("two.yaml").write_text(f"samtune: 1\nextends: sam\nsearch: {two}\n")
+    Path("one.yaml").write_text("samtune: 1\nextends: sam\nsearch: {metric: val_acc}\n")
+    for below, search, metrics in (
+        ("two", "{metrics: {val_loss: min, val_acc: max}}", ["val_loss", "val_acc"]),
+        ("two", "{metric: val_loss, mode: min}", ["val_loss"]),
+        ("one", "{metrics: {val_loss: min, val_acc: max}}", ["val_loss", "val_acc"]),
+        ("one", "{mode: max}", ["val_acc"]),
+        ("two", "{constraints: {see: 20}}", ["val_acc", "val_loss"]),
+    ):
+        Path("mine.yaml").write_text(f"samtune: 1\nextends: {below}.yaml\nsearch: {search}\n")
+        aims = SearchSpace.load("mine.yaml").search.aims
+        assert [*aims.metrics] == metrics
+    assert aims.limits == {"s_per_step": 1, "see": 20}
 
 
 def test_one_metric_or_limit_is_set_by_its_own_path() -> None:
