@@ -119,25 +119,29 @@ class Trial:
                 self.saver.close()
 
     def _compile(self) -> None:
-        """Compile what training and evaluation run, before the clock of the training starts.
-
-        Nothing that the trial uses later is changed by it.
-        """
+        """Compile all that the trial runs before its clock starts; change nothing else."""
         if not self.precision.compiled:
             return
         state = checkpoint.rng_state(self.device)
-        count = min(self.meter.batch_size, len(self.val))
+        whole = self.meter.batch_size
+        last = self.meter.n_train % whole
+        with compiling():
+            # On a CPU torch has other kernels for small batches, as the last one may be.
+            for count in (whole, last) if last else (whole,):
+                self._pass_once(min(count, len(self.val)))
+        checkpoint.restore_rng(state, self.device)
+
+    def _pass_once(self, count: int) -> None:
+        """Evaluate and differentiate `count` images."""
         few = dataclasses.replace(
             self.val, rows=self.val.rows[:count], labels=self.val.labels[:count]
         )
+        self.predict(few)
         [(images, labels)] = few.batches(torch.arange(count), count, self.device)
         inputs = self.predict.normalise(images)
         inputs = inputs.contiguous(memory_format=self.precision.memory_format)
-        with compiling():
-            self.predict(few)
-            self.frozen.train()
-            self.steps.differentiate(inputs, labels)
-        checkpoint.restore_rng(state, self.device)
+        self.frozen.train()
+        self.steps.differentiate(inputs, labels)
 
     def _epoch(self) -> bool:
         """Train and evaluate for an epoch, and report it; return whether all is finite."""
