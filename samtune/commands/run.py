@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import click
 
 import samtune
+from analysis.verdicts import compare
 from samtune.api.growth import is_space, run_named
 from samtune.api.launch import LaunchOptions
 from samtune.api.run import Interrupted, Run
 from samtune.api.spaces import resolved
-from samtune.commands.board import print_board
+from samtune.commands.board import print_board, print_fronts
 from samtune.commands.options import (
     json_option,
     launch_options,
@@ -229,7 +231,12 @@ def _answer(train: Callable[[], Run], as_json: bool) -> int:
 
 def _say_all(run: Run, as_json: bool) -> None:
     """Print the leaderboard, and say what has failed and where the files are."""
-    print_board(run.leaderboard, run.pairs, "json" if as_json else "table")
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [Path(scratch)]
+        run.export(folders[0])
+        print_board(*compare(folders), "json" if as_json else "table", folders)
+        if not as_json:
+            print_fronts(folders, "table")
     if run.exit_code in {1, 3}:
         reasons = dict.fromkeys(error["reason"] for error in run.status()["errors"])
         for reason in [*reasons][:3]:

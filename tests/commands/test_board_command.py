@@ -9,7 +9,9 @@ from pathlib import Path
 import full_run
 import pytest
 
+from samtune.api.run import Run
 from samtune.cli import main
+from samtune.commands.run import _say_all
 from samtune.record import tables
 
 LATEX = r"""\begin{table}
@@ -111,6 +113,11 @@ def test_every_form_of_a_board_has_the_front_of_several_aims(
     first = told["fronts"][0]
     assert first["metrics"] == {"val_acc": pytest.approx(0.85), "see": 2.0}
     assert first["knobs"] and len(told["fronts"]) == 6
+    # A run that has ended says the same.
+    _say_all(Run(run), as_json=True)
+    assert json.loads(capsys.readouterr().out)["fronts"] == told["fronts"]
+    _say_all(Run(run), as_json=False)
+    assert "Pareto front: the full" in capsys.readouterr().out
     lines = printed(run, capsys, "r", "--format", "csv", "--by", "search").splitlines()
     at = lines[0].split(",").index("pareto_trials")
     (row,) = csv.reader([line for line in lines if "sam search 2" in line])
