@@ -77,10 +77,14 @@ class Batch:
         """The device of the samples."""
         return next(t.device for t in tensors(self.inputs) if self._has_samples(t))
 
-    @property
-    def has_graph(self) -> bool:
-        """True if an input was computed from something that requires a gradient."""
-        return any(t.grad_fn is not None for t in tensors(self.inputs))
+    def check_no_graph(self) -> None:
+        """Raise ValueError if an input was computed from something that requires a gradient."""
+        if any(t.grad_fn is not None for t in tensors(self.inputs)):
+            raise ValueError(
+                "the inputs were computed from tensors that require a gradient, and only one "
+                "backward pass can go through that graph; compute them in the model's forward, or "
+                "detach() them"
+            )
 
     def _has_samples(self, t: Tensor) -> bool:
         return t.dim() > 0 and len(t) == self.count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,19 @@ from samtune.optimizers.batch import Batch, Index, detached, joined
 from samtune.optimizers.buffers import Buffers, release, snapshot
 from samtune.optimizers.cosine import Cosine
 from samtune.optimizers.finite import FiniteCheck
-from samtune.optimizers.passes import Forward, LossFunction, check_model, differentiate, per_sample
+from samtune.optimizers.passes import (
+    Forward,
+    LossFunction,
+    check_model,
+    differentiate,
+    per_sample,
+    too_few_explained,
+)
 from samtune.optimizers.processes import Processes
 from samtune.optimizers.randomness import Replay, generators
 from samtune.optimizers.reals import real
 from samtune.optimizers.scaling import LossScaling
-from samtune.optimizers.tensors import Gradients, accumulate_, alike
+from samtune.optimizers.tensors import Gradients, accumulate_, alike, weighted_mean
 
 
 class GradientOracle:
@@ -267,9 +273,9 @@ class GradientOracle:
             self.backward_samples += part.backward_samples
             parts.append(part)
         shares = [len(p) / len(self) for p in parts]
-        self.loss = _mean([p.loss for p in parts], shares)
-        self.sharp_loss = _mean([p.sharp_loss for p in parts], shares)
-        self.cosine = _mean([p.cosine for p in parts], shares)
+        self.loss = weighted_mean([p.loss for p in parts], shares)
+        self.sharp_loss = weighted_mean([p.sharp_loss for p in parts], shares)
+        self.cosine = weighted_mean([p.cosine for p in parts], shares)
         self.outputs = joined([part.outputs for part in parts], counts)
         self._finite.settle()
 
@@ -280,16 +286,8 @@ class GradientOracle:
         passes: a part is the samples that all processes have in it.
         """
         of_all = self._processes.sizes(len(self), self.batch.device)
-        least = self._least(of_process=False)
-        count = sizes.most_parts(min(count, *of_all), sum(of_all), least)
-        count = min(sizes.most_parts(count, n, self._least()) for n in of_all)
-        splits = [sizes.even(n, count) for n in of_all]
-        samples = [sum(part) for part in zip(*splits, strict=True)]
-        ends = list(itertools.accumulate(sizes.even(len(self), count), initial=0))
-        return [
-            (slice(*ends_of), n / sum(of_all))
-            for ends_of, n in zip(itertools.pairwise(ends), samples, strict=True)
-        ]
+        least, least_own = self._least(of_process=False), self._least()
+        return sizes.common_parts(count, of_all, len(self), least, least_own)
 
     def largest(self, scores: Tensor, share: float) -> Tensor:
         """Return the indices of the ceil(share b) samples with the largest scores.
@@ -303,15 +301,7 @@ class GradientOracle:
             share: from 0 to 1.
         """
         processes = self._processes if self._averages else Processes(None)
-        of_all, own = processes.joined(scores)
-        least = min(self._least(of_process=False), len(of_all))
-        places: Tensor = of_all.topk(max(least, math.ceil(share * len(of_all)))).indices
-        if not processes.alone:
-            places = places[(places >= own.start) & (places < own.stop)] - own.start
-            least = min(self._least(), len(scores))
-            if 0 < len(places) < least:
-                places = scores.topk(least).indices
-        return places
+        return processes.largest(scores, share, self._least(of_process=False), self._least())
 
     def shared(self, direction: Gradients) -> Gradients:
         """Return the direction for all processes: the average of theirs, unless they agree."""
@@ -338,16 +328,13 @@ class GradientOracle:
         counts = [len(batch)]
         if self.micro_batch is not None:
             counts = sizes.at_most(self.micro_batch, len(batch), self._least())
-        if parameters and self.batch.has_graph and (self.loss is not None or len(counts) > 1):
-            raise ValueError(
-                "the inputs were computed from tensors that require a gradient, and only one "
-                "backward pass can go through that graph; compute them in the model's forward, or "
-                "detach() them"
-            )
+        if parameters and (self.loss is not None or len(counts) > 1):
+            self.batch.check_no_graph()
         losses, outputs = [], []
         for part in batch.split(counts):
             with self._autocast():
-                out = self._outputs(part)
+                with too_few_explained(len(part), self._modules):
+                    out = self._forward(part.inputs)
                 each = per_sample(self.loss_fn(out, part.targets), len(part))
             self.forward_samples += len(part)
             if parameters:
@@ -366,18 +353,6 @@ class GradientOracle:
         elif index is None and self.sharp_loss is None:
             self.sharp_loss = mean
         return mean
-
-    def _outputs(self, batch: Batch) -> Any:
-        try:
-            return self._forward(batch.inputs)
-        except ValueError as error:
-            if len(batch) >= self._least(of_process=False):
-                raise
-            raise ValueError(
-                f"the model has BatchNorm, which cannot normalise a single sample ({error}); "
-                "choose a batch_size that leaves at least two samples in every batch, and no knob "
-                "of the variant that takes samples one by one"
-            ) from error
 
     def _least(self, *, of_process: bool = True) -> int:
         return sizes.least_samples(self._modules, of_process=of_process)
@@ -422,9 +397,3 @@ class GradientOracle:
         # Without synchronisation another process may make fewer passes, so it would not answer.
         if self._averages or (self._processes.alone and not self._is_part):
             self._finite.settle()
-
-
-def _mean(values: Sequence[Tensor | None], shares: Sequence[float]) -> Tensor | None:
-    """Return the mean weighted by shares, which add up to 1; None unless every value is there."""
-    known = [v * share for v, share in zip(values, shares, strict=True) if v is not None]
-    return torch.stack(known).sum() if len(known) == len(shares) else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from samtune.optimizers.batch import mapped
+from samtune.optimizers.sizes import least_samples
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -135,3 +137,18 @@ def _has_custom_function(loss: Tensor) -> bool:
         seen.add(node)
         found += [before for before, _ in node.next_functions]
     return any(isinstance(node, BackwardCFunction) for node in seen)
+
+
+@contextmanager
+def too_few_explained(samples: int, modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Explain an error of a forward pass over fewer samples than BatchNorm can normalise."""
+    try:
+        yield
+    except ValueError as error:
+        if samples >= least_samples(modules, of_process=False):
+            raise
+        raise ValueError(
+            f"the model has BatchNorm, which cannot normalise a single sample ({error}); "
+            "choose a batch_size that leaves at least two samples in every batch, and no knob "
+            "of the variant that takes samples one by one"
+        ) from error

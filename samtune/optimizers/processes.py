@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -79,3 +80,23 @@ class Processes:
         of_all[own] = mine
         dist.all_reduce(of_all, group=self.group)
         return of_all, own
+
+    def largest(self, scores: Tensor, share: float, least: int, least_own: int) -> Tensor:
+        """Return which of this process's scores are among the ceil(share n) largest of all n.
+
+        Waits for the device if not alone.
+
+        Args:
+            scores: one number per sample of this process, shape (b,).
+            share: from 0 to 1.
+            least: how many are chosen of all at least.
+            least_own: how many are chosen of this process at least, unless none is.
+        """
+        of_all, own = self.joined(scores)
+        count = max(min(least, len(of_all)), math.ceil(share * len(of_all)))
+        places: Tensor = of_all.topk(count).indices
+        if self.alone:
+            return places
+        places = places[(places >= own.start) & (places < own.stop)] - own.start
+        least_own = min(least_own, len(scores))
+        return scores.topk(least_own).indices if 0 < len(places) < least_own else places

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -31,6 +32,29 @@ def at_most(size: int, samples: int, least: int) -> list[int]:
 def most_parts(count: int, samples: int, least: int) -> int:
     """Return how many parts of at least `least` samples there can be, `count` at most."""
     return max(1, min(count, samples // least))
+
+
+def common_parts(
+    count: int, of_all: Sequence[int], own: int, least: int, least_own: int
+) -> list[tuple[slice, float]]:
+    """Return the parts of a process's samples, with each part's share of those of all processes.
+
+    Args:
+        count: the number of parts at most; every process has the same number.
+        of_all: the samples of each process.
+        own: the samples of this process.
+        least: the least samples that a part has in all processes together.
+        least_own: the least samples that it has in each.
+    """
+    count = most_parts(min(count, *of_all), sum(of_all), least)
+    count = min(most_parts(count, n, least_own) for n in of_all)
+    splits = [even(n, count) for n in of_all]
+    samples = [sum(part) for part in zip(*splits, strict=True)]
+    ends = list(itertools.accumulate(even(own, count), initial=0))
+    return [
+        (slice(*ends_of), n / sum(of_all))
+        for ends_of, n in zip(itertools.pairwise(ends), samples, strict=True)
+    ]
 
 
 def least_samples(modules: Iterable[nn.Module], *, of_process: bool) -> int:

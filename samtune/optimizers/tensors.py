@@ -71,6 +71,12 @@ _FUSED_ON_CPU = (torch.float32, torch.float64)
 # Not in half precision, where addcmul would round the factor to three digits.
 
 
+def weighted_mean(values: Sequence[Tensor | None], shares: Sequence[float]) -> Tensor | None:
+    """Return the mean weighted by shares, which add up to 1; None unless every value is there."""
+    known = [v * share for v, share in zip(values, shares, strict=True) if v is not None]
+    return torch.stack(known).sum() if len(known) == len(shares) else None
+
+
 def _fused(tensors: Iterable[Tensor]) -> bool:
     return all(t.is_cpu and t.dtype in _FUSED_ON_CPU for t in tensors)
 
