@@ -145,7 +145,7 @@ def bare(model: str, split: Split, batch: int, epochs: int, *, gpu: bool) -> lis
 
 
 def _built(model: str, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     network = build(model, SHAPE, CLASSES, 0).to(device, memory_format=torch.channels_last)
     rates = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     return network, torch.optim.SGD(network.parameters(), fused=device.type == "cuda", **rates)

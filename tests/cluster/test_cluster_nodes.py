@@ -55,10 +55,11 @@ resources: {resources}
 """
 # Ray's own cluster in a process of its own: a line on stdin removes the node of that id.
 NODES = """
-import sys
+import os, sys
+os.environ["RAY_TMPDIR"] = sys.argv[1]
 from ray.cluster_utils import Cluster
 small = dict(object_store_memory=80 * 2**20)
-head = dict(num_cpus=0, temp_dir=sys.argv[1], include_dashboard=False, **small)
+head = dict(num_cpus=0, include_dashboard=False, **small)
 cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
 nodes = [cluster.add_node(num_cpus=2, num_gpus=4, **small) for _ in range(3)]
 print(cluster.address, flush=True)

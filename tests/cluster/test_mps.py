@@ -125,10 +125,11 @@ for line in sys.stdin:
         print(error, flush=True)
 """
 NODES = """
-import sys
+import os, sys
+os.environ["RAY_TMPDIR"] = sys.argv[1]
 from ray.cluster_utils import Cluster
 small = dict(num_cpus=4, num_gpus=1, object_store_memory=80 * 2**20)
-head = dict(temp_dir=sys.argv[1], include_dashboard=False, **small)
+head = dict(include_dashboard=False, **small)
 cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
 print(cluster.address, flush=True)
 for line in sys.stdin:
