@@ -66,7 +66,11 @@ def clean(seeds: Seeds) -> Iterator[None]:
 
 @contextmanager
 def _kept(settings: Sequence[Setting]) -> Iterator[None]:
-    before = [(put, get()) for get, put in settings]
+    before = []
+    for get, put in settings:
+        # torch refuses to read a setting that was made in two ways, an old one and a new one.
+        with contextlib.suppress(RuntimeError):
+            before.append((put, get()))
     try:
         yield
     finally:
@@ -165,8 +169,11 @@ _PROCESS: tuple[Setting, ...] = (
 
 def _torch_settings() -> list[Setting]:
     import torch
-    from torch.backends import cudnn
+    from torch import backends
 
+    # torch's own stubs lack some of its words.
+    cudnn: Any = backends.cudnn
+    matmul = backends.cuda.matmul
     settings: list[Setting] = [
         (torch.get_rng_state, torch.set_rng_state),
         (torch.get_default_dtype, torch.set_default_dtype),
@@ -178,17 +185,31 @@ def _torch_settings() -> list[Setting]:
         (torch.is_grad_enabled, torch.set_grad_enabled),
         (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         (torch.get_num_threads, torch.set_num_threads),
-        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
         # Also whether algorithms must be deterministic.
         (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        *(_attribute(cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
+        *(_attribute(matmul, name) for name in _REDUCED),
+        # Restored from the last to the first: the older words for TF32 set the newer ones too.
         *(
-            (partial(getattr, cudnn, name), partial(setattr, cudnn, name))
-            for name in ("enabled", "benchmark", "deterministic")
+            _attribute(place, "fp32_precision")
+            for place in (matmul, cudnn.conv, cudnn.rnn, cudnn, backends)
         ),
+        _attribute(cudnn, "allow_tf32"),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     ]
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         settings.append((torch.cuda.current_device, torch.cuda.set_device))
     return settings
+
+
+_REDUCED = (
+    *("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"),
+    "allow_fp16_accumulation",
+)
+
+
+def _attribute(place: Any, name: str) -> Setting:
+    return partial(getattr, place, name), partial(setattr, place, name)
 
 
 def _leave_groups() -> None:

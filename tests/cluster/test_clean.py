@@ -126,6 +126,28 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], object]]] = {
         torch.get_float32_matmul_precision,
         lambda: torch.set_float32_matmul_precision("medium"),
     ),
+    "TF32 of all": (
+        lambda: torch.backends.fp32_precision,
+        lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    ),
+    "TF32 of convolutions": (
+        lambda: torch.backends.cudnn.conv.fp32_precision,
+        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    ),
+    "TF32 of products": (
+        lambda: torch.backends.cuda.matmul.fp32_precision,
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    ),
+    "TF32 by its older word": (
+        lambda: (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.conv.fp32_precision),
+        lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    ),
+    "sums in half precision": (
+        lambda: torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+        lambda: setattr(
+            torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False
+        ),
+    ),
     "determinism": (
         torch.get_deterministic_debug_mode,
         lambda: torch.use_deterministic_algorithms(True),
