@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ MakeOracle = Callable[[Tensor, Tensor], GradientOracle]
 Replay = Callable[[], None]
 Record = Callable[[Callable[[], StepResult], torch.Generator], tuple[StepResult, Replay]]
 """Records a step without making it; returns its result's tensors, and what makes the step."""
+Numbers = dict[str, int | float]
+"""The numbers that a module has as attributes."""
 
 # Steps of a kind before it is captured: they make the optimizer's state and choose convolutions.
 _FIRST = 2
@@ -30,6 +32,12 @@ _MOST = 16
 _DRAWS = (
     "task.graph: the model draws random numbers in its passes, as dropout does, and the second "
     "pass of a graph could not draw them again; set task.graph to false"
+)
+
+
+_COUNTS = (
+    "task.graph: the model changes a number of its own in each pass ({}), which a graph would "
+    "not; make it a buffer, which is a tensor, or set task.graph to false"
 )
 
 
@@ -77,6 +85,7 @@ class StepGraphs:
         self._held = Held(optimizer)
         self._form: Form | None = None
         self._seen: Counter[Hashable] = Counter()
+        self._numbers: dict[Hashable, list[Numbers]] = {}
         self._graphs: dict[Hashable, _Captured] = {}
 
     def step(
@@ -106,7 +115,7 @@ class StepGraphs:
         if found is None and (turn is None or len(self._graphs) >= _MOST):
             result = self._made(make_oracle, inputs, targets)
         elif found is None and self._seen[kind] <= _FIRST:
-            result = self._watched(make_oracle, inputs, targets)
+            result = self._watched(kind, make_oracle, inputs, targets)
         else:
             if found is None:
                 found = self._graphs[kind] = self._captured(make_oracle, inputs, targets)
@@ -126,12 +135,16 @@ class StepGraphs:
         self._form = form(self._optimizer.memory)
         return result
 
-    def _watched(self, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor) -> StepResult:
-        """Make a step, and refuse a model that draws random numbers in it."""
+    def _watched(
+        self, kind: Hashable, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor
+    ) -> StepResult:
+        """Make a step, and refuse a model that is not the same in each."""
         before = _random_states(self._modules, {inputs.device})
         result = self._made(make_oracle, inputs, targets)
         if before != _random_states(self._modules, {inputs.device}):
             raise GraphError(_DRAWS)
+        numbers = _numbers(self._modules)
+        _refuse_counts(self._modules, self._numbers.setdefault(kind, numbers), numbers)
         return result
 
     def _captured(self, make_oracle: MakeOracle, inputs: Tensor, targets: Tensor) -> _Captured:
@@ -230,21 +243,40 @@ def faults(
 
 
 def check(model: nn.Module, in_shape: tuple[int, int, int]) -> None:
-    """Train a model on two black images, to see whether it draws random numbers.
+    """Train a model on two black images, to see whether it is the same in each pass.
 
     Raises:
-        GraphError: It does, so no graph can hold its passes.
+        GraphError: It is not, so no graph can hold its passes.
     """
-    modules = [*model.modules()]
-    before = _random_states(modules, ())
-    with torch.no_grad():
-        model.train()(torch.zeros(2, *in_shape))
+    modules = [*model.train().modules()]
+    before, numbers = _random_states(modules, ()), []
+    for _ in range(2):
+        with torch.no_grad():
+            model(torch.zeros(2, *in_shape))
+        numbers.append(_numbers(modules))
     if before != _random_states(modules, ()):
         raise GraphError(_DRAWS)
+    _refuse_counts(modules, *numbers)
 
 
 def _of_variant(name: str, why: str) -> str:
     return f"task.graph: no graph can hold a step of {name}: {why}; set task.graph to false"
+
+
+def _refuse_counts(
+    modules: Iterable[nn.Module], before: Sequence[Numbers], after: Sequence[Numbers]
+) -> None:
+    """Raise GraphError if a number of a module's own has changed from one pass to the next."""
+    for module, old, new in zip(modules, before, after, strict=True):
+        if changed := [name for name in new if name in old and old[name] != new[name]]:
+            raise GraphError(_COUNTS.format(f"{type(module).__name__}.{changed[0]}"))
+
+
+def _numbers(modules: Iterable[nn.Module]) -> list[Numbers]:
+    return [
+        {name: value for name, value in vars(module).items() if isinstance(value, int | float)}
+        for module in modules
+    ]
 
 
 def _random_states(modules: Iterable[nn.Module], devices: Iterable[torch.device]) -> list[object]:

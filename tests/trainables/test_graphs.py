@@ -187,6 +187,49 @@ def test_a_model_that_draws_and_a_step_that_waits_are_refused() -> None:
         steps.step(oracle, x, y)
 
 
+class Counting(nn.Linear):
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return super().forward(x) * min(1.0, self.passes / 10)
+
+
+class Sized(nn.Linear):
+    size = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.size = len(x)
+        return super().forward(x)
+
+
+def test_a_model_that_counts_its_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph would hold the count of its capture in every step."""
+
+    def steps_of(kind: type[nn.Linear]) -> Counter[str]:
+        model = nn.Sequential(kind(6, 3)).double()
+        variant = make("sam", model)
+        remade = Remade(variant)
+        steps = StepGraphs(variant, model, remade)
+        for n, (x, y) in enumerate(batches(12)):
+            size = 7 if n % 4 == 3 else len(x)
+            steps.step(lambda x, y: GradientOracle(model, x, y, loss_fn), x[:size], y[:size])
+        return remade.counts
+
+    said = r"changes a number of its own in each pass \(Counting\.passes\).*; make it a buffer"
+    with pytest.raises(GraphError, match=said):
+        steps_of(Counting)
+    assert steps_of(Sized)["captured"] == 2
+
+    def own(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), Counting(64, classes))
+
+    task = {word: knob.default for word, knob in vision.sam.task.items()}
+    monkeypatch.setitem(MODELS, "small_cnn", own)
+    with pytest.raises(GraphError, match=said):
+        vision.sam.make_ready({**task, "graph": True})
+
+
 HEAD = "samtune: 1\ntask:\n  graph: true\nresources: {gpus: 1}\n"
 GRAPH = "lab.yaml:3:10: task.graph: "
 OF = f"{GRAPH}no graph can hold a step of"
