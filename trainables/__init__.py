@@ -24,6 +24,7 @@ These attributes say what a space file may set:
                                           with the word that it is about, `task.graph: ...`
     one_gpu: bool                         a process of it computes on one GPU, so gpus above 1 is
                                           refused
+    lacks(task, gpus) -> str | None       what this machine lacks for such trials, a sentence
     make_ready(task)                      raises ValueError when no trial could begin
     doubts(task) -> list[str]             what makes its data doubtful, shown by --dry-run
     references(task, base) -> list[str]   the user's own code that the words name, `module:name`

@@ -7,8 +7,11 @@ on CUDA may use TF32.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,11 +27,12 @@ from samtune.trial import Value
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
+_WITHOUT = "leave task.compile out"
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class CompileError(SamtuneError):
-    """The task asks for a compiled model, and no compiler is installed."""
+    """The task asks for a compiled model, and something that torch needs for it is missing."""
 
     exit_code = 5
 
@@ -101,7 +105,7 @@ class Precision:
         Models of equal `architecture` share compiled code.
 
         Raises:
-            CompileError: no compiler is installed.
+            CompileError: something that torch needs to compile is not installed.
         """
         model = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if self.compiled:
@@ -191,24 +195,49 @@ def _cache() -> Path:
     return cache / "samtune" / "inductor"
 
 
+def cannot_compile(on_gpu: bool) -> str | None:
+    """Return in a sentence what this machine lacks for compiled models; None if nothing."""
+    language, _, wanted, found = _compiler(on_gpu)
+    if found is None:
+        return (
+            f"task.compile is true, and torch needs a {language} compiler for that: none of "
+            f"{', '.join(wanted)} was found; install {wanted[0]}, or {_WITHOUT}"
+        )
+    headers = Path(sysconfig.get_path("include"))
+    if sys.platform == "linux" and not (headers / "Python.h").is_file():
+        return (
+            "task.compile is true, and torch needs the headers of Python for that: there is no "
+            f"Python.h in {headers}; install python3-dev (python3-devel on Fedora), or {_WITHOUT}"
+        )
+    if on_gpu and importlib.util.find_spec("triton") is None:
+        return (
+            "task.compile is true, and torch needs triton for that on a GPU: pip install triton, "
+            f"or {_WITHOUT}"
+        )
+    return None
+
+
 def _find_compiler(device: torch.device) -> None:
-    """Find any compiler of the language that torch needs, and name it to torch.
+    """Name the compiler that torch needs to torch, which itself looks for few of them.
 
     Raises:
-        CompileError: None is installed.
+        CompileError: It is not installed, or something else that torch needs.
     """
+    on_gpu = device.type == "cuda"
+    if (problem := cannot_compile(on_gpu)) is not None:
+        raise CompileError(problem)
+    _, variable, _, found = _compiler(on_gpu)
+    os.environ[variable] = str(found)
+
+
+def _compiler(on_gpu: bool) -> tuple[str, str, tuple[str, ...], str | None]:
+    """Return its language, the variable that names it, what is looked for and what is found."""
     # On a GPU, Triton builds its launchers in C.
-    if device.type == "cuda":
+    if on_gpu:
         language, variable, known = "C", "CC", ("gcc", "clang", "cc")
     else:
         language, variable, known = "C++", "CXX", ("g++", "clang++", "c++")
     named = os.environ.get(variable)
     wanted = (named,) if named else known
     found = next((name for name in wanted if shutil.which(name.split()[0])), None)
-    if found is None:
-        raise CompileError(
-            f"task.compile is true, and torch needs a {language} compiler for that: none of "
-            f"{', '.join(wanted)} was found; install {known[0]}, or leave task.compile out"
-        )
-    # torch itself looks for few of them.
-    os.environ[variable] = found
+    return language, variable, wanted, found

@@ -53,6 +53,7 @@ from trainables.measurement import Measurement, of_checkpoint
 from trainables.models import build_for, external, freezing
 from trainables.models.check import check_single_images
 from trainables.parallel import Ranks
+from trainables.precision import cannot_compile
 from trainables.task import TASK
 
 
@@ -143,6 +144,11 @@ class Vision:
         own = self.variant_class.knobs()
         values = {name: knobs.get(name, knob.default) for name, knob in own.items()}
         found = graphs.faults(self.variant_class, values, base, task, gpus=gpus, workers=workers)
+        if task["combo_kernels"] and not task["compile"]:
+            found.append(
+                "task.combo_kernels: it is about compiled models, and task.compile is false; set "
+                "task.compile to true, or task.combo_kernels to false"
+            )
         if task["compile"] and workers > 1 and task["batch_norm"] == "sync":
             found.append(
                 "task.compile: the model cannot be compiled with BatchNorm over several workers; "
@@ -172,9 +178,17 @@ class Vision:
         if task["graph"]:
             graphs.check(model, shape)
 
-    def no_gpu(self) -> str | None:
-        """Return why no trial could use a GPU of this machine; None if it could."""
-        return no_gpu()
+    def lacks(self, task: Mapping[str, Value], gpus: float) -> str | None:
+        """Return what this machine lacks for trials of a task, a sentence; None if nothing.
+
+        Args:
+            task: As of `make_ready`.
+            gpus: Of each process of a trial.
+        """
+        problem = no_gpu() if gpus else None
+        if problem is None and task.get("compile"):
+            problem = cannot_compile(gpus > 0)
+        return problem
 
     def doubts(self, task: Mapping[str, Value]) -> list[str]:
         """Return what makes the data of a task doubtful; [] if that cannot be seen yet."""

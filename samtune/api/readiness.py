@@ -36,7 +36,7 @@ def note_by_value(record: Record, spaces: Sequence[SearchSpace]) -> None:
 
 
 def check_data(spaces: Sequence[SearchSpace], launch: Launch) -> None:
-    """Let each trainable check its device and data before Ray starts: one error for all trials.
+    """Let each trainable check its machine and data before Ray starts: one error for all trials.
 
     A cluster's machines have GPUs and data of their own, so this is done without a cluster only.
 
@@ -47,8 +47,8 @@ def check_data(spaces: Sequence[SearchSpace], launch: Launch) -> None:
         if launch.address is not None:
             continue
         trainable = resolve(space.trainable)
-        no_gpu = getattr(trainable, "no_gpu", None)
-        if space.resources.gpus and no_gpu is not None and (problem := no_gpu()) is not None:
+        lacks = getattr(trainable, "lacks", None)
+        if lacks is not None and (problem := lacks(space.task, space.resources.gpus)) is not None:
             raise RunError(f"{space.name}: no trial could begin: {problem}", exit_code=5)
         ready = getattr(trainable, "make_ready", None)
         if ready is None:

@@ -85,6 +85,12 @@ class Sections:
                 f"{gpus:g}; write a share, such as gpus: 0.5, or remove this line"
             )
             self._wrong(self.root.at("resources", "gpu_sharing"), message)
+        if document.resources.gpu_memory_gb and not gpus:
+            message = (
+                "resources.gpu_memory_gb: it is asked of a trial's GPU, and gpus is 0; "
+                "write gpus: 1, or gpu_memory_gb: 0"
+            )
+            self._wrong(self.root.at("resources", "gpu_memory_gb"), message)
         self._ends()
         if document.search.method == "grid":
             self._grid(knobs)

@@ -125,6 +125,17 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_before_the_sweep(
     assert device_for(0).type == "cpu"
 
 
+def test_a_missing_compiler_is_an_error_before_the_sweep(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was one of each trial, five times after a Ray had started."""
+    monkeypatch.setenv("PATH", str(here))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(samtune.SamtuneError, match=r"sgd: no trial could begin: .* install g\+\+"):
+        samtune.run("sgd", name="slow", set={"task.compile": True}, progress=False)
+    assert not Path("runs/slow").exists()
+
+
 SCRIPT = """
 import sys, time
 import samtune

@@ -262,3 +262,13 @@ def test_a_trainable_that_computes_on_one_gpu_gets_no_two() -> None:
     """Defect 17 of the GPU survey: `gpus: 2` held two and used one."""
     [message] = messages("resources: {gpus: 2}\n", head="samtune: 1\ntrainable: sam\n")
     assert "write `resources: {gpus: 1, workers: 2}` for a trial on 2 of them" in message
+
+
+def test_a_word_about_what_is_off_is_not_ignored() -> None:
+    head = "samtune: 1\ntrainable: sam\n"
+    [message] = messages("resources: {gpu_memory_gb: 4}\n", head=head)
+    assert "gpus is 0; write gpus: 1, or gpu_memory_gb: 0" in message
+    [message] = messages("task: {combo_kernels: true}\n", head=head)
+    assert "task.compile is false; set task.compile to true" in message
+    load("task: {combo_kernels: true, compile: true}\n", head=head)
+    load("resources: {gpu_memory_gb: 4, gpus: 1}\n", head=head)

@@ -5,7 +5,10 @@ Dynamo decides when to compile, whatever the backend: counted without inductor's
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -152,6 +155,18 @@ def test_without_a_compiler_the_trial_says_what_to_install(
     monkeypatch.setattr(model, "to", lambda *_, **__: model)
     with pytest.raises(CompileError, match=r"a C compiler .* install gcc"):
         gpu.place(model, "none")
+
+
+def test_what_else_a_compiler_needs_is_named_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(precision, "_compiler", lambda on_gpu: ("C", "CC", ("cc",), "cc"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert precision.cannot_compile(on_gpu=False) is None
+    assert "pip install triton" in str(precision.cannot_compile(on_gpu=True))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert "install python3-dev" in str(precision.cannot_compile(on_gpu=False))
 
 
 def test_any_compiler_will_do_and_torch_learns_its_name(
