@@ -1,4 +1,4 @@
-"""Loading of saved state, in the dtypes of the saved state and on the current devices."""
+"""Loading of saved state: in its own dtypes, on the current devices and in current layouts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from samtune.optimizers.tensors import laid_out
 
 _NUMBERS = {"mu_product", "eta", "mu"}
 """Numbers in the state of NAdam and ASGD."""
@@ -31,6 +33,7 @@ def load_in_place(
     # torch replaces the dicts, but other objects may refer to the old ones.
     base.param_groups = groups
     _put_numbers_back(base, saved)
+    _lay_out(base)
 
 
 def _put_numbers_back(base: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
@@ -44,6 +47,18 @@ def _put_numbers_back(base: torch.optim.Optimizer, saved: Mapping[str, Any]) -> 
         before, loaded = saved["state"].get(index, {}), base.state.get(p, {})
         for name in _NUMBERS & before.keys():
             loaded[name] = before[name].to(loaded["step"].device)
+
+
+def _lay_out(base: torch.optim.Optimizer) -> None:
+    """Give a base's state the layouts of its parameters.
+
+    Fused kernels of torch take elements in the order in memory and compare no strides. The state
+    of a GPU, saved in channels_last, would move the wrong weights on the CPU.
+    """
+    for p, state in base.state.items():
+        for name, t in state.items():
+            if isinstance(t, Tensor) and t.shape == p.shape:
+                state[name] = laid_out(t, p.detach())
 
 
 def on_devices(memory: Mapping[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:

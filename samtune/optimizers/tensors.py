@@ -105,7 +105,7 @@ def moved(w: list[Tensor], d: list[Tensor], factor: Factor, *, keep: bool) -> li
     """
     # In the layout of w: a compiled model would be compiled anew for weights in another one.
     pairs = zip(d, w, strict=True)
-    d = [t if t.stride() == x.stride() else _laid_out(t, x) for t, x in pairs]
+    d = [laid_out(t, x) for t, x in pairs]
     if isinstance(factor, tuple):
         return _moved_each(w, d, *factor)
     if _fused(d):
@@ -239,6 +239,11 @@ def _dense(t: Tensor) -> bool:
     return t.is_contiguous() or (
         channels_last is not None and t.is_contiguous(memory_format=channels_last)
     )
+
+
+def laid_out(t: Tensor, like: Tensor) -> Tensor:
+    """Return t with its elements in the order in memory that those of `like` have."""
+    return t if t.stride() == like.stride() else _laid_out(t, like)
 
 
 def _laid_out(t: Tensor, like: Tensor) -> Tensor:

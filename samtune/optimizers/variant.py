@@ -28,7 +28,7 @@ from samtune.optimizers.over_base import OverBase
 from samtune.optimizers.reals import real, unreal
 from samtune.optimizers.result import Passes, StepResult
 from samtune.optimizers.saved import load_in_place, on_devices
-from samtune.optimizers.tensors import Gradients, global_norm, over, scale_
+from samtune.optimizers.tensors import Gradients, global_norm, laid_out, over, scale_
 
 HOW_TO_STEP = (
     "call optimizer.step(closure) with a closure that calls optimizer.zero_grad(), computes the "
@@ -322,7 +322,8 @@ class Variant(OverBase, ABC):
         """Step the base optimizer along the direction, which may be changed in place."""
         self.clip_(direction)
         for p, d in zip(self.parameters, direction, strict=True):
-            p.grad = None if d is None else unreal(d, p)
+            # A direction from memory may come from a checkpoint with another layout.
+            p.grad = None if d is None else unreal(laid_out(d, p) if d.dim() == p.dim() else d, p)
         self.base.step()
         for p in self.parameters:
             p.grad = None

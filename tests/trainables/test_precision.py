@@ -268,6 +268,33 @@ def test_channels_last_changes_the_layout_and_not_the_step(trainable: Vision) ->
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("trainable", TRAINABLES, ids=lambda t: t.variant)
+def test_a_state_of_one_layout_goes_on_in_the_other(trainable: Vision) -> None:
+    """A GPU's checkpoint has other layouts than the CPU's, and fused kernels compare none."""
+    draw = torch.Generator().manual_seed(1)
+    inputs = torch.randn(6, 24, 1, 8, 8, generator=draw, dtype=torch.float64)
+    labels = torch.arange(24) % 10
+
+    def placed(layout: torch.memory_format) -> tuple[nn.Module, Variant]:
+        model = build("small_cnn", (1, 8, 8), 10, 0).double().to(memory_format=layout)
+        return model, variant_of(trainable, model, **UNDRAWN.get(trainable.variant, {}))
+
+    def train(model: nn.Module, variant: Variant, batches: Tensor) -> None:
+        for x in batches:
+            variant.step(GradientOracle(model, x, labels, double_loss))
+
+    for first, second in itertools.permutations((torch.contiguous_format, torch.channels_last)):
+        model, variant = placed(first)
+        train(model, variant, inputs[:3])
+        other, its_variant = placed(second)
+        other.load_state_dict(model.state_dict())
+        its_variant.load_state_dict(variant.state_dict())
+        train(model, variant, inputs[3:])
+        train(other, its_variant, inputs[3:])
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-11)
+
+
 UNDRAWN = {"esam": {"beta": 1.0}, "sparse_sam": {"sparsity": 0.0}}
 """Knobs without random draws, which follow the order of the elements in memory."""
 
