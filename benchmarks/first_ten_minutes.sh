@@ -29,6 +29,8 @@ name=$(echo "$name" | tr 'A-Z ' 'a-z-')
 mkdir -p "$out"
 log=$out/first_ten_minutes-$name.txt; : > "$log"
 runs=$(mktemp -d); trap 'rm -rf "$runs"' EXIT
+# A sweep ends by itself on Ctrl-C, and the next one would begin.
+trap 'echo "stopped; output so far: $log" >&2; exit 130' INT TERM
 
 declare -a table
 step() {  # step NAME COMMAND...: run it, keep its output, note its end and its seconds

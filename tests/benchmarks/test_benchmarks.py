@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,3 +201,24 @@ def test_the_speed_of_a_run_is_that_of_all_its_slots(
         ["run", "first", "sgd", "75.00", "100", "1.50", "2.5"],
         ["run", "first", "sam", "80.00", "40", "3.00", "2.5"],
     ]
+
+
+def test_ctrl_c_ends_the_first_ten_minutes(tmp_path: Path) -> None:
+    """A sweep ends by itself on Ctrl-C, with its own exit code, and the next one began."""
+    program = tmp_path / "python"
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && echo cpu && exit\necho begun >> "$COUNT"\n'
+        "kill -INT $PPID; exit 75\n"
+    )
+    program.chmod(0o755)
+    script = Path(__file__).parents[2] / "benchmarks" / "first_ten_minutes.sh"
+    count = tmp_path / "count"
+    ended = subprocess.run(
+        ["bash", script, "--dry", "--out", tmp_path, "sweeps"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "COUNT": str(count)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 130 and "stopped; output so far" in ended.stderr
+    assert count.read_text() == "begun\n"
