@@ -42,9 +42,15 @@ def warning(
         info = torch.cuda.mem_get_info
     free, total = (size / 1e9 for size in info())
     if free < wanted_gb:
+        if total < wanted_gb:
+            way = "lower it"
+        elif trial.gpus < 1:
+            way = "raise resources.gpus, or end other programs on the GPU"
+        else:
+            way = "end other programs on the GPU, or lower it"
         raise GpuMemoryError(
             f"{free:.1f} of {total:.1f} GB are free on the GPU, and resources.gpu_memory_gb asks "
-            f"for {wanted_gb:g}; raise resources.gpus, or end other programs on the GPU"
+            f"for {wanted_gb:g}; {way}"
         )
     share = trial.gpus * total
     if not wanted_gb and free < _SHARE * share:

@@ -25,6 +25,7 @@ from samtune.space.search_words import PLACED
 from samtune.space.strict_yaml import Node
 
 MAX_GRID = 100_000
+_LEAST_SHARE = 1e-4
 
 
 class Sections:
@@ -71,6 +72,10 @@ class Sections:
         if gpus > 1 and gpus != int(gpus):
             message = f"resources.gpus: {gpus:g}; above 1 it must be a whole number"
             self._wrong(self.root.at("resources", "gpus"), message)
+        for word in ("cpus", "gpus"):
+            if 0 < (share := getattr(document.resources, word)) < _LEAST_SHARE:
+                message = f"resources.{word}: {share:g}; at least {_LEAST_SHARE:g}, as Ray counts"
+                self._wrong(self.root.at("resources", word), message)
         workers = document.resources.workers
         if workers > 1 and 0 < gpus < 1:
             message = (

@@ -20,7 +20,7 @@ from samtune.cluster.size import fitting
 from samtune.record.outcome import of_exception
 from samtune.record.record import Record
 from samtune.space.schema import ResourceSettings
-from samtune.space.search_space import SearchSpace
+from samtune.space.search_space import SearchSpace, SpaceError
 from samtune.sweep.search_stage import SearchStage
 from samtune.trial import Budget, Seeds, TrialConfig
 
@@ -269,6 +269,9 @@ def test_a_trial_starts_where_its_gpu_has_room() -> None:
     with pytest.raises(GpuMemoryError, match=r"resources\.gpu_memory_gb asks for 10") as caught:
         warning(trial(1), 10, free(3))
     assert of_exception(caught.value) == ("oom", True)
+    for gpus, gb, way in ((1, 10, "end other"), (0.5, 10, "raise res"), (0.5, 90, "lower it$")):
+        with pytest.raises(GpuMemoryError, match=f"asks for {gb}; {way}"):
+            warning(trial(gpus), gb, free(3))
 
 
 def test_workers_take_whole_gpus() -> None:
@@ -278,6 +281,14 @@ def test_workers_take_whole_gpus() -> None:
     assert SearchSpace.load("sgd", ["resources.workers=2"]).resources == ResourceSettings(
         workers=2
     )
+
+
+@pytest.mark.parametrize("word", ["cpus", "gpus"])
+def test_a_share_that_ray_cannot_count_is_refused(word: str) -> None:
+    """Ray counts in ten-thousandths, and its Tune ended in the middle of the sweep."""
+    with pytest.raises(SpaceError, match=f"resources.{word}: 5e-05; at least 0.0001"):
+        SearchSpace.load("sgd", [f"resources.{word}=0.00005"])
+    SearchSpace.load("sgd", [f"resources.{word}=0.0001"])
 
 
 def test_spaces_hold_the_cluster_evenly_whatever_their_trials_take(runs: Path) -> None:
