@@ -136,7 +136,7 @@ def _see_to(reports: pd.DataFrame, metric: str, sign: int, target: float) -> flo
 
 
 def _regret(trials: pd.DataFrame, metric: str, sign: int) -> tuple[float | None, int | None]:
-    """Return what a choice on one task loses on the others, and of how many configurations.
+    """Return the loss on other tasks of a choice on one, and the number of configurations.
 
     Only the configurations that were trained to the end on every task count.
     """

@@ -159,7 +159,7 @@ def cells(board: pd.DataFrame, *, short: bool = False) -> list[list[str]]:
 
 
 def _several(board: pd.DataFrame) -> bool:
-    """Return whether a row stands for more than one search."""
+    """Return whether a row has more than one search."""
     return int(board["searches"].max()) > 1
 
 

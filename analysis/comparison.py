@@ -147,13 +147,13 @@ class Comparison:
         self.looks: tuple[int, ...] = () if self.about == "variant" or outside else looks
 
     def reached(self, look: int) -> bool:
-        """Return whether every search that both rows have has come to a look."""
+        """Return whether every search that both rows have has reached a look."""
         come = self._search[(self._place >= 0) & (self._place < look)]
         counts = np.unique(come, return_counts=True)[1]
         return len(counts) > 0 and bool(counts.min() >= look)
 
     def pair(self, margin: float, look: int | None = None) -> Paired | None:
-        """Return the test, up to a look or over all there is.
+        """Return the test over the seeds up to a look, or over all seeds.
 
         With seeds outside the plan `p` is 1 / e of the e-value, and the interval is the one that
         is valid at any number of seeds; a tie is tested on the planned seeds.

@@ -1,10 +1,10 @@
 """From runs' Parquet files to a leaderboard: one row per space and question.
 
-A row's test score comes from fresh-seed repeats only: their split, initialisation and batch order
-no search has seen. Intervals are Student's: bootstrap intervals over so few seeds are too narrow.
-`optimism` is by how much validation flattered the winner.
+A row's test score comes from fresh-seed repeats only: no search has seen their split,
+initialisation and batch order. Intervals are Student's: bootstrap intervals over so few seeds are
+too narrow. `optimism` is how much better the winner looked on validation than it is on test.
 
-Every run has one metric that its search improves. The statistics of a metric `m` stand in columns
+Every run has one metric that its search improves. The statistics of a metric `m` are in columns
 named after it: `best_m`, `median_m`, `default_m`, `m_mean`, and `test_m_mean`, `test_m_sd`,
 `test_m_lo`, `test_m_hi` of its counterpart on test. Accuracies always have theirs.
 """
@@ -25,7 +25,7 @@ from samtune.record import tables
 def leaderboard(folders: Sequence[Path], *, by_search: bool = False) -> pd.DataFrame:
     """Return one row per run, question and space, the best test score first.
 
-    A row stands for all searches of its space. Ranks count within equal task, budget and metric
+    A row combines all searches of its space. Ranks count within equal task, budget and metric
     (`QUESTION`). A row without completed repeats, or with a diverged one, has no rank: its mean
     would be over what survived.
 

@@ -51,7 +51,7 @@ def _with_interval(values: list[Any], metric: str, *, signed: bool = False) -> s
 
 
 def _note(board: pd.DataFrame) -> str:
-    """Return what the brackets and marks mean, of the marks those that are there."""
+    """Return what the brackets mean, and each mark that the table has."""
     parts = ["Mean on test over fresh seeds; in brackets 95 % intervals"]
     words = set(board["verdict"].dropna())
     marks = [f"{mark} {word}" for word, mark in MARKS.items() if word in words]

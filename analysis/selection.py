@@ -58,7 +58,7 @@ def where(board: pd.DataFrame, condition: str) -> pd.DataFrame:
 
 
 def order(board: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the rows of each question by a column, the least first; with `-` before it, the last.
+    """Return the rows of each question sorted by a column, descending with `-` before its name.
 
     Raises:
         SelectionError: There is no such column.

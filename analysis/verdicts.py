@@ -26,7 +26,7 @@ Key = tuple[str, str]
 """A row of the board: its run and its space."""
 
 IMAGES = ("images_lo", "images_hi", "images_p")
-"""What the test says where its images count as drawn by chance, like the seeds."""
+"""The columns of the test that takes the images as random draws too, like the seeds."""
 
 COLUMNS = (
     *("error_reduction", "trials_to_baseline"),
@@ -158,7 +158,7 @@ class _Question:
     def _beside(
         self, row: Mapping[Any, Any], columns: Mapping[str, Any], baseline: Mapping[Any, Any]
     ) -> dict[str, Any]:
-        """Return how a row stands to the baseline apart from the test of their difference."""
+        """Return the columns of a row relative to the baseline that are not of the paired test."""
         found: dict[str, Any] = {}
         error = 1 - float(baseline["test_acc_mean"] if self.n_test else math.nan)
         if error > 0 and columns.get("diff_mean") is not None:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 STEP = 2.05
-"""SGD steps in the time of a SAM step, at most."""
+"""The most SGD steps that may take as long as one SAM step."""
 OF_BARE = 0.6
-"""Share of the throughput that the bare loop has, at least."""
+"""The least share of the bare loop's throughput."""
 TRIALS = 5.0
-"""Trials an hour over those of the plain loop, at least."""
+"""The least ratio of trials per hour to those of the plain loop."""
 
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a line for each aim that the rows have figures of."""
+    """Yield a line for each aim for which the rows have figures."""
     rows = [row for row in rows if "images_per_s" in row]
     single = [row for row in rows if not row.get("way")]
     speed = {(r["loop"], task_of(r), r["variant"]): r for r in single}

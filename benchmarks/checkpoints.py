@@ -1,9 +1,9 @@
 """The time that training waits for a checkpoint: `python -m benchmarks.checkpoints`.
 
 A ResNet-18 for CIFAR and its SGD with momentum are saved as the loop saves them: copied by the
-training, then hashed and written by a thread. Beside it stands the same checkpoint written by the
-training itself and read back, as samtune did at first. The disk and the load of the machine are
-in both; the processor's time of the training's thread is without them. On a GPU the copy is only
+training, then hashed and written by a thread. For comparison the training itself writes the same
+checkpoint and reads it back, as in samtune's first version. The wall times include the disk and
+the load of the machine; the CPU time of the training thread does not. On a GPU the copy is only
 queued.
 """
 
@@ -25,7 +25,7 @@ from trainables.models import build
 from trainables.saver import Saver
 
 EPOCH_S = 3.0
-"""Of a ResNet-18 on a fast GPU: what the cost is a share of."""
+"""Seconds of an epoch of a ResNet-18 on a fast GPU; the costs are printed as shares of it."""
 
 
 def state_of(model: str, device: str) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def state_of(model: str, device: str) -> dict[str, Any]:
 
 
 def measure(model: str, rounds: int, device: str = "cpu") -> dict[str, Any]:
-    """Return medians in seconds, after a first round that finds its memory."""
+    """Return medians in seconds; a first round, which allocates memory, is left out."""
     state = state_of(model, device)
     before, after, busy = [], [], []
     with tempfile.TemporaryDirectory() as made:
@@ -66,7 +66,7 @@ def measure(model: str, rounds: int, device: str = "cpu") -> dict[str, Any]:
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write this file.")
 def main(model: str, rounds: int, file: Path | None) -> None:
-    """Measure what a checkpoint holds up, before and after it was written by a thread."""
+    """Measure how long a checkpoint delays training, written by the training or by a thread."""
     gpu = torch.cuda.is_available()
     about = environment("torch", device=torch.cuda.get_device_name() if gpu else None)
     found = measure(model, rounds, "cuda" if gpu else "cpu")

@@ -158,8 +158,8 @@ def cpu_seconds(epoch: Epoch) -> float:
     """Return the CPU seconds of an epoch in this process and in its workers, which have ended.
 
     In training an epoch follows another one of the same contender. Here it follows one of another
-    contender, which has filled the caches, and whose forked workers cause page faults at the next
-    writes. So the first batches are made once before, without being counted.
+    contender, which has filled the caches. That contender's forked workers also cause page faults
+    at the next writes. So the first batches are made once before and not counted.
     """
     for _ in islice(epoch(), _MADE_BEFORE):
         pass

@@ -26,9 +26,9 @@ REPLAYED = ("sgd", "sam", "gsam", "bayesian_sam")
 
 
 def of_steps() -> dict[str, dict[str, int]]:
-    """Return what a step of each variant launches, outside its passes and in them, and its waits.
+    """Return the launches of a step of each variant, outside and inside its passes, and its waits.
 
-    The most of six steps. The launches are without the first, which makes the optimizer's state.
+    A figure is the largest of six steps; launches leave out the first, which makes the state.
     """
     from gpu import launches, logged, run
 
@@ -47,7 +47,7 @@ def of_steps() -> dict[str, dict[str, int]]:
 
 
 def of_batches() -> dict[str, dict[str, float]]:
-    """Return what a batch launches outside its step, with the sums of the epoch, and its waits."""
+    """Return the launches of a batch outside its step, with the epoch's sums, and its waits."""
     from gpu import launches
 
     from trainables.augment import KINDS
@@ -56,7 +56,7 @@ def of_batches() -> dict[str, dict[str, float]]:
     tasks |= {name: {"augment": "standard", **words} for name, words in MIXED.items()}
     found = {}
     for name, words in tasks.items():
-        # What an epoch has once is in none of these eight batches.
+        # The difference leaves out what an epoch does once.
         eight = epoch_of(16, words) - epoch_of(8, words)
         found[name] = {"launches": launches(eight) / 8, "waits": eight["WAIT"] / 8}
     return found
@@ -86,7 +86,7 @@ def of_epochs() -> dict[str, int]:
 
 
 def of_graphs() -> dict[str, int]:
-    """Return what a step launches that is replayed from a CUDA graph."""
+    """Return the launches of a step that is replayed from a CUDA graph."""
     from gpu import counted, launches, run
 
     from trainables.graphs import StepGraphs

@@ -1,10 +1,10 @@
 """Images per second of a real trial, and where its time goes: `python -m benchmarks.loop`.
 
 A trial of the shipped loop trains a ResNet-18 on random images of CIFAR-10's size, by SGD and by
-SAM. Steps, batches, evaluation and checkpoints are timed apart. On the same images train the plain
-loop (torchvision's transforms in a DataLoader, the same network, and the common SAM wrapper with
-its two closures) and the bare one. A GPU's figures need a GPU: on the CPU the network is the small
-CNN, and the figures say that it runs.
+SAM. Steps, batches, evaluation and checkpoints are timed apart. For comparison, the plain loop
+(torchvision's transforms in a DataLoader, the same network, and the common SAM wrapper with its
+two closures) and the bare loop train on the same images. A GPU's figures need a GPU. On the CPU
+the network is the small CNN, and the figures only show that the benchmark runs.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def main(
     at_once: int,
     file: Path | None,
 ) -> None:
-    """Measure the loop on the device at hand."""
+    """Measure the loop on this machine's GPU, or on its CPU if it has none."""
     gpu = torch.cuda.is_available()
     about = environment("torch", device=torch.cuda.get_device_name() if gpu else None)
     size = SMALL if small or not gpu else QUICK if quick else FULL

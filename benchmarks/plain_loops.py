@@ -1,8 +1,7 @@
 """Training loops without samtune, for comparison: a plain one, and a bare one.
 
-The plain loop is what most people write. The bare loop has its images on the device as it needs
-them, changes nothing of them, and runs the compiled network: the throughput that the network can
-reach.
+The plain loop is what most people write. The bare loop finds its inputs ready on the device and
+only runs the compiled network, so it shows the highest throughput that the network can reach.
 """
 
 from __future__ import annotations

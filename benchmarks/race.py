@@ -28,9 +28,9 @@ from samtune.space.search_space import SearchSpace
 
 RESULT = Path(__file__).parent / "results" / "race.json"
 ROWS, SEARCHES, SEEDS, KEEP = 22, 5, 2, 3
-# In accuracy: seed sd of a validation reading, and the spread of the rows' true accuracies.
+# Standard deviation of a validation accuracy over seeds.
 SEED_SD = 0.015
-# Of the trials of the table.
+# Validation images of the table's trials.
 N_VAL = 297
 CELLS = [
     {"tau": tau, "rho": rho, "spread": spread}
@@ -99,7 +99,7 @@ def on_table(path: Path, studies: int) -> Iterator[dict[str, float | str]]:
 
 
 def _raced(values: NDArray[np.float64], best: str) -> tuple[bool, float]:
-    """Return what `study` returns, for rows x seeds; each search adds `SEEDS` of them."""
+    """Return the result of `study` for values (rows, seeds); each search adds `SEEDS` columns."""
     out: set[str] = set()
     saved = 0
     for seen in range(SEEDS, values.shape[1] + 1, SEEDS):

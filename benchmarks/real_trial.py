@@ -31,7 +31,7 @@ class Size:
 FULL = Size("resnet18", 45_000, 5_000, 4, 128)
 QUICK = Size("resnet18", 5_120, 1_000, 3, 128)
 SMALL = Size("small_cnn", 128, 64, 3, 64)
-"""Of the CPU, in the gate."""
+"""For the CPU, and for the tests."""
 
 
 def images(size: Size) -> TrainVal:

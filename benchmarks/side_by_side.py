@@ -1,8 +1,8 @@
 """Processes that train at once on one device: `python -m benchmarks.loop --side-by-side K`.
 
 Each trains by the shipped loop with a share of the GPU, as a trial of a sweep does. All wait for
-each other after their first epoch, which warms up. What they train together from then on is
-counted until one of them has only its last epoch left.
+each other after their first epoch, which warms up. From then on their images are counted, until
+one of them has only its last epoch left.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _ends(
         words = (loop, size, gpus / count, workers, dict(task), dict(settings or {}))
         runs = [pool.submit(_train, *words) for _ in range(count)]
         for error in [run.exception() for run in runs]:
-            # It is of those that waited for the one that failed.
+            # A broken barrier only says that another process has failed.
             if error is not None and not isinstance(error, BrokenBarrierError):
                 raise error
         return [run.result() for run in runs]

@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def add(file: Path, per_trial: float, results: dict[str, Any]) -> None:
-    """Put the results into the file, in place of earlier ones of as many see per trial."""
+    """Put the results into the file, in place of earlier ones with the same see per trial."""
     found = json.loads(file.read_text()) if file.exists() else {}
     found[f"{per_trial:g}"] = results
     file.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Rows of a table that are measured one by one: a failure of one leaves the others."""
+"""Measurement of a table row by row: a failure of one row leaves the others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from samtune.errors import SamtuneError
 def tried(row: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     """Return a row with its figures, or with why it has none (`missing`).
 
-    What no sentence of samtune explains is a failure of the benchmark (`failed`), whose traceback
-    is printed.
+    An error that samtune does not explain is a failure of the benchmark: the row says `failed`,
+    and the traceback is printed.
     """
     try:
         return {**row, **measure()}

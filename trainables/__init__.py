@@ -20,7 +20,7 @@ These attributes say what a space file may set:
     check(knobs, base)                    raises ValueError for knobs that exclude each other
     check_task(task, epochs)              raises ValueError for words no such trial can have
     faults(knobs, base, task, gpus=, workers=) -> list[str]
-                                          what no trial can have together; each sentence begins
+                                          combinations that no trial can have; each sentence begins
                                           with the word that it is about, `task.graph: ...`
     one_gpu: bool                         a process of it computes on one GPU, so gpus above 1 is
                                           refused

@@ -110,7 +110,7 @@ class Average:
     def _follow(self) -> None:
         """Move weights and statistics towards the model's, and copy its other buffers.
 
-        torch's own update sends its count to the device, which would be waited for in each step.
+        torch's own update sends its count to the device, so the host would wait in each step.
         """
         # The count itself lies on the CPU.
         n = int(self._averaged.n_averaged)
@@ -130,7 +130,7 @@ class Average:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Let the model have the averaged weights and buffers inside the block."""
+        """Give the model the averaged weights and buffers inside the block."""
         averaged = _tensors(self.module if self.begun else self._model)
         pairs = list(zip(_tensors(self._model), averaged, strict=True))
         first = [own.data for own, _ in pairs]
@@ -143,7 +143,7 @@ class Average:
                 own.data = data
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the averaged weights, buffers, and how many were averaged."""
+        """Return the averaged weights and buffers, and the number of averaged points."""
         return self._averaged.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""BatchNorm over the whole batch of a trial whose batch is spread over processes.
+"""BatchNorm over the whole batch of a trial that spreads its batch over processes.
 
 torch's own SyncBatchNorm runs on GPUs only, and gives ranks with unequal parts equal weight.
 """

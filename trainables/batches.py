@@ -13,8 +13,8 @@ from trainables.parallel import Ranks, RankShare
 from trainables.split import Split, sent
 from trainables.targets import Mixer
 
-# Batches that a GPU augments at a time: one launches as many kernels as eight. Their inputs have
-# so many bytes at most, and the operations between need some times as many.
+# The number of batches that a GPU augments at a time: eight take as many kernel launches as one.
+# Their inputs take at most _BYTES bytes; the operations on them need a few times as many.
 _TOGETHER = 8
 _BYTES = 2**25
 # The split seed and the order seed may be equal. Without this word, the first epoch would then
@@ -90,7 +90,7 @@ class Batches:
 
 
 def _at_a_time(values: int, device: torch.device) -> int:
-    """Return how many batches of at most so many values are augmented at a time."""
+    """Return how many batches of at most `values` values are augmented at a time."""
     if device.type == "cpu":
         return 1
     return max(1, min(_TOGETHER, _BYTES // (4 * values)))

@@ -35,7 +35,7 @@ class Meter:
         train_s: seconds in steps.
         eval_s: seconds in evaluation.
         data_s: seconds in making batches.
-        epoch_progress: progress at the last begin of an epoch.
+        epoch_progress: progress at the start of the current epoch.
     """
 
     budget: Budget
@@ -121,10 +121,10 @@ class Meter:
         return 2 * (self.budget.per_trial - spent) < next_cost
 
     def stuck(self, steps: int) -> bool:
-        """Return whether steps are skipped for good, at the end of an epoch of `steps`.
+        """Return whether all further steps would be skipped, at the end of an epoch of `steps`.
 
-        That is 100 in a row, or a whole epoch once a loss scaler has had its time or the budget
-        is spent.
+        This is so after 100 skipped steps in a row. It is also so after a wholly skipped epoch,
+        once a loss scaler has had its `_CALIBRATION` steps or the budget is spent.
         """
         last = self.skipped_in_a_row
         whole = last >= steps and (last >= _CALIBRATION or self.finished())
@@ -167,7 +167,7 @@ class Meter:
         return share * done / rising if done < rising else share
 
     def counters(self) -> dict[str, int | float]:
-        """Return all but the configuration; `dataclasses.replace(meter, **counters)` resumes."""
+        """Return the counters; `dataclasses.replace(meter, **counters)` resumes."""
         given = ("budget", "n_train", "batch_size", "schedule")
         return {
             field.name: getattr(self, field.name)

@@ -231,9 +231,9 @@ def _searched(
 
 
 def _official(source: Source, split_seed: int) -> tuple[Split, tuple[Split, Split] | None, Split]:
-    """Return the images to search on, training and validation by the set's own way, and test.
+    """Return the images to search on, the set's own training and validation split, and test.
 
-    The set's own way is None if it says nothing about validation.
+    The set's own split is None if the set has no validation images of its own.
     """
     part = source.parts["train"]
     pool = _whole(part)

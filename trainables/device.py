@@ -59,9 +59,9 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Compute the same bits in every run inside the block; an operation that cannot is an error.
+    """Make each operation in the block give the same bits in every run, or raise an error.
 
-    Off, the mode of the process stays as it is.
+    If `on` is false, the mode of the process stays as it is.
     """
     if not on:
         yield
@@ -77,7 +77,7 @@ def deterministic(on: bool) -> Iterator[None]:
 
 
 def no_gpu() -> str | None:
-    """Return in a sentence why torch can use no GPU here; None if it can."""
+    """Return a sentence that says why torch can use no GPU here; None if it can."""
     if torch.cuda.is_available():
         return None
     built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"

@@ -82,13 +82,16 @@ class Posterior(Protocol):
 def evaluate_posterior(
     predict: Predictor, split: Split, optimizer: object, draws: int
 ) -> dict[str, float]:
-    """Return the figures of a posterior's mean prediction and their cost, none without either.
+    """Return the figures of a posterior's mean prediction and their cost.
 
     Args:
         predict: the model.
         split: the images.
         optimizer: a variant, which may be a `Posterior`.
         draws: how many draws of the weights are averaged.
+
+    Returns:
+        An empty dict without draws, or for a variant that is no `Posterior`.
     """
     if not draws or not isinstance(optimizer, Posterior):
         return {}
@@ -126,12 +129,12 @@ def evaluate_samples(
 
 
 def evaluate_test(predict: Predictor, split: Split) -> tuple[dict[str, float], str]:
-    """Return the figures of a confirmed repeat on its test split, and which images are right.
+    """Return the figures of a confirmed repeat on its test split, and the hits as `packed` text.
 
     `test_loss` is the mean of the task's loss and `test_nll` the mean negative log-likelihood of
     the true class; they are equal as long as the loss is plain cross-entropy. `test_ece` is
     the calibration error, `test_brier` the Brier score, and `test_correct` of `n_test` images are
-    right. `packed` has packed which ones these are, in the order of the split.
+    right. The text has one bit per image, in the order of the split.
     """
     logits, labels = predict(split)
     loss = F.cross_entropy(logits, labels).item()

@@ -21,13 +21,13 @@ MakeOracle = Callable[[Tensor, Tensor], GradientOracle]
 """Returns the oracle of a batch: inputs and targets."""
 Replay = Callable[[], None]
 Record = Callable[[Callable[[], StepResult], torch.Generator], tuple[StepResult, Replay]]
-"""Records a step without making it; returns its result's tensors, and what makes the step."""
+"""Records a step without running it; returns its result and a function that runs it."""
 Numbers = dict[str, int | float]
 """The numbers that a module has as attributes."""
 
 # Steps of a kind before it is captured: they make the optimizer's state and choose convolutions.
 _FIRST = 2
-# Graphs of a trial. Each keeps the memory of its results.
+# The most graphs of a trial, because each keeps the memory of its results.
 _MOST = 16
 _DRAWS = (
     "task.graph: the model draws random numbers in its passes, as dropout does, and the second "
@@ -49,7 +49,7 @@ class GraphError(SamtuneError):
 
 @dataclass
 class _Captured:
-    """A step of one kind: where it reads its batch, what it gives, how the memory changes."""
+    """A captured step of one kind: its input tensors, its result, and the memory around it."""
 
     inputs: Tensor
     targets: Tensor
@@ -61,11 +61,11 @@ class _Captured:
 
 
 class StepGraphs:
-    """Makes the steps of a trial, and captures each kind of them once.
+    """Runs the steps of a trial, and captures each kind of them once.
 
     Steps are of one kind if their batches have one shape and the variant makes the same
-    operations in them. The first steps of a kind, and those that no graph can hold, are made as
-    usual, by the same numbers: no result depends on which steps were captured.
+    operations in them. The first steps of a kind, and those that no graph can hold, run without a
+    graph and give the same numbers: no result depends on which steps were captured.
 
     Args:
         optimizer: the variant.
@@ -97,7 +97,7 @@ class StepGraphs:
             make_oracle: returns the oracle of a batch, which depends on nothing else.
             inputs: the inputs of the model.
             targets: the targets of the loss.
-            words: what else tells this kind of step from others.
+            words: further properties that distinguish this kind of step.
 
         Raises:
             GraphError: the step cannot be captured.

@@ -1,4 +1,4 @@
-"""The identity of a trial: only an attempt of the same may go on from a checkpoint."""
+"""The identity of a trial: only an attempt at the same trial may continue from a checkpoint."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ from trainables.steps import Steps
 from trainables.sums import Sums
 from trainables.targets import Mixer
 
-# Steps of an epoch whose two gradients are compared, the first ones. An optimizer may perturb in
-# each tenth step only.
+# The number of steps at the start of an epoch in which the two gradients are compared. It is ten,
+# because an optimizer may perturb in every tenth step only.
 _COMPARED = 10
-# What is reported of the averaged weights on test too.
+# The metrics of the averaged weights that are also reported on test.
 _ON_TEST = ("test_acc", "test_loss", "test_ece", "test_brier")
 
 
@@ -84,7 +84,7 @@ class Trial:
         self.steps = Steps(config.task, self.model, self.optimizer, self.precision, ranks)
         folder = config.checkpoint_dir
         self.saver = Saver(Path(folder)) if folder is not None else None
-        # What a repeat says of its test split: of its images, and which of them it got right.
+        # The facts of a repeat about its test split: which images it has, and which were right.
         self.tested: dict[str, str] = {}
 
     def _resident(self, split: Split) -> Split:
@@ -153,7 +153,7 @@ class Trial:
             metrics |= self._test()
         if finite and self.meter.finished() and self.config.sharpness:
             metrics |= self._sharpness()
-        # What describes the trial does not end it, whatever its value.
+        # Metrics that only describe the trial do not end it, whatever their values.
         metrics |= self.sums.sharpness() | self._costs()
         send = partial(self._report, self.meter.epoch, metrics)
         if self.saver is not None:
@@ -240,7 +240,7 @@ class Trial:
         return {f"val_{name}_averaged": value for name, value in metrics.items()}
 
     def _settle_norms(self, average: Average) -> None:
-        """Give the averaged weights, which the model has now, their BatchNorm statistics."""
+        """Count BatchNorm's statistics anew for the averaged weights, which the model has now."""
         if not average.by_step and has_statistics(self.model):
             renew(self.model, self._training_images(), self.precision, self.frozen.norms)
             self.meter.averaged_samples += self.meter.n_train

@@ -89,14 +89,14 @@ class Precision:
         )
 
     def uncompiled(self) -> AbstractContextManager[object]:
-        """Return the context in which a compiled model runs as it is written."""
+        """Return the context in which a compiled model runs without its compiled code."""
         if not self.compiled:
             return nullcontext()
         stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
         return stance
 
     def scaler(self) -> torch.amp.GradScaler | None:
-        """Return a loss scaler for fp16, whose small gradients would become 0, otherwise None."""
+        """Return a loss scaler for fp16, which rounds small gradients to 0; otherwise None."""
         return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
 
     def place(self, model: nn.Module, architecture: Hashable) -> nn.Module:
@@ -181,7 +181,7 @@ def compiling() -> Iterator[None]:
         lock = FileLock(folder / ".compiling.lock")
         lock.acquire()
     except OSError:
-        # Without a folder nobody finds another's code, so there is nothing to wait for.
+        # Without a cache folder processes cannot share compiled code, so waiting gains nothing.
         yield
         return
     try:

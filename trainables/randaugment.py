@@ -1,6 +1,6 @@
 """RandAugment's operations on whole batches (Cubuk et al. 2020, arXiv 1909.13719).
 
-All operations of the paper but equalize, whose histograms have no fast batched form.
+These are the paper's operations except equalize: its histograms have no fast batched form.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ Send = Callable[[checkpoint.Saved | None], None]
 class Saver:
     """Writes the checkpoints of a trial in a thread, and sends each one's report after it.
 
-    A report leaves in the thread of the training, by `settle`, once its checkpoint is on disk. So
-    the record never has a report whose checkpoint could be lost, and the training waits for the
-    disk only where it is a whole epoch behind. Close it at the end of the trial.
+    `settle` sends a report from the training thread, once its checkpoint is on disk. So the record
+    never has a report without its checkpoint, and the training waits for the disk only if that is
+    a whole epoch behind. Close it at the end of the trial.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,8 +65,8 @@ class Saver:
 def held(state: Any) -> Any:
     """Return a copy of nested dicts, lists and tuples, with its tensors on the host.
 
-    Nothing waits for a GPU: tensors arrive in pinned memory, once the device comes to it. What
-    is queued there later cannot change them.
+    The host does not wait for a GPU: the copies to pinned memory are queued there. Work that is
+        queued later cannot change them.
     """
     return _copied(state, {})
 

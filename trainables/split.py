@@ -200,7 +200,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Streamed(Split):
-    """A split whose images are decoded anew for each batch.
+    """A split that decodes its images anew for each batch.
 
     Its `images` are an empty tensor of shape (0, C, H, W).
 

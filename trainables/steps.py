@@ -1,4 +1,4 @@
-"""The steps of a trial: what turns a batch into gradients, on one process or on several."""
+"""The steps of a trial: gradients and an update from a batch, on one process or on several."""
 
 from __future__ import annotations
 

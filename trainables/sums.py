@@ -13,7 +13,7 @@ from trainables.targets import hits
 
 
 class Sums:
-    """Loss, hits, and the two figures of sharpness that a step gives for nothing.
+    """Loss, hits, and the two figures of sharpness that a step yields at no further cost.
 
     Attributes:
         samples: images that the loss and hits are of.
@@ -61,7 +61,7 @@ class Sums:
         }
 
     def sharpness(self) -> dict[str, float]:
-        """Return the means over the steps with a second pass, none where no step had one.
+        """Return the means over the steps with a second pass; empty if no step had one.
 
         `sam_loss_gap` is the loss of the training batch at the perturbed weights minus that at the
         weights (nats), and `cos_grads` the cosine of the gradients there, in the steps that

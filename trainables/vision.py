@@ -130,7 +130,7 @@ class Vision:
         gpus: float,
         workers: int,
     ) -> list[str]:
-        """Return what no trial can have together, a sentence each.
+        """Return a sentence for each combination of settings that no trial can have.
 
         A sentence begins with the word that it is about, `task.graph: ...`.
 
@@ -198,7 +198,7 @@ class Vision:
             return []
 
     def references(self, task: Mapping[str, Value], base: str) -> list[str]:
-        """Return the code of the user's own that a space names: its model and its base."""
+        """Return references to the user's own code that a space names: its model and its base."""
         model = str(task["model"])
         module, _, name = base.rpartition(".")
         own_base = bool(module) and module.partition(".")[0] != "torch"

@@ -1,4 +1,4 @@
-"""All pairs of the board: who is better than whom, and by how much."""
+"""All pairs of the board: which row is better than which, and by how much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of a page: the leaderboard, the trials, what failed, and where it all comes from."""
+"""The tables of a page: the leaderboard, the trials, the failures, and the origins."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def front(trials: pd.DataFrame) -> str:
 
 
 def trials(tables: Tables, questions: int) -> str:
-    """Return the winners, what failed, the best and others by lot, with how many these are."""
+    """Return the winners, the failures, the best and some random others, and their numbers."""
     found = tables["trials"]
     most = max(24, _TRIALS // questions)
     failed = ~found["state"].isin(_GOOD)

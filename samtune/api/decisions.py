@@ -1,4 +1,4 @@
-"""The winners that need no more seeds, by the verdicts of the leaderboard at a look."""
+"""Decisions at a look: which winners need no more seeds, by the leaderboard's verdicts."""
 
 from __future__ import annotations
 

@@ -77,12 +77,12 @@ def frozen_spaces(record: Record) -> list[SearchSpace]:
 
 
 def content(space: SearchSpace) -> str:
-    """Return what a space says, in one form whatever the order of its words is."""
+    """Return the content of a space in one form that does not depend on the order of its words."""
     return canonical(yaml.safe_load(space.text))
 
 
 def content_now(study: StudyRow) -> str:
-    """Return what a frozen space says, with the words that samtune has learnt since then."""
+    """Return the content of a frozen space, with the words that samtune has gained since."""
     try:
         space = SearchSpace.from_text(study.space, study.name, study.name, frozen=False)
     except SpaceError:

@@ -62,8 +62,8 @@ class Launch:
         time_limit: Seconds of work after which the search begins no more trials, counted over all
             resumes; None leaves it as it was.
         tell: Called with each sentence about the run.
-        cut_short: Called with the run's folder and the exit code before the process ends because
-            Ray does not let go of it after a stop. Until then the run is whole.
+        cut_short: Called with the run's folder and the exit code before the process is ended, if
+            Ray does not end its trials after a stop. The run is whole by then.
     """
 
     address: str | None = None

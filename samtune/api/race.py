@@ -1,9 +1,9 @@
 """The race of a study: a row that cannot be among the best is not searched again.
 
 After each search the rows of a question are compared by their winners' select runs, on validation
-and on common seeds. A row whose every plausible rank lies below the best `study.keep` is left out
-of the later searches. Test has no part in it. `python -m benchmarks.race` measures what is saved,
-and how often the best row is lost.
+and on common seeds. A row is left out of the later searches if none of its plausible ranks is
+among the best `study.keep`. The test split is not used. `python -m benchmarks.race` measures how
+much a race saves, and how often it loses the best row.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def active(record: Record, spaces: Sequence[SearchSpace], search: int) -> set[in
 def left_out(
     scores: Mapping[str, Sequence[float]], keep: int, n_val: int | None = None
 ) -> set[str]:
-    """Return the rows whose every plausible rank lies below the best `keep`.
+    """Return the rows without a plausible rank among the best `keep`.
 
     Args:
         scores: The scores of each row, higher is better, in the order of common seeds.

@@ -1,4 +1,4 @@
-"""Checks that all that the trials of a run need is here, before Ray starts."""
+"""Checks, before Ray starts, that everything that the trials of a run need is here."""
 
 from __future__ import annotations
 

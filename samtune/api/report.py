@@ -152,8 +152,8 @@ def _page(folders: Sequence[Path], spaces: Mapping[str, str], reload_s: int | No
 def _spaces(records: Sequence[Reader]) -> dict[str, str]:
     """Return the frozen text of each space, by run and space.
 
-    Of the searches of a study's row only the first: the others differ from it in their seeds. Of a
-    row that is searched, and of the same row at its defaults, only the one that is searched.
+    Several searches of a study's row differ in their seeds alone, so only the first has its text
+    here. A row that is searched and is also run at its defaults has the text of the search.
     """
     found = {}
     for record in records:

@@ -52,9 +52,9 @@ class Run:
     """A run in its folder.
 
     Attributes:
-        folder: Where everything about the run is.
-        exit_code: What the command that did the same would have ended with: 0 done, 1 failed,
-            3 done but some trials failed, 75 stopped; 0 for a run that was only loaded.
+        folder: The folder that holds everything about the run.
+        exit_code: The exit code that the equivalent command would have: 0 done, 1 failed, 3 done
+            but some trials failed, 75 stopped; 0 for a run that was only loaded.
     """
 
     def __init__(self, folder: Path, exit_code: int = 0) -> None:

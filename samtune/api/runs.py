@@ -45,8 +45,9 @@ def run(
         confirm: Whether to repeat the winners on fresh seeds, which opens the test split.
         top: How many configurations to confirm per space; without it, as the space says.
         seeds: How many fresh seeds each, a fixed plan; without it, as the space says.
-        until_decided: Whether to look at 5, 10, 15 and 20 seeds and to end whatever is better,
-            worse or tied then; without it, for more than three spaces.
+        until_decided: Whether to compare the rows after 5, 10, 15 and 20 seeds, and to give no
+            more seeds to a row that is better, worse or tied by then; without it, only for more
+            than three spaces.
         max_seeds: The most seeds until decided: 10, 15 or 20.
         options: `address` of a running Ray cluster, `storage` URL for a copy of the run,
             `ship_code` to send code to a cluster's nodes, `log` (any of tensorboard, wandb,

@@ -84,9 +84,9 @@ class SeedPlan:
 def asked_plan(asked: Asked, spaces: Sequence[SearchSpace]) -> SeedPlan:
     """Return the plan of a run that has none on record.
 
-    Without a choice, few variants have the number of seeds of their spaces. More variants than
-    three have seeds until they are decided, unless their spaces set `confirm.seeds`, or the run
-    is a study of several searches.
+    If the options leave it open, up to three variants have the number of seeds of their spaces.
+    More variants have seeds until they are decided, unless their spaces set `confirm.seeds`, or
+    the run is a study of several searches.
 
     Raises:
         RunError: The options contradict each other (exit code 2).
@@ -125,7 +125,7 @@ def plan_on_record(record: Reader) -> SeedPlan | None:
 def settled(record: Record, asked: Asked, spaces: Sequence[SearchSpace]) -> SeedPlan:
     """Return the plan of a run, with the seeds to add to it, and put it on record.
 
-    A run whose repeats may have opened test keeps the plan that it has.
+    A run keeps its plan once its repeats may have opened the test split.
 
     Raises:
         RunError: The options contradict each other, or that plan (exit code 2).
@@ -133,12 +133,12 @@ def settled(record: Record, asked: Asked, spaces: Sequence[SearchSpace]) -> Seed
     wanted, found = asked_plan(asked, spaces), plan_on_record(record)
     if not any(record.openings()):
         if wanted != found:
-            # An event has its time.
+            # Beside the value, an event, because it has the time.
             record.add_event("plan", wanted.text)
             record.set_meta("plan", wanted.text)
         return wanted
     if found is None:
-        # Begun by a samtune that had fixed plans alone, and did not put them on record.
+        # An older samtune began the run. It had fixed plans only, and did not record them.
         repeats = record.trials(stage="confirm")
         found = SeedPlan((1 + max(seed_of(repeat.bundle or 0) for repeat in repeats),))
         record.add_event("plan", f"{found.text}, as it was run")
@@ -153,7 +153,7 @@ def settled(record: Record, asked: Asked, spaces: Sequence[SearchSpace]) -> Seed
 
 
 def _goes_on(found: SeedPlan, wanted: SeedPlan, asked: Asked) -> bool:
-    """Return whether a plan until decided is the one on record, or leaves its end open."""
+    """Return whether the wanted plan until decided is the one on record, or sets no maximum."""
     return found == wanted or (asked.max_seeds is None and len(found.looks) > 1)
 
 

@@ -24,7 +24,7 @@ class Settings(TypedDict, total=False):
 
 
 SETTINGS: Mapping[str, Any] = {"samples": 1024, "m": 128, "rho": 0.1, "batch_norm": "eval"}
-"""The settings of a sharpness measurement for which no others are given."""
+"""The default settings of a sharpness measurement."""
 
 
 def measure(
@@ -41,7 +41,7 @@ def measure(
     Args:
         record: The run's record.
         rows: Names of rows of the leaderboard; [] for all.
-        settings: Those of `SETTINGS` that differ.
+        settings: Values that replace those of `SETTINGS`.
         tell: Called with a line for each repeat that is measured.
 
     Returns:

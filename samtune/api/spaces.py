@@ -154,7 +154,7 @@ def _shown(reference: Reference) -> str:
 
 
 def _flow(value: object) -> str:
-    """Return a map as YAML has it on one line."""
+    """Return a map as YAML on one line."""
     return json.dumps(value).replace('"', "")
 
 

@@ -170,7 +170,7 @@ def grow(
     asked: Asked,
     launch: Launch,
 ) -> tuple[Path, Ended]:
-    """Add spaces to a run, or trials to its spaces, and do what it then has left to do.
+    """Add spaces to a run, or trials to its spaces, and run what is then left of it.
 
     Args:
         runs: The folder that holds the runs.
@@ -272,7 +272,7 @@ def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[Stop
 
 
 def _to_the_end(record: Record, launch: Launch, stop: Stop) -> Ended:
-    """Run what a run has left to do, and say when that is nothing."""
+    """Run the rest of a run, and tell the user if nothing is left."""
     ended = _go_on(record, launch, stop)
     if ended is None:
         launch.tell(f"nothing is left to do in {record.name}")
@@ -305,7 +305,7 @@ def _run(
     own_code: Sequence[str],
     stop: Stop,
 ) -> Ended:
-    """Run stages, and what is left of them after Ray has killed workers to free memory."""
+    """Run stages, and run what is left of them again if Ray kills workers to free memory."""
     try:
         return run_stages(record, spaces, stages, launch, own_code, stop)
     except MemoryKillError as error:

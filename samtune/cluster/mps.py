@@ -1,7 +1,7 @@
 """The daemon of NVIDIA's MPS on this machine.
 
-By MPS, processes compute on one GPU at once in place of taking turns. They find the daemon by the
-environment in which they first use CUDA.
+With MPS, several processes compute on one GPU at the same time; without it they take turns. A
+process finds the daemon by the environment that it has when it first uses CUDA.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def daemon(share: float, folder: Path) -> Iterator[dict[str, str]]:
 
     Args:
         share: The share of a GPU that a client has; it limits the client's memory there.
-        folder: A new folder, for pipes and logs. A guard that ends what writes there ends the
-            daemon and its servers too.
+        folder: A new folder, for pipes and logs. The daemon and its servers write there, so a
+            guard that ends all writers ends them too.
 
     Raises:
         RunError: MPS is not installed or does not start (exit code 5).
@@ -53,7 +53,7 @@ def daemon(share: float, folder: Path) -> Iterator[dict[str, str]]:
         (folder / name).mkdir(parents=True)
     with open(folder / "said", "w+") as said:
         try:
-            # The daemon keeps the file open, by which a guard finds it.
+            # The daemon keeps this file open, so a guard can find the daemon.
             _run(["-d"], settings, said, pass_fds=[said.fileno()])
             if limits := _limits(share):
                 _run([], settings, said, typed=limits)
@@ -90,7 +90,7 @@ def _run(
     typed: str = "",
     pass_fds: list[int] | None = None,
 ) -> None:
-    # It would number only the GPUs that it sees, and Ray's workers have the numbers of all.
+    # With the variable, the daemon would number only the GPUs in it; Ray numbers all of them.
     own = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     subprocess.run(
         [CONTROL, *words],

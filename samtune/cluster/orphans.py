@@ -24,7 +24,7 @@ _PAUSE_S = 0.1
 
 @contextmanager
 def ended_with_us(scratch: str) -> Iterator[None]:
-    """End all that writes in the folder `scratch` after the block, or with this process."""
+    """End every process that writes in `scratch`, after the block or when this process dies."""
     command = [sys.executable, __file__, scratch]
     # In a session of its own, a Ctrl-C in the terminal does not reach it.
     guard = subprocess.Popen(

@@ -34,7 +34,7 @@ Broadcast = Callable[[bool], None]
 
 # How long a rank may take to notice that another rank is gone, once Ray knows.
 _GRACE_S = 20.0
-# Words of a collective in the ranks that are left. Their cause is another rank.
+# Parts of the messages of a collective in a surviving rank. The cause is the lost rank.
 _CONSEQUENCE = re.compile(
     r"gloo|NCCL|c10d|[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|TCPStore|[Tt]imed? ?out"
 )
@@ -160,13 +160,13 @@ def ranks(config: Mapping[str, Any], trial: TrialConfig) -> Iterator[Broadcast]:
 
 
 def _rendezvous(size: int, *, one_node: bool) -> tuple[Any, dict[str, str]]:
-    """Return the store at which the ranks meet, and the variables that torchrun sets but RANK."""
+    """Return the store at which the ranks meet, and the variables of torchrun except RANK."""
     address = "127.0.0.1" if one_node else _own_address()
     meeting = store(address)
     environment = {
         "MASTER_ADDR": address,
         "MASTER_PORT": str(meeting.port),
-        # torchrun's word for it: the store is served, and all ranks are its clients.
+        # torchrun's variable for a store that is served already: every rank is a client.
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "WORLD_SIZE": str(size),
         # Ray shows each process its own devices only.
@@ -275,7 +275,7 @@ def _own_address() -> str:
 
 
 def store(address: str) -> Any:
-    """Serve a TCPStore on a port that is bound at once: a port that is only free may be taken."""
+    """Serve a TCPStore on a port that this call binds: a port found free earlier may be taken."""
     from torch import distributed
 
     return distributed.TCPStore(  # type: ignore[attr-defined]

@@ -19,8 +19,9 @@ def forget(trial: Trial) -> None:
     Tune keeps each trial until the end of the sweep, and a sweep may have 10,000.
     """
     trial.run_metadata.last_result = {"done": True}
-    # A reference, for which Ray keeps an object. Tune drops it in no public way. Where a Ray has
-    # renamed it, this line does nothing, and the object stays until the end of the sweep.
+    # Ray keeps an object while this reference exists, and Tune has no public way to drop it. In a
+    # Ray that has renamed the attribute, this line does nothing, and the object stays until the
+    # end of the sweep.
     trial._default_result_or_future = None
     for each in (
         trial.metric_analysis,
@@ -35,13 +36,13 @@ def was_killed_for_memory(trial: Trial) -> bool:
     """Return whether Ray killed a worker at its start because its machine ran low on memory.
 
     Tune stores the exceptions of dead actors and of failed tasks as objects, and all others as
-    text only. Of those, a trial meets one: `ray.exceptions.OutOfMemoryError`.
+    text only. `ray.exceptions.OutOfMemoryError` is the only one of these that a trial meets.
     """
     return trial.error_file is not None and trial.pickled_error_file is None
 
 
 def ended_tune_for_memory(error: RuntimeError) -> bool:
-    """Return whether Tune raised this because Ray killed a worker during a trial for its memory.
+    """Return whether Tune raised this because Ray killed a worker in a trial to free memory.
 
     Tune expects dead actors and failed tasks. Any other exception of a worker ends all trials.
     """

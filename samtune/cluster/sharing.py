@@ -1,7 +1,8 @@
 """MPS on every node of a Ray that has GPUs, for as long as a sweep runs.
 
-An actor on each such node holds the daemon of MPS. Another actor, the keeper, has made them: an
-actor ends with the process that made it, and the keeper ends with the sweep, however that ends.
+An actor on each such node holds the daemon of MPS. Another actor, the keeper, creates them. An
+actor ends with the process that created it, and the keeper ends with the sweep, even if the sweep
+is killed.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class _Keeper:
         self._daemons: dict[str, Any] = {}
 
     def environments(self, nodes: list[str]) -> list[dict[str, str] | str]:
-        """Return for each node what `_Daemon.environment` does."""
+        """Return the result of `_Daemon.environment` for each node."""
         for node in nodes:
             if node not in self._daemons:
                 again = {"max_restarts": -1, "max_task_retries": -1}
@@ -75,7 +76,9 @@ class _Keeper:
 
 @contextmanager
 def shared_gpus(share: float) -> Iterator[None]:
-    """Run MPS in the block, on each node that has GPUs, and on later ones when a trial comes.
+    """Run MPS in the block on each node with GPUs.
+
+    A node that joins later gets its daemon with its first trial.
 
     Args:
         share: The share of a GPU that a process has; it limits the process's memory there.
@@ -103,7 +106,7 @@ def shared_gpus(share: float) -> Iterator[None]:
 
 
 def without_mps() -> list[str]:
-    """Return the addresses of the nodes that have GPUs and not the program of MPS."""
+    """Return the addresses of the nodes that have GPUs but not the program of MPS."""
     nodes = with_gpus()
     looks = [_placed(shutil.which, node).remote(CONTROL) for node in nodes]
     found = ray.get(looks, timeout=_START_S)
@@ -114,7 +117,7 @@ def join() -> str | None:
     """Make this process a client of its node's daemon, before it uses CUDA.
 
     Returns:
-        Why its trials take turns on the GPU all the same; None if they do not.
+        The reason why its trials still take turns on the GPU; None if they do not.
     """
     here = ray.get_runtime_context().get_node_id()
     found: dict[str, str] | str
@@ -136,6 +139,6 @@ def _placed(kind: Callable[..., Any], node: str, **options: Any) -> Any:
 
 
 def _first(error: Exception) -> str:
-    """Return the first line of what Ray says of a failure, and of another actor's own words."""
+    """Return the first line of a failure's message, without Ray's own words around it."""
     said = str(getattr(error, "cause", None) or error).strip()
     return printable(said.splitlines()[0]) if said else type(error).__name__

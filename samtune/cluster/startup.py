@@ -67,7 +67,7 @@ class Startup:
 def _last_words(scratch: Path) -> str | None:
     """Return the exception that ended a worker process, from what it wrote to standard error.
 
-    Up to a moment in a worker's start that is the raylet's standard error.
+    Early in a worker's start, that is the raylet's standard error.
     """
     logs = scratch / "ray" / "session_latest" / "logs"
     for file in [logs / "raylet.err", *logs.glob("worker-*.err")]:

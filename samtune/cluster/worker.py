@@ -88,7 +88,7 @@ class Driver:
 
 
 def _train(trial: TrialConfig, config: Mapping[str, Any], driver: Driver) -> None:
-    # Nothing of the user's runs before, which may use CUDA.
+    # The user's code may use CUDA, so none of it runs before this.
     driver.warn(sharing.join() if config["mps"] else None)
     enter(config)
     # Imported before the state is kept: a module's import happens once for all trials of a worker.

@@ -16,7 +16,7 @@ from samtune.optimizers.tensors import Gradients, global_norm, over
 
 @dataclass(eq=False, kw_only=True)
 class AESAM(Adaptive):
-    """SAM in steps whose gradient is large against its own past, the base optimizer in others.
+    """SAM in steps with a gradient that is large for its history, the base optimizer in others.
 
         n       = ||g||^2                               g = grad L_B(w)
         mu      = delta mu + (1 - delta) n
@@ -26,9 +26,8 @@ class AESAM(Adaptive):
         w      <- Base(w, d)
 
     mu and sigma start at 0. The host decides if there is a second pass, so each such step waits
-    once for the device: the price of saving the pass. The cost depends on the data; it is 1.5
-    passes if half of the steps have a second one. With `interval` only the last step of each
-    interval decides.
+    once for the device. The cost depends on the data; it is 1.5 passes if half of the steps have a
+    second one. With `interval` only the last step of each interval decides.
     """
 
     name = "ae_sam"

@@ -114,8 +114,8 @@ def base_of(variant: type[Variant], word: str) -> BaseOptimizer:
 
     Args:
         variant: the class of the variant.
-        word: one of the variant's `bases`, or the path of a class, `torch.optim.NAdam`. A knob
-            of such a class that has the name of one of the variant's gets `base_` before it.
+        word: one of the variant's `bases`, or the path of a class, `torch.optim.NAdam`. A knob of
+            such a class gets the prefix `base_` if the variant has a knob of that name.
 
     Raises:
         KnobError: The variant cannot have this base; the sentence names the nearest one.
@@ -138,7 +138,7 @@ def base_of(variant: type[Variant], word: str) -> BaseOptimizer:
 
 
 def _instead(variant: type[Variant], word: str) -> str:
-    """Return what to write in place of a word that is no base and no path."""
+    """Return a suggestion for a word that is neither a base nor a path."""
     if word.lower() in variant.bases:
         return nearest(word.lower(), variant.bases)
     same = [n for n in torch.optim.__all__ if n.lower() == word.lower().replace("_", "")]
@@ -251,7 +251,7 @@ def _takes(kind: type, argument: str) -> bool:
 def _late_momentum(sgd: torch.optim.Optimizer, *_: object) -> None:
     """Give a momentum of zeros to a parameter that gets its first gradient late.
 
-    torch's fused SGD fails on such a parameter; with zeros it makes the other kernels' step.
+    torch's fused SGD fails on such a parameter; with zeros its step equals the other kernels'.
     """
     if not sgd.state:
         return

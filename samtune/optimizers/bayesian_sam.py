@@ -35,7 +35,7 @@ class BayesianSAM(Scheduled):
     holds their groups. One forward pass at w gives BatchNorm its statistics and the step its loss.
     `sampled_weights` draws from the posterior for evaluation. rho_t is `rho` by its schedule, a
     length in units of g / s. There is no `params`: the posterior is of all weights, and its bound
-    has no form for some of them. A parameter group may have its own value of each knob but
+    has no form for some of them. A parameter group may have its own value of each knob except
     `dafactor`, `m` and `clip`.
     """
 
@@ -264,7 +264,7 @@ class BayesianSAM(Scheduled):
         torch._foreach_lerp_(gm, d, 1 - self.value_in(group, "beta1"))
         lr = group["lr"]
         if isinstance(lr, Tensor):
-            # As `value` the host would have to know it.
+            # Passed as `value`, the number would be read by the host, which would wait for it.
             step = torch._foreach_div(gm, s)
             torch._foreach_mul_(step, lr)
             torch._foreach_sub_(w, step)
@@ -276,7 +276,7 @@ class BayesianSAM(Scheduled):
 
 
 class _Groups(torch.optim.Optimizer):
-    """Parameter groups for learning-rate schedulers; its step is what it is given."""
+    """Holds the parameter groups for learning-rate schedulers; its step updates nothing."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         return None if closure is None else closure()

@@ -33,7 +33,7 @@ class Buffers:
         self._copy()
 
     def retaken(self, modules: Sequence[nn.Module]) -> bool:
-        """Take the snapshot anew in the memory that it has; False where that does not fit."""
+        """Take the snapshot again in its own memory, False if the buffers do not fit there."""
         now, names = [module._buffers for module in modules], self._names
         known, before = zip(*self._places, strict=True) if self._places else ((), ())
         fits = (

@@ -25,9 +25,9 @@ class ClosureError(TypeError):
 class ClosureOracle(GradientOracle):
     """Gradients by torch's usual closure: zero_grad, forward, backward, return the loss.
 
-    The closure is called once per pass. The modules that it calls are found by a hook, and their
-    buffers are treated as `GradientOracle` does, and so are the global random generators: the
-    first pass changes them, later passes draw the same numbers and leave both as they were.
+    The closure is called once per pass. A hook finds the modules that it calls. Their buffers and
+    the global random generators are treated as `GradientOracle` treats them: the first pass
+    changes them, and later passes draw the same numbers and leave both as they were.
 
     Args:
         closure: returns the loss, and leaves its gradient in `.grad` of the parameters.

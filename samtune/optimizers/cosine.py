@@ -12,9 +12,9 @@ from samtune.optimizers.tensors import TAU, Gradients, alike, flat, global_norm,
 
 
 class Cosine:
-    """The cosine of the first gradient that is added and the second one.
+    """The cosine of the angle between the first two gradients that are added.
 
-    It is over the parameters that have both. The host does not wait for the device. A copy of the
+    It covers the parameters that have both. The host does not wait for the device. A copy of the
     first gradient is kept until the second comes, because the optimizer reuses its tensors.
 
     Attributes:

@@ -15,7 +15,7 @@ from samtune.optimizers.tensors import Ascent, Gradients, over
 
 @dataclass(eq=False, kw_only=True)
 class FriendlySAM(SAM):
-    """SAM that perturbs along what is particular to the batch, its gradient less the running mean.
+    """SAM that perturbs along the part of the gradient that is specific to the batch.
 
         v   = g - sigma m                       v = g in the first step
         m  <- lambda m + (1 - lambda) g         m = g in the first step

@@ -13,7 +13,7 @@ from samtune.optimizers.tensors import Gradients, flat, shaped
 
 @dataclass(eq=False, kw_only=True)
 class GSAM(Adaptive):
-    """SAM that also closes the gap L(w + eps) - L(w), where that costs L(w + eps) nothing.
+    """SAM that also reduces L(w + eps) - L(w), as far as this leaves L(w + eps) unchanged.
 
         rho_t  = rho_min + (rho_max - rho_min) (lr_t - lr_min) / (lr_max - lr_min)
         g      = grad L_B(w),   eps = rho_t g / ||g||,   h = grad L_B(w + eps)
@@ -60,7 +60,7 @@ class GSAM(Adaptive):
             return h
         clean, steep = paired(g, h)
         vector = flat(clean, steep)
-        # At most one of g's copies at a time, next to those of h.
+        # Beside the copies of h, only one copy of g exists at a time.
         del g, clean
         d = flat(steep, steep)
         g_perp = without_(vector, d)

@@ -1,6 +1,6 @@
-"""A step as a CUDA graph needs it: its numbers in tensors, and what it remembers in fixed places.
+"""A step in the form that a CUDA graph needs: its numbers in tensors, its memory in fixed places.
 
-A graph makes the operations of one step again, with the addresses and the numbers that they had.
+A graph repeats the operations of one step, with the same addresses and the same numbers.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from samtune.optimizers.two_pass import Scheduled
 from samtune.optimizers.variant import Variant
 
 Form = tuple[Hashable, ...]
-"""What a memory holds and where, without values."""
+"""The structure of a memory, without its values."""
 
 
 class Held:
     """Holds the learning rates, the radius, the generator and the memory of a variant in place.
 
-    Before each step `fill` puts today's numbers into their tensors and seeds the generator. Inside
-    `numbers` the variant uses these. After it `settle` brings what it remembers back into the
-    tensors that had it before, in the same graph.
+    Before each step `fill` puts the current numbers into their tensors and seeds the generator.
+    Inside `numbers` the variant uses these tensors. After the step `settle` copies the variant's
+    memory back into the tensors that held it before, in the same graph.
 
     Args:
-        optimizer: the variant; only its steps inside `numbers` are concerned. All its parameters
+        optimizer: the variant; only its steps inside `numbers` are affected. All its parameters
             are on one device.
     """
 
@@ -83,7 +83,7 @@ class Held:
                 group.update(was)
 
     def settle(self) -> None:
-        """Copy the tensors that the variant remembers into their places, and remember those."""
+        """Copy the tensors of the memory into their places, and put those into the memory."""
         copies: list[tuple[Tensor, Tensor]] = []
         known = {id(t) for t in self._places.values()}
 

@@ -32,7 +32,7 @@ _SUMS = ("square", "share", "rest")
 
 @dataclass(eq=False, kw_only=True)
 class LookSAM(Sharpened):
-    """SAM in each k-th step, which leaves a direction to flatter ground for the steps between.
+    """SAM in each k-th step; the steps between reuse its direction to flatter ground.
 
         t mod k = 0:  g   = grad L_B(w),  eps = rho g / ||g||,  h = grad L_B(w + eps)
                       g_v = h - <g, h> / ||g||^2 g      what h adds to g, orthogonal to it
@@ -40,8 +40,8 @@ class LookSAM(Sharpened):
         otherwise:    d   = g + alpha ||g|| / ||g_v|| g_v     g of this batch, g_v of the last such
         w <- Base(w, d)
 
-    `alpha` stands for ||g_v|| / ||g||, and `auto` takes that of the last refresh. An entry of g_v
-    is used only where g has one. k is the interval, and there is no knob of that name.
+    `alpha` replaces ||g_v|| / ||g||, and `auto` uses the ratio at the last refresh. An entry of
+    g_v is used only where g has one. k is the interval, and there is no knob of that name.
     """
 
     name = "look_sam"
@@ -76,7 +76,7 @@ class LookSAM(Sharpened):
 
     @classmethod
     def passes_of(cls, knobs: Mapping[str, Any]) -> Passes:
-        """Return the mean passes per step: a second one in each k-th."""
+        """Return the mean passes per step: each k-th step has a second pass."""
         return 1 + 1 / knobs["k"], 1 + 1 / knobs["k"]
 
     def sharp(self, oracle: GradientOracle) -> Gradients:
@@ -98,7 +98,8 @@ class LookSAM(Sharpened):
             for name in _SUMS:
                 del self.memory[name]
         share = 1.0 if self.alpha == "auto" else float(self.alpha)
-        # What is remembered is no gradient: a frozen weight, or one of an unused head, stays.
+        # The stored direction is no gradient: frozen weights, and those of an unused head, must
+        # stay.
         v = [None if d is None else old for d, old in zip(g, self.memory["v"], strict=True)]
         return plus(g, v, share * global_norm(g) / self.memory["length"])
 

@@ -33,7 +33,7 @@ def paired(g: Gradients, h: Gradients) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def both_norms(g: list[Tensor], v: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the global norms of two lists of equal length, 0-dim each, at the launches of one."""
+    """Return the norms of two equally long lists, 0-dim each, in as few launches as one."""
     if len(alike([*g, *v])) > 1 or g[0].is_cpu:
         return global_norm(list(g)), global_norm(list(v))
     dtype = torch.promote_types(g[0].dtype, torch.float32)

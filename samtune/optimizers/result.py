@@ -23,8 +23,8 @@ class StepResult:
         skipped: True where a loss or gradient was not finite and nothing was changed.
         sharp_loss: mean loss of the batch at the perturbed weights, shape (); not synchronised.
             None in a step without a second pass over the batch.
-        cosine: cosine of the gradients at both weights, shape (); not synchronised. None in such
-            a step, and unless the oracle has `compare`.
+        cosine: cosine of the gradients at both weights, shape (); not synchronised. None in a step
+            without a second pass, or if the oracle lacks `compare`.
     """
 
     loss: Tensor

@@ -18,7 +18,7 @@ from samtune.optimizers.tensors import Ascent, Gradients, flat, over, shaped
 
 @dataclass(eq=False, kw_only=True)
 class SparseSAM(SAM):
-    """SAM that perturbs a share of the weights, by a mask M that is updated now and then.
+    """SAM that perturbs a share of the weights, by a mask M that is updated at intervals.
 
         eps = M * rho g / ||g||                 g = grad L_B(w); the norm is over all of g
         w  <- Base(w, grad L_B(w + eps))
@@ -29,8 +29,8 @@ class SparseSAM(SAM):
     stays. `mask: fisher` (SSAM-F) takes the weights with the most Fisher information: the mean
     square of single samples' gradients over the first `samples` of the batch, in the first step
     and every `update_freq` later. BatchNorm then sees single samples, as in the authors' code,
-    which counts `update_freq` in epochs. A weight whose first gradient comes late gets its mask
-    then. The method saves no compute. `sparsity` 0 is SAM.
+    which counts `update_freq` in epochs. A weight without a gradient in the first step gets its
+    mask with its first gradient. The method saves no compute. `sparsity` 0 is SAM.
     """
 
     name = "sparse_sam"
@@ -169,6 +169,6 @@ class SparseSAM(SAM):
 
 
 def _ones_at(chosen: Tensor, like: Gradients) -> Gradients:
-    """Return zeros in the shapes of `like`, with ones at these places of all elements in a row."""
+    """Return zeros in the shapes of `like`, with ones at these indices of the flat elements."""
     row = torch.zeros(sum(d.numel() for d in like if d is not None), device=chosen.device)
     return shaped(row.index_fill_(0, chosen, 1), like)

@@ -49,7 +49,7 @@ def global_norm(tensors: Sequence[Tensor | None]) -> Tensor:
 
 
 def norms_with_part(whole: Gradients, part: Gradients) -> tuple[Tensor, Tensor]:
-    """Return the global norms of `whole` and of `part`, whose tensors are some of the whole's.
+    """Return the global norms of `whole` and of `part`, a list of some of the whole's tensors.
 
     Costs one launch more than one norm.
     """

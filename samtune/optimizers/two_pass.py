@@ -63,7 +63,7 @@ class Scheduled(Variant):
     def radius(self) -> float | Tensor:
         """The radius rho_t at this point of the schedule, the largest of all groups.
 
-        It is a tensor of shape () inside a step whose numbers are held, see `Held`.
+        Inside `Held.numbers` it is a tensor of shape ().
         """
         return max(self.radii) if self.held_radius is None else self.held_radius
 
@@ -193,7 +193,7 @@ class Perturbing(Scheduled):
 
 @dataclass(eq=False, kw_only=True)
 class Sharpened(Perturbing):
-    """A perturbing variant whose direction, `sharp`, is taken on the batch or on chunks of it.
+    """A perturbing variant that takes its direction, `sharp`, on the batch or on chunks of it.
 
     With `m` the batch is split into chunks of nearly m samples. Each chunk has its own
     perturbation (and, where the variant has memory, its own memory), and the directions are
@@ -236,7 +236,7 @@ class Sharpened(Perturbing):
 
 @dataclass(eq=False, kw_only=True)
 class TwoPass(Sharpened):
-    """A variant that perturbs in every step, or in each `interval`-th; else it is the base."""
+    """A variant that perturbs in each `interval`-th step; its other steps are the base's."""
 
     interval: int = knob(
         1,

@@ -12,7 +12,7 @@ from samtune.optimizers.tensors import Ascent, Gradients, over
 
 @dataclass(eq=False, kw_only=True)
 class UnifiedSAM(SAM):
-    """A method between SAM, which perturbs by rho, and USAM, which perturbs less on a small slope.
+    """A method between SAM, which perturbs by rho, and USAM, which perturbs by rho ||g||.
 
         eps = rho (1 - lambda + lambda / ||g||) g       g = grad L_B(w)
         w  <- Base(w, grad L_B(w + eps))

@@ -194,8 +194,8 @@ class Variant(OverBase, ABC):
     def uncaptured_of(cls, knobs: Mapping[str, Any]) -> str | None:
         """Return why a CUDA graph cannot hold steps with these knobs; None if it can.
 
-        A class of your own has to answer by itself. Its steps must not depend on data, nor on
-        numbers in `memory` other than counts that grow by the same amount in steps of one `kind`.
+        A class of your own must override this. Its steps must not depend on data, nor on numbers
+        in `memory` other than counts that grow by the same amount in steps of one `kind`.
         """
         if cls.__module__.startswith("samtune."):
             return None
@@ -211,10 +211,9 @@ class Variant(OverBase, ABC):
         return why
 
     def kind(self) -> Hashable | None:
-        """Return what tells the operations of the next step from those of others.
+        """Return the kind of the next step; None for a step that no CUDA graph can hold.
 
-        Steps of equal kind, with `memory` in the same form, make the same ones. None is a step
-        that no CUDA graph can hold.
+        Steps of one kind, with `memory` in the same form, make the same operations.
         """
         return ()
 

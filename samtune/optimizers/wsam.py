@@ -20,7 +20,7 @@ _BELOW_ONE = math.nextafter(1.0, 0.0)
 
 @dataclass(eq=False, kw_only=True)
 class WSAM(SAM):
-    """Sharpness as a term of its own, in a weight of choice.
+    """The loss and, with a weight of your choice, its sharpness as a separate term.
 
         g   = grad L_B(w),   h = grad L_B(w + rho g / ||g||),   a = gamma / (1 - gamma)
         w  <- Base(w, g)   and then   w <- w - lr a (h - g)     decouple: true
@@ -92,7 +92,8 @@ class WSAM(SAM):
                 w, s = [w for w, _ in pairs], [s for _, s in pairs]
                 lr = group["lr"]
                 if isinstance(lr, Tensor):
-                    # As `alpha` the host would have to know it.
+                    # Passed as `alpha`, the number would be read by the host, which would wait for
+                    # it.
                     torch._foreach_sub_(w, torch._foreach_mul(s, lr))
                 else:
                     torch._foreach_add_(w, s, alpha=-float(lr))

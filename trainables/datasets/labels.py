@@ -44,7 +44,7 @@ _NEXT_OF_KIND = {
 
 
 def confusions(class_names: Sequence[str]) -> list[int]:
-    """Return the label that each class is confused with; its own label if with none.
+    """Return the label that each class is confused with, or its own label if there is none.
 
     CIFAR-10's classes are confused by likeness and CIFAR-100's within their superclass, as in
     Patrini et al. 2017; in a subset of these, only with classes of the subset. In any other set a

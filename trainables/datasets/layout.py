@@ -31,8 +31,8 @@ def laid_out(
     """Return each split's files with their labels, and the class names in order.
 
     Known layouts are `SPLIT/CLASS/.../file`, `CLASS/SPLIT/.../file`, `CLASS/.../file`, and
-    TinyImageNet's `val/images/file`, whose classes stand in `val_annotations.txt`. A single folder
-    around any of them is gone through.
+    TinyImageNet's `val/images/file` with the classes in `val_annotations.txt`. A single folder
+    around any of them is skipped.
 
     Args:
         files: Paths relative to the data set's folder.

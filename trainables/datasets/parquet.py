@@ -2,7 +2,7 @@
 
 The image column `image` or `img` is a struct<bytes, path>. The label column holds integers: it is
 `label`, `fine_label` or `coarse_label`, whichever comes first, or the one that
-`parquet:/path#coarse_label` names. The class names stand in the schema's metadata. The split is in
+`parquet:/path#coarse_label` names. The class names are in the schema's metadata. The split is in
 the file's name, as in `train-00000-of-00001.parquet`, or in its folder's name.
 """
 

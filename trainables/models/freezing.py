@@ -97,7 +97,7 @@ class Frozen:
             norm.eval()
 
     def thaw(self, progress: float) -> None:
-        """Train all from now on, if the progress is that far."""
+        """Unfreeze all parameters once the progress has reached `until`."""
         # Counted in floats, as schedules are.
         if not self._parameters or self._until >= 1 or progress < self._until - 1e-9:
             return
@@ -108,7 +108,7 @@ class Frozen:
 
 
 def _norms_within(model: nn.Module, frozen: Sequence[Tensor]) -> list[Norm]:
-    """Return the BatchNorm layers that are frozen, with the module around one without weights."""
+    """Return the frozen BatchNorm layers; one without weights follows the module around it."""
     modules, ids = dict(model.named_modules()), {id(parameter) for parameter in frozen}
     found = []
     for name, module in modules.items():

@@ -17,7 +17,7 @@ class ShakeDrop(nn.Module):
     multiplied by the expectation, which is `keep`.
 
     There is one draw per image, as in AutoAugment's and SAM's code. It comes from torch's
-    generator: a pass whose random state is replayed has the same alpha and beta.
+    generator, so a pass that replays the random state has the same alpha and beta.
     """
 
     def __init__(self, keep: float) -> None:
@@ -41,7 +41,7 @@ class ShakeDrop(nn.Module):
 
 
 class _Scaled(torch.autograd.Function):
-    """The product of x and a factor, whose gradient has another factor."""
+    """Multiplies x by one factor, and in the backward pass its gradient by another."""
 
     @staticmethod
     def forward(x: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
