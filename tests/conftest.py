@@ -74,6 +74,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def cifar_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An archive of few images, which counts as CIFAR-10's official one."""
+    from tiny_sets import cifar10_files, official, tar_of
+
+    raw = tar_of(cifar10_files())
+    official(monkeypatch, "cifar10", raw)
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.fixture
 def memory() -> Iterator[Path]:
     """A folder in memory where there is one, for tests that fsync ten thousand times."""
     folder = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
-from test_sweep import record_of
+from lab_sweeps import record_of
 
 from benchmarks import aims, checkpoints, loop, run_speeds
 from benchmarks.process_tree import measure

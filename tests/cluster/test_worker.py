@@ -7,12 +7,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import by_mode, one_at_a_time, record_of, sweep
+from lab_sweeps import by_mode, one_at_a_time, record_of, sweep
 
 from samtune.cluster.start import Cluster
 from samtune.record.logs import LARGEST, read_log
@@ -129,13 +129,8 @@ def epochs():
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
-    """A user's own module in the current folder; its name is new to every worker."""
-    name = f"odd_{abs(hash(request.node.nodeid))}"
-    (tmp_path / f"{name}.py").write_text(LAB)
-    monkeypatch.chdir(tmp_path)
-    yield name
-    sys.modules.pop(name, None)
+def lab(lab_of: Callable[[str], str]) -> str:
+    return lab_of(LAB)
 
 
 def space_of(lab: str, modes: list[str], name: str = "quick", **sections: str) -> SearchSpace:

@@ -19,9 +19,9 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab_sweeps import record_of
 from ray._raylet import Config as RayConfig
 from test_record import STUDY
-from test_sweep import record_of
 from typed import typed
 
 import samtune

@@ -16,29 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_run import SPACE, add, make_run
 
 from samtune.cli import main
-from samtune.record.folder import RunError
 from samtune.record.record import Record
 from samtune.record.rows import Verdict
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.loggers import LOGGERS
-from samtune.sweep.observers import Hook, Observers, observers
+from samtune.sweep.observers import observers
 from samtune.trial import Seeds, TrialConfig
 
 MAIN = "from samtune.cli import main; main()"
-SPACE = """samtune: 1
-trainable: lab:quick
-budget: {kind: epochs, per_trial: 3}
-search: {method: grid}
-asha: {grace: 1}
-confirm: {seeds: 1}
-resources: {parallel: 1}
-knobs:
-  lr: {min: 0.1, max: 0.3, step: 0.1}
-  kind: {choice: [plain]}
-  momentum: 0.9
-"""
 LAB = """
 import json
 import samtune
@@ -56,35 +44,7 @@ def heard(report):
 
 @pytest.fixture
 def record(runs: Path) -> Record:
-    """A run of one space, nothing in it yet."""
-    space = SearchSpace.from_text(SPACE, "lab", "lab")
-    settings = {
-        **{"search_alg": "grid", "scheduler": "asha 1 x 3", "mode": "max", "trials": 3},
-        "searched": ["kind", "lr"],
-    }
-    study = {"name": "lab", "variant": "quick", "base": "none", "sha256": space.sha256}
-    return Record.create(
-        runs, "mine", [{**study, "space": space.text, "settings": json.dumps(settings)}]
-    )
-
-
-def add(record: Record, number: int, values: list[float], state: str | None) -> None:
-    space = SearchSpace.from_text(SPACE, "lab", "lab")
-    config = TrialConfig(
-        **{"trainable": "lab:quick", "variant": "quick", "base": "none", "task": {}},
-        knobs={"lr": round(0.1 * (number % 3 + 1), 1), "kind": "plain", "momentum": 0.9},
-        budget=space.trial_budget,
-        seeds=Seeds(1, 1, 1),
-    )
-    trial = record.add_trial(0, "search", number, "grid", config)
-    attempt, _ = record.start_attempt(trial)
-    for epoch, value in enumerate(values, 1):
-        report = {"epoch": epoch, "used": float(epoch), "metrics": {"val_acc": value}}
-        report |= {"checkpoint": None, "checkpoint_sha256": None, "facts": {}}
-        seq = record.add_report(trial.trial, attempt, report, "val_acc")
-        record.add_decision(seq, Verdict("continue"))
-    if state is not None:
-        record.end_trial(trial.trial, state)  # type: ignore[arg-type]
+    return make_run(runs)
 
 
 def fetched(url: str, server: subprocess.Popen[str]) -> Any:
@@ -296,80 +256,6 @@ def test_extras_name_what_the_loggers_need() -> None:
     for name, logger in LOGGERS.items():
         assert any(logger.package.lower() in wanted.lower() for wanted in extras[name])
     assert any("optuna-dashboard" in wanted for wanted in extras["dashboard"])
-
-
-class Failing:
-    """An observer that fails at each event."""
-
-    name = "failing"
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def _fail(self, word: str) -> None:
-        self.heard.append(word)
-        raise OSError("disk full")
-
-    def started(self, *_: Any) -> None:
-        self._fail("started")
-
-    def reported(self, *_: Any) -> None:
-        self._fail("reported")
-
-    def ended(self, *_: Any) -> None:
-        self._fail("ended")
-
-    def close(self) -> None:
-        self._fail("close")
-
-
-def test_an_observer_that_fails_is_told_once_and_the_others_hear_on(
-    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("lab_other.py").write_text("heard = []\ndef hear(report): heard.append(report)\n")
-    add(record, 0, [0.5], "completed")
-    (trial,) = record.trials()
-    report = {"epoch": 1, "used": 1.0, "metrics": {"val_acc": 0.5}}
-    failing, told = Failing(), []
-    hook = Hook("lab_other:hear", "mine")
-    with Observers(record, [failing, hook], told.append) as all_of_them:
-        all_of_them.started(trial, 0)
-        all_of_them.reported(trial, 0, report, Verdict("stop"))
-        all_of_them.ended(trial, "completed")
-    assert failing.heard == ["started", "reported", "ended", "close"]
-    assert len(told) == 1 and "disk full" in told[0]
-    assert [event["kind"] for event in record.events()] == ["observer failed"]
-    (heard,) = sys.modules["lab_other"].heard
-    assert (heard["trial"], heard["epoch"], heard["decision"]) == (0, 1, "stop")
-
-
-def test_a_logger_that_does_not_start_is_told(
-    record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(folder: Path) -> None:
-        raise RuntimeError("no store")
-
-    monkeypatch.setitem(LOGGERS, "mlflow", broken)
-    with pytest.raises(RunError, match="--log mlflow did not start: no store") as caught:
-        observers(record, ["mlflow"], None, print)
-    assert caught.value.exit_code == 5
-
-
-def test_a_hook_that_exits_ends_no_sweep(
-    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("lab_quits.py").write_text("import sys\ndef hear(report): sys.exit(3)\n")
-    add(record, 0, [0.5], "completed")
-    (trial,) = record.trials()
-    report = {"epoch": 1, "used": 1.0, "metrics": {"val_acc": 0.5}}
-    told: list[str] = []
-    with Observers(record, [Hook("lab_quits:hear", "mine")], told.append) as all_of_them:
-        for _ in range(3):
-            all_of_them.reported(trial, 0, report, Verdict("continue"))
-    (warning,) = told
-    assert "SystemExit: 3; the sweep goes on" in warning
 
 
 def test_a_paused_trial_goes_on_in_its_tracker_and_300_knobs_are_taken(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_sweep import record_of
+from lab_sweeps import record_of
 
 from samtune.cli import main
 from samtune.cluster.shipping import import_path, modules

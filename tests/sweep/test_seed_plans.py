@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import record_of
+from lab_sweeps import record_of
 
 from analysis.sharpness import MEASURES, SETTINGS
 from analysis.verdicts import compare

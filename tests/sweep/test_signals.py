@@ -169,3 +169,38 @@ def test_a_signal_to_a_process_and_to_its_group_is_one_request(
         assert all(attempt["cause"] == "stopped" for attempt in record.attempts())
     if not leads_session:
         assert len(list(tmp_path.glob("*.ended"))) == 2
+
+
+def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
+    stop = Stop()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop.on_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested, "nohup is respected"
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("later_s", "code"), [(0.0, 75), (0.9, 75), (1.0, 130)])
+def test_a_second_signal_ends_the_process_unless_it_comes_with_the_first(
+    later_s: float, code: int
+) -> None:
+    lines = f"""if True:
+        import os, signal, time
+        from samtune.sweep.stop import Stop
+        stop, true = Stop(), time.monotonic
+        with stop.on_signals():
+            time.monotonic = lambda: 0.0
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.monotonic = lambda: {later_s}
+            os.kill(os.getpid(), signal.SIGHUP)
+        raise SystemExit(75 if stop.signal == signal.SIGTERM else 1)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", lines], timeout=60, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert ("stopped at once, without tables" in done.stderr) is (code == 130)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from lab_sweeps import by_mode, one_at_a_time, record_of, sweep
 
 from analysis.board import records
 from analysis.leaderboard import leaderboard
@@ -23,11 +18,9 @@ from samtune.cluster.start import Cluster
 from samtune.record import tables
 from samtune.record.export import export
 from samtune.record.record import Record
-from samtune.record.rows import TrialRow
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.confirm_stage import ConfirmStage
 from samtune.sweep.live import QuietView
-from samtune.sweep.progress import Progress
 from samtune.sweep.run_stages import run_stages
 from samtune.sweep.search_stage import SearchStage
 from samtune.sweep.stop import Stop
@@ -82,14 +75,8 @@ def quick(config):
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A user's own module in the user's own folder; its name is new to every worker."""
-    name = f"lab_{abs(hash(request.node.nodeid))}"
-    (tmp_path / f"{name}.py").write_text(LAB)
-    monkeypatch.chdir(tmp_path)
-    yield name
-    sys.modules.pop(name, None)
-    sys.path[:] = [path for path in sys.path if path != str(tmp_path)]
+def lab(lab_of: Callable[[str], str]) -> str:
+    return lab_of(LAB)
 
 
 def space_file(lab: str, knobs: str, name: str = "lab", **sections: str) -> Path:
@@ -103,40 +90,6 @@ def space_file(lab: str, knobs: str, name: str = "lab", **sections: str) -> Path
     path = Path(f"{name}.yaml")
     path.write_text(text)
     return path
-
-
-def record_of(runs: Path, spaces: Sequence[SearchSpace], name: str = "run") -> Record:
-    settings = {
-        **{"search_alg": "grid", "scheduler": "asha", "mode": "max", "trials": 0},
-        "searched": ["lr"],
-    }
-    return Record.create(
-        runs,
-        name,
-        [
-            {
-                **{"name": s.name, "variant": s.variant, "base": s.base, "space": s.text},
-                **{"sha256": s.sha256, "settings": json.dumps(settings)},
-            }
-            for s in spaces
-        ],
-    )
-
-
-def sweep(
-    record: Record, spaces: Sequence[SearchSpace], on: Cluster, stop: Stop | None = None
-) -> Progress:
-    stages = [SearchStage(record, spaces)]
-    return run_stages(stages, record, on, QuietView(), stop or Stop())[0]
-
-
-def by_mode(record: Record) -> dict[Any, TrialRow]:
-    return {trial.config.knobs["mode"]: trial for trial in record.trials()}
-
-
-def one_at_a_time(on: Cluster) -> Cluster:
-    """Return a cluster with one slot, so that trials run in the order of the grid."""
-    return replace(on, slots=1)
 
 
 def assert_rungs_replay(record: Record, spaces: Sequence[SearchSpace]) -> None:
@@ -278,41 +231,6 @@ def test_a_mistake_that_fails_every_trial_is_given_up_early(
     with record_of(runs, spaces) as record:
         progress = sweep(record, spaces, two_slots, stop)
         assert stop.why == "gave up" and progress.ended < 10 < progress.total
-
-
-def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
-    stop = Stop()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with stop.on_signals():
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.requested, "nohup is respected"
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.requested
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.parametrize(("later_s", "code"), [(0.0, 75), (0.9, 75), (1.0, 130)])
-def test_a_second_signal_ends_the_process_unless_it_comes_with_the_first(
-    later_s: float, code: int
-) -> None:
-    lines = f"""if True:
-        import os, signal, time
-        from samtune.sweep.stop import Stop
-        stop, true = Stop(), time.monotonic
-        with stop.on_signals():
-            time.monotonic = lambda: 0.0
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.monotonic = lambda: {later_s}
-            os.kill(os.getpid(), signal.SIGHUP)
-        raise SystemExit(75 if stop.signal == signal.SIGTERM else 1)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", lines], timeout=60, capture_output=True, text=True
-    )
-    assert done.returncode == code
-    assert ("stopped at once, without tables" in done.stderr) is (code == 130)
 
 
 def test_a_stop_leaves_a_whole_record(two_slots: Cluster, runs: Path, lab: str) -> None:

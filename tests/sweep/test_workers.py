@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from lab_sweeps import record_of
 from ray.tune.experiment import Trial
-from test_sweep import record_of
 
 from samtune.cluster.start import Cluster
 from samtune.record.record import Record

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_bad_labels import classes, put
+from image_files import classes, put
 
 from trainables import datasets
 from trainables.data import DataError, load, open_test

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from image_files import classes, put
 from PIL import Image, ImageOps
-from test_bad_labels import classes, put
 
 from trainables import datasets
 from trainables.data import DataError, load

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_bad_labels import picture
+from image_files import picture
 
 from trainables import datasets
 from trainables.data import DataError, load

@@ -21,9 +21,7 @@ from samtune.optimizers import GradientOracle
 from samtune.optimizers.knobs import KnobError
 from samtune.trial import Budget, Seeds, running
 from trainables import checkpoint, data, loop, vision
-from trainables.budget import Meter
 from trainables.datasets import digits
-from trainables.evaluation import brier_score, calibration_error
 from trainables.models import ModelError, build
 from trainables.task import TASK
 
@@ -324,53 +322,6 @@ def test_a_model_is_drawn_from_its_seed_alone() -> None:
 def test_the_small_cnn_takes_images_of_any_size(in_shape: tuple[int, int, int]) -> None:
     model = build("small_cnn", in_shape, 7, 0)
     assert model(torch.zeros(2, *in_shape)).shape == (2, 7)
-
-
-def test_the_brier_score_of_known_cases() -> None:
-    sure = torch.eye(3)
-    assert brier_score(sure, torch.arange(3)) == 0
-    assert brier_score(sure, torch.tensor([1, 2, 0])) == 2
-    # (1 - 0.7)^2 + 0.2^2 + 0.1^2, and 0.7^2 + (1 - 0.2)^2 + 0.1^2.
-    unsure = torch.tensor([[0.7, 0.2, 0.1]]).expand(2, 3)
-    assert brier_score(unsure, torch.tensor([0, 1])) == pytest.approx((0.14 + 1.14) / 2)
-
-
-def test_calibration_error_of_known_cases() -> None:
-    sure_and_right = torch.eye(3)
-    assert calibration_error(sure_and_right, torch.arange(3)) == 0
-    assert calibration_error(sure_and_right, torch.tensor([1, 2, 0])) == 1
-    # Four predictions at 0.75 of which three are right, two at 0.6 of which none is.
-    probabilities = torch.tensor([[0.75, 0.25]] * 4 + [[0.4, 0.6]] * 2)
-    labels = torch.tensor([0, 0, 0, 1, 0, 0])
-    assert calibration_error(probabilities, labels) == pytest.approx(2 / 6 * 0.6, abs=1e-7)
-    # In one bin the errors of the two groups cancel in part: mean confidence 0.7, accuracy 0.5.
-    assert calibration_error(probabilities, labels, bins=1) == pytest.approx(0.2, abs=1e-7)
-
-
-def test_a_meter_foresees_costs_that_depend_on_the_data() -> None:
-    meter = Meter(Budget("compute", 1), n_train=100, batch_size=10)
-    meter.step, meter.samples = 8, 80
-    meter.forward_samples, meter.backward_samples = 120, 80
-    # A step has cost 35 passes of 10 samples; 300 make the budget and 280 are spent.
-    assert meter.see == pytest.approx(280 / 300)
-    assert not meter.finished()
-    meter.forward_samples += 3
-    assert meter.finished()
-
-
-def test_a_meter_counts_skips_in_a_row() -> None:
-    meter = Meter(Budget("epochs", 1000), n_train=100, batch_size=10)
-
-    def count(times: int, skipped: bool) -> None:
-        for _ in range(times):
-            meter.count(10, (10, 10), skipped, 0.0)
-
-    count(99, True)
-    count(1, False)
-    count(99, True)
-    assert meter.skipped_steps == 198 and not meter.stuck(200)
-    count(1, True)
-    assert meter.stuck(200)
 
 
 def flat_norm(in_shape: tuple[int, int, int], classes: int) -> nn.Module:

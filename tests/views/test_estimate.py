@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_look import message
-from test_sweep import record_of
+from lab_sweeps import record_of
+from run_two import message
 from typed import typed
 
 from analysis.statistics import until_decided

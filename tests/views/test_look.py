@@ -11,102 +11,25 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
-import yaml
-from problems import PAIRS
+from run_two import SETTINGS, add, make_two, message, said
 from typed import typed
 
-from benchmarks.scale_tables import make_run
 from samtune.commands.trials import _STATES
-from samtune.optimizers import VARIANTS, base_of
-from samtune.record import curves as exporting
-from samtune.record import tables
-from samtune.record.export import export
 from samtune.record.record import Record
-from samtune.record.rows import Stage, State, TrialRow
-from samtune.search.rungs import StoppingRungs
-from samtune.space.search_space import SearchSpace, resolve
-from samtune.trial import Budget, Seeds, TrialConfig, running
+from samtune.record.rows import State
+from samtune.space.search_space import SearchSpace
+from samtune.trial import Budget, Seeds, TrialConfig
 from samtune.views import status as looking
-from samtune.views.best import Winner, python, winner_of
 from samtune.views.status import status_of, status_text, watched
-from samtune.views.trials import sparkline, trials_of
-
-SETTINGS = {
-    **{"search_alg": "tpe", "scheduler": "asha 2 x 3", "mode": "max", "trials": 3},
-    "searched": ["lr", "rho"],
-}
-KNOBS = {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
-
-
-def message(epoch: int, value: float, **metrics: float) -> dict[str, Any]:
-    more = {"see": 2.0 * epoch, "step": 16 * epoch, "train_loss": 1 / epoch, **metrics}
-    return {
-        **{"epoch": epoch, "used": 2.0 * epoch, "metrics": {"val_acc": value, **more}},
-        **{"checkpoint": None, "checkpoint_sha256": None, "facts": {"device": "cpu"}},
-    }
-
-
-def add(
-    record: Record, study: int, number: int, values: list[float], state: State, **more: Any
-) -> TrialRow:
-    """A trial with a report a value, judged by one set of rungs a study."""
-    space = SearchSpace.from_text(record.studies()[study].space, "x", "x")
-    knobs = {"lr": round(0.1 * (number + 1), 1), **KNOBS}
-    if space.variant == "sam":
-        knobs["rho"] = 0.05
-    config = TrialConfig(
-        **{"trainable": space.trainable, "variant": space.variant, "base": space.base},
-        **{"knobs": knobs, "task": space.task, "budget": space.trial_budget},
-        seeds=Seeds(1, 1, 1),
-    )
-    stage: Stage = "confirm" if "source" in more else "search"
-    trial = record.add_trial(study, stage, number, "sampled", config, **more)
-    attempt, _ = record.start_attempt(trial)
-    rungs = RUNGS.setdefault((record.folder, study), StoppingRungs(2, 3, 20))
-    for epoch, value in enumerate(values, 1):
-        seq = record.add_report(trial.trial, attempt, message(epoch, value), "val_acc")
-        record.add_decision(seq, rungs.judge(trial.trial, 2.0 * epoch, value))
-    if state != "running":
-        record.end_trial(trial.trial, state, "why not" if state == "error" else None, 2.5)
-    return trial
-
-
-RUNGS: dict[Any, StoppingRungs] = {}
+from samtune.views.trials import sparkline
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run `two`: sgd and sam searched, sgd's winner repeated twice."""
-    runs = tmp_path_factory.mktemp("look") / "runs"
-    spaces = [SearchSpace.load(name) for name in ("sgd", "sam")]
-    studies = [
-        {
-            **{"name": s.name, "variant": s.variant, "base": s.base, "space": s.text},
-            **{"sha256": s.sha256, "settings": json.dumps(SETTINGS)},
-        }
-        for s in spaces
-    ]
-    with Record.create(runs, "two", studies) as record:
-        best = add(record, 0, 0, [0.5, 0.7, 0.8], "completed")
-        add(record, 1, 0, [0.6, 0.7, 0.9], "completed")
-        add(record, 0, 1, [0.4], "pruned")
-        add(record, 1, 1, [0.3, float("nan")], "diverged")
-        failed = add(record, 0, 2, [], "error")
-        record.add_event("error", "Traceback ...\nRuntimeError: too steep", failed.trial)
-        for bundle in (0, 1):
-            values = [0.6, (7 + bundle) / 10]
-            more = {"source": best.trial, "rank": 0, "bundle": bundle}
-            add(record, 0, bundle + 1, values, "completed", **more)
-    return runs
-
-
-def said(capsys: pytest.CaptureFixture[str], two: Path, *words: str) -> str:
-    code, out, err = typed(capsys, *words, "--runs", str(two))
-    assert code == 0 and err == "", err
-    return out
+    return make_two(tmp_path_factory.mktemp("look") / "runs")
 
 
 def test_a_look_cannot_write(two: Path) -> None:
@@ -359,103 +282,6 @@ def test_a_sparkline_shows_the_ends_and_what_is_not_finite() -> None:
     assert list(line) == sorted(line)
 
 
-def test_best_is_a_space_file_that_runs(
-    two: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("best.yaml").write_text(said(capsys, two, "best", "two"))
-    code, out, err = typed(capsys, "run", "best.yaml", "--dry-run", "--json")
-    assert code == 0, err
-    (plan,) = json.loads(out)["spaces"]
-    assert plan["variant"] == "sam" and plan["trials"] == 1
-    (first,) = plan["first_configurations"]
-    assert first["knobs"].items() >= {"lr": 0.1, "rho": 0.05, "momentum": 0.9}.items()
-    assert not Path("runs").exists()
-    told = json.loads(said(capsys, two, "best", "two", "--space", "sgd", "--json"))
-    assert told["value"] == 0.8 and told["repeats"] == 2
-    assert told["confirmed"] == pytest.approx(0.75)
-    assert "0.7500 over 2 repeats" in told["space_file"]
-    assert yaml.safe_load(told["space_file"])["knobs"]["lr"] == 0.1
-
-
-def test_the_best_space_is_chosen_on_repeats_once_all_have_them(runs: Path, two: Path) -> None:
-    folder = runs / "two"
-    folder.mkdir(parents=True)
-    folder.joinpath("sweep.db").write_bytes((two / "two" / "sweep.db").read_bytes())
-    with Record.open(runs, "two") as record:
-        assert winner_of(record).study.name == "sam"
-        source = next(record.trials(study=1))
-        add(record, 1, 3, [0.6, 0.65], "completed", source=source.trial, rank=0, bundle=0)
-        assert winner_of(record).study.name == "sgd"
-
-
-SMALL = {"dataset": "digits", "model": "small_cnn", "train_size": 130, "batch_size": 64}
-
-
-@pytest.mark.parametrize(("name", "base"), PAIRS)
-def test_the_script_of_a_winner_gives_what_its_trial_gave(
-    two: Path, name: str, base: str | None, capsys: pytest.CaptureFixture[str], one_thread: None
-) -> None:
-    variant = VARIANTS[name]
-    knobs = {k: knob.default for k, knob in variant.knobs().items()}
-    if base:
-        knobs |= {k: knob.default for k, knob in base_of(variant, base).knobs.items()}
-    task = {**SMALL, "augment": "standard", "mixup": 0.2, "warmup": 0.5, "schedule": "cosine"}
-    trained = TrialConfig(
-        **{"trainable": f"trainables.vision:{name}", "variant": name, "base": base or "none"},
-        **{"knobs": knobs, "task": task, "budget": Budget("compute", 4.0)},
-        seeds=Seeds(init=1, order=2, split=3),
-    )
-    reports: list[dict[str, Any]] = []
-    with running(trained, reports.append):
-        resolve(name)(trained)
-    last = reports[-1]["metrics"]
-    with Record.open(two, "two", read_only=True) as record:
-        study, (trial, *_) = record.studies()[0], list(record.trials())
-    row = TrialRow(**{**vars(trial), "config": trained, "facts": {"threads": 1}})
-    code = python(Winner("two", study, row, last["val_acc"], len(reports)))
-    capsys.readouterr()
-    names: dict[str, Any] = {}
-    exec(compile(code, "best.py", "exec"), names)
-    shown = capsys.readouterr().out.splitlines()
-    assert len(shown) == len(reports) and type(names["optimizer"]) is variant
-    assert shown[-1] == (
-        f"epoch {len(reports)}: val_acc {last['val_acc']:.4f}, val_loss {last['val_loss']:.4f}"
-    )
-    assert f"the trial took {len(reports)} epochs" in code and "set_num_threads(1)" in code
-
-
-def test_the_script_of_a_stranger_calls_its_trainable(
-    runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    (tmp_path / "lab.py").write_text(
-        "import samtune\n"
-        "def quick(config):\n"
-        "    for epoch in (1, 2):\n"
-        "        samtune.report(epoch=epoch, val_acc=config.knobs['lr'] * epoch)\n"
-    )
-    text = "samtune: 1\ntrainable: lab:quick\nknobs:\n  lr: 0.1\nbudget: {kind: epochs}\n"
-    text = SearchSpace.from_text(text, "lab", "lab").text
-    study = {"name": "lab", "variant": "quick", "base": "none", "sha256": "0" * 64}
-    with Record.create(
-        runs, "one", [{**study, "space": text, "settings": json.dumps(SETTINGS)}]
-    ) as record:
-        code, _, err = typed(capsys, "best", "one", "--runs", str(runs))
-        assert code == 1 and "samtune status one" in err
-        add(record, 0, 0, [0.5], "completed")
-    (tmp_path / "best.py").write_text(said(capsys, runs, "best", "one", "--python"))
-    assert "best one --python" in said(capsys, runs, "best", "one")
-    done = subprocess.run(
-        [sys.executable, "best.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "'epoch': 2" in done.stdout and "'val_acc': 0.2" in done.stdout
-
-
 TABLES = ("trials", "curves", "repeats", "leaderboard")
 
 
@@ -474,43 +300,3 @@ def test_export_writes_where_it_is_told(
         capsys, "export", "two", "--output", str(tmp_path / "file/x"), "--runs", str(two)
     )
     assert code == 5 and "--output" in err
-
-
-def test_batches_of_reports_make_no_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_run(tmp_path, "wide", 30, 8)
-    made = []
-    with Record.open(tmp_path, "wide", read_only=True) as record:
-        for size in (7, 100_000):
-            monkeypatch.setattr(exporting, "_REPORTS_AT_ONCE", size)
-            export(record, tmp_path)
-            paths = {t: tmp_path / f"{t}.parquet" for t in ("trials", "curves", "repeats")}
-            made.append({t: tables.read(path, t).to_pylist() for t, path in paths.items()})
-    assert made[0] == made[1]
-    curves, trials = made[0]["curves"], made[0]["trials"]
-    assert len(curves) == 35 * 8 and len(trials) == 30 and len(made[0]["repeats"]) == 5
-    assert [row["attempts"] for row in trials[8:11]] == [1, 2, 1]
-    assert trials[0]["rung_reached"] == 1 and trials[0]["epochs_done"] == 8
-    best = max(curves[:8], key=lambda row: row["val_acc"])
-    assert (trials[0]["best_val_acc"], trials[0]["best_epoch"]) == (best["val_acc"], best["epoch"])
-    assert trials[0]["val_acc"] == curves[7]["val_acc"]
-
-
-def test_a_report_takes_less_than_a_kilobyte(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, "wide", 100, 20)
-    with Record.open(tmp_path, "wide") as record:
-        stored = record.query("SELECT metrics FROM reports LIMIT 1").fetchone()[0]
-        record.add_report(1, 0, {**message(1, 0.5), "metrics": json.loads(stored)}, "val_acc")
-        own = record.query("SELECT metrics FROM reports ORDER BY seq DESC").fetchone()[0]
-        assert own == stored, "the record writes what the benchmark measures"
-    assert (folder / "sweep.db").stat().st_size / 2100 < 1024
-
-
-def test_trials_of_many_are_counted_whole(tmp_path: Path) -> None:
-    make_run(tmp_path, "wide", 200, 2)
-    with Record.open(tmp_path, "wide", read_only=True) as record:
-        assert len(trials_of(record)) == 205 and len(trials_of(record, state="pruned")) == 0
-        (study,) = status_of(record)["studies"]
-    assert study["states"] == {"completed": 200} and study["repeats"] == {"completed": 5}
-    assert study["rungs"] == []
