@@ -154,7 +154,8 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], object]]] = {
     ),
     "cudnn.benchmark": (
         lambda: torch.backends.cudnn.benchmark,
-        lambda: setattr(torch.backends.cudnn, "benchmark", True),
+        # A test before may have set it: a trial on a GPU does.
+        lambda: setattr(torch.backends.cudnn, "benchmark", not torch.backends.cudnn.benchmark),
     ),
     "cudnn.deterministic": (
         lambda: torch.backends.cudnn.deterministic,

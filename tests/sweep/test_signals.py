@@ -176,9 +176,9 @@ def test_a_signal_asks_to_stop_unless_it_is_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop.on_signals():
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             assert not stop.requested, "nohup is respected"
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             assert stop.requested
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -189,14 +189,14 @@ def test_a_second_signal_ends_the_process_unless_it_comes_with_the_first(
     later_s: float, code: int
 ) -> None:
     lines = f"""if True:
-        import os, signal, time
+        import signal, time
         from samtune.sweep.stop import Stop
-        stop, true = Stop(), time.monotonic
+        stop = Stop()
         with stop.on_signals():
             time.monotonic = lambda: 0.0
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             time.monotonic = lambda: {later_s}
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
         raise SystemExit(75 if stop.signal == signal.SIGTERM else 1)
     """
     done = subprocess.run(

@@ -27,9 +27,9 @@ from tiny_sets import (
     png,
     refused,
     tiny_files,
-    typed,
     zip_of,
 )
+from typed import typed
 
 from trainables import data, datasets
 from trainables.data import DataError, load, open_test
