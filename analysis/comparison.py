@@ -142,7 +142,9 @@ class Comparison:
         if self.about == "variant" and looks:
             self._used = self._planned & (self._place < looks[0])
         shared = a.test_split == b.test_split and bool(a.test_split) and not outside
-        self._right = (a.right[both], b.right[both]) if shared else None  # type: ignore[index]
+        self._right = None
+        if shared and a.right is not None and b.right is not None:
+            self._right = a.right[both], b.right[both]
         self._outside = outside
         self.looks: tuple[int, ...] = () if self.about == "variant" or outside else looks
 

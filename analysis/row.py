@@ -250,8 +250,8 @@ def _of_classifier(done: pd.DataFrame) -> dict[str, float | None]:
 
 def mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that there are."""
-    known = [value for value in values if number(value) is not None]
-    return math.fsum(known) / len(known) if known else None  # type: ignore[arg-type]
+    known = [found for value in values if (found := number(value)) is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def difference(best: float | None, other: float | None, sign: int) -> float | None:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-import torchvision  # type: ignore[import-untyped]
+import torchvision
 from torch import Tensor, nn
 
 from samtune.optimizers import BASES, VARIANTS, GradientOracle, Variant

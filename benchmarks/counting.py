@@ -114,7 +114,7 @@ class Counts:
     """Launches by operator."""
 
 
-class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StepCounter(TorchDispatchMode):
     """A counter of every operator in the block, except those under `handing_out()`.
 
     `counts` may be replaced at any time by new `Counts()`. `live_bytes` and `peak_bytes` cover the
@@ -124,7 +124,7 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.counts = Counts()
         self.live_bytes = 0
         self.peak_bytes = 0

@@ -119,7 +119,7 @@ def _play(driver: Driver, slots: int, epoch_s: float) -> tuple[int, float]:
         nonlocal free_at
         began = time.perf_counter()
         answer = call()
-        free_at = max(free_at, arrives) + time.perf_counter() - began  # type: ignore[assignment]
+        free_at = max(free_at, arrives) + time.perf_counter() - began
         return answer, free_at
 
     def start(slot: int, arrives: float) -> None:

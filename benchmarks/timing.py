@@ -60,7 +60,7 @@ class Clock:
 
     def _mark(self) -> None:
         if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._cuda.append(event)
         else:
@@ -250,7 +250,7 @@ class FullStep:
         Raises:
             RuntimeError: A step cannot be captured, for example because the host waits in it.
         """
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(max(3, self.cycle)):

@@ -13,6 +13,7 @@ import torch
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))
+# A script finds its own folder only, so these imports come after the line above.
 
 from docs import (  # noqa: E402
     make_columns,

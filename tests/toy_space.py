@@ -80,7 +80,7 @@ class Trainable:
         return {**OWN[self.variant], **BASE[base]}
 
     def __call__(self, config):
-        raise NotImplementedError
+        raise NotImplementedError("the spaces of these tests are read, and never trained")
 
 
 toy = Trainable("toy")
@@ -88,7 +88,7 @@ other = Trainable("other")
 
 
 def plain(config):
-    raise NotImplementedError
+    raise NotImplementedError("the spaces of these tests are read, and never trained")
 """
 
 

@@ -106,12 +106,11 @@ class Augment:
 
     def source(self, split: Split) -> Split:
         """Return the split of this epoch's images, whose batches are to be augmented."""
-        self._cut_when_decoded = (
-            self.kind == "imagenet" and isinstance(split, Streamed) and split.encoded.resize
-        )
-        if not self._cut_when_decoded:
-            return split
-        return dataclasses.replace(split, crops=Crops(self.seed, self._epoch))  # type: ignore[call-arg]
+        self._cut_when_decoded = False
+        if self.kind == "imagenet" and isinstance(split, Streamed) and split.encoded.resize:
+            self._cut_when_decoded = True
+            return dataclasses.replace(split, crops=Crops(self.seed, self._epoch))
+        return split
 
     def start(self, epoch: int) -> None:
         """Begin an epoch: the draws for the next batches are those of this epoch."""

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from samtune.optimizers import Knob
 from samtune.trial import Value
-from trainables.models.parts import ModelError, first_line
+from trainables.models.parts import BatchNorm, ModelError, first_line
 from trainables.precision import Precision
 
 KNOBS: tuple[Knob, ...] = (
@@ -200,9 +200,8 @@ def check(model: nn.Module) -> None:
         ) from error
 
 
-def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    kind = nn.modules.batchnorm._BatchNorm
-    return [m for m in model.modules() if isinstance(m, kind) and m.running_mean is not None]
+def _norms(model: nn.Module) -> list[BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trainables.models.parts import BatchNorm
+
 
 class SharedNorm:
     """A switch that makes a model's BatchNorm layers use the statistics of all ranks' samples.
@@ -24,14 +26,11 @@ class SharedNorm:
     """
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup) -> None:
-        kind = nn.modules.batchnorm._BatchNorm
-        self._norms = [module for module in model.modules() if isinstance(module, kind)]
+        self._norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
         self._group = group
         self.on = True
         for norm in self._norms:
-            norm.forward = partial(  # type: ignore[method-assign]
-                self._forward, norm, norm.forward
-            )
+            vars(norm)["forward"] = partial(self._forward, norm, norm.forward)
 
     @property
     def on(self) -> bool:
@@ -45,7 +44,7 @@ class SharedNorm:
             # The oracle reads this attribute of SyncBatchNorm to find the least samples of a rank.
             vars(norm).pop("process_group", None)
             if on:
-                norm.process_group = self._group  # type: ignore[assignment]
+                vars(norm)["process_group"] = self._group
 
     def _forward(self, norm: Any, alone: Any, x: Tensor) -> Tensor:
         statistics = norm.training or norm.running_mean is None

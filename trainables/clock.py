@@ -24,7 +24,7 @@ class EpochClock:
     def lap(self) -> float:
         """End a part, and return its seconds by the host's clock."""
         if self._on_gpu:
-            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)
             end.record()
             self._ends.append(end)
         return self.rest()

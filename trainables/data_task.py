@@ -192,6 +192,7 @@ class DataTask:
         except KnobError as error:
             raise DataError(str(error)) from error
         sizes = {name: Size.of(values[name]) for name in ("train_size", "val_size")}
+        # The knobs have checked the types.
         return cls(**{**values, **sizes})  # type: ignore[arg-type]
 
 

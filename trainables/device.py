@@ -82,7 +82,7 @@ def no_gpu() -> str | None:
         return None
     built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.init()
         why = "it finds no device"
     except Exception as error:
         # For example: the NVIDIA driver on your system is too old (found version 12040).

@@ -107,6 +107,7 @@ class Precision:
         Raises:
             CompileError: something that torch needs to compile is not installed.
         """
+        # torch's type information lacks this form of the call.
         model = model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         if self.compiled:
             _find_compiler(self.device)

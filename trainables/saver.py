@@ -33,7 +33,7 @@ class Saver:
         """Begin to write `state` as it is now; `send` then gets the checkpoint."""
         self.settle(wait=True)
         copied = [held(state)]
-        on_host = torch.cuda.Event() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        on_host = torch.cuda.Event() if torch.cuda.is_initialized() else None
         if on_host is not None:
             on_host.record()
 

@@ -125,7 +125,7 @@ class _TorchFinder(MetaPathFinder):
                 run(module)
                 self._then()
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            vars(spec.loader)["exec_module"] = exec_module
         return spec
 
 
@@ -197,7 +197,7 @@ def _torch_settings() -> list[Setting]:
         _attribute(cudnn, "allow_tf32"),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     ]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         settings.append((torch.cuda.current_device, torch.cuda.set_device))
     return settings
 

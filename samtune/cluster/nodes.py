@@ -137,4 +137,4 @@ def _answers(place: tuple[str, int]) -> bool:
 
 
 def _nodes() -> list[dict[str, Any]]:
-    return list(ray.nodes())  # type: ignore[no-untyped-call]
+    return list(ray.nodes())

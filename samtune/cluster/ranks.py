@@ -271,13 +271,12 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _own_address() -> str:
-    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    return str(ray.util.get_node_ip_address())
 
 
 def store(address: str) -> Any:
     """Serve a TCPStore on a port that this call binds: a port found free earlier may be taken."""
     from torch import distributed
 
-    return distributed.TCPStore(  # type: ignore[attr-defined]
-        address, 0, is_master=True, wait_for_workers=False
-    )
+    make: Any = vars(distributed)["TCPStore"]  # torch's type information lacks it.
+    return make(address, 0, is_master=True, wait_for_workers=False)

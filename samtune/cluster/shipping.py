@@ -36,7 +36,7 @@ def by_value(reference: str) -> bytes | None:
 @lru_cache(maxsize=8)
 def _pickled(function: Any) -> bytes:
     # Its referenced objects may be large, and each trial sends them.
-    return bytes(cloudpickle.dumps(function))  # type: ignore[no-untyped-call]
+    return bytes(cloudpickle.dumps(function))
 
 
 def receive(reference: str, pickled: bytes | None) -> None:

@@ -239,7 +239,7 @@ def _sharing_on_nodes() -> Check:
 def _ports() -> Check:
     """Return the ports of the processes that Ray has started under this one."""
     # Ray brings its own, which is there once Ray is imported.
-    import psutil  # type: ignore[import-untyped, unused-ignore]
+    import psutil
 
     found: dict[str, set[int]] = {}
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:

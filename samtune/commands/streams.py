@@ -42,6 +42,7 @@ class Stream(io.TextIOBase):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
+    # A property, because the type of the base has a plain attribute here.
     @property
     def encoding(self) -> str:  # type: ignore[override]
         """The encoding of the stream behind."""

@@ -53,6 +53,7 @@ class ClosureOracle(GradientOracle):
         self.sample_losses = None
         self.result: Any = None
 
+    # A property in place of the base's attribute: the model is known after the first pass.
     @property
     def model(self) -> nn.Module:  # type: ignore[override]
         """The outermost modules that the closure called in the first pass."""

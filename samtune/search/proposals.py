@@ -260,6 +260,6 @@ def _unit_points(space: SearchSpace, samples: int, width: int) -> list[list[floa
     # Imported late: this takes a second, which the other methods do not need.
     import torch
 
-    engine = torch.quasirandom.SobolEngine(width, True, seed)  # type: ignore[no-untyped-call]
+    engine = torch.quasirandom.SobolEngine(width, True, seed)
     points: list[list[float]] = engine.draw(placed, dtype=torch.float64).tolist()
     return points

@@ -85,7 +85,8 @@ class Samplers:
                 )
                 return NSGAIISampler(seed=seed, **size)
         assert self._own is not None, "a method that is no word is a path"
-        return self._own(seed=seed)  # type: ignore[no-any-return]
+        sampler: BaseSampler = self._own(seed=seed)
+        return sampler
 
 
 class Prescribing(BaseSampler):

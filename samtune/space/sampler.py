@@ -36,6 +36,7 @@ def own_sampler(path: str) -> Callable[..., Any]:
     except ModuleImportError as error:
         raise SpaceError(error.messages) from error
     if callable(found):
-        return found  # type: ignore[no-any-return]
+        sampler: Callable[..., Any] = found
+        return sampler
     known = sorted(word for word, value in vars(module).items() if callable(value))
     raise SpaceError([f"module {module_name} has no sampler {name!r}; {nearest(name, known)}"])

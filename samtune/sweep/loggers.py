@@ -50,8 +50,8 @@ class TensorBoard:
 
     def started(self, space: str, trial: TrialRow, attempt: int) -> None:
         """Open an event file in the trial's folder, and write the knobs into it."""
-        from tensorboardX import SummaryWriter  # type: ignore[import-untyped, unused-ignore]
-        from tensorboardX.summary import hparams  # type: ignore[import-untyped, unused-ignore]
+        from tensorboardX import SummaryWriter
+        from tensorboardX.summary import hparams
 
         self._close(trial.trial)
         # Otherwise two files of the same second have one name.
@@ -110,6 +110,7 @@ class Wandb:
             name=_name(space, trial),
             config=_parameters(trial),
             dir=self._folder,
+            # W&B itself refuses a word that is no mode.
             mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
             # Several runs in one process, where W&B would end the one before.
             reinit="create_new",

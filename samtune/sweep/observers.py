@@ -188,4 +188,5 @@ def _function(reference: str) -> Callable[[dict[str, Any]], object]:
             f"--hook: module {module_name} has no function {name!r}; {nearest(name, known)}",
             exit_code=2,
         )
-    return function  # type: ignore[no-any-return]
+    hook: Callable[[dict[str, Any]], object] = function
+    return hook

@@ -84,6 +84,7 @@ class _Scheduler(_NotPickled, FIFOScheduler):
     """Tune's scheduler: passes reports on, and gives workers of ended attempts to new ones."""
 
     def __init__(self, attempts: Attempts) -> None:
+        # mypy takes the constructor of Ray's class for one of ours.
         super().__init__()  # type: ignore[no-untyped-call]
         self._attempts = attempts
         # Tune's trials that wait for a worker, and those whose attempts have ended.

@@ -249,7 +249,7 @@ def test_a_report_that_the_record_refuses_costs_its_own_trial_alone(
                 raise error
             return commit(trial, attempt, report, metric)
 
-        record.add_report = refusing  # type: ignore[method-assign]
+        record.add_report = refusing
         sweep(record, [space], one_at_a_time(two_slots))
         states = [trial.state for trial in record.trials()]
         assert states == ["completed", "error", "completed"]

@@ -68,7 +68,7 @@ def test_the_readme_example_runs() -> None:
     )
     given: dict[str, object] = {}
     exec(setup + block, given)
-    assert given["result"].forward_samples == 8  # type: ignore[attr-defined]
+    assert given["result"].forward_samples == 8
 
 
 @pytest.mark.slow

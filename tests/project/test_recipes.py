@@ -46,7 +46,7 @@ def test_ray_accepts_the_cluster_file() -> None:
     assert prepared["provider"]["worker_ips"] and prepared["max_workers"] == 2
     assert all("RAY_AUTH_MODE=token" in c for c in config["head_start_ray_commands"][1:])
     text = (RECIPES / "ray-cluster.yaml").read_text()
-    assert_runs(re.search(r"'(samtune run [^']*)'", text)[1])  # type: ignore[index]
+    assert_runs(re.search(r"'(samtune run [^']*)'", text)[1])
 
 
 def test_the_kuberay_job_is_one() -> None:

@@ -371,7 +371,7 @@ def test_a_frozen_space_is_read_back_equal(
         if isinstance(domain, Fixed) and isinstance(domain.value, float):
             assert math.isfinite(domain.value)
             assert copy.knobs[name] == domain
-            assert type(copy.knobs[name].value) is float  # type: ignore[union-attr]
+            assert type(copy.knobs[name].value) is float
 
 
 def test_sharpness_is_asked_of_a_trainable_that_can_measure_it() -> None:

@@ -60,7 +60,7 @@ def test_searches_differ_in_their_seeds_alone(study: Path) -> None:
     spaces = by_name(members(study))
     first, third = spaces["clean.4.sam"], spaces["clean.4.sam.2"]
     assert third.search.seed == first.search.seed + 2
-    assert third.task["split_seed"] == first.task["split_seed"] + 2  # type: ignore[operator]
+    assert third.task["split_seed"] == first.task["split_seed"] + 2
     assert third.trial_task == first.trial_task and third.knobs == first.knobs
     # A search of the same number is the same for all variants: its runs are paired.
     assert spaces["clean.4.sgd.2"].search.seed == third.search.seed
@@ -85,7 +85,7 @@ def test_values_are_set_in_the_study_and_in_every_member(study: Path) -> None:
     found = members(study, words)
     assert len(found) == 12
     assert {space.budget.trials for space in found} == {30}
-    assert {space.knobs["lr"].high for space in found} == {0.2}  # type: ignore[union-attr]
+    assert {space.knobs["lr"].high for space in found} == {0.2}
 
 
 def test_a_study_takes_its_setting_from_another_space(study: Path) -> None:

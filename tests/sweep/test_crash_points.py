@@ -117,7 +117,7 @@ def sweep(record: Record, witness: int, case: Case = SEARCH, stop: Stop | None =
         os.write(witness, f"{trial} {attempt} {report['epoch']}\n".encode())
         return seq
 
-    record.add_report = witnessed  # type: ignore[method-assign]
+    record.add_report = witnessed
     stop = stop or Stop()
     stage = SearchStage if case.stage == "search" else partial(ConfirmStage, top=None, looks=[2])
     on = Cluster(1, TrialSize(cpus=1, gpus=0, workers=1), record.folder)

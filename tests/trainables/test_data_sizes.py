@@ -19,7 +19,7 @@ KNOBS = {knob.name: knob for knob in TASK}
 
 
 def sizes(**task: object) -> tuple[int, int]:
-    data = load({**CLEAN, **task}, 1)  # type: ignore[dict-item]
+    data = load({**CLEAN, **task}, 1)
     return len(data.train), len(data.val)
 
 
@@ -81,7 +81,7 @@ def test_counts_above_what_there_is_are_refused_with_what_there_is(
     with pytest.raises(DataError, match=match):
         sizes(**task)
     with pytest.raises(DataError, match=match):
-        make_ready({**CLEAN, **task})  # type: ignore[dict-item]
+        make_ready({**CLEAN, **task})
 
 
 @pytest.mark.parametrize(("written", "value"), [("200", 200), ("0.2", 0.2), ("1.0", 1.0)])
@@ -119,9 +119,9 @@ def warnings_of(task: dict[str, object]) -> list[str]:
     with running(config, reports.append):
         from samtune.trial import report
 
-        load(task, 1)  # type: ignore[arg-type]
+        load(task, 1)
         report(epoch=1, val_acc=0.5)
-    return list(reports[0]["warnings"])  # type: ignore[call-overload]
+    return list(reports[0]["warnings"])
 
 
 @pytest.mark.usefixtures("root")

@@ -143,10 +143,10 @@ def test_without_a_network_it_says_how_to_carry_the_file(
 
 def fetch_and_say(archive: object, root: str, answers: object) -> None:
     os.environ["SAMTUNE_DATA_ROOT"] = root
-    ARCHIVES["cifar10"] = archive  # type: ignore[assignment]
+    ARCHIVES["cifar10"] = archive
     said: list[str] = []
     catalogue.fetch("cifar10", None, 0, said.append)
-    answers.put((datasets.find("cifar10").sha256, said))  # type: ignore[attr-defined]
+    answers.put((datasets.find("cifar10").sha256, said))
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_a_set_is_mapped_and_what_a_process_writes_stays_its_own(
     cifar_file: Path, root: Path
 ) -> None:
     catalogue.fetch("cifar10", cifar_file, 0, print)
-    images = store.opened("cifar10").parts["train"].images  # type: ignore[union-attr]
+    images = store.opened("cifar10").parts["train"].images
     assert isinstance(images, np.memmap)
     images[:] = 0
     store.verify("cifar10")

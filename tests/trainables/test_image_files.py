@@ -354,7 +354,7 @@ def spoil(k: int, raw: bytes | None) -> Callable[[list[dict[str, object]]], None
 def test_bad_parquet_is_told(
     tmp_path: Path, root: Path, words: dict[str, object], match: str
 ) -> None:
-    parquet_of(tmp_path / "mine", **words)  # type: ignore[arg-type]
+    parquet_of(tmp_path / "mine", **words)
     with pytest.raises(DataError, match=match):
         load({"dataset": f"parquet:{tmp_path}/mine"}, 1)
     assert left_in(root) == []

@@ -198,12 +198,10 @@ def test_a_timm_model_is_asked_for_without_its_weights(monkeypatch: pytest.Monke
         return nn.Sequential(nn.Flatten(), nn.Linear(64, options["num_classes"]))
 
     fake = types.ModuleType("timm")
-    fake.is_model = lambda name: name == "net"  # type: ignore[attr-defined]
-    fake.list_models = lambda: ["net"]  # type: ignore[attr-defined]
-    fake.get_pretrained_cfg = lambda name: types.SimpleNamespace(  # type: ignore[attr-defined]
-        fixed_input_size=True
-    )
-    fake.create_model = create_model  # type: ignore[attr-defined]
+    fake.is_model = lambda name: name == "net"
+    fake.list_models = lambda: ["net"]
+    fake.get_pretrained_cfg = lambda name: types.SimpleNamespace(fixed_input_size=True)
+    fake.create_model = create_model
     monkeypatch.setitem(sys.modules, "timm", fake)
     build("timm:net", DIGITS, 10, 1)
     assert asked == {

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from samtune.trial import Value
-from trainables.models.parts import ModelError, some
-
-Norm = nn.modules.batchnorm._BatchNorm
+from trainables.models.parts import BatchNorm, ModelError, some
 
 
 def patterns(task: Mapping[str, Value]) -> list[str]:
@@ -107,12 +105,12 @@ class Frozen:
         self.train()
 
 
-def _norms_within(model: nn.Module, frozen: Sequence[Tensor]) -> list[Norm]:
+def _norms_within(model: nn.Module, frozen: Sequence[Tensor]) -> list[BatchNorm]:
     """Return the frozen BatchNorm layers; one without weights follows the module around it."""
     modules, ids = dict(model.named_modules()), {id(parameter) for parameter in frozen}
     found = []
     for name, module in modules.items():
-        if not isinstance(module, Norm):
+        if not isinstance(module, BatchNorm):
             continue
         around = name
         while not (own := list(modules[around].parameters())) and around:

@@ -11,6 +11,9 @@ from samtune.errors import SamtuneError
 Builder = Callable[..., nn.Module]
 """Function of an image's shape (C, H, W) and the number of classes; some also take `drop`."""
 
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+"""The layers that normalise by the statistics of a batch."""
+
 # Larger images go through the stem of the ImageNet networks.
 SMALL = 64
 
