@@ -13,9 +13,7 @@ import argparse
 import datetime
 import json
 import os
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.environment import environment
+from benchmarks.one_process import cost
 from samtune.record import tables
 
 _RESULT = Path(__file__).parent / "results" / "scale-board.json"
@@ -99,25 +98,6 @@ def _keys(space: int, length: int) -> list[str]:
     return [f"{space:04x}{number:012x}" for number in range(length)]
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """Return wall and CPU seconds and peak MiB of `python -m analysis` on a folder of tables."""
-    started = time.perf_counter()
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "analysis", str(folder), "-o", str(folder / "board.parquet")],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"python -m analysis ended with {status}")
-    return {
-        "wall_s": time.perf_counter() - started,
-        "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_mb": usage.ru_maxrss / 2**10,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a leaderboard of many trials costs.")
     parser.add_argument("--trials", type=int, nargs="+", default=[100_000, 1_000_000])
@@ -132,7 +112,9 @@ def main() -> None:
                 make_tables(Path(scratch), trials)
                 os._exit(0)
             os.waitpid(made, 0)
-            row = {"trials": trials, "reports": trials * _REPORTS, **measure(Path(scratch))}
+            board = str(Path(scratch, "board.parquet"))
+            command = ["-m", "analysis", scratch, "-o", board]
+            row = {"trials": trials, "reports": trials * _REPORTS, **cost(*command)}
         rows.append(row)
         print(
             f"{trials:8} trials {row['reports']:9} reports {row['wall_s']:7.2f} s"

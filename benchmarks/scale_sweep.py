@@ -30,7 +30,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.environment import environment
-from benchmarks.scale_tables import measure
+from benchmarks.one_process import cost
 from samtune.cluster.size import TrialSize
 from samtune.cluster.start import Cluster
 from samtune.record.record import Record
@@ -75,7 +75,7 @@ def sweep(method: str, trials: int, slots: int, epoch_s: float) -> dict[str, flo
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         # The record is closed, so the file includes its write-ahead log.
         size = (record.folder / "sweep.db").stat().st_size
-        status = measure("status", "run", "--runs", folder)
+        status = cost("-m", "samtune", "status", "run", "--runs", folder)
     return {
         "method": method,
         "trials": trials,

@@ -14,17 +14,15 @@ import hashlib
 import json
 import math
 import multiprocessing
-import os
 import random
 import sqlite3
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
+from benchmarks.one_process import cost
 from samtune.record.record import Record
 from samtune.record.rows import canonical, digest
 from samtune.space.search_space import SearchSpace
@@ -155,26 +153,6 @@ def _decisions(trials: int, total: int, epochs: int) -> Iterator[tuple[Any, ...]
         yield (sequence, "continue", *judged)
 
 
-def measure(*words: str) -> dict[str, float]:
-    """Return wall and CPU seconds and peak MiB of `samtune WORDS` in a process of its own."""
-    started = time.perf_counter()
-    code = "from samtune.cli import main; main()"
-    child = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-c", code, *words],
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"samtune {' '.join(words)} ended with {status}")
-    return {
-        "wall_s": time.perf_counter() - started,
-        "cpu_s": usage.ru_utime + usage.ru_stime,
-        "peak_mb": usage.ru_maxrss / 2**10,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="What it costs to look at a large run.")
     parser.add_argument("--repeats", type=int, default=3, help="of each command; the best counts")
@@ -206,7 +184,7 @@ def main() -> None:
             for command, words in commands.items():
                 own = [] if command == "--help" else ["--runs", str(runs)]
                 best = min(
-                    (measure(*words, *own) for _ in range(options.repeats)),
+                    (cost("-m", "samtune", *words, *own) for _ in range(options.repeats)),
                     key=lambda figures: figures["wall_s"],
                 )
                 row = {"trials": trials, "reports": reports, "command": command, **best}

@@ -24,14 +24,6 @@ def log_path(folder: Path, trial: int) -> Path:
     return folder / "logs" / f"{trial:05d}.log"
 
 
-def read_log(folder: Path, trial: int) -> str:
-    """Return a trial's log, empty if there is none. The arguments are those of `log_path`."""
-    try:
-        return log_path(folder, trial).read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
 def shorten(path: Path) -> None:
     """Remove the older part of a log that has grown beyond `LARGEST`."""
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as log:

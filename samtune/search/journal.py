@@ -30,9 +30,6 @@ from samtune.space.knobs import among, same
 from samtune.space.search_space import Choice, Domain, Fixed, Grid, Range, SearchSpace
 from samtune.trial import Value
 
-# Optuna holds numbers as floats, which are exact up to here.
-_EXACT = 2**53
-
 _STATES = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,

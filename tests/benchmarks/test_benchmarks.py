@@ -17,6 +17,7 @@ import pytest
 from lab_sweeps import record_of
 
 from benchmarks import aims, checkpoints, loop, run_speeds
+from benchmarks.one_process import cost
 from benchmarks.process_tree import measure
 from benchmarks.reliability import passed
 from benchmarks.scale_sweep import _play
@@ -43,6 +44,13 @@ def test_a_command_is_measured_to_its_last_moment() -> None:
     burn = BURN.replace("0.5", "0.12")
     usage = measure([sys.executable, "-c", burn])
     assert usage.cpu_s >= 0.1 and usage.returncode == 0
+
+
+def test_one_process_costs_its_own_time_and_memory() -> None:
+    figures = cost("-c", f"{BURN}\nb'x' * 2**26")
+    assert figures["cpu_s"] >= 0.5 and figures["peak_mb"] > 64
+    with pytest.raises(RuntimeError, match=r"python -c raise SystemExit\(3\) ended with"):
+        cost("-c", "raise SystemExit(3)")
 
 
 def test_a_skipped_case_has_not_passed() -> None:

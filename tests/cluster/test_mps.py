@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from mps_program import install
+from processes import runs
 
 from samtune.cluster import mps, worker
 from samtune.cluster.mps import daemon
@@ -174,14 +174,6 @@ def nodes(control: Callable[..., Path]) -> Iterator[tuple[str, Script]]:
         cluster.process.communicate(timeout=60)
 
 
-def runs(pid: str) -> bool:
-    """Return whether a process runs. One that has ended may be waiting for its parent."""
-    try:
-        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.slow
 def test_each_node_of_a_cluster_has_a_daemon_that_ends_with_the_sweep(
     nodes: tuple[str, Script], control: Callable[..., Path]
@@ -196,7 +188,7 @@ def test_each_node_of_a_cluster_has_a_daemon_that_ends_with_the_sweep(
     calls = control()
 
     def daemons() -> list[bool]:
-        return [runs(pid) for pid in Path(f"{calls}-pids").read_text().split()]
+        return [runs(int(pid)) for pid in Path(f"{calls}-pids").read_text().split()]
 
     sweeps.go_on()
     assert sweeps.says() == "4" and daemons() == [True]

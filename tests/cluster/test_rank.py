@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from samtune.cluster.ranks import Rank
-from samtune.record.logs import log_path, read_log
+from samtune.record.logs import log_path
 from samtune.record.provenance import hostname_hash
 from samtune.trial import Budget, Seeds, TrialConfig
 
@@ -69,7 +69,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             **{"host": hostname_hash(), "folder": str(tmp_path)},
         }
         os.chdir("/")
-        return Rank().train(sent, {"RANK": rank}), read_log(tmp_path, int(rank))
+        return Rank().train(sent, {"RANK": rank}), log_path(tmp_path, int(rank)).read_text()
 
     yield train
     sys.modules.pop("rank_lab", None)

@@ -15,7 +15,7 @@ import pytest
 from lab_sweeps import by_mode, one_at_a_time, record_of, sweep
 
 from samtune.cluster.start import Cluster
-from samtune.record.logs import LARGEST, read_log
+from samtune.record.logs import LARGEST, log_path
 from samtune.record.record import Record
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.live import QuietView
@@ -306,7 +306,10 @@ def test_what_a_trial_prints_is_kept_and_shown_at_once_only_for_debugging(
         space = space_of(lab, modes, "prints", resources="{retries: 1}")
         with record_of(runs / f"debug{debug}", [space]) as record:
             run_stages([SearchStage(record, [space])], record, two_slots, Listen(), Stop())
-            logs = {m: read_log(record.folder, t.trial) for m, t in by_mode(record).items()}
+            logs = {
+                mode: log_path(record.folder, trial.trial).read_text(errors="replace")
+                for mode, trial in by_mode(record).items()
+            }
         assert any("| to stderr good" in line for line in shown) is bool(debug)
         for mode in modes:
             assert mode == "much" or f"to stdout {mode}\n" in logs[mode]

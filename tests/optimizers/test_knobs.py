@@ -183,7 +183,7 @@ def test_knobs_of_a_class_are_its_arguments(path, knobs, theirs):
 
 
 def test_a_base_of_another_library():
-    pytest.importorskip("pytorch_optimizer")
+    pytest.importorskip("pytorch_optimizer", reason="an extra of the tests")
     base = base_of(ASAM, "pytorch_optimizer.Lion")
     assert base.knobs["beta2"].default == 0.99
     model = seeded(plain_net)

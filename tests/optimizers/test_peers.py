@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from samtune.optimizers import VARIANTS
 
-peers = pytest.importorskip("pytorch_optimizer")
+peers = pytest.importorskip("pytorch_optimizer", reason="an extra of the tests")
 
 BASE = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samtune.record.logs import LARGEST, Tail, log_path, read_log, shorten
+from samtune.record.logs import LARGEST, Tail, log_path, shorten
 
 
 def test_a_log_is_found_by_the_trials_number(tmp_path: Path) -> None:
     assert log_path(tmp_path, 7) == tmp_path / "logs" / "00007.log"
-    assert read_log(tmp_path, 7) == ""
-    log_path(tmp_path, 7).parent.mkdir()
-    log_path(tmp_path, 7).write_bytes(b"a\xff\n")
-    assert read_log(tmp_path, 7) == "a\ufffd\n"
 
 
 def test_a_long_log_keeps_its_end(tmp_path: Path) -> None:

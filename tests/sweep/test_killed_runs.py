@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typed import command
 
 from samtune.cli import main
 from samtune.record import provenance, tables
@@ -51,7 +51,6 @@ CHANGES = {
     *("peak_gpu_mb", "attempts", "epochs_repeated", "ckpt_sha256"),
     *("search_wall_s", "train_s_per_run", "peak_mem_mb"),
 }
-_MAIN = "from samtune.cli import main; main()"
 
 
 @pytest.fixture
@@ -60,17 +59,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("lab.py").write_text(LAB)
     Path("lab.yaml").write_text(LAB_SPACE)
     return tmp_path
-
-
-def command(*words: str) -> subprocess.Popen[str]:
-    """Start `samtune WORDS` in a process of its own, with its progress line by line."""
-    return subprocess.Popen(
-        [sys.executable, "-c", _MAIN, *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 import torch
+from digits_trial import train
 from filelock import FileLock, Timeout
-from test_precision import CPU, TRAINABLES, config_of, cuda, losses, train
+from test_precision import CPU, TRAINABLES, config_of, cuda, losses
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 

@@ -292,7 +292,7 @@ def test_splits_of_one_store_share_one_copy_on_a_device(monkeypatch: pytest.Monk
 @pytest.mark.cuda
 def test_on_a_gpu_splits_of_one_store_share_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
-        pytest.skip("no CUDA device here")
+        pytest.skip("needs a CUDA device")
     gpu = torch.device("cuda")
     drawn = load(TASK, 1)
     train, val = drawn.train.resident(gpu), drawn.val.resident(gpu)

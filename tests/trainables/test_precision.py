@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from digits_trial import CutError, Report, train
 from torch import Tensor, nn
 
 from samtune.optimizers import BASES, BayesianSAM, GradientOracle, Variant
-from samtune.trial import Budget, Seeds, TrialConfig, running
+from samtune.trial import Budget, Seeds, TrialConfig
 from trainables import checkpoint, vision
 from trainables.models import MODELS, build
 from trainables.models.small_cnn import small_cnn
@@ -27,8 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TRAINABLES = [value for value in vars(vision).values() if isinstance(value, Vision)]
 CPU = torch.device("cpu")
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-Report = dict[str, Any]
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def config_of(trainable: Vision, gpus: float = 0, **task: Any) -> TrialConfig:
@@ -44,17 +44,13 @@ def config_of(trainable: Vision, gpus: float = 0, **task: Any) -> TrialConfig:
     )
 
 
-def train(config: TrialConfig, cut_at: int | None = None) -> list[Report]:
-    reports: list[Report] = []
-
-    def send(report: Report) -> None:
-        reports.append(report)
-        if report["epoch"] == cut_at:
-            raise KeyboardInterrupt
-
-    with running(config, send):
-        getattr(vision, config.variant)(config)
-    return reports
+def whole_and_resumed(config: TrialConfig, folder: Path) -> tuple[list[Report], list[Report]]:
+    """Train a trial without a stop, and one that is cut after its first epoch and goes on."""
+    whole = train(replace(config, checkpoint_dir=str(folder / "whole")))
+    cut = replace(config, checkpoint_dir=str(folder / "cut"))
+    with pytest.raises(CutError):
+        train(cut, cut_at=1)
+    return whole, train(cut)
 
 
 def losses(reports: list[Report]) -> list[float]:
@@ -139,11 +135,7 @@ def test_half_precision_is_of_the_passes_and_not_of_the_weights(name: str, tmp_p
 
 def test_a_resumed_fp16_trial_has_the_scale_it_had(tmp_path: Path) -> None:
     config = config_of(vision.sam, precision="fp16", train_size=0.1)
-    whole = train(replace(config, checkpoint_dir=str(tmp_path / "whole")))
-    cut = replace(config, checkpoint_dir=str(tmp_path / "cut"))
-    with pytest.raises(KeyboardInterrupt):
-        train(cut, cut_at=1)
-    after = train(cut)
+    whole, after = whole_and_resumed(config, tmp_path)
     assert losses(after) == losses(whole)
     assert state_of(after[-1])["scaler"] == state_of(whole[-1])["scaler"]
 
@@ -233,7 +225,7 @@ def test_skips_in_a_row_are_counted_across_epochs_and_a_resume(
     whole = train(replace(config, checkpoint_dir=str(tmp_path / "whole")))
     assert whole[-1]["metrics"]["skipped_steps"] == 3 + 4 * 4
     cut = replace(config, checkpoint_dir=str(tmp_path / "cut"))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(CutError):
         train(cut, cut_at=3)
     overflows.add(1)
     after = train(cut)
@@ -314,11 +306,7 @@ def variant_of(trainable: Vision, model: nn.Module, **knobs: Any) -> Variant:
 def test_a_resumed_channels_last_trial_is_bitwise_one_that_never_stopped(tmp_path: Path) -> None:
     task = {"memory_format": "channels_last", "augment": "cutout", "cutmix": 1.0, "mixup": 0.2}
     config = config_of(vision.sam, **task)
-    whole = train(replace(config, checkpoint_dir=str(tmp_path / "whole")))
-    cut = replace(config, checkpoint_dir=str(tmp_path / "cut"))
-    with pytest.raises(KeyboardInterrupt):
-        train(cut, cut_at=1)
-    after = train(cut)
+    whole, after = whole_and_resumed(config, tmp_path)
     assert losses(after) == losses(whole)
     ours, theirs = state_of(after[-1])["model"], state_of(whole[-1])["model"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

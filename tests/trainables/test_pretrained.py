@@ -169,7 +169,7 @@ def test_dropout_where_there_is_none_is_refused() -> None:
 
 
 def test_timms_models() -> None:
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="the extra samtune[timm]")
     check_name("timm:resnet18")
     assert "resnet18" in timm.list_models()
     with pytest.raises(ModelError, match="timm has no model 'resnet_18'; did you mean 'resnet"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import runs
 
 from samtune.trial import Budget, ReportError, Seeds, TrialConfig, running
 from trainables.program import ProgramError, program
@@ -104,18 +104,10 @@ def test_a_program_ends_with_its_trial() -> None:
         program(path)(config())
     for pid in map(int, Path("pids").read_text().split()):
         for _ in range(500):
-            if not alive(pid):
+            if not runs(pid):
                 break
             time.sleep(0.01)
-        assert not alive(pid)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z" and os.path.exists(f"/proc/{pid}")
+        assert not runs(pid)
 
 
 @pytest.mark.usefixtures("in_folder")
