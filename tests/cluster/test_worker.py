@@ -261,6 +261,7 @@ PRINTING = """
 import os
 import subprocess
 import sys
+import time
 import warnings
 
 import samtune
@@ -283,6 +284,10 @@ def prints(config):
     if mode == "much":
         for line in range(200_000):
             print(f"line {line} of a trainable that prints too much")
+        sys.stdout.flush()
+        # The last report ends the trial, and its worker may be ended before it cuts the log.
+        while os.fstat(1).st_size > 2**20:
+            time.sleep(0.01)
     samtune.report(epoch=9, val_acc=0.5)
 """
 
