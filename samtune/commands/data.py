@@ -63,8 +63,8 @@ def list_sets(as_json: bool) -> None:
 def fetch_set(name: str, from_file: Path | None, image_size: int, quiet: bool) -> None:
     """Download and check a data set, and map it for trials to share.
 
-    NAME is one that `samtune data list` shows, or folder:/path or parquet:/path, whose images are
-    mapped. parquet:/path#column takes the labels from that column. No other command downloads
+    NAME is one that `samtune data list` shows, or folder:/path or parquet:/path: its images are
+    then mapped. parquet:/path#column takes the labels from that column. No other command downloads
     anything.
     """
     fetch(name, from_file, image_size, _say_nothing if quiet else say)

@@ -44,7 +44,7 @@ _PLAN_WORDS = ("until_decided", "max_seeds")
     "added",
     multiple=True,
     metavar="SPACE",
-    help="Add this space to the run that stands in the place of SPACE. Repeatable.",
+    help="Add this space to the run that SPACE names. Repeatable.",
 )
 @click.option("--name", help="Name of the run; without it, the spaces' names and a count.")
 @runs_option
@@ -114,7 +114,7 @@ def run(
 def _run_to_grow(
     spaces: tuple[str, ...], overrides: tuple[str, ...], added: tuple[str, ...], runs: Path
 ) -> Run | None:
-    """Return the run that stands in the place of a space, None where there are only spaces.
+    """Return the run that is named in place of a space, None where there are only spaces.
 
     Raises:
         RunError: There is no such run, or it is not said what it gains (exit code 2).

@@ -297,7 +297,7 @@ expected_best_1 float64  expected best value on validation of n = 1 trial drawn 
 expected_best_4 float64  the same of 4 trials; null for fewer draws
 expected_best_16 float64  the same of 16 trials
 expected_best_64 float64  the same of 64 trials
-trials_to_baseline int32  least number of such trials whose expected best reaches that of all
+trials_to_baseline int32  least number of such trials with an expected best as good as that of all
     trials of the baseline; null where none does
 rho_star float64  radius of the best random or Sobol trial
 rho_lo float64  lower end of the radii around it whose best trial stays within 1 point, in 12 bins

@@ -230,7 +230,7 @@ class ResourceSettings(Words):
     ] = Field(default="auto", description="Most trials at a time; auto: as many as fit.")
     retries: Annotated[int, Field(ge=0), BeforeValidator(whole)] = Field(
         default=2,
-        description="How often a trial is tried again whose worker died or stalled.",
+        description="How often a trial is tried again after its worker died or stalled.",
     )
     stall_after: Annotated[
         Positive | Literal["auto"],
