@@ -19,6 +19,6 @@ def import_optuna(source: str, study: str | None) -> None:
     """Print a space file with the knobs of an Optuna study.
 
     SOURCE is an SQLite file, a journal file or a database URL. The study's best trials are the
-    first ones of the space. What cannot be converted stands as comments at the top.
+    first ones of the space. Comments at the top list what cannot be converted.
     """
     click.echo(from_optuna(source, study).text, nl=False)

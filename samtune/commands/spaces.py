@@ -79,7 +79,7 @@ def print_schema() -> None:
 def convert_sweep(sweep: Path) -> None:
     """Print a space file with the knobs of a Weights & Biases sweep.
 
-    What cannot be converted stands as comments at the top.
+    Comments at the top list what cannot be converted.
     """
     try:
         text = sweep.read_text()
