@@ -211,7 +211,7 @@ def poisoned(when: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def passes_of_the_first_step(name: str) -> tuple[int, int]:
-    """How many forward and backward passes there are in it, of any size."""
+    """Return the numbers of forward and backward passes in it, of any size."""
     model = seeded(plain_net)
     counting, backwards = poisoned(0), []
     model[0].weight.register_hook(backwards.append)

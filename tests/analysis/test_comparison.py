@@ -168,7 +168,7 @@ def test_equal_variants_differ_in_five_percent_at_most(
 
 @pytest.mark.parametrize("plan", ["fixed 5", LOOKS, "added"])
 def test_equal_configurations_differ_in_five_percent_at_most(plan: str) -> None:
-    """With added seeds a person looks after each of them."""
+    """Added seeds are looked at after each one."""
     rng = np.random.default_rng(8)
     boards, wrong = 400, 0
     for _ in range(boards):

@@ -78,7 +78,7 @@ def test_a_contender_that_did_other_work_is_refused(trained: list[dict[str, Any]
 
 
 def test_a_peer_trains_what_samtune_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same seeds, task and budget; and what it notes is the trial's whole work."""
+    """It has the same seeds, task and budget, and it records all work of the trial."""
     monkeypatch.setenv("SAMTUNE_BENCHMARK_LOG", str(tmp_path / "log"))
     space = SearchSpace.load("sam", ["budget.per_trial=2", "asha.grace=2"])
     sweep = {"task": TASK, "per_trial": 2.0}

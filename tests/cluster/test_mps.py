@@ -80,7 +80,7 @@ def test_only_trials_that_share_a_gpu_need_it() -> None:
 
 
 def test_a_worker_joins_before_anything_of_the_user_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a user's module does to CUDA comes too late then."""
+    """A process cannot join any more once the user's module has used CUDA."""
     trial = TrialConfig("t:t", "sam", "sgd", {}, {}, Budget("epochs", 1), Seeds(1, 1, 1))
     order: list[str | None] = []
 

@@ -70,7 +70,7 @@ def test_a_character_that_the_locale_lacks_is_escaped(tmp_path: Path, encoding: 
 
 
 def test_closed_streams_give_their_numbers_to_no_file(tmp_path: Path) -> None:
-    """A record that got the number of standard output would be written over by any print."""
+    """A record with the number of standard output would be overwritten by any print."""
     code = (
         "import os; from samtune.commands.streams import standard_streams\n"
         "with standard_streams():\n"
@@ -84,7 +84,7 @@ def test_closed_streams_give_their_numbers_to_no_file(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_is_closed_is_no_terminal() -> None:
-    """Libraries ask at the end of Python, when a caller has closed it."""
+    """Libraries ask when Python ends, and a caller may have closed the stream by then."""
     behind = io.StringIO()
     behind.close()
     assert not Stream(behind, required=False).isatty()

@@ -16,7 +16,7 @@ _PRELOADED = ("kernels", "device", "memory", "streams", "cublas", "cudnn")
 
 
 def missing() -> str | None:
-    """What this machine lacks for the fake GPU, or None."""
+    """Return what this machine lacks for the fake GPU, or None."""
     import torch
 
     if sys.platform != "linux":

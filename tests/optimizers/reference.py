@@ -109,7 +109,7 @@ def sam(rho: float) -> Direction:
 
 
 def asam(rho: float, eta: float, scaled: Callable[[str], bool]) -> Direction:
-    """eps = rho T^2 g / ||T g|| with T = |w| + eta for the parameters `scaled` by name, else 1."""
+    """Perturb by rho T^2 g / ||T g||; T = |w| + eta for the names that are `scaled`, else 1."""
 
     def direction(batch: Batch) -> Named:
         g, w = batch.gradient(), batch.w
@@ -133,7 +133,7 @@ def in_groups(names: Iterable[str], w: Named) -> list[str]:
 
 
 def esam(rho: float, beta: float, gamma: float, form: str) -> Direction:
-    """eps = rho / beta M g / ||g||, then descent on the samples whose loss rises most."""
+    """Perturb by rho / beta M g / ||g||; descend on the samples with the largest rise in loss."""
     steps = itertools.count()
 
     def masks(g: Named, batch: Batch) -> Named:

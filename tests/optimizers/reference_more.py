@@ -11,7 +11,7 @@ from reference import SGD, Batch, Direction, Named, dot, esam, norm, sam
 
 
 def along(v: Named, length: float, T: Named | None = None) -> Named:
-    """length v / ||v||, or length T^2 v / ||T v||."""
+    """Return length v / ||v||, or length T^2 v / ||T v||."""
     T = T or {n: torch.ones_like(v[n]) for n in v}
     whole = norm({n: T[n] * v[n] for n in v}) + 1e-12
     return {n: length * T[n] * T[n] * v[n] / whole for n in v}

@@ -88,9 +88,9 @@ def test_inside_a_callers_autocast(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_variant
 def test_cuda_does_not_synchronise_and_agrees_with_the_cpu(name):
-    """Defect 7 of the GPU survey: AE-SAM decides on a number that the device has.
+    """AE-SAM decides by a number that is on the device, and may wait for it.
 
-    Seen on a fake GPU; the values need a real one.
+    A fake GPU shows the waits; the values need a real one.
     """
     ends = []
     for device in ("cpu", "cuda"):

@@ -210,7 +210,7 @@ def test_a_run_that_finds_its_journal_torn_goes_on(
 
 
 def cuts(raw: bytes) -> list[int]:
-    """Where a file is cut: 500 random places, or every one where there are fewer."""
+    """Return where a file is cut: 500 random places, or every one where there are fewer."""
     return sorted(random.Random(0).sample(range(len(raw)), min(500, len(raw))))
 
 

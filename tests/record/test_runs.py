@@ -1,4 +1,4 @@
-"""Runs on a shelf: listed, noted, renamed and removed."""
+"""The runs of a folder are listed, noted, renamed and removed."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def some_of(seed: int, total: int) -> set[int]:
 
 
 def without(failing: set[int]) -> Callable[[int], float]:
-    """What a trial can use if these fail before the first milestone."""
+    """Return what a trial can use if `failing` trials fail before the first milestone."""
     return lambda trial: 0 if trial in failing else LIMIT
 
 

@@ -58,14 +58,14 @@ def space(body: str, *overrides: str) -> SearchSpace:
 
 
 def end(number: int, knobs: dict[str, object]) -> tuple[str, dict[int, float]]:
-    """How a trial ends: a third is pruned, one in ten diverges, one in ten fails."""
+    """Return how a trial ends: a third is pruned, one in ten diverges, one in ten fails."""
     value = 1 / (1 + abs(math.log(float(str(knobs["lr"])) / 0.03)))
     state = ["completed", "pruned", "completed", "diverged", "pruned", "error"][number % 6]
     return state, {1: value / 2, 2: value} if state in {"completed", "pruned"} else {}
 
 
 def costs(knobs: dict[str, object]) -> dict[str, float]:
-    """What a trial reports beside its score: the constraint is missed at high learning rates."""
+    """Return further metrics of a trial: it misses the constraint at high learning rates."""
     lr, rho = float(str(knobs["lr"])), float(str(knobs["rho"]))
     return {"val_acc": 0.5 + rho, "see": 20 - rho, "train_s": lr, "step": 10.0}
 

@@ -188,7 +188,7 @@ def test_a_diverged_trial_counts_as_worse_than_any_other() -> None:
 
 
 def end(number: int, knobs: Mapping[str, object]) -> tuple[str, dict[int, float]]:
-    """How a trial ends here: one in ten diverges, one fails, four are pruned."""
+    """Return how a trial ends: one in ten diverges, one fails, four are pruned."""
     value = 1 / (1 + abs(math.log(float(knobs["rho"]) / 0.1)))
     states = ["completed", "pruned", "pruned", "completed", "diverged"] * 2
     states[7] = "error"

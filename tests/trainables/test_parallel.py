@@ -97,7 +97,7 @@ def train(config: TrialConfig, send: Callable[[dict[str, Any]], None]) -> None:
 
 
 class Killed(Exception):
-    """Stands for the end of all processes."""
+    """An end of all processes, as of a killed trial."""
 
 
 def _process(rank: int, file: str, ports: list[int]) -> None:

@@ -313,7 +313,7 @@ def test_a_resumed_channels_last_trial_is_bitwise_one_that_never_stopped(tmp_pat
 
 
 def test_a_deterministic_trial_uses_no_other_kernels() -> None:
-    """Defect 17 of the GPU survey: no switch asked CUDA for the same bits in every run.
+    """CUDA is asked for the same bits in every run.
 
     Which kernels of CUDA give the same bits is torch's word; without a device only the refusals
     are tested, by `tests/fakegpu`.

@@ -23,7 +23,7 @@ CLASSES = ("ant", "bee", "cow")
 
 
 def left_in(root: Path) -> list[str]:
-    """What there is but for locks."""
+    """Return the names in a folder, without those of locks."""
     return sorted(path.name for path in root.glob("*") if path.suffix != ".lock")
 
 

@@ -98,13 +98,13 @@ def second(first: tuple[Compiled, Log]) -> Compiled:
 
 
 def test_two_graphs_are_compiled_before_the_training(first: tuple[Compiled, Log]) -> None:
-    """Defect 4: the first steps compiled, and their time counted as training."""
+    """Otherwise the first steps would compile, and their time would count as training."""
     found, _ = first
     assert found.epochs[0] == (2, 3)
 
 
 def test_the_second_pass_compiles_nothing(first: tuple[Compiled, Log]) -> None:
-    """Defect 14: weights of another layout were a reason to compile again."""
+    """Weights in another layout would be a reason to compile again."""
     found, _ = first
     assert found.passes[1] == found.passes[0]
 
