@@ -129,7 +129,7 @@ def _print_question(
     if unequal := text.efforts(board):
         click.echo(unequal)
     headings, cells = text.headings(board), text.cells(board)
-    # Up to the verdict and the ranks nothing is left out.
+    # The columns up to the verdict and the ranks are always shown.
     least = headings.index("ranks") + 1 if "ranks" in headings else 4
     if not fits([headings[:least], *(row[:least] for row in cells)]):
         cells = text.cells(board, short=True)

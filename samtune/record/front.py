@@ -1,4 +1,4 @@
-"""The Pareto front of a search: the trials that no other one beats in every aim."""
+"""The Pareto front of a search: the trials that no other trial dominates."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Cause = Literal[
     "killed",
 ]
 FAILURES = frozenset({"error", "oom", "stalled", "worker_died", "node_lost"})
-# An exception at one place comes there again: the data and their order are the same.
+# An exception is raised again at the same place: the data and their order are the same.
 _REPEATABLE = frozenset({"error", "oom"})
 # Plain RuntimeErrors of torch: its allocator of host memory, kernels and libraries on a GPU.
 _NO_MEMORY = re.compile(

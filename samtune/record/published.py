@@ -1,4 +1,4 @@
-"""A run as a tabular benchmark: a folder of tables and spaces whose digests are on a list."""
+"""A run as a tabular benchmark: a folder of tables and spaces, and a list of their digests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUMS = "SHA256SUMS"
 
 
 def refuse_filled(folder: Path) -> None:
-    """Raise RunError (exit code 5) for what is no empty folder and no free path."""
+    """Raise RunError (exit code 5) for a path that is neither free nor an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is not empty; choose a new folder", exit_code=5)
 
@@ -27,7 +27,7 @@ def verify(folder: Path) -> None:
     """Read every file that the list names.
 
     Raises:
-        RunError: there is no list, or a file is missing or another one (exit code 5).
+        RunError: there is no list, or a file is missing or has changed (exit code 5).
     """
     try:
         lines = (folder / SUMS).read_text().splitlines()

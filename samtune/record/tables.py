@@ -199,7 +199,7 @@ def read(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Tab
 
 
 def _digest(names: Sequence[str], metadata: Mapping[bytes, bytes]) -> bytes:
-    """Return a digest of what the footer of a table says of samtune's."""
+    """Return a digest of samtune's own entries in the footer of a table."""
     own = sorted(
         (key, value)
         for key, value in metadata.items()

@@ -15,7 +15,8 @@ import optuna
 
 from samtune.space.knobs import Choice, Domain, Fixed, Grid, Range, Value, same, step_size, steps
 
-# TPE draws the number of a step. It loses the share of one step of more in float64.
+# TPE draws the number of a step. In float64 a range of more steps would lose the share of one
+# step.
 _MAX_STEPS = 2**45
 # The standard deviations around a prior, as shares of the range on its scale.
 _SPREADS = {"low": 1 / 3, "medium": 1 / 6, "high": 1 / 12}

@@ -13,8 +13,9 @@ from samtune.search.learning import LearningStudy
 def possible_improvement(learning: LearningStudy, least: int, seed: int) -> float:
     """Return an upper bound of the improvement that is still possible, in units of the metric.
 
-    A Gaussian process of the better half of the completed trials gives it: the highest upper
-    confidence bound anywhere, less the highest lower one of a trial (Makarova et al., AutoML 2022,
+    It is from a Gaussian process of the better half of the completed trials: the highest upper
+        confidence bound anywhere, minus the highest lower bound of a trial (Makarova et al.,
+        AutoML 2022,
     arXiv 2104.08166).
 
     Args:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from samtune.search.samplers import Samplers
 from samtune.space.aims import Aims
 
-# Its warnings are about what a sampler draws alone or more slowly, which nobody asked for.
+# It warns of samplers that draw a knob by itself or slowly, which a user cannot change.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 

@@ -93,7 +93,7 @@ def forecast(
     """Return what a search is expected to cost, if as many trials go on as have places.
 
     Near ties, and trials that go on because they come early, cost more; trials that diverge cost
-    less. The rescued trials are counted in the last stretch.
+    less. The last stretch counts the rescued trials.
 
     Args:
         trials: The number of trials of the search.

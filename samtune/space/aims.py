@@ -53,7 +53,7 @@ class Aims:
     def excess(self, report: Mapping[str, float]) -> dict[str, float]:
         """Return by how much a report misses each limit: at most 0 where it keeps the limit.
 
-        A limit whose metric is not finite is missed by infinity.
+        A limit on a metric that is not finite is missed by infinity.
         """
         return {name: _over(measured(name, report), limit) for name, limit in self.limits.items()}
 

@@ -72,7 +72,7 @@ def among(value: Value, values: Iterable[Value]) -> bool:
 
 
 def listed(value: Value, values: Iterable[Value]) -> Value | None:
-    """Return the one of the values that a file means by `value`: the same, or an equal number."""
+    """Return the listed value that a file means by `value`: the same one, or an equal number."""
     equal = [other for other in values if other == value]
     if among(value, equal):
         return value

@@ -1,8 +1,8 @@
 """The ends of a search before its last trial: by its budget, a target, the noise or the time.
 
 A search that has ended proposes no more trials; those that run go on to their own ends. Each end
-is recorded with its reason, and a resume takes it from the record. Only an end by the time is
-taken back by a longer limit.
+is recorded with its reason, and a resume takes it from the record. A longer limit reopens a search
+that ended by the time; other ends stay.
 """
 
 from __future__ import annotations

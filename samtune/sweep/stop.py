@@ -36,7 +36,7 @@ _REQUEST = "stop"
 
 
 class Stop:
-    """A request to stop a run. The first one ends it cleanly: tables, and the storage's copy.
+    """A request to stop a run. The first one ends it cleanly, with tables and the storage's copy.
 
     A signal that comes a second or more after the first signal ends the process at once. Within
     that second it is the same request: `timeout` and job schedulers signal a process and then its

@@ -112,7 +112,7 @@ def _shipped(config: TrialConfig, title: str, epochs: float, threads: int) -> st
     task = {name: config.task.get(name, knob.default) for name, knob in trainable.task.items()}
     budget = config.budget
     if budget.kind == "seconds":
-        # In the same seconds, another machine makes another number of steps.
+        # In the same seconds, another machine makes more or fewer steps.
         kind, per_trial = "epochs", float(epochs)
     else:
         kind, per_trial = budget.kind, budget.per_trial

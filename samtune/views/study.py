@@ -1,4 +1,4 @@
-"""A study on a few lines: its members come by the hundred, and its rows by the dozen."""
+"""A study on a few lines: it may have hundreds of members, but only dozens of rows."""
 
 from __future__ import annotations
 
