@@ -28,6 +28,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, is_tensor, nn
+
+# torch has no public names for these. Only benchmarks and tests depend on them.
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter

@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def two_slots() -> Iterator[object]:
-    """A Ray of our own with room for two trials; ended with the module that uses it.
+    """Start a Ray of our own with room for two trials; end it with the module that uses it.
 
     Tests of other modules start one by a command, and a process can hold only one.
     """

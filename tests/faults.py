@@ -52,7 +52,7 @@ def _half(file: IO[bytes], raw: bytes) -> None:
 
 
 def _committed() -> None:
-    """No write fails here any more."""
+    """Mark a point after the commit, at which no write can fail."""
 
 
 def inject(kind: str | None, number: int = 0) -> None:

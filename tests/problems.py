@@ -149,12 +149,12 @@ BASE_KNOBS = {
 
 
 def make(name: str, model: nn.Module, base: str | None = None, **knobs: object) -> Variant:
-    """A registered variant over all parameters of the model, with an ordinary base."""
+    """Return a registered variant over all parameters of the model, with an ordinary base."""
     return over(list(model.parameters()), name, base, **knobs)
 
 
 def over(parameters: list, name: str, base: str | None = None, **knobs: object) -> Variant:
-    """The same over given parameters or groups; `lr` goes to whoever has it."""
+    """Return a variant over given parameters or groups; `lr` goes to the variant or its base."""
     variant = VARIANTS[name]
     knobs = {**EXAM.get(name, {}), **knobs}
     if not variant.bases:
@@ -180,7 +180,7 @@ def train(
     of: int | None = None,
     **options: object,
 ) -> list[StepResult]:
-    """Steps from number `start` in a schedule of `of`, by default all of it."""
+    """Make steps from number `start` in a schedule of `of` steps, by default all of them."""
     results = []
     for i, (x, y) in enumerate(data):
         variant.set_progress((start + i) / (of or len(data)))
@@ -189,7 +189,7 @@ def train(
 
 
 def weights(model: nn.Module) -> Tensor:
-    """All parameters and buffers as one vector."""
+    """Return all parameters and buffers as one vector."""
     return torch.cat([t.detach().double().flatten() for t in model.state_dict().values()])
 
 
@@ -199,7 +199,7 @@ def parameters(model: nn.Module) -> Tensor:
 
 
 def poisoned(when: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """A loss function whose call number `when` (from 1) is infinite, in value and gradient."""
+    """Return a loss function; its call number `when` (from 1) is infinite, with its gradient."""
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         loss.sizes.append(len(outputs))
@@ -271,7 +271,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def moved(model: nn.Module, eps: list[Tensor | None]) -> nn.Module:
-    """A copy of the model at w + eps."""
+    """Return a copy of the model at w + eps."""
     other = seeded(plain_net)
     for p, w, e in zip(other.parameters(), model.parameters(), eps, strict=True):
         p.data = w.detach() + e
@@ -285,6 +285,6 @@ def q(variant: type[Variant], momentum: float = 0.0, **knobs: object) -> tuple[V
 
 
 def snapshot(model: nn.Module, variant: Variant) -> object:
-    """All that a step may change: weights, buffers, and the state of the variant and its base."""
+    """Copy all that a step may change: weights, buffers, state of the variant and its base."""
     base = variant.state_dict()["state"]
     return copy.deepcopy((dict(model.state_dict()), base, variant.memory))

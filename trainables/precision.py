@@ -161,6 +161,7 @@ def compile_forward(
     forward = torch.compile(model.forward, backend=backend, options=options)
 
     def of_any_size(inputs: Tensor) -> Tensor:
+        # torch documents this function under this name, and has no public one.
         torch._dynamo.maybe_mark_dynamic(inputs, 0)
         outputs: Tensor = forward(inputs)
         return outputs

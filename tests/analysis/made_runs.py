@@ -25,7 +25,7 @@ AIMS = {"val_acc": "max", "s_per_step": "min"}
 def search(
     path: Path, variants: Sequence[str], trials: int, reports: int, **changes: Any
 ) -> dict[str, pd.DataFrame]:
-    """The tables of a made-up run with rungs at 8 and 16 of 20."""
+    """Return the tables of a made-up run with rungs at 8 and 16 of 20."""
     draw = random.Random(1)
     found, curves, repeats = [], [], []
     for number in range(trials):
@@ -70,7 +70,7 @@ def with_board(
     repeats: list[dict[str, Any]],
     curves: list[tuple[str, float, float, int | None]],
 ) -> dict[str, pd.DataFrame]:
-    """The tables of a run, through Parquet where samtune would write them."""
+    """Return the tables of a run, written as Parquet and read again where samtune would do so."""
     place = folder(path / "r", [], [])
     knobs = {name: [0.1] for name in trials[0] if name.startswith("knob.")} if trials else {}
     knobs = {name.removeprefix("knob."): values for name, values in knobs.items()}

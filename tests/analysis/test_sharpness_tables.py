@@ -62,7 +62,7 @@ def test_tau_is_within_bins_of_the_learning_rate_and_over_configurations(
 
 
 def test_a_task_has_its_own_relation_and_sentence(tmp_path: Path) -> None:
-    """The two tasks are related the other way round; together they would show nothing."""
+    """The relation differs in sign between the tasks; over both together it would vanish."""
     searched, repeated = [], []
     for task, sign in ((task_columns(), 1), (task_columns(label_noise=0.0), -1)):
         for k in range(4):

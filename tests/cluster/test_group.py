@@ -123,7 +123,7 @@ def curve(config: TrialConfig) -> dict[int, dict[str, float]]:
 
 
 def swept(folder: Path, name: str, code: str, lr: str, before: str = "") -> Record:
-    """The record of a sweep by the trainable `name` of a lab with that code."""
+    """Return the record of a sweep by the trainable `name` of a lab with that code."""
     (folder / f"{name}_lab.py").write_text(code)
     (folder / "lab.yaml").write_text(SPACE.format(trainable=f"{name}_lab:{name}", lr=lr))
     start = f"{before}\nfrom samtune.cli import main; main()"
@@ -142,7 +142,7 @@ def swept(folder: Path, name: str, code: str, lr: str, before: str = "") -> Reco
 
 
 def assert_is_one(record: Record, trial: TrialRow) -> None:
-    """The trial's reports are, epoch by epoch, those of one process that was left alone."""
+    """Assert that the reports equal, epoch by epoch, those of one undisturbed process."""
     assert trial.facts["workers"] == 2
     one = curve(
         TrialConfig.from_dict({**trial.config.to_dict(), "workers": 1, "checkpoint_dir": None})

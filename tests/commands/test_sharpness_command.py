@@ -55,7 +55,7 @@ def confirmed(record: Record, study: int, config: TrialConfig, bundles: int) -> 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs with `two`: sgd and sam, two repeats each."""
+    """Make a folder of runs with `two`: sgd and sam, two repeats each."""
     runs = tmp_path_factory.mktemp("sharp") / "runs"
     studies = [
         STUDY | {"name": name, "variant": name, "sha256": name * 16} for name in ("sgd", "sam")

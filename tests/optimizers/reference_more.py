@@ -22,7 +22,7 @@ def sum_of(*terms: tuple[float, Named]) -> Named:
 
 
 def perpendicular(g: Named, h: Named) -> Named:
-    """The part of g that is orthogonal to h."""
+    """Return the part of g that is orthogonal to h."""
     return sum_of((1, g), (-dot(g, h) / dot(h, h), h))
 
 

@@ -289,7 +289,7 @@ def test_averages_of_weights():
 
 @pytest.mark.parametrize("name", ["sam", "fisher_sam", "gsam", "wsam", "look_sam"])
 def test_a_scaler_takes_a_variant(name):
-    """Also those whose equations depend on the scale of the loss."""
+    """This includes variants with equations that depend on the scale of the loss."""
     ends = []
     for scaled in (False, True):
         model = seeded(plain_net)
@@ -309,7 +309,7 @@ def test_a_scaler_takes_a_variant(name):
 
 @pytest.mark.parametrize("when", [1, 2, 3])
 def test_a_scaler_skips_an_overflow_in_any_pass(when):
-    """In the backward pass before the step, in the first pass and in the second."""
+    """The overflow is in the backward pass before the step, in the first pass or in the second."""
     model = seeded(norm_net)
     optimizer = make("friendly_sam", model)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)

@@ -85,7 +85,7 @@ def _uneven(name: str, rank: int) -> torch.Tensor:
 
 
 def _least(name: str, rank: int, knobs: dict) -> list[int]:
-    """The sizes of the passes of a model whose BatchNorm sees one process."""
+    """Return the sizes of the passes of a model with BatchNorm per process."""
     model = seeded(norm_net)
     sizes = []
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))

@@ -80,7 +80,7 @@ def test_a_checkpointed_model_trains_like_a_plain_one(name, knobs, through, micr
 @pytest.mark.parametrize("through", [reentrant, not_reentrant, Recomputed.apply])
 @pytest.mark.parametrize("count", [6, 2, 1])
 def test_a_gradient_is_that_of_a_plain_backward(through, index, count):
-    """By all parameters or by some, of the batch or of a part."""
+    """The gradient is of all parameters or of some, over the batch or a part of it."""
     model = seeded(lambda: Blocks(through))
     [(x, y)] = batches(1)
     x.requires_grad_()
@@ -108,7 +108,7 @@ def test_inputs_that_were_computed_with_a_gradient():
 
 
 def test_a_gradient_of_the_callers_is_left_alone():
-    """Of parameters that the optimizer does not have, and of the inputs."""
+    """The caller has gradients of parameters that the optimizer lacks, and of the inputs."""
     for through in (reentrant, not_reentrant):
         model = seeded(lambda t=through: Blocks(t))
         [(x, y)] = batches(1)
@@ -127,7 +127,7 @@ def make_over(part: nn.Module):
 
 @every_case
 def test_hooks_on_parameters_act_as_in_a_plain_backward(name, knobs):
-    """A hook that changes the gradient, before it is in `.grad` or there."""
+    """A hook may change the gradient before it is in `.grad`, or in `.grad`."""
 
     def halve(p):
         p.grad.mul_(0.5)

@@ -34,7 +34,7 @@ RADII = {"gam": {"grad_norm_rho": 0.1}}
 
 
 def halves(model: nn.Module, **words: object) -> list[dict[str, object]]:
-    """The parameters as two groups, the first of which has these words."""
+    """Return the parameters as two groups; the first has these words."""
     first, *rest = model.parameters()
     return [{"params": [first], **words}, {"params": rest}]
 
@@ -107,7 +107,7 @@ def test_a_group_may_have_a_radius_where_the_others_have_none():
     ],
 )
 def test_knobs_of_a_group_act(name, words):
-    """In one group they change something; in all they are the knob."""
+    """A word in one group changes the step; in all groups it equals the variant's own knob."""
     ends = {}
     for where in ("knob", "all", "one", "none"):
         model = seeded(plain_net)

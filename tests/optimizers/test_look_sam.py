@@ -45,7 +45,7 @@ def test_look_sam_on_q(alpha, w):
 
 @pytest.mark.parametrize("name", ["look_sam", "look_layer_sam"])
 def test_look_sam_without_reuse_is_sam_every_k_th_step(name):
-    """By hand: a fresh perturbing step in turn with plain ones, of one base optimizer."""
+    """The reference alternates perturbing and plain steps of one base optimizer by hand."""
     mine, theirs = seeded(norm_net), seeded(norm_net)
     look = make(name, mine, k=3, alpha=0, rho=0.05)
     base = BASES["sgd"].build(theirs.parameters(), **problems.BASE_KNOBS["sgd"])

@@ -26,7 +26,7 @@ def flat(tensors: list[Tensor | None]) -> Tensor:
 
 
 def fisher(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The mean square of the samples' gradients, one at a time."""
+    """Return the mean square of the samples' gradients, taken one at a time."""
     total = 0
     for i in range(len(x)):
         loss = loss_fn(model(x[i : i + 1]), y[i : i + 1]).sum()

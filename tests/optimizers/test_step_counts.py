@@ -103,7 +103,7 @@ def test_the_exceptions_are_exact(name: str) -> None:
 def test_no_word_of_a_knob_makes_more_than_twenty_launches(
     name: str, knob: str, word: object
 ) -> None:
-    """In either layout of the weights."""
+    """Both layouts of the weights are tried."""
     for layout in (torch.contiguous_format, CHANNELS_LAST):
         found = cost(name, layout, **{knob: word})
         assert found.most_launches <= 20, (layout, found.by_operator)
@@ -233,7 +233,7 @@ def test_one_list_that_foreach_cannot_take_together_costs_a_launch_each() -> Non
 
 
 def test_memory_is_that_of_storages() -> None:
-    """Each once, however many views there are, and no longer than it lives."""
+    """A storage counts once, however many views it has, and only while it lives."""
     p = problem()
     assert isinstance(p.losses, FakeTensor)
     with p.losses.fake_mode, StepCounter() as counter:

@@ -66,7 +66,7 @@ class ByPosition(OneArgument):
 
 
 def taken(structure):
-    """The two tensors of any structure below."""
+    """Return the two tensors of any structure below."""
     if isinstance(structure, OrderedDict | dict | MappingProxyType | UserDict):
         assert isinstance(structure.get("list", []), list)
         return structure["features"], structure["scale"]

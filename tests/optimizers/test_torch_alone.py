@@ -44,7 +44,7 @@ for name in ("numpy", "ray", "optuna", "pandas", "pydantic", "yaml", "click"):
 
 
 def needed(name: str, found: set[str]) -> set[str]:
-    """The distribution and all that it requires."""
+    """Return the distribution and all that it requires."""
     if name not in found:
         found.add(name)
         for requirement in distribution(name).requires or ():
@@ -58,7 +58,7 @@ def needed(name: str, found: set[str]) -> set[str]:
 
 
 def test_the_optimizers_work_with_torch_alone(tmp_path: Path) -> None:
-    """In a process whose packages are torch, what torch requires, and samtune without that."""
+    """The process has torch, what torch requires, and samtune without its other requirements."""
     for name in needed("torch", set()):
         files = distribution(name).files or ()
         for top in {file.parts[0] for file in files if file.parts[0] not in {"..", "__pycache__"}}:

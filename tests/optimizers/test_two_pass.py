@@ -215,7 +215,7 @@ ALWAYS = {"ae_sam": {"lambda_1": -1e9, "lambda_2": -1e9}}
 @pytest.mark.parametrize(("name", "knobs"), MASKED)
 @pytest.mark.parametrize("params", ["norm", "no_norm"])
 def test_params_perturb_only_what_they_name(name, knobs, params):
-    """And as if the others were frozen: norms, layers and random draws are of those named."""
+    """The step equals one with the others frozen: norms, layers and draws are of those named."""
     # Of [linear.weight, norm.weight, norm.bias, linear.weight, linear.bias].
     named = {1, 2} if params == "norm" else {0, 3, 4}
     knobs = {**ALWAYS.get(name, {}), **knobs}

@@ -29,7 +29,7 @@ while [ ! -f done ]; do sleep 0.05; done""",
 
 
 def assert_runs(command: str) -> None:
-    """A `samtune run` whose words samtune knows."""
+    """Assert that samtune knows the words of a `samtune run`."""
     words = shlex.split(command)
     assert words[:2] == ["samtune", "run"]
     told = CliRunner().invoke(cli, ["run", "--help"]).output

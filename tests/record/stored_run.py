@@ -14,7 +14,7 @@ def new_run(runs: Path) -> Record:
 
 
 def start(record: Record, number: int = 1) -> Path:
-    """A trial with one attempt; returns its folder for checkpoints."""
+    """Add a trial with one attempt, and return its folder for checkpoints."""
     config = TrialConfig("t:t", "sam", "sgd", {}, {}, Budget("epochs", 9), Seeds(1, 1, 1))
     trial = record.add_trial(0, "search", number, "default", config)
     record.start_attempt(trial)

@@ -31,7 +31,7 @@ FLIPS = 500
 
 
 def dump(folder: Path) -> list[tuple[Any, ...]]:
-    """Every row of every table of a record."""
+    """Return every row of every table of a record."""
     with closing(sqlite3.connect(folder / "sweep.db")) as db:
         tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         kept = [name for (name,) in tables if name != "sqlite_sequence"]
@@ -110,7 +110,7 @@ def test_a_flipped_bit_in_the_record_is_found(
 
 
 def reopened(left: Path, log: bytes) -> Record:
-    """The run `left` once more, with `log` for its write-ahead log."""
+    """Copy the run `left`, with `log` for its write-ahead log."""
     again = left.with_name("again")
     shutil.rmtree(again, ignore_errors=True)
     shutil.copytree(left, again)

@@ -33,7 +33,7 @@ def add(
     config: TrialConfig = F1,
     **more: Any,
 ) -> TrialRow:
-    """A trial that reports these metrics, an epoch each."""
+    """Add a trial that reports these metrics, one epoch each."""
     trial = record.add_trial(0, stage, number, "sampled", config, **more)
     attempt, _ = record.start_attempt(trial)
     for epoch, metrics in enumerate(reports, 1):
@@ -45,7 +45,7 @@ def add(
 
 
 def exported(record: Record) -> dict[str, pa.Table]:
-    """All tables, by pyarrow alone."""
+    """Return all tables, read by pyarrow alone."""
     write_tables(record)
     return {name: pq.read_table(record.folder / f"{name}.parquet") for name in tables.VERSIONS}
 

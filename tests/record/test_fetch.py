@@ -69,7 +69,7 @@ def test_what_is_fetched_is_synced_before_its_rename_and_after(
 
 
 def fetch(here: Path, url: str) -> str | None:
-    """All that a resume fetches of the run; returns what failed."""
+    """Fetch all that a resume needs of the run, and return what failed."""
     try:
         if not (here / "run" / "sweep.db").exists():
             fetched(here, "run", url)

@@ -20,7 +20,7 @@ def git(folder: Path, *words: str) -> str:
 
 
 def checkout(folder: Path) -> str:
-    """A git checkout with one commit, which is returned."""
+    """Make a git checkout with one commit, and return the commit."""
     git(folder.parent, "init", "-q", str(folder))
     git(folder, "commit", "-q", "--allow-empty", "-m", folder.name)
     return git(folder, "rev-parse", "HEAD")

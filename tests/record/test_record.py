@@ -111,7 +111,7 @@ def test_an_unwritable_folder_and_a_missing_run_are_told(tmp_path: Path, runs: P
 
 
 def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> Path:
-    """A folder of runs on a file system of that kind, as the kernel would list it."""
+    """Return a folder of runs that the kernel lists as of that kind of file system."""
     shared = tmp_path / "our disk"
     shared.mkdir(exist_ok=True)
     escaped = str(shared).replace(" ", r"\040")

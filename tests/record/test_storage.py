@@ -254,7 +254,7 @@ def test_a_copied_run_that_goes_on_without_its_storage_says_so(
 
 
 def repeated(record: Record) -> TrialRow:
-    """A repeat of the first trial."""
+    """Add a repeat of the first trial."""
     first = record.trial(1)
     return record.add_trial(0, "confirm", 1, "repeat", first.config, source=1, rank=0, bundle=0)
 

@@ -21,7 +21,7 @@ def made(mode: str, total: int, factor: float = 3, **words: Any) -> Rungs:
 
 
 def some_of(seed: int, total: int) -> set[int]:
-    """A fifth of the trials, though never all."""
+    """Return about a fifth of the trials, never all."""
     return {t for t in range(1, total) if random.Random(seed + t).random() < 0.2}
 
 

@@ -204,7 +204,7 @@ def plainly(
     factor: int,
     margin: float,
 ) -> str:
-    """The rule of `StoppingRungs`, written anew from all earlier reports for each one."""
+    """Decide by the rule of `StoppingRungs`, computed anew from all earlier reports each time."""
     told: list[tuple[float, int, float, str]] = []
     answers = ""
     for trial, used, value in reports:

@@ -80,7 +80,7 @@ def costs(knobs: dict[str, object]) -> dict[str, float]:
 def test_a_search_that_was_cut_goes_on_as_if_it_had_not_been(
     method: str, body: str, aims: list[str]
 ) -> None:
-    """Two trials run at a time, one pauses and is asked again, and one has not ended."""
+    """Two trials run at a time. One pauses and is asked for again, and one has not ended."""
     slow = method in {"gp", "auto"}
     trials, late = (12, 10) if slow and aims else (14, 12) if slow else (20, 18)
     loaded = space(body, f"search.method={method}", f"budget.trials={trials}", *aims)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("toy_trainable", "in_folder")
 
 
 def proposals(body: str, *overrides: str, best: object = None) -> list[dict[str, object]]:
-    """The knobs that are proposed where trials with `best` among their values do well."""
+    """Return the knobs that are proposed if trials with `best` among their values do well."""
     Path("case.yaml").write_text(PLAIN + body)
     made = Proposals(SearchSpace.load("case.yaml", overrides))
     knobs = []

@@ -266,7 +266,7 @@ def test_status_of_10_000_trials_is_one_pass_over_the_record(memory: Path) -> No
 
 
 def test_no_trial_of_ours_has_loader_processes() -> None:
-    """No loader process exists that could die, because batches are indexed from resident data."""
+    """Batches are indexed from resident data, so no loader process could die."""
     for path in (ROOT / "trainables").rglob("*.py"):
         assert "DataLoader(" not in path.read_text(), path
 

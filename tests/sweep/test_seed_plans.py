@@ -76,7 +76,7 @@ def rows_of(lab: str, *rows: str) -> list[SearchSpace]:
 
 
 def recorded(runs: Path, spaces: list[SearchSpace], name: str = "run") -> Record:
-    """A run that is searched, in this process."""
+    """Return a run after its search, which runs in this process."""
     record = record_of(runs, spaces, name)
     play(SearchStage(record, spaces), record)
     return record

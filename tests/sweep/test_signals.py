@@ -89,7 +89,7 @@ def test_a_signal_in_a_write_stops_cleanly_and_costs_nothing(memory: Path, seed:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_signal_at_a_random_time_stops_cleanly(memory: Path, seed: int) -> None:
-    """It arrives some time after a drawn report, long before the sweep would end."""
+    """The signal comes some time after a drawn report, long before the sweep would end."""
     case = replace(SEARCH, space=SearchSpace.load("sgd", [*WORDS, "budget.trials=300"]))
     here, there = os.pipe()
     pid = start(memory, there, case, lambda: None)
@@ -135,7 +135,7 @@ knobs:
 def test_a_signal_to_a_process_and_to_its_group_is_one_request(
     tmp_path: Path, leads_session: bool
 ) -> None:
-    """As `timeout` and job schedulers send it. Epochs are not cut where Ray can be kept apart."""
+    """`timeout` and job schedulers send both. Epochs are not cut if Ray is in another group."""
     (tmp_path / "epochs_lab.py").write_text(EPOCHS)
     (tmp_path / "lab.yaml").write_text(SPACE)
     lines = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"

@@ -341,7 +341,7 @@ for word in ("variant", "bases", "knobs", "task", "see_per_epoch"):
 def test_the_leaderboard_reads_the_held_out_test_split(
     two_slots: Cluster, runs: Path, lab: str
 ) -> None:
-    """With the test labels shuffled its accuracy is chance, and validation's is not."""
+    """If the test labels are shuffled, test accuracy is chance, and validation accuracy is not."""
     Path(f"{lab}.py").write_text(SHUFFLED)
     path = space_file(lab, "  lr: 0.1", budget="{kind: epochs, per_trial: 6, trials: 1}")
     spaces = [SearchSpace.load(path)]

@@ -35,7 +35,7 @@ def table(
     column: str = "label",
     **columns: object,
 ) -> Path:
-    """As many images as labels; `names` are those of `column`'s classes, or of each column's."""
+    """Write an image per label; `names` are the class names of `column`, or of each column."""
     held = pa.array(labels)
     images = pa.array([{"bytes": picture(k), "path": None} for k in range(len(held))], KIND)
     content = pa.table({"image": images, column: held, **columns})
@@ -80,7 +80,7 @@ def test_labels_of_parquet_are_whole_numbers_of_any_size(mine: Path, kind: pa.Da
 
 
 def fine_and_coarse(folder: Path) -> None:
-    """As CIFAR-100 is at Hugging Face: classes, and what they are of."""
+    """Write classes and superclasses, as CIFAR-100 has them at Hugging Face."""
     names = {"fine_label": ("ant", "bee", "cow"), "coarse_label": ("insect", "mammal")}
     for file, count in (("train-0.parquet", 4), ("test-0.parquet", 2)):
         coarse = pa.array([0, 0, 1] * count)

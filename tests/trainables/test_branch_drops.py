@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_compiled_shakedrop_replays_its_draws() -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile on the CPU needs a C++ compiler (g++ or clang++)")
-    torch._dynamo.reset()
+    torch.compiler.reset()
     with inductor.patch(compile_threads=1):
         shake = torch.compile(ShakeDrop(0.5), fullgraph=True)
         x = torch.ones(64, 1, 2, 2)

@@ -91,7 +91,7 @@ def test_equal_seeds_draw_equal_splits_and_others_differ() -> None:
 
 
 def test_the_split_of_seed_1_stays_what_it_is() -> None:
-    """A published leaderboard names split seeds; another numpy must not deal other images."""
+    """A published leaderboard names split seeds, so every version of numpy must deal alike."""
     drawn = load(TASK, 1)
     assert drawn.val.labels[:12].tolist() == GOLDEN_VAL
     assert drawn.train.labels[:12].tolist() == GOLDEN_TRAIN
@@ -268,7 +268,7 @@ def test_a_store_larger_than_memory_is_read_ahead(monkeypatch: pytest.MonkeyPatc
 
 
 def test_splits_of_one_store_share_one_copy_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On torch's device without memory, which has all but the bytes."""
+    """The device is torch's `meta`: tensors without contents."""
     device = torch.device("meta")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
     monkeypatch.setattr(splits, "_copies", {})

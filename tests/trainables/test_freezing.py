@@ -26,7 +26,7 @@ STATISTICS = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body with BatchNorm and a head with another."""
+    """Return a body with BatchNorm and a head with another one."""
 
     def model(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
         body = nn.Conv2d(in_shape[0], 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU()

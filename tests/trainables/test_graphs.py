@@ -82,7 +82,7 @@ def tensors(result: StepResult) -> list[Tensor]:
 def train(
     name: str, knobs: dict[str, Any], how: str, *, base: str | None = None, thaw: bool = False
 ) -> tuple[Tensor, list[Tensor], Counter[str]]:
-    """Some steps by rates and radii that change, with a small batch in each four."""
+    """Make steps with changing rates and radii; every fourth batch is small."""
     if "rho_schedule" in VARIANTS[name].knobs() and name != "look_layer_sam":
         knobs = {"rho_schedule": "linear", **knobs}
     model = seeded(norm_net)
@@ -275,7 +275,7 @@ def test_a_space_with_knobs_that_exclude_graphs(
 
 
 def test_a_space_with_words_that_exclude_graphs(in_folder: object) -> None:
-    """All are named at once, whatever the kind of the budget."""
+    """All such words are named at once, for every kind of budget."""
     found = messages(
         "trainable: sam\nbudget: {kind: seconds, per_trial: 60}\n",
         "task.precision=fp16",
@@ -313,7 +313,7 @@ def test_a_trial_that_excludes_a_graph_does_not_begin() -> None:
 
 
 def test_a_model_that_draws_is_refused_before_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images show on the CPU whether a model of one's own does."""
+    """A pass over two images on the CPU shows whether a model of one's own draws."""
 
     def own(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, classes), nn.Dropout(0.5))
@@ -330,7 +330,7 @@ def test_a_model_that_draws_is_refused_before_the_sweep(monkeypatch: pytest.Monk
 def test_an_average_of_captured_steps_is_the_usual_one(
     average: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights stay where a graph reads them, though the model shows the average meanwhile."""
+    """The weights stay at the addresses that a graph reads, although the model has the average."""
     task = {"average": average, "average_start": 0.0, "batch_size": 256, "label_noise": 0.0}
     config = config_of(vision.sam, budget=Budget("epochs", 4))
     config = replace(config, task={**config.task, **task})

@@ -18,7 +18,7 @@ from trainables.models.wide_resnet import Block as WideBlock
 
 
 def drawn(block: nn.Module) -> nn.Module:
-    """In evaluation, its weights and statistics far from those that it starts with."""
+    """Put a block into evaluation, with random weights and statistics."""
     torch.manual_seed(1)
     for value in block.state_dict().values():
         if value.is_floating_point():

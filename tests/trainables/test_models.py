@@ -243,8 +243,8 @@ def test_channels_last_goes_through_the_whole_network(name: str) -> None:
 
 
 def compiles(name: str, backend: str) -> None:
-    """In training, as one graph, with the outputs, gradients and buffers of the plain network."""
-    torch._dynamo.reset()
+    """Assert that a model compiles to one graph, with the plain outputs, gradients and buffers."""
+    torch.compiler.reset()
     plain, model = smallest(name), smallest(name)
     compiled = torch.compile(model, backend=backend, fullgraph=True)  # A graph break raises.
     x = torch.randn(4, *CIFAR, generator=torch.Generator().manual_seed(1))

@@ -87,7 +87,7 @@ def test_all_eight_orientations_are_applied(mine: Path, form: str, source: str) 
 
 
 def test_a_turned_image_is_resized_from_its_upright_form(mine: Path) -> None:
-    """Also where JPEG is decoded at a fraction of its size."""
+    """This includes JPEG that is decoded at a fraction of its size."""
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = corners(160, 480)

@@ -55,7 +55,7 @@ EVERY: dict[str, tuple[str, dict[str, Value], dict[str, Value]]] = {
 
 
 def plain(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A network without BatchNorm, which no split of a batch can tell from the whole."""
+    """Return a network without BatchNorm: its steps do not depend on how a batch is split."""
     channels, height, width = in_shape
     first, last = nn.Conv2d(channels, 8, 3), nn.Linear(8 * (height - 2) * (width - 2), classes)
     return nn.Sequential(first, nn.Tanh(), nn.Flatten(), last)

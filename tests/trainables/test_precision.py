@@ -160,7 +160,7 @@ def overflows(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 def test_an_overflow_skips_its_step_and_the_schedules_go_on(
     when: int, overflows: set[int]
 ) -> None:
-    """They follow the budget, and the passes of a skipped step are spent."""
+    """Schedules follow the budget, and a skipped step has spent its passes."""
     config = config_of(vision.sam, precision="fp16", train_size=0.5, warmup=1)
     radius = {"rho": 0.1, "rho_schedule": "linear"}
     config = replace(config, knobs={"lr": 0.05, **radius})

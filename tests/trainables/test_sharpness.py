@@ -160,7 +160,7 @@ def test_a_rest_of_one_sample_joins_the_batch_before_it_where_batch_norm_trains(
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_products_with_the_hessian_are_those_of_curvlinops(model: nn.Sequential) -> None:
-    """Over batches of unequal size, whose means do not count alike."""
+    """The batches have unequal sizes, so their means have unequal weights."""
     from curvlinops import HessianLinearOperator
 
     on = surface(model, batch=7)

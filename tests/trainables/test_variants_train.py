@@ -152,7 +152,7 @@ def test_gsams_radius_follows_the_warm_up_and_the_cosine():
 
 
 def test_samples_are_averaged_as_probabilities():
-    """Not as logits, nor as losses."""
+    """The mean is of probabilities, not of logits or losses."""
     g = torch.Generator().manual_seed(1)
     images = torch.randint(256, (40, 1, 4, 4), generator=g, dtype=torch.uint8)
     labels = torch.randint(3, (40,), generator=g)

@@ -58,7 +58,7 @@ def test_a_compute_budget_is_spent_to_the_sample(
     [(1000, 1), (999, 1), (998, 2), (499, 3), (333, 3), (37, 27), (5000, 1)],
 )
 def test_a_ragged_last_batch_is_trained_on(batch_size: int, steps: int) -> None:
-    """Also one that is less than half of a full step; one image joins the batch before it."""
+    """This holds below half of a full step too. A single image joins the batch before it."""
     config = config_of(vision.sgd)
     reports = train(replace(config, task={**config.task, "batch_size": batch_size}))
     assert [report["metrics"]["see"] for report in reports] == [1, 2]
@@ -325,7 +325,7 @@ def test_the_small_cnn_takes_images_of_any_size(in_shape: tuple[int, int, int]) 
 
 
 def flat_norm(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A network that cannot normalise a single image: it has one value per channel."""
+    """Return a network that cannot normalise a single image: it has one value per channel."""
     pixels = in_shape[0] * in_shape[1] * in_shape[2]
     return nn.Sequential(
         nn.Flatten(), nn.Linear(pixels, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes)

@@ -41,7 +41,7 @@ def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def batch(name: str, epoch: int, rows: slice = slice(None)) -> torch.Tensor:
-    """The red of the first images of an epoch."""
+    """Return the red of the first images of an epoch."""
     split = load({"dataset": name, **TASK}, 1).train
     augment = Augment("imagenet", AS_IT_IS, seed=7)
     augment.start(epoch)

@@ -35,7 +35,7 @@ def message(epoch: int, value: float, **metrics: float) -> dict[str, Any]:
 def add(
     record: Record, study: int, number: int, values: list[float], state: State, **more: Any
 ) -> TrialRow:
-    """A trial with a report a value, judged by one set of rungs a study."""
+    """Add a trial with a report per value, judged by one set of rungs per study."""
     space = SearchSpace.from_text(record.studies()[study].space, "x", "x")
     knobs = {"lr": round(0.1 * (number + 1), 1), **KNOBS}
     if space.variant == "sam":

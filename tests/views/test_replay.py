@@ -46,7 +46,7 @@ CONFIG = TrialConfig(
 
 
 def curve(*values: float) -> Curve:
-    """A report at each unit of the budget, one in a hundred its error."""
+    """Return a report per unit of the budget; each value has an error of 0.01."""
     return Curve(tuple(map(float, range(1, len(values) + 1))), values, (0.01,) * len(values))
 
 

@@ -171,7 +171,7 @@ def test_hostile_names_add_nothing(tmp_path: Path) -> None:
 
 
 def odd(path: Path, what: str) -> dict[str, pd.DataFrame]:
-    """The tables of a run that lacks something."""
+    """Return the tables of a run that lacks something."""
     one = {"metric": "val_acc", "mode": "max"}
     curves = [(f"k{k}", float(at), 0.5 + 0.02 * at, None) for k in range(3) for at in (1, 2, 20)]
     match what:

@@ -55,7 +55,7 @@ def launches(count: Counter[str]) -> int:
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """The counts of the block, filled at its end."""
+    """Yield the counts of the block, filled at its end."""
     found: Counter[str] = Counter()
     before = counts()
     yield found
@@ -152,7 +152,7 @@ def _place() -> str:
 
 
 def trial(variant: str = "sgd", epochs: float = 2, **changes: Any) -> TrialConfig:
-    """A trial on the GPU: three steps an epoch, the last of 44 images in place of 128."""
+    """Return a trial on the GPU of three steps per epoch: 128, 128 and 44 images."""
     trainable = getattr(vision, variant)
     task = {"dataset": "digits", "model": "narrow:resnet18", "batch_size": 128, "train_size": 0.3}
     config = config_of(trainable, (trainable.bases or ("none",))[0], gpus=1, knobs={})

@@ -86,7 +86,7 @@ def test_a_step_launches_no_more_than_it_did(logs: dict[str, Log], name: str) ->
 
 
 def test_the_comparison_of_two_gradients_launches_a_few(logs: dict[str, Log]) -> None:
-    """The loop does it in the first ten steps of an epoch; it launched twice per parameter."""
+    """The loop does it in the first ten steps of an epoch. Two launches per parameter are many."""
     log = log_of("sam")
     assert sum(step["WAIT"] for step in log.steps) == 0, log.waits
     assert log.outside[1] - logs["sam"].outside[1] <= 18
