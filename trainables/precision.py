@@ -27,7 +27,7 @@ from samtune.trial import Value
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
-_WITHOUT = "leave task.compile out"
+_WITHOUT = "--set task.compile=false"
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

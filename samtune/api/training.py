@@ -28,7 +28,7 @@ from samtune.api.spaces import Reference
 from samtune.api.stages import Ended, enough_room, run_stages
 from samtune.api.tables import write_tables
 from samtune.record.copies import copied, fetched
-from samtune.record.folder import check_name, taken
+from samtune.record.folder import RunError, check_name, taken
 from samtune.record.record import Record
 from samtune.search.proposals import Proposals
 from samtune.space.search_space import SearchSpace
@@ -262,13 +262,25 @@ def _held(record: Record, launch: Launch, *, new: bool = False) -> Iterator[Stop
     with ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         stack.enter_context(record.lock())
-        if new:
-            stack.enter_context(record.removed_if_empty())
+        stack.enter_context(record.removed_if_empty() if new else _settings_kept(record))
         stack.enter_context(enough_room(record))
         if launch.time_limit is not None:
             record.set_meta("time_limit", launch.time_limit)
         stack.enter_context(copied(record, launch.storage, new=new))
         yield stop
+
+
+@contextmanager
+def _settings_kept(record: Record) -> Iterator[None]:
+    """Say of advice to `--set` something that a run which exists cannot follow it."""
+    try:
+        yield
+    except RunError as error:
+        if error.exit_code != 5 or "--set " not in str(error):
+            raise
+        *others, last = error.messages
+        last += f", in a new run: {record.name} keeps its settings"
+        raise RunError([*others, last], exit_code=5) from error
 
 
 def _to_the_end(record: Record, launch: Launch, stop: Stop) -> Ended:

@@ -227,3 +227,18 @@ def test_a_word_is_a_space_before_it_is_a_run(
     assert typed("run", "runs/sgd", "--set", "budget.trials=9") == 0
     assert typed("run", "sgd", "--add", "sam") == 0
     assert seen == [("run", "sgd"), ("add", "sgd"), ("add", "sgd")]
+
+
+def test_a_run_that_exists_is_not_told_to_set_what_it_keeps(
+    first: samtune.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`samtune resume` takes no --set, and a machine without a GPU advised it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(training, "frozen_spaces", lambda record: [on_gpu])
+    on_gpu = samtune.api.spaces.resolved(["sgd"], {"resources.gpus": 1})[0]
+    with pytest.raises(samtune.SamtuneError, match="new run: first keeps its settings") as caught:
+        first.resume(progress=False)
+    assert "--set resources.gpus=0, in a new run" in str(caught.value)
+    with pytest.raises(samtune.SamtuneError) as caught:
+        samtune.run("sgd", name="new", set={"resources.gpus": 1}, progress=False)
+    assert str(caught.value).endswith("--set resources.gpus=0")

@@ -148,7 +148,7 @@ def test_without_a_compiler_the_trial_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(CompileError, match=r"install g\+\+, or leave task\.compile out"):
+    with pytest.raises(CompileError, match=r"install g\+\+, or --set task\.compile=false"):
         train(config_of(vision.sgd, compile=True))
     # On a GPU Triton needs a compiler of C.
     gpu = Precision("bf16", True, True, torch.device("cuda"))
