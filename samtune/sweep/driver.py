@@ -35,6 +35,11 @@ from samtune.sweep.workers import Workers
 
 # A mistake that fails every trial should not be paid for by every trial.
 _MOST_ERRORS_IN_A_ROW = 5
+_WITHOUT_CHECKPOINT = (
+    "paused at its rung without a checkpoint in its report: when it goes on, it trains again from "
+    "its last one or from the start, and of a budget in seconds that part is lost; "
+    "task.checkpoint_every: 1 saves one with each report, and asha.mode: stop never pauses"
+)
 # What SQLite raises when the record itself fails, and not the values of one report.
 _ERRORS_OF_THE_RECORD = (sqlite3.OperationalError, sqlite3.DatabaseError)
 
@@ -233,6 +238,8 @@ class Driver:
             live.attempt, epoch, used, metrics[metric], metrics, verdict if is_new else None
         )
         self._record.add_decision(seq, verdict)
+        if verdict.decision == "pause" and not report["checkpoint"]:
+            self._warn(live, _WITHOUT_CHECKPOINT)
         self._observers.reported(trial, live.attempt, report, verdict)
         self.plan.progress.used[trial.trial] = live.past.used
         live.end = live.past.end(trial, live.attempt)

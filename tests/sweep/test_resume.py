@@ -264,6 +264,35 @@ def test_several_at_a_time_kills_lose_nothing(
     assert total > 10
 
 
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_pause_without_a_checkpoint_is_said(
+    create: Callable[..., tuple[Record, list[SearchSpace]]],
+    mode: str,
+    saves: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the trial did since its last one is lost, and of a budget in seconds for good."""
+
+    def saved(*words: Any) -> Iterator[dict[str, Any]]:
+        for message in unsaved(*words):
+            report = str(message.get("report", "")).replace(
+                '"checkpoint": null', '"checkpoint": "epoch-1"'
+            )
+            yield message | ({"report": report} if report else {})
+
+    unsaved = epochs
+    if saves:
+        monkeypatch.setitem(globals(), "epochs", saved)
+    record, spaces = create("whole", mode)
+    with record:
+        swept(record, spaces, 1, 0)
+        said = [event["detail"] for event in record.events() if event["kind"] == "warning"]
+        pauses = sum(report.decision == "pause" for report in record.reports())
+        assert (pauses > 0) == (mode != "asha.mode=stop")
+        assert len(said) == (0 if saves else pauses)
+        assert all("task.checkpoint_every: 1 saves one" in detail for detail in said)
+
+
 def test_a_full_disk_stops_cleanly_and_the_sweep_goes_on_after_it(
     create: Callable[..., tuple[Record, list[SearchSpace]]],
     monkeypatch: pytest.MonkeyPatch,
