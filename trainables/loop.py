@@ -111,9 +111,10 @@ class Trial:
         """Train, evaluate and report until the budget is spent or a metric is not finite."""
         try:
             self._compile()
-            self._resume()
-            while not self.meter.finished() and self._epoch():
-                pass
+            goes_on = not self._resume()
+            # One more step at least: what it had used of its budget may leave none.
+            while goes_on:
+                goes_on = self._epoch() and not self.meter.finished()
         finally:
             if self.saver is not None:
                 self.saver.close()
@@ -133,9 +134,8 @@ class Trial:
 
     def _pass_once(self, count: int) -> None:
         """Evaluate and differentiate `count` images."""
-        few = dataclasses.replace(
-            self.val, rows=self.val.rows[:count], labels=self.val.labels[:count]
-        )
+        rows, labels = self.val.rows[:count], self.val.labels[:count]
+        few = dataclasses.replace(self.val, rows=rows, labels=labels)
         self.predict(few)
         [(images, labels)] = few.batches(torch.arange(count), count, self.device)
         inputs = self.predict.normalise(images)
@@ -363,8 +363,8 @@ class Trial:
         variant = self.optimizer.state_dict()["memory"] if differs else {}
         return {"rng": checkpoint.rng_state(self.device), "variant": variant}
 
-    def _resume(self) -> None:
-        """Continue from the newest whole checkpoint, if there is one.
+    def _resume(self) -> bool:
+        """Continue from the newest whole checkpoint, if there is one; return if it is the last.
 
         Send its report again, because the interruption may have come between the two.
         """
@@ -378,7 +378,7 @@ class Trial:
         state = self.ranks.broadcast(state)
         if not state:
             self.meter.charge(self.config.used)
-            return
+            return False
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
@@ -386,14 +386,15 @@ class Trial:
         if self.steps.scaler:
             self.steps.scaler.load_state_dict(state["scaler"])
         self.meter = dataclasses.replace(self.meter, **state["counters"])
+        ended = self.meter.finished()
         self.meter.charge(self.config.used)
         own = state["ranks"][self.ranks.rank]
         checkpoint.restore_rng(own["rng"], self.device)
         if own["variant"]:
-            self.optimizer.load_state_dict(
-                {**self.optimizer.state_dict(), "memory": own["variant"]}
-            )
+            memory = {"memory": own["variant"]}
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | memory)
         # A checkpoint of an earlier samtune has none.
         self.tested = state.get("tested", {})
         metrics = state["metrics"] | {"train_s": self.meter.train_s}
         self._report(self.meter.epoch, metrics, checkpoint.verify(path) if path else None)
+        return ended

@@ -121,3 +121,17 @@ def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
         match=r"knobs\.lr is 0\.05 there and 0\.1 here; seeds\.init is 1 there and 8 here",
     ):
         train(other)
+
+
+def test_a_trial_that_has_used_its_seconds_still_ends_as_one(tmp_path: Path) -> None:
+    """Its reports went on after its last checkpoint; it ended at that, and never opened test."""
+    budget = Budget("seconds", 1000)
+    config = config_of(vision.sgd, budget=budget, checkpoint_dir=str(tmp_path), test_permit="yes")
+    with pytest.raises(CutError):
+        train(config, cut_at=1)
+    first, last = train(replace(config, used=999.999))
+    assert (first["epoch"], last["epoch"]) == (1, 2) and last["checkpoint"]
+    assert last["metrics"]["step"] == first["metrics"]["step"] + 1
+    assert "test_acc" not in first["metrics"] and "test_acc" in last["metrics"]
+    (again,) = train(replace(config, used=last["used"]))
+    assert again["metrics"] == last["metrics"], "it had ended"
