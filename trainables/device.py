@@ -13,9 +13,12 @@ import torch
 from samtune.errors import SamtuneError
 from trainables.allocator import keep_freed_memory
 
+# Torch's words after the name of an operation.
+_NO_KERNEL = " does not have a deterministic implementation"
+
 
 class DeviceError(SamtuneError):
-    """The space asks for a GPU, and torch can use none."""
+    """The space asks for what the device cannot do: be there, or compute the same bits."""
 
     exit_code = 5
 
@@ -59,9 +62,12 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Make each operation in the block give the same bits in every run, or raise an error.
+    """Make each operation in the block give the same bits in every run.
 
     If `on` is false, the mode of the process stays as it is.
+
+    Raises:
+        DeviceError: An operation cannot.
     """
     if not on:
         yield
@@ -72,6 +78,14 @@ def deterministic(on: bool) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     try:
         yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(_NO_KERNEL)
+        if not found:
+            raise
+        raise DeviceError(
+            f"task.deterministic: {operation} has no kernel that computes the same bits each "
+            "time; set task.deterministic to false, or train a model without it"
+        ) from error
     finally:
         torch.set_deterministic_debug_mode(before)
 

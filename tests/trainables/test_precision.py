@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from samtune.optimizers import BASES, BayesianSAM, GradientOracle, Variant
 from samtune.trial import Budget, Seeds, TrialConfig
 from trainables import checkpoint, vision
+from trainables.device import DeviceError, deterministic
 from trainables.models import MODELS, build
 from trainables.models.small_cnn import small_cnn
 from trainables.precision import Precision
@@ -332,4 +333,13 @@ def test_a_deterministic_trial_uses_no_other_kernels() -> None:
     assert set(seen) == {True}
     assert losses(found) == losses(plain)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_operation_that_is_never_deterministic_is_named_with_a_way_out() -> None:
+    said = r"task\.deterministic: put_ has no kernel .*; set task\.deterministic to false"
+    with pytest.raises(DeviceError, match=said), deterministic(True):
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+    with pytest.raises(RuntimeError, match=r"^other$"), deterministic(True):
+        raise RuntimeError("other")
     assert not torch.are_deterministic_algorithms_enabled()
