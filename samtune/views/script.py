@@ -17,7 +17,7 @@ The data, the model and the loss are those of the run. To train something else, 
 place of `load`, `build_for` and `cross_entropy`.
 """
 
-import torch
+{first}import torch
 
 from samtune.optimizers import {names}, GradientOracle
 from samtune.trial import Budget
@@ -28,7 +28,7 @@ from trainables.checkpoint import seed_rng
 from trainables.data import load
 from trainables.evaluation import Predictor, evaluate
 from trainables.models import build_for
-from trainables.parallel import ALONE
+{imports}from trainables.parallel import ALONE
 from trainables.precision import Precision
 from trainables.schedule import Schedule
 from trainables.targets import Mixer, cross_entropy
@@ -38,8 +38,8 @@ LR = {lr!r}
 BUDGET = Budget({kind!r}, {per_trial!r})  # {epochs}
 
 torch.set_num_threads({threads})
-device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-seed_rng({order})
+device = torch.device({device})
+{same}seed_rng({order})
 
 # uint8 images and labels; normalised to mean 0 and standard deviation 1 per channel.
 data = load(TASK, split_seed={split})
@@ -52,7 +52,7 @@ loss = cross_entropy(TASK["label_smoothing"])
 
 model = build_for(TASK, tuple(train.images.shape[1:]), data.classes, seed={init})
 model = precision.place(model, "model")
-weights = [weight for weight in model.parameters() if weight.requires_grad]
+{weights}
 {optimizer}
 
 # The learning rate follows the task's schedule over the whole budget.
@@ -63,9 +63,9 @@ predict = Predictor(model, normalise, precision)
 scaler = precision.scaler()
 while not meter.finished():
     meter.epoch += 1
-    model.train()
+    {module}.train()
     for _, inputs, targets in batches.epoch(meter.epoch):
-        for group in optimizer.base.param_groups:
+{thaw}        for group in optimizer.base.param_groups:
             group["lr"] = LR * meter.lr_share
         optimizer.set_progress(meter.progress, meter.lr_share)
         done = optimizer.step(
@@ -119,6 +119,8 @@ def _shipped(config: TrialConfig, title: str, epochs: float, threads: int) -> st
     names, optimizer = _optimizer(config, trainable.variant_class)
     return _SHIPPED.format(
         title=title,
+        **_of_device(config.gpus, deterministic=bool(task["deterministic"])),
+        **_of_frozen(bool(task["freeze"])),
         names=names,
         task=_literal(task),
         lr=config.knobs["lr"],
@@ -131,6 +133,33 @@ def _shipped(config: TrialConfig, title: str, epochs: float, threads: int) -> st
         split=config.seeds.split,
         optimizer=optimizer,
     )
+
+
+def _of_device(gpus: float, *, deterministic: bool) -> dict[str, str]:
+    """Return the lines about the device: the trial's own kind, if the machine has it."""
+    found = {"first": "", "same": "", "device": '"cpu"'}
+    if gpus:
+        found["device"] = '"cuda" if torch.cuda.is_available() else "cpu"'
+    if deterministic:
+        found["first"] = "import os\n\n"
+        found["same"] = (
+            'os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"\n'
+            "torch.use_deterministic_algorithms(True)\n"
+        )
+    return found
+
+
+def _of_frozen(freezes: bool) -> dict[str, str]:
+    """Return the lines about the parameters that are trained, and about those that may thaw."""
+    if not freezes:
+        weights = "[weight for weight in model.parameters() if weight.requires_grad]"
+        return {"imports": "", "weights": f"weights = {weights}", "module": "model", "thaw": ""}
+    return {
+        "imports": "from trainables.models.freezing import Frozen, trained\n",
+        "weights": "weights, frozen = trained(model, TASK), Frozen.of(TASK, model)",
+        "module": "frozen",
+        "thaw": "        frozen.thaw(meter.progress)\n",
+    }
 
 
 def _optimizer(config: TrialConfig, variant: Any) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from problems import PAIRS
 from run_two import SETTINGS, add, make_two, said
@@ -61,10 +62,10 @@ def test_the_best_space_is_chosen_on_repeats_once_all_have_them(runs: Path, two:
 SMALL = {"dataset": "digits", "model": "small_cnn", "train_size": 130, "batch_size": 64}
 
 
-@pytest.mark.parametrize(("name", "base"), PAIRS)
-def test_the_script_of_a_winner_gives_what_its_trial_gave(
-    two: Path, name: str, base: str | None, capsys: pytest.CaptureFixture[str], one_thread: None
-) -> None:
+def compared(
+    two: Path, capsys: pytest.CaptureFixture[str], name: str, base: str | None, **words: Any
+) -> str:
+    """Train a trial and its script, compare their ends, and return the script."""
     variant = VARIANTS[name]
     knobs = {k: knob.default for k, knob in variant.knobs().items()}
     if base:
@@ -72,7 +73,7 @@ def test_the_script_of_a_winner_gives_what_its_trial_gave(
     task = {**SMALL, "augment": "standard", "mixup": 0.2, "warmup": 0.5, "schedule": "cosine"}
     trained = TrialConfig(
         **{"trainable": f"trainables.vision:{name}", "variant": name, "base": base or "none"},
-        **{"knobs": knobs, "task": task, "budget": Budget("compute", 4.0)},
+        **{"knobs": knobs, "task": {**task, **words}, "budget": Budget("compute", 4.0)},
         seeds=Seeds(init=1, order=2, split=3),
     )
     reports: list[dict[str, Any]] = []
@@ -92,6 +93,28 @@ def test_the_script_of_a_winner_gives_what_its_trial_gave(
         f"epoch {len(reports)}: val_acc {last['val_acc']:.4f}, val_loss {last['val_loss']:.4f}"
     )
     assert f"the trial took {len(reports)} epochs" in code and "set_num_threads(1)" in code
+    return code
+
+
+@pytest.mark.parametrize(("name", "base"), PAIRS)
+def test_the_script_of_a_winner_gives_what_its_trial_gave(
+    two: Path, name: str, base: str | None, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    code = compared(two, capsys, name, base)
+    assert 'device = torch.device("cpu")' in code, "as the trial, also where there is a GPU"
+
+
+@pytest.mark.parametrize("unfreeze_at", [0.5, 1.0])
+def test_the_script_freezes_and_repeats_as_its_trial_did(
+    two: Path, unfreeze_at: float, capsys: pytest.CaptureFixture[str], one_thread: None
+) -> None:
+    words = {"freeze": "0, 1", "unfreeze_at": unfreeze_at, "deterministic": True}
+    before = torch.get_deterministic_debug_mode()
+    try:
+        compared(two, capsys, "sam", "sgd", **words)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 def test_the_script_of_a_stranger_calls_its_trainable(
