@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from samtune.errors import SamtuneError
 from samtune.messages import nearest, quoted
 from samtune.space.errors import SpaceError
 from samtune.space.knob_reader import KnobReader
-from samtune.space.knobs import Domain, Range, Value, active, default_of, listed_values
+from samtune.space.knobs import Domain, Fixed, Range, Value, active, default_of, listed_values
 from samtune.space.schema import Document
 from samtune.space.strict_yaml import Node, Problem
 from samtune.space.trainable import Declared
@@ -93,8 +94,8 @@ def ask_trainable(
     """
     declared, budget = reader.declared, document.budget
     assert declared is not None
-    tried = list(_one_by_one(domains, points))
-    knobs = tried[0]
+    combinations = _combinations(domains, points)
+    knobs = next(combinations)
     check, check_task, cost = (
         getattr(declared.trainable, name, None)
         for name in ("check", "check_task", "see_per_epoch")
@@ -129,24 +130,48 @@ def ask_trainable(
     faults = getattr(declared.trainable, "faults", None)
     if faults:
         asked = {"gpus": gpus, "workers": document.resources.workers}
+        tried = itertools.chain([knobs], combinations)
         found = [fault for each in tried for fault in faults(each, declared.base, task, **asked)]
         for fault in dict.fromkeys(found):
             path = fault.partition(":")[0].split(".")
             reader.problems.append((root.at(*path).mark, fault))
 
 
-def _one_by_one(
+def _combinations(
     domains: Mapping[str, Domain], points: Sequence[Mapping[str, Value]]
 ) -> Iterator[dict[str, Value]]:
-    """Yield the default of every active knob, then all defaults with one other listed value."""
+    """Yield the active knobs of trials that a space may have.
+
+    These are the defaults, then the defaults with one other value of a knob, then with two: the
+    ends of ranges and of listed numbers, each other listed value, and tied points.
+    """
     defaults = {name: default_of(domain) for name, domain in domains.items()}
     first = {**defaults, **(points[0] if points else {})}
     yield active(domains, first)
-    others = [
-        {name: value}
-        for name, domain in domains.items()
-        if not isinstance(domain, Range)
+    listed = {name: d for name, d in domains.items() if not isinstance(d, Fixed | Range)}
+    yield from (
+        active(domains, {**first, name: value})
+        for name, domain in listed.items()
         for value in listed_values(domain)
+    )
+    others: list[Sequence[Mapping[str, Value]]] = [
+        [{name: value} for value in _ends(domain)] for name, domain in domains.items()
     ]
-    for other in (*points[1:], *others):
-        yield active(domains, {**first, **other})
+    yield from (
+        active(domains, {**first, **change}) for change in itertools.chain(*others, points[1:])
+    )
+    for some, more in itertools.combinations([*others, points[1:]], 2):
+        for one, other in itertools.product(some, more):
+            yield active(domains, {**first, **one, **other})
+
+
+def _ends(domain: Domain) -> list[Value]:
+    """Return the ends of a range, and of listed values all texts and the ends of the numbers."""
+    if isinstance(domain, Fixed):
+        return []
+    if isinstance(domain, Range):
+        return [domain.low, domain.high]
+    values = listed_values(domain)
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    ends = [min(numbers), max(numbers)] if numbers else []
+    return [*(v for v in values if isinstance(v, str | bool)), *ends]

@@ -259,6 +259,20 @@ def test_a_space_with_graphs_is_taken_by_all_that_decide_nothing_by_data(
         ),
         ("trainable: esam\nknobs: {swp_mode: tensor, beta: 1.0}\n", []),
         (
+            "trainable: esam\nknobs: {swp_mode: tensor, beta: {min: 0.4, max: 1, default: 1}}\n",
+            [f"{OF} esam: swp_mode tensor chooses other tensors"],
+        ),
+        # Each alone would do.
+        (
+            "trainable: esam\nknobs:\n  swp_mode: {choice: [element, tensor]}\n"
+            "  beta: {min: 0.4, max: 1, default: 1}\n",
+            [f"{OF} esam: swp_mode tensor chooses other tensors"],
+        ),
+        (
+            "trainable: esam\nknobs:\n  swp_mode: {choice: [element, tensor]}\n  beta: 1.0\n",
+            [],
+        ),
+        (
             "trainable: look_layer_sam\npoints: [{rho_schedule: constant}, {rho_schedule: lr}]\n",
             [f"{OF} look_layer_sam: its radius is a number for each layer"],
         ),
