@@ -76,12 +76,13 @@ class TrialSize:
         """Return the sentence for a cluster in which no trial fits."""
         cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
         times = f"{self.workers} times " if self.workers > 1 else ""
-        fewer = ", --set resources.workers=1" if self.workers > 1 else ""
+        least = {"gpus": 0, "workers": 1, "cpus": 1}
+        less = [f"{word}={n}" for word, n in least.items() if getattr(self, word) > n]
+        ways = " or ".join(f"--set resources.{word}" for word in less) or "a node with more CPUs"
         return (
             f"no trial fits: one needs {times}{self.cpus:g} CPUs and {self.gpus:g} GPUs, and Ray "
             f"has {cpus:g} CPUs and {gpus:g} GPUs on {len(nodes)} "
-            f"node{'s' if len(nodes) > 1 else ''}; try --set resources.gpus=0{fewer} or "
-            "--set resources.cpus=1"
+            f"node{'s' if len(nodes) > 1 else ''}; try {ways}"
         )
 
 

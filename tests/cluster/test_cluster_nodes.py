@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from samtune.cluster.gpu_memory import GpuMemoryError, warning
-from samtune.cluster.size import fitting
+from samtune.cluster.size import TrialSize, fitting
 from samtune.record.outcome import of_exception
 from samtune.record.record import Record
 from samtune.space.schema import ResourceSettings
@@ -281,6 +281,21 @@ def test_workers_take_whole_gpus() -> None:
     assert SearchSpace.load("sgd", ["resources.workers=2"]).resources == ResourceSettings(
         workers=2
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [
+        (TrialSize(1, 1, 1), "try --set resources.gpus=0"),
+        (TrialSize(1, 1, 2), "try --set resources.gpus=0 or --set resources.workers=1"),
+        (TrialSize(8, 0, 1), "try --set resources.cpus=1"),
+        (TrialSize(1, 0, 1), "try a node with more CPUs"),
+    ],
+)
+def test_advice_for_a_trial_that_fits_nowhere_would_make_it_smaller(
+    size: TrialSize, advice: str
+) -> None:
+    assert size.does_not_fit([{"CPU": 0.5}]).endswith(f"on 1 node; {advice}")
 
 
 @pytest.mark.parametrize("word", ["cpus", "gpus"])
