@@ -75,8 +75,10 @@ def measure(
             tell(f"measuring {count} of {len(missing)}: {name}")
             try:
                 found = trainables[trial.study].sharpness(trial.config, wanted)
-            except SamtuneError as error:
-                failed.append(f"{name}: {error.messages[0]}")
+            except (SamtuneError, RuntimeError) as error:
+                # As in a trial: no memory is left, or an operator has no second derivative.
+                why = (str(error).strip() or type(error).__name__).splitlines()[0]
+                failed.append(f"{name}: {why}")
                 continue
             known[trial.key] = dict(found)
             record.set_meta("sharpness", known)

@@ -7,8 +7,10 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from test_record import CONFIG, STUDY, message
 from typed import typed
 
@@ -119,6 +121,23 @@ def test_a_removed_checkpoint_is_named_and_the_others_are_measured(
     assert code == 3
     assert "not measured: sgd, seed bundle 0: " in err and "has no checkpoint" in err
     assert "sgd" in out
+
+
+def test_a_gpu_that_is_full_is_named_and_the_others_are_measured(
+    two: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, full = Measurement.of, [True]
+
+    def once(self: Measurement, *words: Any) -> dict[str, Any]:
+        if full:
+            full.clear()
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+        return of(self, *words)
+
+    monkeypatch.setattr(Measurement, "of", once)
+    code, out, err = typed(capsys, "sharpness", "two", "--rows", "sgd", *QUICK)
+    assert code == 3 and "sgd" in out
+    assert "not measured: sgd, seed bundle 0: CUDA out of memory. Tried to allocate 2 GiB\n" in err
 
 
 @pytest.mark.parametrize(
