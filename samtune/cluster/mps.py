@@ -19,7 +19,8 @@ from samtune.cluster.nvidia import gpus_of_driver
 from samtune.record.folder import RunError
 
 CONTROL = "nvidia-cuda-mps-control"
-_WITHOUT = "without it: --set resources.gpu_sharing=off"
+WITHOUT_MPS = "without it: --set resources.gpu_sharing=off"
+"""What to type where it does not start."""
 # It answers at once, unless it waits for clients that do not end. The guard ends it then.
 _PATIENCE_S = 15.0
 _MIB = 2**20
@@ -40,7 +41,7 @@ def daemon(share: float, folder: Path) -> Iterator[dict[str, str]]:
     if shutil.which(CONTROL) is None:
         raise RunError(
             f"resources.gpu_sharing is mps, and there is no {CONTROL} on the PATH; it comes with "
-            f"NVIDIA's driver for Linux; {_WITHOUT}",
+            f"NVIDIA's driver for Linux; {WITHOUT_MPS}",
             exit_code=5,
         )
     settings = {
@@ -62,7 +63,7 @@ def daemon(share: float, folder: Path) -> Iterator[dict[str, str]]:
             first = (said.read().strip() or str(error)).splitlines()[0]
             raise RunError(
                 f"{CONTROL} did not start ({first}); does another user's MPS run on this machine? "
-                f"{_WITHOUT}",
+                f"{WITHOUT_MPS}",
                 exit_code=5,
             ) from None
         try:

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from samtune.cluster.mps import CONTROL, daemon
+from samtune.cluster.mps import CONTROL, WITHOUT_MPS, daemon
 from samtune.cluster.nodes import with_gpus
 from samtune.cluster.orphans import ended_with_us
 from samtune.cluster.scratch import scratch_folder
@@ -94,7 +94,7 @@ def shared_gpus(share: float) -> Iterator[None]:
             found = ray.get(keeper.environments.remote(list(nodes)), timeout=_START_S)
         except (RayError, GetTimeoutError) as error:
             raise RunError(
-                f"MPS did not start on all nodes ({_first(error)})", exit_code=5
+                f"MPS did not start on all nodes ({_first(error)}); {WITHOUT_MPS}", exit_code=5
             ) from error
         for address, started in zip(nodes.values(), found, strict=True):
             if isinstance(started, str):

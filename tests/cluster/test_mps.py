@@ -9,12 +9,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from mps_program import install
 from processes import runs
+from ray.exceptions import GetTimeoutError
 
 from samtune.cluster import mps, worker
+from samtune.cluster import sharing as sharing_on_nodes
 from samtune.cluster.mps import daemon
 from samtune.cluster.nvidia import Seen
 from samtune.cluster.size import TrialSize
@@ -70,6 +74,21 @@ def test_without_it_or_where_it_fails_there_is_a_sentence(
     with pytest.raises(RunError, match=r"did not start \(.* timed out"):
         daemon(0.5, tmp_path / "hangs").__enter__()
     assert sharing().detail.endswith(f"would use {tmp_path / mps.CONTROL}")
+
+
+def test_nodes_that_do_not_answer_are_a_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise GetTimeoutError("Get timed out: some object(s) not ready.\nmore")
+
+    anything = MagicMock()
+    monkeypatch.setattr(
+        sharing_on_nodes, "ray", SimpleNamespace(get=late, get_runtime_context=MagicMock())
+    )
+    monkeypatch.setattr(sharing_on_nodes, "_placed", lambda *_, **__: anything)
+    monkeypatch.setattr(sharing_on_nodes, "with_gpus", lambda: {"id": "10.0.0.2"})
+    said = r"not start on all nodes \(Get timed out.*\); without it: --set resources\.gpu_sharing"
+    with pytest.raises(RunError, match=said), sharing_on_nodes.shared_gpus(0.5):
+        pass
 
 
 def test_only_trials_that_share_a_gpu_need_it() -> None:
