@@ -211,12 +211,21 @@ def test_the_speed_of_a_run_is_that_of_all_its_slots(
     ]
 
 
-def test_ctrl_c_ends_the_first_ten_minutes(tmp_path: Path) -> None:
-    """A sweep ends by itself on Ctrl-C, with its own exit code, and the next one began."""
+@pytest.mark.parametrize(
+    ("ends", "code", "begun", "said"),
+    [
+        # A sweep ends by itself on Ctrl-C, with its own exit code, and the next one began.
+        ("kill -INT $PPID; exit 75", 130, 1, "stopped; output so far"),
+        ("exit 3", 1, 3, "exit 3"),
+        ("exit 0", 0, 3, "ok"),
+    ],
+)
+def test_the_first_ten_minutes_end_as_their_commands_do(
+    ends: str, code: int, begun: int, said: str, tmp_path: Path
+) -> None:
     program = tmp_path / "python"
     program.write_text(
-        '#!/bin/sh\n[ "$1" = -c ] && echo cpu && exit\necho begun >> "$COUNT"\n'
-        "kill -INT $PPID; exit 75\n"
+        f'#!/bin/sh\n[ "$1" = -c ] && echo cpu && exit\necho begun >> "$COUNT"\n{ends}\n'
     )
     program.chmod(0o755)
     script = Path(__file__).parents[2] / "benchmarks" / "first_ten_minutes.sh"
@@ -228,5 +237,6 @@ def test_ctrl_c_ends_the_first_ten_minutes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert ended.returncode == 130 and "stopped; output so far" in ended.stderr
-    assert count.read_text() == "begun\n"
+    assert ended.returncode == code and said in ended.stdout + ended.stderr
+    # Two sweeps, and their speeds.
+    assert count.read_text() == "begun\n" * begun
