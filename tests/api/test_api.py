@@ -114,7 +114,7 @@ def test_errors_are_sentences_and_never_end_the_interpreter(
 def test_a_gpu_that_torch_cannot_use_is_an_error_before_the_sweep(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the trials would run on the CPU, and nobody would notice."""
+    """GPU defect 1. Otherwise the trials would run on the CPU, and nobody would notice."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(samtune.SamtuneError, match="torch cannot use a GPU here") as refused:
         samtune.run("sgd", name="gpu", set={"resources.gpus": 0.5}, progress=False)

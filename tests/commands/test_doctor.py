@@ -69,7 +69,7 @@ def test_on_a_sound_machine_it_tells_versions_devices_disk_and_data(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use the GPU here")
 def test_a_gpu_that_torch_cannot_use_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A torch that is too new for the driver sees no GPU, and raises nothing."""
+    """GPU defect 1. A torch that is too new for the driver sees no GPU, and raises nothing."""
     assert checks.devices().state == "ok"
     monkeypatch.setattr("samtune.commands.checks.gpus_of_driver", lambda: Seen(2, "470.82"))
     found = checks.devices()

@@ -182,7 +182,7 @@ def test_a_scripted_model():
 
 
 def test_a_snapshot_keeps_its_places_and_memory():
-    """A new snapshot took 166 us, and each step takes two."""
+    """GPU defect 15. A new snapshot took 166 us, and each step takes two."""
     model = seeded(problems.norm_net)
     modules = [*model.modules()]
     first = buffers.snapshot(model, modules)
@@ -219,7 +219,7 @@ def test_a_snapshot_keeps_its_places_and_memory():
 
 
 def test_the_steps_of_a_trial_share_two_snapshots(monkeypatch):
-    """The same in whole steps."""
+    """GPU defect 15. The same in whole steps."""
     made = []
     real = buffers.Buffers.__init__
     monkeypatch.setattr(

@@ -88,7 +88,7 @@ def test_inside_a_callers_autocast(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_variant
 def test_cuda_does_not_synchronise_and_agrees_with_the_cpu(name):
-    """AE-SAM decides by a number that is on the device, and may wait for it.
+    """GPU defect 7. AE-SAM decides by a number that is on the device, and may wait for it.
 
     A fake GPU shows the waits; the values need a real one.
     """

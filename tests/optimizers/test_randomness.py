@@ -141,7 +141,7 @@ def test_the_devices_generators_draw_the_same(name):
 
 
 def test_a_variant_has_one_generator_and_seeds_it_for_each_draw():
-    """No CUDA graph can hold a new generator in each step."""
+    """GPU defect 9. No CUDA graph can hold a new generator in each step."""
     cpu, model = torch.device("cpu"), seeded(plain_net)
     variant = make("esam", model, seed=3)
     first = variant.generator(cpu)

@@ -338,7 +338,7 @@ def test_any_torch_optimizer_is_a_base(build):
 
 
 def test_the_second_weights_lie_in_memory_as_the_first_ones_do():
-    """In the gradient's layout they would need a second compiled graph."""
+    """GPU defect 14. In the gradient's layout they would need a second compiled graph."""
     w = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
     for factor in (0.5, torch.tensor(0.5), (1.0, [torch.tensor(0.5)])):
         d = torch.randn(4, 3, 5, 5)

@@ -45,7 +45,7 @@ def test_causes_are_told_apart() -> None:
     ],
 )
 def test_too_little_memory_of_a_library_is_oom(text: str) -> None:
-    """Torch raises plain RuntimeErrors for these."""
+    """GPU defect 8. Torch raises plain RuntimeErrors for these."""
     assert of_exception(RuntimeError(text)) == ("oom", True)
     assert of_exception(RuntimeError("CUDA error: an illegal memory access"))[0] == "error"
 

@@ -259,7 +259,7 @@ def test_an_impossible_base_is_one_message(base: str, message: str) -> None:
 
 
 def test_a_trainable_that_computes_on_one_gpu_gets_no_two() -> None:
-    """It would hold two GPUs and use one."""
+    """GPU defect 17. It would hold two GPUs and use one."""
     [message] = messages("resources: {gpus: 2}\n", head="samtune: 1\ntrainable: sam\n")
     assert "write `resources: {gpus: 1, workers: 2}` for a trial on 2 of them" in message
 

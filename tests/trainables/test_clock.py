@@ -27,7 +27,7 @@ class Event:
 
 
 def test_a_gpus_time_is_divided_as_its_events_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the host's times the wait for a full queue could fall into any part."""
+    """GPU defect 13. By the host's times the wait for a full queue could fall into any part."""
     monkeypatch.setattr(torch.cuda, "Event", Event)
     Event.times = iter((0, 1, 10, 12, 20))
     clock = EpochClock(torch.device("cuda"))

@@ -99,7 +99,7 @@ def test_a_compiled_sam_step_has_one_graph_for_both_passes(
 def test_all_is_compiled_before_the_training_starts(
     counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a trial's clock would count its compilation: 99 s to 0.04 s."""
+    """GPU defect 4. Otherwise a trial's clock would count its compilation: 99 s to 0.04 s."""
     config = config_of(vision.sam, train_size=0.15, augment="cutout")
     plain = train(config)
     epoch, begun = loop.Trial._train_epoch, []
@@ -150,7 +150,7 @@ def test_without_a_compiler_the_trial_says_what_to_install(
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(CompileError, match=r"install g\+\+, or --set task\.compile=false"):
         train(config_of(vision.sgd, compile=True))
-    # On a GPU Triton needs a compiler of C.
+    # GPU defect 17. On a GPU Triton needs a compiler of C.
     gpu = Precision("bf16", True, True, torch.device("cuda"))
     model = nn.Flatten()
     monkeypatch.setattr(model, "to", lambda *_, **__: model)
@@ -173,7 +173,7 @@ def test_what_else_a_compiler_needs_is_named_too(
 def test_any_compiler_will_do_and_torch_learns_its_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Torch itself looks for g++ only."""
+    """GPU defect 17. Torch itself looks for g++ only."""
     monkeypatch.setenv("PATH", str(tmp_path))
     for variable in ("CC", "CXX"):
         monkeypatch.delenv(variable, raising=False)
@@ -191,7 +191,7 @@ def test_any_compiler_will_do_and_torch_learns_its_name(
 def test_one_process_of_a_machine_compiles_at_a_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Otherwise K trials would compile one graph K times, each by 32 processes."""
+    """GPU defect 12. Otherwise K trials would compile one graph K times, each by 32 processes."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
     other = FileLock(tmp_path / "cache" / ".compiling.lock", is_singleton=False)
@@ -210,7 +210,7 @@ def test_one_process_of_a_machine_compiles_at_a_time(
 def test_the_first_compilation_of_a_trial_holds_the_lock(
     counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same in a trial."""
+    """GPU defect 12. The same in a trial."""
     graphs = []
 
     @contextmanager

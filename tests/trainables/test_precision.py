@@ -314,7 +314,7 @@ def test_a_resumed_channels_last_trial_is_bitwise_one_that_never_stopped(tmp_pat
 
 
 def test_a_deterministic_trial_uses_no_other_kernels() -> None:
-    """CUDA is asked for the same bits in every run.
+    """GPU defect 17. CUDA is asked for the same bits in every run.
 
     Which kernels of CUDA give the same bits is torch's word; without a device only the refusals
     are tested, by `tests/fakegpu`.

@@ -40,7 +40,7 @@ def stepped() -> Iterator[list[int]]:
 def test_the_next_epoch_begins_before_the_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stepped: list[int]
 ) -> None:
-    """Otherwise the training would wait for the disk, for a third of an epoch."""
+    """GPU defect 3. Otherwise the training would wait for the disk, for a third of an epoch."""
     save, goes_on = checkpoint.save, Event()
     per_epoch = 16
     config = config_of(vision.sgd, budget=Budget("epochs", 2), checkpoint_dir=str(tmp_path))

@@ -51,7 +51,7 @@ def batch(name: str, epoch: int, rows: slice = slice(None)) -> torch.Tensor:
 
 
 def test_a_random_part_comes_from_the_whole_image(wide: str) -> None:
-    """Parts of the middle square would lose two thirds of the image."""
+    """GPU defect 11. Parts of the middle square would lose two thirds of the image."""
     assert isinstance(load({"dataset": wide, **TASK}, 1).train, Streamed)
     found = torch.cat([batch(wide, epoch) for epoch in range(1, 6)])
     # The middle square has columns 40 to 79, red 80 to 158.

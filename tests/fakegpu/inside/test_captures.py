@@ -44,7 +44,7 @@ def logged() -> Iterator[list[Counter[str]]]:
 
 @pytest.mark.parametrize("name", CAPTURED)
 def test_a_graph_holds_the_whole_step(name: str) -> None:
-    """Its random draws too: ESAM and bSAM draw from the generator that the graph holds."""
+    """GPU defect 9. ESAM and bSAM too draw from a generator that the graph holds."""
     knobs = {"update_freq": 6} if name == "sparse_sam" else {}
     knobs |= {"k": 2} if name.startswith("look_") else {}
     with logged() as steps:

@@ -98,13 +98,13 @@ def second(first: tuple[Compiled, Log]) -> Compiled:
 
 
 def test_two_graphs_are_compiled_before_the_training(first: tuple[Compiled, Log]) -> None:
-    """Otherwise the first steps would compile, and their time would count as training."""
+    """GPU defect 4. Otherwise the time of compilation would count as training."""
     found, _ = first
     assert found.epochs[0] == (2, 3)
 
 
 def test_the_second_pass_compiles_nothing(first: tuple[Compiled, Log]) -> None:
-    """Weights in another layout would be a reason to compile again."""
+    """GPU defect 14. Weights in another layout would be a reason to compile again."""
     found, _ = first
     assert found.passes[1] == found.passes[0]
 

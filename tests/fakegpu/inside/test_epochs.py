@@ -25,7 +25,7 @@ BATCH = {kind: COUNTED["batches"][kind]["launches"] + 1 for kind in KINDS}
 
 @pytest.mark.parametrize("kind", BATCH)
 def test_no_batch_waits_for_the_device(kind: str) -> None:
-    """RandAugment makes its constants once: new ones would be four waits per step."""
+    """GPU defect 5. RandAugment makes its constants once, and not in four waits per step."""
     with logged() as log:
         run(task={"augment": kind, "precision": "fp32", "batch_size": 8, "train_size": 124})
     _, second = log.methods["_train_epoch"]
@@ -58,7 +58,7 @@ def test_an_epoch_ends_with_as_many_waits_as_are_published() -> None:
 
 @pytest.mark.parametrize("task", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}])
 def test_no_mixed_batch_waits_for_the_device(task: dict[str, float]) -> None:
-    """A permutation from pageable memory would be a wait in every step."""
+    """GPU defect 2. A permutation from pageable memory would be a wait in every step."""
     with logged() as log:
         run(task={"precision": "fp32", **task})
     assert [epoch["WAIT"] for epoch in log.methods["_train_epoch"]] == [1, 1], log.waits
@@ -78,7 +78,7 @@ def test_an_average_of_the_weights_waits_for_nothing(average: str, precision: st
 
 
 def test_the_mixer_sends_its_permutation_from_pinned_memory() -> None:
-    """The mixer by itself, without a trial."""
+    """GPU defect 2. The mixer by itself, without a trial."""
     mixer = Mixer(0.2, 0.0, 10, seed=1)
     images, labels = torch.zeros(8, 1, 4, 4, device="cuda"), torch.zeros(8, device="cuda").long()
     mixer(images, labels)
@@ -95,7 +95,7 @@ def test_an_evaluation_waits_three_times_at_most() -> None:
 
 
 def test_large_images_are_evaluated_in_large_batches_on_a_gpu() -> None:
-    """A CPU takes 20 images of 224 pixels at a time. The speed needs a real GPU."""
+    """GPU defect 10. A CPU takes 20 images of 224 pixels at a time. The speed needs a real GPU."""
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert _at_a_time(224 * 224, cpu) == 20
     assert _at_a_time(224 * 224, gpu) == 334
@@ -103,7 +103,7 @@ def test_large_images_are_evaluated_in_large_batches_on_a_gpu() -> None:
 
 
 def test_a_share_of_a_gpu_holds_a_share_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images may take 40 % of the free memory, times the share of the trial."""
+    """GPU defect 16. The images may take 40 % of the free memory, times the share of the trial."""
     monkeypatch.setattr(split, "_copies", {})
     train = data.load(trial().task, 3).train
     nbytes = len(train) * train.images[0].nbytes
@@ -129,12 +129,12 @@ def test_images_that_do_not_fit_are_sent_from_pinned_memory(
 
 
 def test_the_driver_is_asked_without_torch() -> None:
-    """Doctor can then warn where the driver sees a GPU that torch cannot use."""
+    """GPU defect 1. Doctor can then warn where the driver sees a GPU that torch cannot use."""
     assert gpus_of_driver() == (1, "580.00", (8 << 30,))
 
 
 def test_a_checkpoint_is_copied_without_a_wait(tmp_path: Path) -> None:
-    """No tensor is a blocking copy from the device."""
+    """GPU defect 3. No tensor is a blocking copy from the device."""
     with logged() as log:
         run("sam", task={"precision": "fp32"}, checkpoint_dir=str(tmp_path))
     first, second = log.methods["_save"]
@@ -145,7 +145,7 @@ def test_a_checkpoint_is_copied_without_a_wait(tmp_path: Path) -> None:
 
 
 def test_the_events_of_the_device_divide_the_time_of_an_epoch() -> None:
-    """By the host's clock the wait for a full queue could fall into any part."""
+    """GPU defect 13. By the host's clock the wait for a full queue could fall into any part."""
     first, second = (report["metrics"] for report in run())
     # The fake device takes 1 ms for anything, so three batches take as long as three steps.
     assert first["data_s"] == pytest.approx(first["train_s"])
@@ -154,7 +154,7 @@ def test_the_events_of_the_device_divide_the_time_of_an_epoch() -> None:
 
 @pytest.mark.parametrize("kind", BATCH)
 def test_a_deterministic_trial_finds_only_kernels_that_are(kind: str) -> None:
-    """Only the choice is tested: equal bits need a real GPU."""
+    """GPU defect 17. Only the choice is tested: equal bits need a real GPU."""
     seen = []
 
     def noted(self: torch.nn.Module, *_: object) -> None:

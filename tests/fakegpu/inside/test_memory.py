@@ -95,7 +95,7 @@ def test_memory_that_the_device_refuses_is_oom() -> None:
 
 
 def test_a_kernel_or_a_library_without_memory_is_oom() -> None:
-    """Torch raises no OutOfMemoryError for these."""
+    """GPU defect 8. Torch raises no OutOfMemoryError for these."""
     setting("fake_launches_before_error").value = 5000
     setting("fake_launch_error").value = MEMORY_ALLOCATION
     with pytest.raises(RuntimeError, match="out of memory") as caught:

@@ -60,7 +60,7 @@ def log_of(name: str) -> Log:
 
 @every_variant
 def test_no_step_waits_for_the_device(logs: dict[str, Log], name: str) -> None:
-    """In Sparse SAM too: to set elements to a number of Python is a copy and a wait."""
+    """GPU defect 6. In Sparse SAM, an element set to a number of Python would be a wait."""
     waits = [step["WAIT"] + step["H2D"] for step in logs[name].steps]
     if name in DATA_DEPENDENT:
         assert set(waits) == {1}
@@ -70,7 +70,7 @@ def test_no_step_waits_for_the_device(logs: dict[str, Log], name: str) -> None:
 
 @pytest.mark.parametrize("mask", ["dynamic", "fisher"])
 def test_a_mask_is_updated_without_a_wait(mask: str) -> None:
-    """In the steps in which Sparse SAM chooses its weights anew."""
+    """GPU defect 6. In the steps in which Sparse SAM chooses its weights anew."""
     task = {"precision": "fp32", "model": "narrow:two_layers"}
     with logged() as log:
         run("sparse_sam", task=task, knobs={"update_freq": 2, "mask": mask, "samples": 2})
