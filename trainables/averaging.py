@@ -102,20 +102,11 @@ class Average:
         # Counted in floats: a start at 0.3 is due at 3 of 10 epochs.
         if progress < self._start - 1e-9:
             return
-        if self.by_step:
-            self._follow()
-        else:
-            self._averaged.update_parameters(self._model)
-
-    def _follow(self) -> None:
-        """Move weights and statistics towards the model's, and copy its other buffers.
-
-        torch's own update sends its count to the device, so the host would wait in each step.
-        """
-        # The count itself lies on the CPU.
+        # The count lies on the CPU. torch's own update sends it to the device and waits for that.
         n = int(self._averaged.n_averaged)
-        share = 1 - min(self._decay, (1 + n) / (10 + n))
-        averaged = {id(t) for t in (*self.module.parameters(), *_statistics(self.module))}
+        share = 1 - min(self._decay, (1 + n) / (10 + n)) if self.by_step else 1 / (n + 1)
+        statistics = _statistics(self.module) if self.by_step else []
+        averaged = {id(t) for t in (*self.module.parameters(), *statistics)}
         moved: list[tuple[Tensor, Tensor]] = []
         copied: list[tuple[Tensor, Tensor]] = []
         for own, models in zip(_tensors(self.module), _tensors(self._model), strict=True):

@@ -39,6 +39,22 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert latest(tmp_path) == saved.path
 
 
+def test_a_saved_state_is_hashed_once_and_not_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPU defect 3. A state was hashed three times, once after it was read back."""
+    sha256, hashed = hashlib.sha256, []
+
+    def read(path: Path) -> bytes:
+        raise AssertionError(f"{path} is read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "sha256", lambda raw: hashed.append(len(raw)) or sha256(raw))
+        patch.setattr(Path, "read_bytes", read)
+        saved = save(tmp_path, 1, state())
+    assert hashed == [(saved.path / "state.pt").stat().st_size]
+
+
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum on this machine")
 def test_the_checksum_file_is_one_that_sha256sum_reads(tmp_path: Path) -> None:
     saved = save(tmp_path, 1, state())

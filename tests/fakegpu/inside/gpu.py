@@ -79,6 +79,11 @@ class Log:
     waits: list[str] = field(default_factory=list)
 
     @property
+    def in_passes(self) -> list[Counter[str]]:
+        """The counts of each pass."""
+        return [found for of_step in self.passes for found in of_step]
+
+    @property
     def outside(self) -> list[int]:
         """The launches of each step outside its passes."""
         return [launches(step) for step in self.steps]
@@ -133,7 +138,7 @@ def logged() -> Iterator[Log]:
     try:
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             patch.setattr(GradientOracle, "_evaluate", logged_evaluate)
-            for name in ("_train_epoch", "_validate", "_save", "_costs"):
+            for name in ("_train_epoch", "_validate", "_averaged", "_save", "_costs"):
                 patch.setattr(loop.Trial, name, watched(name))
             warnings.simplefilter("always")
             warnings.showwarning = told

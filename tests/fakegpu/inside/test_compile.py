@@ -122,9 +122,8 @@ def test_the_next_trial_compiles_nothing(first: tuple[Compiled, Log], second: Co
 
 def test_no_compiled_pass_waits_for_the_device(first: tuple[Compiled, Log]) -> None:
     _, log = first
-    passes = [count for of_step in log.passes for count in of_step]
-    assert sum(count["WAIT"] + count["H2D"] for count in passes) == 0, log.waits
-    assert all(count["LAUNCH"] for count in passes), "Triton's launches are counted"
+    assert sum(count["WAIT"] + count["H2D"] for count in log.in_passes) == 0, log.waits
+    assert all(count["LAUNCH"] for count in log.in_passes), "Triton's launches are counted"
 
 
 def test_a_compiled_model_refuses_a_batch_of_the_cpu(second: Compiled) -> None:

@@ -14,8 +14,10 @@ from samtune.cluster.nvidia import gpus_of_driver
 from trainables import data, split
 from trainables.augment import KINDS, Augment, Normaliser
 from trainables.batches import Batches
-from trainables.evaluation import _at_a_time
+from trainables.evaluation import Predictor, _at_a_time
 from trainables.parallel import Ranks
+from trainables.precision import Precision
+from trainables.split import Split
 from trainables.targets import Mixer
 
 COUNTED = json.loads(RESULT.read_text())
@@ -34,6 +36,18 @@ def test_no_batch_waits_for_the_device(kind: str) -> None:
     assert second["WAIT"] == 1, log.waits
     assert second["H2D"] == 0
     assert launches(second) / 16 <= BATCH[kind], second
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coloured_images_are_augmented_without_a_wait(kind: str) -> None:
+    """GPU defect 5, in colours: digits are grey, and need fewer constants."""
+    gpu = torch.device("cuda")
+    augment = Augment(kind, Normaliser(torch.zeros(3, device=gpu), torch.ones(3, device=gpu)), 1)
+    images = torch.zeros((8, 3, 16, 16), dtype=torch.uint8, device=gpu)
+    augment(images)
+    with counted() as found:
+        assert augment(images).shape == images.shape
+    assert (found["WAIT"], found["H2D"]) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,6 +89,8 @@ def test_an_average_of_the_weights_waits_for_nothing(average: str, precision: st
     _, second = log.methods["_train_epoch"]
     # The sums, once an epoch.
     assert (second["WAIT"], second["H2D"]) == (1, 0), log.waits
+    # What an evaluation waits for, whatever the number of layers and batches.
+    assert [found["WAIT"] for found in log.methods["_averaged"]] == [2, 2], log.waits
 
 
 def test_the_mixer_sends_its_permutation_from_pinned_memory() -> None:
@@ -100,6 +116,14 @@ def test_large_images_are_evaluated_in_large_batches_on_a_gpu() -> None:
     assert _at_a_time(224 * 224, cpu) == 20
     assert _at_a_time(224 * 224, gpu) == 334
     assert _at_a_time(32 * 32, gpu) == _at_a_time(32 * 32, cpu) == 1024
+    few = torch.arange(40)
+    images = Split(torch.zeros((40, 1, 224, 224), dtype=torch.uint8), few, few).resident(gpu)
+    task = {"precision": "fp32", "memory_format": "auto", "compile": False, "combo_kernels": False}
+    model, sizes = torch.nn.Flatten(), []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    normalise = Normaliser(torch.zeros(1, device=gpu), torch.ones(1, device=gpu))
+    Predictor(model, normalise, Precision.of(task, gpu))(images)
+    assert sizes == [40]
 
 
 def test_a_share_of_a_gpu_holds_a_share_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +136,14 @@ def test_a_share_of_a_gpu_holds_a_share_of_the_data(monkeypatch: pytest.MonkeyPa
     gpu = torch.device("cuda")
     assert train.resident(gpu, 0.9 * fits) is train
     assert train.resident(gpu, 1.1 * fits).images.is_cuda
+    split._copies.clear()
+    sent = []
+    for share in (0.9 * fits, 1.1 * fits):
+        with logged() as log:
+            run(task={"precision": "fp32"}, gpus=share)
+        sent.append([epoch["H2D_PINNED"] for epoch in log.methods["_train_epoch"]])
+    # Images and labels of each group of batches, or the order alone.
+    assert sent == [[2, 2], [1, 1]]
 
 
 def test_images_that_do_not_fit_are_sent_from_pinned_memory(

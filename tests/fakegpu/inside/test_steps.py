@@ -66,6 +66,7 @@ def test_no_step_waits_for_the_device(logs: dict[str, Log], name: str) -> None:
         assert set(waits) == {1}
     else:
         assert sum(waits) == 0, logs[name].waits
+    assert sum(found["WAIT"] + found["H2D"] for found in logs[name].in_passes) == 0
 
 
 @pytest.mark.parametrize("mask", ["dynamic", "fisher"])
