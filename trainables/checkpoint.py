@@ -58,6 +58,9 @@ def save(folder: Path, epoch: int, state: dict[str, Any], keep: int = 2) -> Save
     raw = buffer.getbuffer()
     sha256 = hashlib.sha256(raw).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
+    if not _newest_first(folder):
+        # A folder whose name is not on disk is lost with its first checkpoint.
+        durable.sync_folder(folder.parent)
     for leftover in folder.glob(_UNFINISHED + "*"):
         durable.remove(leftover)
     target = folder / f"{_PREFIX}{epoch:05d}"
