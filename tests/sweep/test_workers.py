@@ -76,7 +76,8 @@ def test_two_workers_serve_both_stages(
     record, made = swept(runs, f"{lab}:train", mode, two_slots)
     with record:
         assert made == ["search", "confirm after search ended"]
-        kinds = [event["kind"] for event in record.events()]
+        # These trials pause without checkpoints, which is a warning.
+        kinds = [e["kind"] for e in record.events() if e["kind"] != "warning"]
         assert kinds == ["search started", "search ended", "confirm started", "confirm ended"]
         pids = {(trial.stage, trial.facts["pid"]) for trial in record.trials()}
         workers = {pid for _, pid in pids}
