@@ -54,6 +54,11 @@ def test_what_a_gpu_has_saved_the_cpu_can_load(tmp_path: Path) -> None:
     config = trial("sam", 2, checkpoint_dir=str(tmp_path), task={"precision": "fp32"})
     with pytest.raises(CutError):
         train(config, cut_at=1)
+    newest = checkpoint.latest(tmp_path)
+    assert newest is not None
+    # CUDA is visible here, so a load would bring a tensor of the GPU to it.
+    saved = torch.load(newest / "state.pt", weights_only=True)
+    assert {t.device.type for t in tensors_in(saved)} == {"cpu"}
     reports = train(replace(config, gpus=0))
     assert [report["epoch"] for report in reports] == [1, 2]
     assert reports[-1]["facts"]["device"] == "cpu"
