@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import problems
 import pytest
 import torch
@@ -73,6 +75,8 @@ def _process(rank: int, file: str) -> None:
     found["deciding"] = _deciding(rank)
     torch.save(found, f"{file}.{rank}")
     dist.destroy_process_group()
+    # At Python's own end a thread of torch may abort the process.
+    os._exit(0)
 
 
 def _uneven(name: str, rank: int) -> torch.Tensor:

@@ -120,6 +120,8 @@ def _process(rank: int, file: str, ports: list[int]) -> None:
         found[f"{case} resumed"] = reports_of(config)
     found["norm"] = _norm(rank)
     torch.save(found, f"{file}.{rank}")
+    # At Python's own end a thread of torch may abort the process.
+    os._exit(0)
 
 
 def _norm(rank: int) -> dict[str, Any]:
