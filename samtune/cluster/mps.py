@@ -20,7 +20,7 @@ from samtune.record.folder import RunError
 
 CONTROL = "nvidia-cuda-mps-control"
 WITHOUT_MPS = "without it: --set resources.gpu_sharing=off"
-"""What to type where it does not start."""
+"""The advice where MPS does not start."""
 # It answers at once, unless it waits for clients that do not end. The guard ends it then.
 _PATIENCE_S = 15.0
 _MIB = 2**20

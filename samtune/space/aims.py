@@ -12,7 +12,7 @@ Limit = float | dict[Literal["min"], float]
 """The most that is allowed of a metric, or as `{"min": x}` the least."""
 
 COSTS = ("see", "train_s", "s_per_step", "eval_s", "data_s", "peak_gpu_mb")
-"""What the trials of samtune's own trainables report beside their scores; less is better."""
+"""The costs that samtune's own trainables report beside their scores; less is better."""
 _MADE_OF = {"s_per_step": ("train_s", "step")}
 
 

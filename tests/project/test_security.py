@@ -1,4 +1,4 @@
-"""What a stranger could reach or plant: ports, pickles, names, links."""
+"""Tests of what a stranger could reach or plant: ports, pickles, names, links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an attempt ended: its cause, in words, and whether it is tried again."""
+"""Tests of the end of an attempt: its cause, in words, and the decision to try again."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def test_a_pause_without_a_checkpoint_is_said(
     saves: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the trial did since its last one is lost, and of a budget in seconds for good."""
+    """The work since the last checkpoint is lost, and is not given back to a budget in seconds."""
 
     def saved(*words: Any) -> Iterator[dict[str, Any]]:
         for message in unsaved(*words):

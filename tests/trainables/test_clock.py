@@ -1,4 +1,4 @@
-"""How the time of an epoch is divided between batches and steps."""
+"""Tests of the division of an epoch's time between batches and steps."""
 
 from __future__ import annotations
 

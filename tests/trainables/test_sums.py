@@ -1,4 +1,4 @@
-"""What a training epoch adds up: loss, hits and sharpness."""
+"""Tests of the sums of a training epoch: loss, hits and sharpness."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def forget() -> None:
 
 @dataclass
 class Compiled:
-    """What was compiled by when in a trial: at each epoch's begin, and after each pass of it."""
+    """The compilations of a trial up to each epoch's begin, and up to the end of each pass."""
 
     epochs: list[Graphs] = field(default_factory=list)
     passes: list[Graphs] = field(default_factory=list)
