@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy as shallow
@@ -32,16 +33,11 @@ class Saver:
     def start(self, epoch: int, state: dict[str, Any], send: Send) -> None:
         """Begin to write `state` as it is now; `send` then gets the checkpoint."""
         self.settle(wait=True)
-        copied = [held(state)]
-        on_host = torch.cuda.Event() if torch.cuda.is_initialized() else None
-        if on_host is not None:
-            on_host.record()
+        arriving = [held(state)]
 
         def write() -> checkpoint.Saved:
-            if on_host is not None:
-                on_host.synchronize()
             # Popped, so that the memory is free for the next copy once this returns.
-            return checkpoint.save(self._folder, epoch, copied.pop())
+            return checkpoint.save(self._folder, epoch, arriving.pop()())
 
         self._writing = self._pool.submit(write), send
 
@@ -62,33 +58,82 @@ class Saver:
         self._pool.shutdown()
 
 
-def held(state: Any) -> Any:
-    """Return a copy of nested dicts, lists and tuples, with its tensors on the host.
+def held(state: Any) -> Callable[[], Any]:
+    """Copy the tensors of nested dicts, lists and tuples to the host as they are now.
 
-    The host does not wait for a GPU: the copies to pinned memory are queued there. Work that is
-        queued later cannot change them.
+    The host does not wait for a GPU. Its tensors are packed there, and those of one dtype are one
+    copy to pinned memory. Work that is queued later cannot change them.
+
+    Returns:
+        A function that waits for the copies and returns the copied state.
     """
-    return _copied(state, {})
+    pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    copied = _copied(state, pairs)
+    of_gpu = defaultdict(list)
+    for tensor, copy in pairs.values():
+        if tensor.is_cuda:
+            of_gpu[tensor.dtype].append((tensor, copy))
+        else:
+            copy.copy_(tensor)
+    packs = [_Pack(of_dtype) for of_dtype in of_gpu.values()]
+    on_host = torch.cuda.Event() if packs else None
+    if on_host is not None:
+        on_host.record()
+
+    def arrived() -> Any:
+        if on_host is not None:
+            on_host.synchronize()
+        for pack in packs:
+            pack.unpack()
+        return copied
+
+    return arrived
 
 
-def _copied(tree: Any, copies: dict[int, Tensor]) -> Any:
-    """Return the copy; `copies` has those of the tensors met so far, by their id."""
+class _Pack:
+    """Tensors of a GPU on their way to the host.
+
+    Args:
+        pairs: a tensor of the GPU and one of the host of its shape, which `unpack` fills; all of
+            them have one dtype.
+    """
+
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        # A tensor whose dimensions have the order of its memory can be read as one run.
+        orders = [sorted(range(t.dim()), key=t.stride, reverse=True) for t, _ in pairs]
+        ordered = [
+            (t.permute(order), copy.permute(order))
+            for (t, copy), order in zip(pairs, orders, strict=True)
+        ]
+        packed = torch.cat([t.reshape(-1) for t, _ in ordered])
+        self._copies = [copy for _, copy in ordered]
+        self._pinned = torch.empty_like(packed, device="cpu", pin_memory=True)
+        self._pinned.copy_(packed, non_blocking=True)
+
+    def unpack(self) -> None:
+        """Fill the tensors of the host, once the copy is there."""
+        parts = self._pinned.split([copy.numel() for copy in self._copies])
+        for copy, part in zip(self._copies, parts, strict=True):
+            copy.copy_(part.view(copy.shape))
+
+
+def _copied(tree: Any, pairs: dict[int, tuple[Tensor, Tensor]]) -> Any:
+    """Return a copy of a tree with new, empty tensors of the host.
+
+    Args:
+        tree: nested dicts, lists and tuples.
+        pairs: gets each tensor of the tree with its new one, by the id of the tensor.
+    """
     if isinstance(tree, Tensor):
-        if id(tree) not in copies:
-            copies[id(tree)] = _on_host(tree)
-        return copies[id(tree)]
+        if id(tree) not in pairs:
+            new = torch.empty_like(tree, device="cpu", requires_grad=False)
+            pairs[id(tree)] = tree.detach(), new
+        return pairs[id(tree)][1]
     if isinstance(tree, dict):
         # A module's state has an attribute beside its entries.
-        new = shallow(tree)
-        new.update((key, _copied(value, copies)) for key, value in tree.items())
-        return new
+        copied = shallow(tree)
+        copied.update((key, _copied(value, pairs)) for key, value in tree.items())
+        return copied
     if isinstance(tree, list | tuple):
-        return type(tree)([_copied(value, copies) for value in tree])
+        return type(tree)([_copied(value, pairs) for value in tree])
     return tree
-
-
-def _on_host(t: Tensor) -> Tensor:
-    pinned = t.device.type == "cuda"
-    # In the order of the original's memory, so that the copy is one run of bytes.
-    host = torch.empty_like(t, device="cpu", pin_memory=pinned, requires_grad=False)
-    return host.copy_(t.detach(), non_blocking=pinned)

@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from samtune.optimizers import Variant
 from samtune.trial import Budget, running
 from trainables import checkpoint, vision
-from trainables.saver import Saver, held
+from trainables.saver import Saver, _Pack, held
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -96,11 +96,49 @@ def test_what_is_written_is_the_state_at_the_end_of_the_epoch(tmp_path: Path) ->
 def test_a_copy_keeps_the_kinds_and_layouts() -> None:
     state = torch.nn.BatchNorm2d(3).state_dict()
     images = torch.zeros(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
-    copied = held({"model": state, "images": images, "rng": (1, (2, 3), [4])})
+    copied = held({"model": state, "images": images, "rng": (1, (2, 3), [4])})()
     assert isinstance(copied["model"], OrderedDict)
     assert copied["model"]._metadata == state._metadata
     assert copied["images"].stride() == images.stride()
     assert copied["rng"] == (1, (2, 3), [4])
+
+
+KINDS_OF_TENSORS = {
+    "number": torch.tensor(3.5),
+    "row": torch.arange(5.0),
+    "channels_last": torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
+    "one_by_one": torch.rand(4, 3, 1, 1).contiguous(memory_format=torch.channels_last),
+    "transposed": torch.rand(3, 4).T,
+    "part": torch.rand(6, 4)[::2, 1:3],
+    "expanded": torch.rand(3, 1).expand(3, 2),
+    "empty": torch.zeros(0, 3),
+}
+
+
+def test_packed_tensors_keep_their_values_and_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPU defect 3. The copies of a checkpoint are one, here without pinned memory and a GPU."""
+    like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda t, **_: like(t))
+    pairs = [(t, like(t).fill_(-1)) for t in KINDS_OF_TENSORS.values()]
+    _Pack(pairs).unpack()
+    for t, copy in pairs:
+        assert torch.equal(copy, t)
+        assert copy.stride() == like(t).stride()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_copies_of_a_gpu_have_its_values_of_that_moment() -> None:
+    kinds = {name: t.cuda() for name, t in KINDS_OF_TENSORS.items()}
+    state = {"kinds": kinds, "steps": [torch.arange(3, device="cuda"), torch.ones(2)]}
+    arrived = held(state)
+    for t in (*kinds.values(), *state["steps"]):
+        t.zero_()
+    copied = arrived()
+    for name, t in KINDS_OF_TENSORS.items():
+        assert torch.equal(copied["kinds"][name], t)
+        assert not copied["kinds"][name].is_cuda
+    assert copied["steps"][0].tolist() == [0, 1, 2] and copied["steps"][1].tolist() == [1, 1]
 
 
 def test_a_disk_that_is_full_ends_the_training(
@@ -131,7 +169,7 @@ def test_a_checkpoint_every_other_epoch_and_at_the_end(tmp_path: Path) -> None:
 
 def test_the_memory_of_a_copy_is_free_once_it_is_written() -> None:
     """It is pinned, and the next checkpoint uses it again, whether cycles are collected or not."""
-    copies = held({"weights": [torch.zeros(3)]})
+    copies = held({"weights": [torch.zeros(3)]})()
     memory = ref(copies["weights"][0])
     gc.disable()
     try:

@@ -170,8 +170,8 @@ def test_a_checkpoint_is_copied_without_a_wait(tmp_path: Path) -> None:
     with logged() as log:
         run("sam", task={"precision": "fp32"}, checkpoint_dir=str(tmp_path))
     first, second = log.methods["_save"]
-    # Weights, buffers and momentum; the thread that writes waits for all of them at once.
-    assert (first["D2H"], first["D2H_PINNED"]) == (0, 122 + 62)
+    # Weights, statistics and momentum are one copy, and the numbers of batches another.
+    assert (first["D2H"], first["D2H_PINNED"]) == (0, 2)
     assert max(first["WAIT"], second["WAIT"]) <= 1
     assert second["HOST_ALLOC"] <= first["HOST_ALLOC"] / 10, "the memory is used again"
 

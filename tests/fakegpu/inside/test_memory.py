@@ -18,6 +18,9 @@ MEMORY_ALLOCATION = 2
 
 
 def in_use() -> int:
+    # The thread that runs backward passes may keep the error of a failed pass, and its tensors,
+    # after the training has it. It lets go of them before its next pass.
+    torch.zeros(1, device="cuda", requires_grad=True).sum().backward()
     gc.collect()
     return torch.cuda.memory_allocated()
 
