@@ -12,7 +12,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 _SOURCES = _HERE / "runtime"
-_PRELOADED = ("kernels", "device", "memory", "streams", "cublas", "cudnn")
+_PRELOADED = ("kernels", "device", "memory", "streams", "cublas", "cudnn", "exit")
 
 
 def missing() -> str | None:
