@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy as shallow
 from pathlib import Path
@@ -15,6 +14,11 @@ from torch import Tensor
 from trainables import checkpoint
 
 Send = Callable[[checkpoint.Saved | None], None]
+Pair = tuple[Tensor, Tensor]
+"""A tensor and its copy on the host."""
+
+_PACK = 256 << 20
+"""Bytes of a pack, and so of the GPU's memory that a checkpoint takes; a larger tensor is one."""
 
 
 class Saver:
@@ -61,21 +65,18 @@ class Saver:
 def held(state: Any) -> Callable[[], Any]:
     """Copy the tensors of nested dicts, lists and tuples to the host as they are now.
 
-    The host does not wait for a GPU. Its tensors are packed there, and those of one dtype are one
-    copy to pinned memory. Work that is queued later cannot change them.
+    The host does not wait for a GPU. Its tensors are packed there, and a pack is one copy to
+    pinned memory. Work that is queued later cannot change them.
 
     Returns:
         A function that waits for the copies and returns the copied state.
     """
-    pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    pairs: dict[int, Pair] = {}
     copied = _copied(state, pairs)
-    of_gpu = defaultdict(list)
     for tensor, copy in pairs.values():
-        if tensor.is_cuda:
-            of_gpu[tensor.dtype].append((tensor, copy))
-        else:
+        if not tensor.is_cuda:
             copy.copy_(tensor)
-    packs = [_Pack(of_dtype) for of_dtype in of_gpu.values()]
+    packs = [_Pack(group) for group in _groups(pairs.values())]
     on_host = torch.cuda.Event() if packs else None
     if on_host is not None:
         on_host.record()
@@ -90,6 +91,21 @@ def held(state: Any) -> Callable[[], Any]:
     return arrived
 
 
+def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Yield the tensors of a GPU in groups of one dtype and at most `_PACK` bytes."""
+    group: list[Pair] = []
+    size = 0
+    of_gpu = [pair for pair in pairs if pair[0].is_cuda]
+    for tensor, copy in sorted(of_gpu, key=lambda pair: str(pair[0].dtype)):
+        size += tensor.nbytes
+        if group and (size > _PACK or tensor.dtype != group[0][0].dtype):
+            yield group
+            group, size = [], tensor.nbytes
+        group.append((tensor, copy))
+    if group:
+        yield group
+
+
 class _Pack:
     """Tensors of a GPU on their way to the host.
 
@@ -98,7 +114,7 @@ class _Pack:
             them have one dtype.
     """
 
-    def __init__(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, pairs: list[Pair]) -> None:
         # A tensor whose dimensions have the order of its memory can be read as one run.
         orders = [sorted(range(t.dim()), key=t.stride, reverse=True) for t, _ in pairs]
         ordered = [
@@ -117,7 +133,7 @@ class _Pack:
             copy.copy_(part.view(copy.shape))
 
 
-def _copied(tree: Any, pairs: dict[int, tuple[Tensor, Tensor]]) -> Any:
+def _copied(tree: Any, pairs: dict[int, Pair]) -> Any:
     """Return a copy of a tree with new, empty tensors of the host.
 
     Args:

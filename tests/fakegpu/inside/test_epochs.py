@@ -11,7 +11,7 @@ from gpu import counted, launches, logged, run, trial
 
 from benchmarks.launches import RESULT, of_epochs
 from samtune.cluster.nvidia import gpus_of_driver
-from trainables import data, split
+from trainables import data, saver, split
 from trainables.augment import KINDS, Augment, Normaliser
 from trainables.batches import Batches
 from trainables.evaluation import Predictor, _at_a_time
@@ -174,6 +174,17 @@ def test_a_checkpoint_is_copied_without_a_wait(tmp_path: Path) -> None:
     assert (first["D2H"], first["D2H_PINNED"]) == (0, 2)
     assert max(first["WAIT"], second["WAIT"]) <= 1
     assert second["HOST_ALLOC"] <= first["HOST_ALLOC"] / 10, "the memory is used again"
+
+
+def test_a_checkpoint_takes_little_memory_of_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saver, "_PACK", 1)
+    with logged() as log:
+        run("sam", 1, task={"precision": "fp32"}, checkpoint_dir=str(tmp_path))
+    [saved] = log.methods["_save"]
+    # No two of the weights, buffers and momenta are packed together.
+    assert (saved["D2H"], saved["D2H_PINNED"]) == (0, 122 + 62)
 
 
 def test_the_events_of_the_device_divide_the_time_of_an_epoch() -> None:
