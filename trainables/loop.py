@@ -112,7 +112,7 @@ class Trial:
         try:
             self._compile()
             goes_on = not self._resume()
-            # One more step at least: what it had used of its budget may leave none.
+            # A resumed trial makes a step and reports an end, even if its seconds are used.
             while goes_on:
                 goes_on = self._epoch() and not self.meter.finished()
         finally:
@@ -124,19 +124,20 @@ class Trial:
         if not self.precision.compiled:
             return
         state = checkpoint.rng_state(self.device)
-        whole = self.meter.batch_size
-        last = self.meter.n_train % whole
+        counts = [self.ranks.share(count).size for count in self.meter.batches]
         with compiling():
             # On a CPU torch has other kernels for small batches, as the last one may be.
-            for count in (whole, last) if last else (whole,):
-                self._pass_once(min(count, len(self.val)))
+            for count in dict.fromkeys(counts):
+                self._pass_once(count)
         checkpoint.restore_rng(state, self.device)
 
     def _pass_once(self, count: int) -> None:
-        """Evaluate and differentiate `count` images."""
-        rows, labels = self.val.rows[:count], self.val.labels[:count]
+        """Evaluate and differentiate `count` images, without the other ranks."""
+        places = torch.arange(count, device=self.val.rows.device) % len(self.val)
+        rows, labels = self.val.rows[places], self.val.labels[places]
         few = dataclasses.replace(self.val, rows=rows, labels=labels)
-        self.predict(few)
+        # The others wait for the lock of the compilation.
+        Predictor(self.model, self.predict.normalise, self.precision)(few)
         [(images, labels)] = few.batches(torch.arange(count), count, self.device)
         inputs = self.predict.normalise(images)
         inputs = inputs.contiguous(memory_format=self.precision.memory_format)
@@ -364,7 +365,7 @@ class Trial:
         return {"rng": checkpoint.rng_state(self.device), "variant": variant}
 
     def _resume(self) -> bool:
-        """Continue from the newest whole checkpoint, if there is one; return if it is the last.
+        """Continue from the newest whole checkpoint, if any; return whether it was the last.
 
         Send its report again, because the interruption may have come between the two.
         """

@@ -123,6 +123,29 @@ def test_all_is_compiled_before_the_training_starts(
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("words", "sizes"), [({"train_size": 129}, [64, 65]), ({"val_size": 1}, [64, 16])]
+)
+def test_only_batches_that_a_trial_has_are_compiled(
+    words: dict[str, int],
+    sizes: list[int],
+    counted: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rest of one image joins the batch before it: BatchNorm could not normalise it."""
+    warm, seen = loop.Trial._pass_once, []
+
+    def noted(self: loop.Trial, count: int) -> None:
+        seen.append(count)
+        warm(self, count)
+
+    monkeypatch.setattr(loop.Trial, "_pass_once", noted)
+    config = config_of(vision.sgd, compile=True, batch_size=64, **words)
+    (report,) = train(replace(config, budget=Budget("epochs", 1)))
+    assert seen == sizes
+    assert report["facts"]["compiled"]
+
+
 def test_another_architecture_in_a_warm_worker_starts_afresh(counted: dict[str, int]) -> None:
     """torch would give up compiling a function at its eighth version, across all models."""
     for width in range(2, 14):
