@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in each run, on cores that may be slow.
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.load_profile("gate")
 
 # The folder that has `cifar10-jpeg`; tests of the real images skip where it is absent.
 REAL = Path(os.environ.get("SAMTUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))

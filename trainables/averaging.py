@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from samtune.optimizers import Knob
 from samtune.trial import Value
-from trainables.models.parts import BatchNorm, ModelError, first_line
+from trainables.models.parts import BatchNorm, ModelError, first_line, is_batch_norm
 from trainables.precision import Precision
 
 KNOBS: tuple[Knob, ...] = (
@@ -192,7 +192,7 @@ def check(model: nn.Module) -> None:
 
 
 def _norms(model: nn.Module) -> list[BatchNorm]:
-    return [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
+    return [m for m in model.modules() if is_batch_norm(m) and m.running_mean is not None]
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:

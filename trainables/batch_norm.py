@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainables.models.parts import BatchNorm
+from trainables.models.parts import is_batch_norm
 
 
 class SharedNorm:
@@ -26,7 +26,7 @@ class SharedNorm:
     """
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup) -> None:
-        self._norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+        self._norms = [module for module in model.modules() if is_batch_norm(module)]
         self._group = group
         self.on = True
         for norm in self._norms:

@@ -18,7 +18,7 @@ _NO_KERNEL = " does not have a deterministic implementation"
 
 
 class DeviceError(SamtuneError):
-    """The space asks for what the device cannot do: be there, or compute the same bits."""
+    """The space asks for a GPU that torch cannot use, or for equal bits that it cannot give."""
 
     exit_code = 5
 

@@ -33,8 +33,6 @@ _DRAWS = (
     "task.graph: the model draws random numbers in its passes, as dropout does, and the second "
     "pass of a graph could not draw them again; set task.graph to false"
 )
-
-
 _COUNTS = (
     "task.graph: the model changes a number of its own in each pass ({}), which a graph would "
     "not; make it a buffer, which is a tensor, or set task.graph to false"
@@ -266,9 +264,13 @@ def _of_variant(name: str, why: str) -> str:
 def _refuse_counts(
     modules: Iterable[nn.Module], before: Sequence[Numbers], after: Sequence[Numbers]
 ) -> None:
-    """Raise GraphError if a number of a module's own has changed from one pass to the next."""
+    """Raise GraphError if a number of a module's own has changed from one pass to the next.
+
+    Numbers elsewhere, as in a list of the module, are not seen.
+    """
     for module, old, new in zip(modules, before, after, strict=True):
-        if changed := [name for name in new if name in old and old[name] != new[name]]:
+        # By their text, in which nan equals itself.
+        if changed := [name for name in new if name in old and repr(old[name]) != repr(new[name])]:
             raise GraphError(_COUNTS.format(f"{type(module).__name__}.{changed[0]}"))
 
 

@@ -199,7 +199,12 @@ def _cache() -> Path:
 
 def cannot_compile(on_gpu: bool) -> str | None:
     """Return in a sentence what this machine lacks for compiled models; None if nothing."""
-    language, _, wanted, found = _compiler(on_gpu)
+    language, variable, wanted, found = _compiler(on_gpu)
+    if found is None and os.environ.get(variable, "").strip():
+        return (
+            f"task.compile is true, and {variable} names {wanted[0]}, which is not there; correct "
+            f"it, unset it so that a {language} compiler is looked for, or {_WITHOUT}"
+        )
     if found is None:
         return (
             f"task.compile is true, and torch needs a {language} compiler for that: none of "
@@ -220,7 +225,7 @@ def cannot_compile(on_gpu: bool) -> str | None:
 
 
 def _find_compiler(device: torch.device) -> None:
-    """Name the compiler that torch needs to torch, which itself looks for few of them.
+    """Set CC or CXX to the compiler that is installed: torch looks for fewer names.
 
     Raises:
         CompileError: It is not installed, or something else that torch needs.
@@ -239,7 +244,7 @@ def _compiler(on_gpu: bool) -> tuple[str, str, tuple[str, ...], str | None]:
         language, variable, known = "C", "CC", ("gcc", "clang", "cc")
     else:
         language, variable, known = "C++", "CXX", ("g++", "clang++", "c++")
-    named = os.environ.get(variable)
+    named = os.environ.get(variable, "").strip()
     wanted = (named,) if named else known
     found = next((name for name in wanted if shutil.which(name.split()[0])), None)
     return language, variable, wanted, found

@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from samtune.optimizers import sizes
 from samtune.trial import Value
-from trainables.models.parts import BatchNorm
+from trainables.models.parts import is_batch_norm
 
 Weights = dict[str, Tensor]
 BatchNormMode = Literal["eval", "train"]
@@ -75,7 +75,7 @@ class Surface:
             self.model.eval()
             if self.batch_norm == "train":
                 for module in self.model.modules():
-                    module.training = isinstance(module, BatchNorm)
+                    module.training = is_batch_norm(module)
             outputs = functional_call(self.model, {**weights, **frozen, **buffers}, (x,))
             return self.loss_fn(outputs, y).mean()
         finally:

@@ -173,6 +173,7 @@ def _torch_settings() -> list[Setting]:
 
     # torch's own stubs lack some of its words.
     cudnn: Any = backends.cudnn
+    mkldnn: Any = backends.mkldnn
     matmul = backends.cuda.matmul
     settings: list[Setting] = [
         (torch.get_rng_state, torch.set_rng_state),
@@ -192,7 +193,10 @@ def _torch_settings() -> list[Setting]:
         # Restored from the last to the first: the older words for TF32 set the newer ones too.
         *(
             _attribute(place, "fp32_precision")
-            for place in (matmul, cudnn.conv, cudnn.rnn, cudnn, backends)
+            for place in (
+                *(mkldnn.matmul, mkldnn.conv, mkldnn.rnn, mkldnn),
+                *(matmul, cudnn.conv, cudnn.rnn, cudnn, backends),
+            )
         ),
         _attribute(cudnn, "allow_tf32"),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),

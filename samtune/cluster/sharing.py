@@ -28,6 +28,7 @@ from samtune.record.folder import RunError
 _NAME = "samtune-mps"
 _START_S = 120.0
 _END_S = 30.0
+_MARGIN_S = 5.0
 
 
 class _Daemon:
@@ -71,7 +72,8 @@ class _Keeper:
 
     def end(self) -> None:
         """End all daemons."""
-        ray.wait([each.end.remote() for each in self._daemons.values()], timeout=_END_S)
+        ended = [each.end.remote() for each in self._daemons.values()]
+        ray.wait(ended, num_returns=len(ended), timeout=_END_S)
 
 
 @contextmanager
@@ -102,7 +104,7 @@ def shared_gpus(share: float) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(RayError, GetTimeoutError):
-            ray.get(keeper.end.remote(), timeout=_END_S)
+            ray.get(keeper.end.remote(), timeout=_END_S + _MARGIN_S)
 
 
 def without_mps() -> list[str]:

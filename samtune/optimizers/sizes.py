@@ -65,7 +65,7 @@ def least_samples(modules: Iterable[nn.Module], *, of_process: bool) -> int:
     """
     normalises = any(
         module.training
-        and "batchnorm" in type(module).__name__.lower()
+        and any("batchnorm" in kind.__name__.lower() for kind in type(module).__mro__)
         and not (of_process and hasattr(module, "process_group"))
         for module in modules
     )

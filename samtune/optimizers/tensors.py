@@ -67,14 +67,14 @@ def norms_with_part(whole: Gradients, part: Gradients) -> tuple[Tensor, Tensor]:
     return torch.linalg.vector_norm(first), torch.linalg.vector_norm(second)
 
 
-_FUSED_ON_CPU = (torch.float32, torch.float64)
-# Not in half precision, where addcmul would round the factor to three digits.
-
-
 def weighted_mean(values: Sequence[Tensor | None], shares: Sequence[float]) -> Tensor | None:
     """Return the mean weighted by shares, which add up to 1; None unless every value is there."""
     known = [v * share for v, share in zip(values, shares, strict=True) if v is not None]
     return torch.stack(known).sum() if len(known) == len(shares) else None
+
+
+# Not in half precision, where addcmul would round the factor to three digits.
+_FUSED_ON_CPU = (torch.float32, torch.float64)
 
 
 def _fused(tensors: Iterable[Tensor]) -> bool:

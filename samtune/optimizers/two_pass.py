@@ -19,12 +19,6 @@ from samtune.optimizers.result import Passes
 from samtune.optimizers.tensors import Ascent, Factor, Gradients, accumulate_, scaled
 from samtune.optimizers.variant import Variant
 
-_NORMALISATION = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
-    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
-)
-
 
 @dataclass(eq=False, kw_only=True)
 class Scheduled(Variant):
@@ -296,6 +290,6 @@ def _parameters_of_norms(model: nn.Module) -> set[Tensor]:
         p
         for module in model.modules()
         # Many libraries have their own layers, such as those of timm, and RMSNorm in LLMs.
-        if isinstance(module, _NORMALISATION) or "norm" in type(module).__name__.lower()
+        if any("norm" in kind.__name__.lower() for kind in type(module).__mro__)
         for p in module.parameters(recurse=False)
     }

@@ -14,9 +14,8 @@ def possible_improvement(learning: LearningStudy, least: int, seed: int) -> floa
     """Return an upper bound of the improvement that is still possible, in units of the metric.
 
     It is from a Gaussian process of the better half of the completed trials: the highest upper
-        confidence bound anywhere, minus the highest lower bound of a trial (Makarova et al.,
-        AutoML 2022,
-    arXiv 2104.08166).
+    confidence bound anywhere, minus the highest lower bound of a trial (Makarova et al., AutoML
+    2022, arXiv 2104.08166).
 
     Args:
         learning: The study of the search.

@@ -74,7 +74,7 @@ class PausingRungs(Rungs):
     Then its best 1/factor, rounded down but at least one, get places, and so do the near ties. The
     others have lost. With `early`, the best 1/factor of the trials at the rung get places before
     it is closed. If a trial with a place ends before it reaches the next rung, it is removed from
-    its rung, and the next best trial may get its place.
+    its rung, and the next best trial that has not ended may get its place.
     """
 
     def __init__(
@@ -93,6 +93,8 @@ class PausingRungs(Rungs):
         self._margins: dict[int, float] = {}
         self._travellers = Travellers([total, *(0 for _ in self.milestones)])
         self._closed = 0
+        # Those that ended without a place, and so can never use one.
+        self._over: set[int] = set()
         self._queue = PromotionQueue()
 
     def judge(self, trial: int, used: float, value: float, error: float = 0.0) -> Verdict:
@@ -113,7 +115,10 @@ class PausingRungs(Rungs):
     def ended(self, trial: int) -> None:
         """Remove an ended trial from its rung, and give its place to the next best."""
         self._queue.discard(trial)
-        if trial in self._done or trial in self.audited:
+        if trial in self._done:
+            return
+        self._over.add(trial)
+        if trial in self.audited:
             return
         rung = self._at.get(trial)
         had_a_place = self._travellers.arrive(trial)
@@ -134,7 +139,10 @@ class PausingRungs(Rungs):
         decision: Decision = "pause" if rung >= self._closed else "stop"
         if trial in here.kept:
             decision = "continue"
-        return self._verdict(decision, trial, rung, self._places(rung))
+        verdict = self._verdict(decision, trial, rung, self._places(rung))
+        if verdict.decision == "stop":
+            self._over.add(trial)
+        return verdict
 
     def _places(self, rung: int) -> int:
         """Return how many of the trials at a rung are the best 1/factor."""
@@ -161,15 +169,17 @@ class PausingRungs(Rungs):
 
     def _deserving(self, rung: int) -> list[int]:
         """Return the trials that have earned a place; at an open rung, the newest of them."""
-        entries, places = self._rungs[rung].entries, self._places(rung)
+        here, places = self._rungs[rung], self._places(rung)
+        entries = here.entries
         if rung >= self._closed:
             # All better trials got their places earlier, when they were the last of the best.
             return [trial for _, _, trial in entries[max(0, places - 1) : places]]
         extra = places + extra_places(len(entries), places)
-        return [trial for _, _, trial in entries[:places]] + [
+        able = [entry for entry in entries if entry[-1] in here.kept | (here.judged - self._over)]
+        return [trial for _, _, trial in able[:places]] + [
             trial
-            for score, _, trial in entries[places:extra]
-            if self._is_near(self._rungs[rung], places, -score, self._margins[trial])
+            for score, _, trial in able[places:extra]
+            if self._is_near(here, places, -score, self._margins[trial])
         ]
 
     def _keep(self, trial: int, rung: int, arriving: int | None) -> None:

@@ -37,8 +37,9 @@ from samtune.sweep.workers import Workers
 _MOST_ERRORS_IN_A_ROW = 5
 _WITHOUT_CHECKPOINT = (
     "paused at its rung without a checkpoint in its report: when it goes on, it trains again from "
-    "its last one or from the start, and of a budget in seconds that part is lost; "
-    "task.checkpoint_every: 1 saves one with each report, and asha.mode: stop never pauses"
+    "its last one or from the start, and of a budget in seconds that part is lost; report a "
+    "checkpoint each time (samtune's own trainables: task.checkpoint_every: 1), or set asha.mode "
+    "to stop and asha.rescue to 0, with which no trial pauses"
 )
 # What SQLite raises when the record itself fails, and not the values of one report.
 _ERRORS_OF_THE_RECORD = (sqlite3.OperationalError, sqlite3.DatabaseError)

@@ -232,7 +232,7 @@ def test_a_word_is_a_space_before_it_is_a_run(
 def test_a_run_that_exists_is_not_told_to_set_what_it_keeps(
     first: samtune.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`samtune resume` takes no --set, and a machine without a GPU advised it."""
+    """The advice must not be `--set`, which `samtune resume` does not take."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(training, "frozen_spaces", lambda record: [on_gpu])
     on_gpu = samtune.api.spaces.resolved(["sgd"], {"resources.gpus": 1})[0]

@@ -28,7 +28,7 @@ from samtune.record.rows import Verdict
 from samtune.space.search_space import SearchSpace
 from samtune.sweep.search_stage import SearchStage
 
-BURN = "import time\nwhile time.process_time() < 0.5: pass"
+BURN = "import time\nwhile time.process_time() < 1.0: pass"
 
 
 def test_what_outlives_a_command_counts_as_its_own_and_once() -> None:
@@ -41,7 +41,7 @@ def test_what_outlives_a_command_counts_as_its_own_and_once() -> None:
 
 def test_a_command_is_measured_to_its_last_moment() -> None:
     """Only a look at the end sees one that is shorter than the pause between two looks."""
-    burn = BURN.replace("0.5", "0.12")
+    burn = BURN.replace("1.0", "0.12")
     usage = measure([sys.executable, "-c", burn])
     assert usage.cpu_s >= 0.1 and usage.returncode == 0
 

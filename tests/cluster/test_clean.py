@@ -142,6 +142,18 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], object]]] = {
         lambda: (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.conv.fp32_precision),
         lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
     ),
+    "convolutions of a CPU": (
+        lambda: torch.backends.mkldnn.conv.fp32_precision,
+        lambda: setattr(torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
+    ),
+    "products of a CPU": (
+        lambda: torch.backends.mkldnn.matmul.fp32_precision,
+        lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "tf32"),
+    ),
+    "all of a CPU": (
+        lambda: (torch.backends.mkldnn.fp32_precision, torch.backends.mkldnn.rnn.fp32_precision),
+        lambda: setattr(torch.backends.mkldnn, "fp32_precision", "bf16"),
+    ),
     "sums in half precision": (
         lambda: torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
         lambda: setattr(

@@ -220,7 +220,8 @@ def test_a_snapshot_keeps_its_places_and_memory():
 
 def test_the_steps_of_a_trial_share_two_snapshots(monkeypatch):
     """GPU defect 15. The same in whole steps."""
-    made = []
+    gc.collect()
+    made, of_others = [], len(buffers._spare)
     real = buffers.Buffers.__init__
     monkeypatch.setattr(
         buffers.Buffers, "__init__", lambda self, modules: made.append(1) or real(self, modules)
@@ -233,4 +234,4 @@ def test_the_steps_of_a_trial_share_two_snapshots(monkeypatch):
         assert len(made) == snapshots, name
     del model, variant
     gc.collect()
-    assert not len(buffers._spare), "the memory goes with its model"
+    assert len(buffers._spare) <= of_others, "the memory goes with its model"

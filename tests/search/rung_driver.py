@@ -60,6 +60,7 @@ class Driver:
                     trial = new.pop()
                 if trial is None:
                     break
+                assert self.states.get(trial, "pause") == "pause", "it cannot go on"
                 running.append(trial)
                 self.states[trial] = "running"
             if not running:

@@ -152,3 +152,28 @@ def test_a_copy_goes_its_own_way() -> None:
     other = copy.deepcopy(rungs)
     other.judge(1, 1, 0.6)
     assert rungs.occupancy == (1, 0, 0)
+
+
+def test_a_free_place_is_not_for_a_trial_that_was_stopped() -> None:
+    rungs = made("halving", 2)
+    assert rungs.judge(0, 1, 0.9).decision == "pause"
+    # The last one to arrive closes the rung.
+    assert rungs.judge(1, 1, 0.5).decision == "stop"
+    assert rungs.promoted() == 0
+    rungs.ended(0)
+    assert rungs.promoted() is None and not rungs.waiting()
+
+
+def test_a_free_place_is_not_for_an_audited_trial_that_has_failed() -> None:
+    rungs = made("halving", 7, audit=1)
+    for trial in range(7):
+        rungs.judge(trial, 1, 0.9 - trial / 10)
+    assert [rungs.promoted() for _ in range(7)] == [0, 1, 2, 3, 4, 5, None]
+    rungs.ended(2)
+    rungs.ended(0)
+    # Both places are for trials that can reach the next rung, which then closes.
+    assert kept(rungs)[0] == {1, 3}
+    assert rungs.judge(1, 3, 0.9).decision == "pause"
+    assert rungs.judge(3, 3, 0.1).decision in {"stop", "continue"}
+    assert rungs.promoted() == 1
+    assert not rungs.waiting()

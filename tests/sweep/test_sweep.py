@@ -172,7 +172,7 @@ def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
     modes = ["die once", "raise once", "hang once", "raise", "oom", "silent", "peek", "hang"]
     modes.append("memory once")
     knobs = f"  lr: 0.5\n  mode: {{grid: {json.dumps(modes)}}}"
-    words = {"search": "{method: grid}", "resources": "{retries: 1, stall_after: 4}"}
+    words = {"search": "{method: grid}", "resources": "{retries: 1, stall_after: 8}"}
     spaces = [SearchSpace.load(space_file(lab, knobs, asha="{grace: 10, factor: 3}", **words))]
     with record_of(runs, spaces) as record:
         sweep(record, spaces, two_slots)
@@ -193,7 +193,7 @@ def test_a_failed_attempt_goes_on_from_its_checkpoint_or_is_final(
             "memory once": ["oom", "completed"],
         }
         reasons = {mode: trial.reason or "" for mode, trial in trials.items()}
-        assert reasons["hang"].startswith("stalled: no report for 4 s; resources.stall_after")
+        assert reasons["hang"].startswith("stalled: no report for 8 s; resources.stall_after")
         assert reasons["oom"] == "oom: MemoryError: no 8 GB left"
         for mode in ("die once", "raise once", "hang once", "memory once"):
             epochs = [report.epoch for report in record.reports(trial=trials[mode].trial)]

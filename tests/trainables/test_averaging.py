@@ -183,6 +183,7 @@ def test_a_model_that_cannot_be_copied_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(MODELS, "small_cnn", fixed)
     task = {name: knob.default for name, knob in TASK.items()}
     vision.sam.make_ready(task)
+    # What a run of an older samtune lacks.
     older = ("average", "unfreeze_at", "graph")
     vision.sam.make_ready({name: task[name] for name in task if name not in older})
     with pytest.raises(ModelError, match=r"cannot be copied \(it holds a lock\); leave out"):

@@ -42,7 +42,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_a_saved_state_is_hashed_once_and_not_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GPU defect 3. A state was hashed three times, once after it was read back."""
+    """GPU defect 3. One hash is enough, and the file is not read again."""
     sha256, hashed = hashlib.sha256, []
 
     def read(path: Path) -> bytes:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -32,6 +33,13 @@ from trainables.targets import cross_entropy
 from trainables.vision import Vision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def variables() -> Iterator[None]:
+    """Restore those of the environment that compilation sets."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture
@@ -216,8 +224,11 @@ def test_any_compiler_will_do_and_torch_learns_its_name(
     precision._find_compiler(torch.device("cuda"))
     assert (os.environ["CXX"], os.environ["CC"]) == ("clang++", "cc")
     monkeypatch.setenv("CXX", "ccache g++")
-    with pytest.raises(CompileError, match=r"none of ccache g\+\+ was found"):
+    with pytest.raises(CompileError, match=r"CXX names ccache g\+\+, which is not there; correct"):
         precision._find_compiler(CPU)
+    monkeypatch.setenv("CXX", " ")
+    precision._find_compiler(CPU)
+    assert os.environ["CXX"] == "clang++"
 
 
 def test_one_process_of_a_machine_compiles_at_a_time(

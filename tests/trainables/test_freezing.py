@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from digits_trial import MEASURED, CutError, assert_bitwise_equal, config_of
-from torch import nn
+from torch import Tensor, nn
 
 from samtune.optimizers import VARIANTS
 from samtune.space.search_space import SearchSpace, SpaceError
@@ -26,7 +26,7 @@ STATISTICS = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Return a body with BatchNorm and a head with another one."""
+    """Replace the small CNN by a body with BatchNorm and a head with another one."""
 
     def model(in_shape: tuple[int, int, int], classes: int) -> nn.Module:
         body = nn.Conv2d(in_shape[0], 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU()
@@ -102,9 +102,11 @@ def test_batch_norm_is_frozen_with_its_weights_or_with_the_module_around_it() ->
     class Block(nn.Sequential):
         pass
 
-    model = nn.Sequential(
-        Block(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False)), nn.BatchNorm2d(2)
-    )
+    class Own(nn.modules.batchnorm._BatchNorm):
+        def _check_input_dim(self, input: Tensor) -> None:
+            pass
+
+    model = nn.Sequential(Block(nn.Conv2d(1, 2, 3), Own(2, affine=False)), nn.BatchNorm2d(2))
     frozen = Frozen(model, ["0"], 1.0)
     frozen.train()
     assert [m.training for m in (model, model[0][0], model[0][1], model[1])] == [1, 1, 0, 1]

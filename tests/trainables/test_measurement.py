@@ -34,7 +34,7 @@ def test_a_repeat_measures_itself_once_and_as_its_checkpoint_does(
     assert not [name for name in first["metrics"] if name.startswith("sharp_")]
     own = {name: v for name, v in last["metrics"].items() if name.startswith("sharp_")}
     with warnings.catch_warnings():
-        # The trial has put those of its data on record.
+        # The trial has already recorded the warnings about its data.
         warnings.simplefilter("error")
         again = vision.sam.sharpness(config, {"samples": 32, "m": 16})
     assert {**own, "sharp_bn_mode": last["facts"]["sharp_bn_mode"]} == again

@@ -263,7 +263,7 @@ def test_channels_last_changes_the_layout_and_not_the_step(trainable: Vision) ->
 
 @pytest.mark.parametrize("trainable", TRAINABLES, ids=lambda t: t.variant)
 def test_a_state_of_one_layout_goes_on_in_the_other(trainable: Vision) -> None:
-    """A GPU's checkpoint has other layouts than the CPU's, and fused kernels compare none."""
+    """A GPU's checkpoint has other layouts, and fused kernels do not check that they agree."""
     draw = torch.Generator().manual_seed(1)
     inputs = torch.randn(6, 24, 1, 8, 8, generator=draw, dtype=torch.float64)
     labels = torch.arange(24) % 10

@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_has_used_its_seconds_still_ends_as_one(tmp_path: Path) -> None:
-    """Its reports went on after its last checkpoint; it ended at that, and never opened test."""
+    """The trial must make a step and report, also to open the test split."""
     budget = Budget("seconds", 1000)
     config = config_of(vision.sgd, budget=budget, checkpoint_dir=str(tmp_path), test_permit="yes")
     with pytest.raises(CutError):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from samtune.trial import Value
-from trainables.models.parts import BatchNorm, ModelError, some
+from trainables.models.parts import BatchNorm, ModelError, is_batch_norm, some
 
 
 def patterns(task: Mapping[str, Value]) -> list[str]:
@@ -110,7 +110,7 @@ def _norms_within(model: nn.Module, frozen: Sequence[Tensor]) -> list[BatchNorm]
     modules, ids = dict(model.named_modules()), {id(parameter) for parameter in frozen}
     found = []
     for name, module in modules.items():
-        if not isinstance(module, BatchNorm):
+        if not is_batch_norm(module):
             continue
         around = name
         while not (own := list(modules[around].parameters())) and around:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from torch import nn
 
@@ -13,6 +14,15 @@ Builder = Callable[..., nn.Module]
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 """The layers that normalise by the statistics of a batch."""
+
+
+def is_batch_norm(module: nn.Module) -> TypeGuard[BatchNorm]:
+    """Return whether a layer normalises by the statistics of a batch; its class may be an own one.
+
+    torch's common class of these layers is private, so it is found by its name.
+    """
+    return any(kind.__name__ == "_BatchNorm" for kind in type(module).__mro__)
+
 
 # Larger images go through the stem of the ImageNet networks.
 SMALL = 64

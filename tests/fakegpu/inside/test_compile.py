@@ -143,6 +143,7 @@ def test_combo_kernels_launch_less(first: tuple[Compiled, Log]) -> None:
     _, plain = first
     with logged() as combo:
         run("sam", 1, task={**TASK, "combo_kernels": True})
+    assert len(combo.passes) == 3
     for of_combo, of_plain in zip(combo.passes, plain.passes, strict=False):
         for fewer, more in zip(of_combo, of_plain, strict=True):
             assert launches(fewer) < launches(more)

@@ -81,7 +81,7 @@ def test_no_mixed_batch_waits_for_the_device(task: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("average", ["ema", "swa"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_average_of_the_weights_waits_for_nothing(average: str, precision: str) -> None:
+def test_an_average_of_the_weights_adds_no_wait_per_layer(average: str, precision: str) -> None:
     words = {"average": average, "average_start": 0.0, "precision": precision}
     with logged() as log:
         reports = run(task=words)
