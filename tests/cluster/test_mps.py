@@ -204,7 +204,10 @@ def test_each_node_of_a_cluster_has_a_daemon_that_ends_with_the_sweep(
     failed = sweeps.says()
     assert failed.startswith("node ") and "did not start (no)" in failed
 
-    calls = control()
+    # The node that is told last takes longer.
+    calls = control(
+        "if told == ['quit'] and open(calls.name).read().count('quit') == 2: time.sleep(2)"
+    )
 
     def daemons() -> list[bool]:
         return [runs(int(pid)) for pid in Path(f"{calls}-pids").read_text().split()]
@@ -218,6 +221,7 @@ def test_each_node_of_a_cluster_has_a_daemon_that_ends_with_the_sweep(
     assert first[0] == second[0] == "None" and first[1] != second[1]
     assert sweeps.says() == "ended" and daemons() == [False, False]
     assert calls.read_text().count("quit") == 2
+    assert not Path(first[1]).exists() and not Path(second[1]).exists()
 
     sweeps.go_on()
     assert sweeps.says() == "8" and daemons() == [False, False, True, True]
