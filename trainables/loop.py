@@ -124,10 +124,9 @@ class Trial:
         if not self.precision.compiled:
             return
         state = checkpoint.rng_state(self.device)
-        counts = [self.ranks.share(count).size for count in self.meter.batches]
         with compiling():
             # On a CPU torch has other kernels for small batches, as the last one may be.
-            for count in dict.fromkeys(counts):
+            for count in dict.fromkeys(self.ranks.share(n).size for n in self.meter.batches):
                 self._pass_once(count)
         checkpoint.restore_rng(state, self.device)
 
